@@ -1,0 +1,37 @@
+"""Where the compiled operator library is, and how a session gets it."""
+
+from __future__ import annotations
+
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_FILE_NAMES = {"darwin": "libsnn_ops.so", "win32": "snn_ops.dll"}
+
+
+def library_path() -> Path:
+    """Path of the shared library with the C++ kernels, for any language's ONNX Runtime.
+
+    Raises:
+        FileNotFoundError: the package was installed without building the library.
+    """
+    file_name = _FILE_NAMES.get(sys.platform, "libsnn_ops.so")
+    path = Path(str(resources.files(__package__).joinpath(file_name)))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{file_name} is not in {path.parent}: reinstall with a C++ compiler (pip install .)"
+        )
+    return path
+
+
+def register(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
+    """Let sessions made from ``options`` run the C++ kernels; returns ``options``.
+
+    Without this call the same models run on the function bodies that they carry.
+    """
+    options.register_custom_ops_library(str(library_path()))
+    return options
