@@ -1,0 +1,23 @@
+"""Lower the graph's operators to what a runtime executes: the last step of the compiler.
+
+Target ``portable``, the only one so far: each custom operator used gets its definition in standard
+operators as a model-local function, so that the file runs in any ONNX runtime; one that has our
+library registered runs the C++ kernels instead. Functions need IR version 8.
+"""
+
+from __future__ import annotations
+
+from onnx import ModelProto
+
+from ..runtime_ops.multi_threshold_fire import DOMAIN, MIN_IR_VERSION, OP_TYPE, function_body
+
+
+def lower(model: ModelProto) -> ModelProto:
+    """Attach function bodies to ``model`` in place and return it; others are left as they are."""
+    used = any(node.domain == DOMAIN and node.op_type == OP_TYPE for node in model.graph.node)
+    defined = any(f.domain == DOMAIN and f.name == OP_TYPE for f in model.functions)
+    if used and not defined:
+        opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        model.functions.append(function_body(opset))
+        model.ir_version = max(model.ir_version, MIN_IR_VERSION)
+    return model

@@ -1,0 +1,151 @@
+"""Replace each quantised activation by one spiking neuron: the SNN.
+
+Matched by structure and constants alone, so the rewrite is exact whoever wrote the chain:
+
+    act -> Div(theta) -> Add(v0) -> Floor -> Clip(0, N) -> Mul(theta)
+
+1. act is Relu, or Clip with lower bound 0 and an upper bound that still reaches level N: the chain
+   becomes MultiThresholdFire(x, theta, levels_pos = N, levels_neg = 0).
+2. Neg -> Relu -> chain -> Neg becomes MultiThresholdFire(x, theta, levels_pos = 0, levels_neg = N).
+3. Not matched: two different thetas, N not a positive integer, v0 outside [0, 1), theta not one value
+   per channel of one axis, not finite or not above 0, a tensor of the chain used elsewhere. The chain
+   stays as it is.
+
+The neuron takes the metadata of the Mul and the name of the activation. Both models agree bit for bit on finite inputs as long as the runtime does not reorder arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..runtime_ops.multi_threshold_fire import DOMAIN, MAX_LEVELS, OP_TYPE
+from .graph import (
+    METADATA_PREFIX,
+    Graph,
+    Node,
+    PassResult,
+    Tensor,
+    add_node,
+    constant,
+    is_constant,
+    metadata,
+    tidy,
+    unique_name,
+)
+
+
+class _Chain(NamedTuple):
+    activation: Node
+    theta: np.ndarray  # () or [C]
+    axis: int
+    levels: int
+    v0: float
+
+
+def replace_activation(graph: Graph) -> PassResult:
+    """Apply the rules above to the main graph."""
+    changes = []
+    for last in [node for node in graph.nodes if node.op == "Mul"]:
+        chain = _match(graph, last)
+        if chain is None:
+            continue
+        x, end, negative = chain.activation.inputs[0], last, False
+        mirror = x.inputs[0] if x.inputs else None
+        consumers = last.outputs[0].outputs
+        if (
+            chain.activation.op == "Relu"
+            and mirror is not None
+            and mirror.op == "Neg"
+            and last.outputs[0] not in graph.outputs
+            and [consumer.op for consumer in consumers] == ["Neg"]
+        ):
+            x, end, negative = mirror.inputs[0], consumers[0], True
+        neuron = _emit_neuron(graph, chain, x, end.outputs[0], negative)
+        metadata(neuron).update(metadata(last))
+        neuron.extras.doc_string = last.extras.doc_string
+        changes.append(
+            f"{metadata(last).get(METADATA_PREFIX + 'source_op', chain.activation.op)} "
+            f"{chain.activation.name}: now {OP_TYPE} {neuron.name}"
+        )
+    tidy(graph)
+    return PassResult(graph, changes)
+
+
+def _emit_neuron(graph: Graph, chain: _Chain, x: Tensor, output: Tensor, negative: bool) -> Node:
+    attributes = {
+        "axis": chain.axis,
+        "levels_pos": 0 if negative else chain.levels,
+        "levels_neg": chain.levels if negative else 0,
+        "v0": chain.v0,
+    }
+    output.inputs.clear()
+    theta = constant(unique_name(graph, f"{output.name}.threshold"), chain.theta)
+    name = chain.activation.name  # free: the activation goes with its chain
+    return add_node(graph, OP_TYPE, name, [x, theta], output, attributes, DOMAIN)
+
+
+def _match(graph: Graph, last: Node) -> _Chain | None:
+    """The chain that ends in ``last``, or None."""
+    clip, theta = _step(graph, last, "Mul", commutes=True)
+    floor, bounds = _step(graph, clip, "Clip")
+    add, _ = _step(graph, floor, "Floor")
+    div, v0 = _step(graph, add, "Add", commutes=True)
+    activation, divisor = _step(graph, div, "Div")
+    if activation is None or not (theta and divisor and v0 and len(bounds) == 2):
+        return None
+    if not np.array_equal(theta[0], divisor[0]) or v0[0].size != 1:
+        return None
+    low, high = (float(bound.reshape(())) for bound in bounds)
+    fraction = float(v0[0].reshape(()))
+    if low != 0 or high != int(high) or not 1 <= high <= MAX_LEVELS or not 0 <= fraction < 1:
+        return None
+    values, axis = _per_channel(theta[0], last.outputs[0].shape)
+    if values is None or not np.all(np.isfinite(values)) or not np.all(values > 0):
+        return None
+    if not _reaches(activation, values, fraction, high):
+        return None
+    return _Chain(activation, values, axis, int(high), fraction)
+
+
+def _step(
+    graph: Graph, node: Node | None, op: str, commutes: bool = False
+) -> tuple[Node | None, list[np.ndarray]]:
+    """If ``node`` is ``op``: the node before it and the constants it uses; else (None, [])."""
+    if node is None or node.op != op or node.domain not in (None, "", "ai.onnx"):
+        return None, []
+    inputs = sorted(node.inputs, key=is_constant) if commutes else list(node.inputs)
+    first, constants = inputs[0], inputs[1:]
+    if not all(is_constant(tensor) for tensor in constants):
+        return None, []
+    if len(first.outputs) != 1 or first in graph.outputs or not first.inputs:
+        return None, []
+    return first.inputs[0], [tensor.values for tensor in constants]
+
+
+def _per_channel(theta: np.ndarray, shape: list[int] | None) -> tuple[np.ndarray | None, int]:
+    """Theta as () or [C], and the channel axis that its broadcast shape speaks of."""
+    if theta.size == 1:
+        return theta.reshape(()), 1
+    wide = [i for i, length in enumerate(theta.shape) if length != 1]
+    if shape is None or len(wide) != 1 or theta.ndim > len(shape):
+        return None, 1
+    return theta.reshape(-1), len(shape) - theta.ndim + wide[0]
+
+
+def _reaches(activation: Node, theta: np.ndarray, v0: float, levels: float) -> bool:
+    """Whether the neuron alone gives what activation and chain give together.
+
+    What Clip cuts off at its upper bound must saturate in the chain too: the bound itself, in the
+    chain's own arithmetic, has to fire all N levels.
+    """
+    if activation.op == "Relu":
+        return True
+    if activation.op != "Clip" or not all(is_constant(t) for t in activation.inputs[1:]):
+        return False
+    bounds = [float(tensor.values.reshape(())) for tensor in activation.inputs[1:]]
+    if not bounds or bounds[0] != 0:
+        return False
+    upper = np.float32(bounds[1] if len(bounds) > 1 else np.inf)
+    return bool(np.all(np.floor(upper / theta + np.float32(v0)) >= levels))
