@@ -18,10 +18,20 @@ from .errors import ModelError
 
 
 def load_model(path: Path) -> ModelProto:
-    """Load and check a model, weights included.
+    """Load and check a network to compile, weights included.
 
     Raises:
-        ModelError: the file is missing, not a valid ONNX model, or unsafe to read.
+        ModelError: the file is missing, not a valid ONNX model, unsafe to read, or not a network
+            that can be compiled.
+    """
+    return check_model(read_model(path))
+
+
+def read_model(path: Path) -> ModelProto:
+    """Read any ONNX model, weights included.
+
+    Raises:
+        ModelError: the file is missing, not an ONNX model, or unsafe to read.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
@@ -36,7 +46,12 @@ def load_model(path: Path) -> ModelProto:
     if not model.graph.node:
         raise ModelError(f"{path}: the model has no nodes; is it really an ONNX model?")
     _load_external_data(model, path.resolve().parent)
-    return check_model(model)
+    return model
+
+
+def keeps_external_data(path: Path) -> bool:
+    """Whether a model that :func:`load_model` accepts keeps weights in files of their own."""
+    return bool(_tensors(onnx.load_model(path, format="protobuf", load_external_data=False)))
 
 
 def check_model(model: ModelProto) -> ModelProto:

@@ -24,7 +24,7 @@ from ..passes.replace_activation import replace_activation
 from ..runtime_ops.multi_threshold_fire import register_schema_once
 from .calibrate import CalibrationOptions, calibrate
 from .errors import ModelError, VerificationError
-from .load import check_model, load_model
+from .load import check_model, keeps_external_data, load_model
 from .progress import Progress
 from .report import CompileReport, PassReport
 from .samples import FileSamples, InputSpec, Samples, SyntheticSamples, input_specs
@@ -60,10 +60,17 @@ class CompileOptions:
 
 @dataclass
 class CompileResult:
-    """The spiking network and the report on how it was made."""
+    """The spiking network and the report on how it was made.
+
+    Attributes:
+        model: runs in any ONNX runtime, faster with our operator library registered.
+        report: what was done, what was not and why, and how well it works.
+        external_data: whether the source kept its weights outside the model file.
+    """
 
     model: ModelProto
     report: CompileReport
+    external_data: bool
 
 
 def compile_model(
@@ -130,7 +137,8 @@ def compile_model(
             "the SNN does not reproduce the quantised ANN bit for bit; please report this model"
         )
     _require_agreement(verification.agreement, options.min_agreement)
-    return CompileResult(snn, report)
+    external_data = not isinstance(model, ModelProto) and keeps_external_data(Path(model))
+    return CompileResult(snn, report, external_data)
 
 
 class _Steps:

@@ -14,11 +14,11 @@ from onnx import ModelProto
 from .errors import UsageError
 
 
-def check_writable(path: Path) -> None:
+def check_output(path: Path, model: Path) -> None:
     """Refuse an output path early, before any long work.
 
     Raises:
-        UsageError: the folder does not exist or cannot be written to, or the path is a folder.
+        UsageError: the path is the model itself or a folder, or its folder cannot be written to.
     """
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file")
@@ -26,6 +26,20 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path}: the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path}: the folder {path.parent} is not writable")
+    if path.exists() and model.exists() and path.samefile(model):
+        raise UsageError(f"{path}: is the model itself; write the result to another file")
+
+
+def check_folder(path: Path) -> None:
+    """Create a folder for results.
+
+    Raises:
+        UsageError: it cannot be created, or is not a folder.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be used as a folder ({error.strerror})") from error
 
 
 def save_model(model: ModelProto, path: Path, *, external_data: bool = False) -> None:

@@ -7,7 +7,7 @@
    moves to the producer; a bypass from a graph input or a constant straight to a graph output
    stays.
 4. Nodes that no output needs are dropped.
-5. Shapes and element types are inferred again, now that constants are known.
+5. Shapes and element types are inferred first, and again once constants are known.
 
 The function computed is unchanged. Postcondition: the graph is sorted topologically.
 """
@@ -33,9 +33,10 @@ from .graph import (
 
 
 def canonicalise(graph: Graph) -> PassResult:
-    """Apply the rules above. The graph is rewritten in place and returned re-inferred."""
+    """Apply the rules above. The graph given is used up; the result is a new one."""
     changes: list[str] = []
     before = len(graph.nodes)
+    graph = _infer_shapes(graph)
     _name_nodes(graph)
     fold_constants(graph)
     tidy(graph)

@@ -116,10 +116,42 @@ def tidy(graph: Graph) -> None:
 
 
 def fold_constants(graph: Graph) -> None:
-    """Evaluate everything that depends on constants alone, in place."""
+    """Evaluate everything that depends on constants and static shapes alone, in place.
+
+    onnx-graphsurgeon's own shape folding is off: it also removes casts to float around shape
+    arithmetic and so turns a multiplication by 0.5 into one by 0.
+    """
+    for node in [*graph.nodes, *(n for g in graph.subgraphs(recursive=True) for n in g.nodes)]:
+        if node.op == "Constant":
+            _give_constant_its_type(node)
+    for node in graph.nodes:
+        if node.op == "Shape":
+            _fold_shape(node)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy overflow in constants the model itself holds
-        graph.fold_constants(fold_shapes=True, error_ok=True)
+        graph.fold_constants(fold_shapes=False, error_ok=True)
+
+
+def _fold_shape(node: Node) -> None:
+    shape = node.inputs[0].shape
+    if shape is None or not all(isinstance(dim, int) for dim in shape):
+        return
+    part = shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
+    node.outputs[0].to_constant(np.array(part, np.int64))
+    node.outputs.clear()
+
+
+def _give_constant_its_type(node: Node) -> None:
+    """onnx-graphsurgeon would fold ``value_float`` to float64; write it as a typed tensor."""
+    types = {
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
+    for key, dtype in types.items():
+        if key in node.attrs:
+            node.attrs["value"] = gs.Constant("", np.array(node.attrs.pop(key), dtype))
 
 
 def is_constant(tensor: Tensor) -> bool:
