@@ -1,7 +1,7 @@
 """The compiler: pipeline, calibration, verification, reports and the command line.
 
-    from snn_compile.compiler import compile_model
-    result = compile_model("model.onnx", calibration="calib.npz")
+from snn_compile.compiler import compile_model
+result = compile_model("model.onnx", calibration="calib.npz")
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class CalibrationOptions:
     levels: int = 32
     calibrator: str = "mse"
     percentile: float = 99.9
-    per_channel: bool = False
+    per_channel: bool = True
 
     def describe(self) -> str:
         """The calibrator as provenance shows it."""

@@ -22,7 +22,11 @@ MAX_LEVELS = 1 << 16
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Compiled model to write."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Compiled model to write.",
 )
 @click.option(
     "--calibration",
@@ -47,7 +51,7 @@ MAX_LEVELS = 1 << 16
 @click.option(
     "--granularity",
     type=click.Choice(["tensor", "channel"]),
-    default="tensor",
+    default="channel",
     show_default=True,
     help="One threshold per tensor, or per channel.",
 )

@@ -55,14 +55,26 @@ class Histogram:
         self.limits[row] = limit
         if not self.counts[row].any():
             return
-        width = 2 ** min(doublings, 62)
-        if width >= self.bins:
-            self.counts[row, 0] = self.counts[row].sum()
-            self.counts[row, 1:] = 0
-            return
+        width = min(2**doublings, self.bins)
         merged = self.counts[row].reshape(-1, width).sum(axis=1)
         self.counts[row] = 0
         self.counts[row, : len(merged)] = merged
+
+    def merged(self) -> Histogram:
+        """All rows in one, with the bins of a row."""
+        result = Histogram(1)
+        result.bins = self.bins
+        limit = self.limits.max()
+        counts = np.zeros(self.bins, np.int64)
+        for row, row_limit in zip(self.counts, self.limits, strict=True):
+            width = min(int(limit / row_limit), self.bins)
+            coarse = row.reshape(-1, width).sum(axis=1)
+            counts[: len(coarse)] += coarse
+        result.counts = counts[None]
+        result.limits = np.array([limit])
+        result.totals = self.totals.sum(keepdims=True)
+        result.peaks = self.peaks.max(keepdims=True)
+        return result
 
     def centres(self, row: int) -> np.ndarray:
         """Mid-points of the bins of a row, float64 [bins]."""

@@ -125,9 +125,7 @@ def compile_model(
     _stamp(snn, report)
 
     onnx.checker.check_model(snn, full_check=True)
-    verification = steps.run(
-        "verify", lambda: verify(ann, quantised, snn, samples, steps.progress)
-    )
+    verification = steps.run("verify", lambda: verify(ann, quantised, snn, samples, steps.progress))
     report.passes = steps.reports
     report.neurons = neuron_reports(snn)
     report.verification = verification

@@ -188,8 +188,7 @@ class FileSamples(Samples):
         for file in self._files:
             with ExitStack() as stack:
                 readers = {
-                    spec.name: stack.enter_context(_Reader(file, spec.name))
-                    for spec in self._specs
+                    spec.name: stack.enter_context(_Reader(file, spec.name)) for spec in self._specs
                 }
                 while True:
                     block = {name: reader.read(size) for name, reader in readers.items()}
@@ -293,7 +292,9 @@ def _check_array(file: Path, spec: InputSpec, header: _Header) -> int:
     own = spec.shape[1:] if len(header.shape) == rank else spec.shape
     got = header.shape[1:]
     if any(dim is not None and dim != length for dim, length in zip(own, got, strict=True)):
-        raise DataError(f"{place} does not fit the input {spec.dtype} {wanted}; first axis: samples")
+        raise DataError(
+            f"{place} does not fit the input {spec.dtype} {wanted}; first axis: samples"
+        )
     both_float = header.dtype.kind == "f" and spec.dtype.kind == "f"
     if header.dtype != spec.dtype and not both_float:
         raise DataError(

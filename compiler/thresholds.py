@@ -10,6 +10,10 @@ theta and ceiling N * theta.
   on a fine linear grid around the best. This is the error-optimal uniform quantiser.
 
 Both keep N * theta at or below ``upper``, the largest value the activation itself can give.
+
+Per channel, a channel that is rarely active (above 0 in less than a tenth of its values, or in fewer
+than 1000 of them) gets at least the threshold of the whole tensor: its few large values carry what it
+has to say, and its own statistics would clip them.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from .histogram import Histogram
 
 _COARSE = np.geomspace(1.0, 1 / 200, 96)
 _FINE = 33
+_RARE_SHARE = 0.1
+_FEW_VALUES = 1000
 
 
 def find_theta(
@@ -34,17 +40,25 @@ def find_theta(
         percentile: p of the percentile calibrator, in (0, 100].
         upper: largest output of the activation, inf if unbounded.
     """
-    rows = []
-    for row in range(len(histogram.counts)):
-        peak = min(float(histogram.peaks[row]), upper)
+
+    def theta_of(distribution: Histogram, row: int) -> np.float32:
+        peak = min(float(distribution.peaks[row]), upper)
         if peak <= 0:  # silent on every sample: any threshold will do
             ceiling = upper if np.isfinite(upper) else 1.0
         elif calibrator == "percentile":
-            ceiling = min(_percentile(histogram, row, percentile), peak)
+            ceiling = min(_percentile(distribution, row, percentile), peak)
         else:
-            ceiling = _mse_ceiling(histogram, row, levels, peak)
-        rows.append(_theta(ceiling, levels, upper))
-    return np.array(rows[0] if len(rows) == 1 else rows, np.float32)
+            ceiling = _mse_ceiling(distribution, row, levels, peak)
+        return _theta(ceiling, levels, upper)
+
+    rows = len(histogram.counts)
+    if rows == 1:
+        return np.array(theta_of(histogram, 0))
+    shared = theta_of(histogram.merged(), 0)
+    active = histogram.counts.sum(axis=1)
+    rare = active < np.maximum(_RARE_SHARE * histogram.totals, _FEW_VALUES)
+    own = [theta_of(histogram, row) for row in range(rows)]
+    return np.where(rare, np.maximum(own, shared), own).astype(np.float32)
 
 
 def clip_rate(histogram: Histogram, theta: np.ndarray, levels: int) -> float:

@@ -184,9 +184,7 @@ def _fold_matmul(graph: Graph, matmul: Node, affine: _Affine) -> Node:
     _set_constant(graph, matmul, 1, (weight * affine.scale).astype(weight.dtype), "weight")
     total = variable(unique_name(graph, f"{matmul.name}.unbiased"), matmul.outputs[0])
     matmul.outputs[0] = total
-    shift = constant(
-        unique_name(graph, f"{matmul.name}.bias"), affine.shift.astype(weight.dtype)
-    )
+    shift = constant(unique_name(graph, f"{matmul.name}.bias"), affine.shift.astype(weight.dtype))
     return add_node(
         graph, "Add", unique_name(graph, f"{matmul.name}.add"), [total, shift], variable("")
     )

@@ -1,8 +1,8 @@
 """The operators: definitions (schema and ONNX function body), C++ kernels, registration.
 
-    import onnxruntime as ort
-    from snn_compile.runtime_ops import register
-    session = ort.InferenceSession("model_snn.onnx", register(ort.SessionOptions()))
+import onnxruntime as ort
+from snn_compile.runtime_ops import register
+session = ort.InferenceSession("model_snn.onnx", register(ort.SessionOptions()))
 """
 
 from .library import library_path, register

@@ -1,0 +1,200 @@
+"""Calibration samples: what is accepted, what is refused, and that memory stays bounded."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from helpers import model_from_text
+from snn_compile.compiler.errors import DataError, ModelError
+from snn_compile.compiler.samples import FileSamples, InputSpec, SyntheticSamples, input_specs
+
+F32 = np.dtype(np.float32)
+IMAGE = InputSpec("image", F32, (None, 2, 3))
+MASK = InputSpec("mask", np.dtype(np.int64), (None,))
+DATA = np.arange(10 * 6, dtype=np.float32).reshape(10, 2, 3)
+
+
+def collect(samples, size):
+    return [{k: v.copy() for k, v in feed.items()} for feed in samples.batches(size)]
+
+
+def test_npz_is_keyed_by_input_name_and_streamed_in_order(tmp_path):
+    np.savez(tmp_path / "a.npz", image=DATA, mask=np.arange(10), labels=np.zeros(10))
+    samples = FileSamples(tmp_path / "a.npz", [IMAGE, MASK])
+    feeds = collect(samples, 4)
+    assert [len(feed["image"]) for feed in feeds] == [4, 4, 2]
+    assert samples.batch_count(4) == 3
+    np.testing.assert_array_equal(np.concatenate([feed["image"] for feed in feeds]), DATA)
+    np.testing.assert_array_equal(np.concatenate([feed["mask"] for feed in feeds]), np.arange(10))
+    assert set(feeds[0]) == {"image", "mask"}
+
+
+def test_compressed_archives_work(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", image=DATA)
+    feeds = collect(FileSamples(tmp_path / "a.npz", [IMAGE]), 64)
+    np.testing.assert_array_equal(feeds[0]["image"], DATA)
+
+
+def test_npy_feeds_the_only_input(tmp_path):
+    np.save(tmp_path / "a.npy", DATA)
+    feeds = collect(FileSamples(tmp_path / "a.npy", [IMAGE]), 64)
+    np.testing.assert_array_equal(feeds[0]["image"], DATA)
+
+
+def test_folder_is_read_in_name_order_and_batches_cross_files(tmp_path):
+    np.save(tmp_path / "b.npy", DATA[5:])
+    np.savez(tmp_path / "a.npz", image=DATA[:5])
+    (tmp_path / "notes.txt").write_text("not samples")
+    samples = FileSamples(tmp_path, [IMAGE])
+    assert samples.count == 10
+    feeds = collect(samples, 4)
+    np.testing.assert_array_equal(np.concatenate([feed["image"] for feed in feeds]), DATA)
+
+
+def test_fixed_batches_leave_out_the_remainder(tmp_path):
+    np.save(tmp_path / "a.npy", DATA)
+    samples = FileSamples(tmp_path / "a.npy", [IMAGE._replace(shape=(4, 2, 3))])
+    assert [len(feed["image"]) for feed in samples.batches(1)] == [4, 4]
+    assert samples.batch_count(1) == 2
+
+
+def test_inputs_without_batch_axis_get_one_sample_at_a_time(tmp_path):
+    np.save(tmp_path / "a.npy", DATA)
+    feeds = collect(FileSamples(tmp_path / "a.npy", [IMAGE._replace(shape=(2, 3))]), 64)
+    assert len(feeds) == 10
+    np.testing.assert_array_equal(feeds[3]["image"], DATA[3])
+
+
+def test_float64_is_converted(tmp_path):
+    np.save(tmp_path / "a.npy", DATA.astype(np.float64))
+    feed = collect(FileSamples(tmp_path / "a.npy", [IMAGE]), 64)[0]
+    assert feed["image"].dtype == np.float32
+
+
+def test_samples_can_be_read_again(tmp_path):
+    np.save(tmp_path / "a.npy", DATA)
+    samples = FileSamples(tmp_path / "a.npy", [IMAGE])
+    assert len(collect(samples, 3)) == len(collect(samples, 3)) == 4
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
+    wide = InputSpec("image", F32, (None, 1000))
+    peaks = []
+    for count in (500, 5000):
+        path = tmp_path / f"{count}.npz"
+        np.savez(path, image=np.zeros((count, 1000), np.float32))
+        samples = FileSamples(path, [wide])
+        tracemalloc.start()
+        for _ in samples.batches(50):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] * 1.5
+    assert peaks[1] < 4 << 20  # the file is 20 MB
+
+
+def write_bytes(data):
+    return lambda path: path.write_bytes(data)
+
+
+def savez(**arrays):
+    return lambda path: np.savez(path, **arrays)
+
+
+def truncated(path):
+    np.savez(path, image=DATA)
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def corrupted(path):
+    np.savez(path, image=np.zeros((500, 2, 3), np.float32))
+    data = bytearray(path.read_bytes())
+    data[3000] ^= 255
+    path.write_bytes(data)
+
+
+WITH_NAN = DATA.copy()
+WITH_NAN[7, 1, 1] = np.nan
+WITH_INF = DATA.copy()
+WITH_INF[2, 0, 0] = -np.inf
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_bytes(b""), "not a readable .npz"),
+        (write_bytes(b"not a zip at all"), "not a readable .npz"),
+        (truncated, "not a readable .npz"),
+        (corrupted, "damaged"),
+        (savez(image=DATA.astype(object)), "Python objects"),
+        (savez(images=DATA), "no array named 'image'.*rename 'images'"),
+        (savez(x=DATA, labels=np.zeros(10)), "rename 'x'"),
+        (savez(x=DATA, y=DATA), r"found \['x', 'y'\]"),
+        (savez(image=DATA[:, :1]), r"\[10, 1, 3\] does not fit the input float32 \['\?', 2, 3\]"),
+        (savez(image=DATA[0, 0]), "does not fit"),
+        (savez(image=np.float32(1)), "does not fit"),
+        (savez(image=DATA.astype(np.uint8)), "another element type.*normalisation"),
+        (savez(image=DATA[:0]), "no samples"),
+        (savez(image=WITH_NAN), "NaN or inf in sample 7"),
+        (savez(image=WITH_INF), "NaN or inf in sample 2"),
+        (savez(image=np.asfortranarray(DATA)), "ascontiguousarray"),
+    ],
+)
+def test_refuses(tmp_path, write, message):
+    write(tmp_path / "a.npz")
+    with pytest.raises(DataError, match=message):
+        collect(FileSamples(tmp_path / "a.npz", [IMAGE]), 4)
+
+
+def test_refuses_missing_and_foreign_files(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        FileSamples(tmp_path / "a.npz", [IMAGE])
+    with pytest.raises(DataError, match="holds no"):
+        FileSamples(tmp_path, [IMAGE])
+    (tmp_path / "a.csv").write_text("1,2")
+    with pytest.raises(DataError, match=r"expected \.npz"):
+        FileSamples(tmp_path / "a.csv", [IMAGE])
+
+
+def test_refuses_npy_for_several_inputs(tmp_path):
+    np.save(tmp_path / "a.npy", DATA)
+    with pytest.raises(DataError, match=r"2 inputs \(image, mask\); give an \.npz"):
+        FileSamples(tmp_path / "a.npy", [IMAGE, MASK])
+
+
+def test_refuses_different_numbers_of_samples(tmp_path):
+    np.savez(tmp_path / "a.npz", image=DATA, mask=np.arange(9))
+    with pytest.raises(DataError, match="different numbers of samples"):
+        FileSamples(tmp_path / "a.npz", [IMAGE, MASK])
+
+
+def test_refuses_fewer_samples_than_a_fixed_batch(tmp_path):
+    np.save(tmp_path / "a.npy", DATA)
+    with pytest.raises(DataError, match="do not fill one batch of 16"):
+        FileSamples(tmp_path / "a.npy", [IMAGE._replace(shape=(16, 2, 3))])
+
+
+def test_synthetic_samples_have_the_shape_of_the_inputs_and_repeat():
+    specs = [InputSpec("image", F32, (None, 2, None)), MASK]
+    first, second = (collect(SyntheticSamples(specs, 10, seed=3), 4) for _ in range(2))
+    assert [feed["image"].shape for feed in first] == [(4, 2, 32), (4, 2, 32), (2, 2, 32)]
+    assert first[0]["mask"].dtype == np.int64
+    np.testing.assert_array_equal(first[1]["image"], second[1]["image"])
+    other = collect(SyntheticSamples(specs, 10, seed=4), 4)
+    assert not np.array_equal(first[0]["image"], other[0]["image"])
+
+
+def test_input_specs_leave_out_initializers_and_refuse_other_types():
+    model = model_from_text("g (float[N,3] x, int64[2,M] i) => (float[N,3] y) { y = Relu (x) }")
+    assert input_specs(model) == [
+        InputSpec("x", F32, (None, 3)),
+        InputSpec("i", np.dtype(np.int64), (2, None)),
+    ]
+    text = model_from_text("g (string[N] s) => (string[N] t) { t = Identity (s) }")
+    with pytest.raises(ModelError, match="input 's'.*only numbers"):
+        input_specs(text)
+    sequence = model_from_text("g (seq(float[N]) s) => (seq(float[N]) t) { t = Identity (s) }")
+    with pytest.raises(ModelError, match="input 's' is of type sequence_type"):
+        input_specs(sequence)
