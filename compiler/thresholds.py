@@ -12,7 +12,7 @@ theta and ceiling N * theta.
 Both keep N * theta at or below ``upper``, the largest value the activation itself can give.
 
 Per channel, a channel that is rarely active (above 0 in less than a tenth of its values, or in fewer
-than 1000 of them) gets at least the threshold of the whole tensor: its few large values carry what it
+than 300 of them) gets at least the threshold of the whole tensor: its few large values carry what it
 has to say, and its own statistics would clip them.
 """
 
@@ -25,7 +25,7 @@ from .histogram import Histogram
 _COARSE = np.geomspace(1.0, 1 / 200, 96)
 _FINE = 33
 _RARE_SHARE = 0.1
-_FEW_VALUES = 1000
+_FEW_VALUES = 300
 
 
 def find_theta(

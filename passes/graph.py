@@ -66,7 +66,6 @@ class _NodeExtras:
 
 @dataclass
 class _GraphExtras:
-    doc_string: str
     metadata: list[tuple[str, str]]
     annotations: list[onnx.TensorAnnotation]
     value_infos: dict[str, onnx.ValueInfoProto]
@@ -231,7 +230,6 @@ def _subgraphs(node: Node, proto: NodeProto) -> Iterator[tuple[Graph, GraphProto
 def _attach_extras(graph: Graph, proto: GraphProto) -> None:
     infos = [*proto.input, *proto.output, *proto.value_info]
     graph.extras = _GraphExtras(
-        proto.doc_string,
         [(p.key, p.value) for p in proto.metadata_props],
         list(proto.quantization_annotation),
         {info.name: info for info in infos},
@@ -255,8 +253,10 @@ def _attach_extras(graph: Graph, proto: GraphProto) -> None:
 def _restore_extras(graph: Graph, proto: GraphProto) -> None:
     for node, node_proto in _pairs(graph, proto):
         extras = _extras(node)
-        node_proto.doc_string = extras.doc_string
-        node_proto.overload = extras.overload
+        if extras.doc_string:
+            node_proto.doc_string = extras.doc_string
+        if extras.overload:
+            node_proto.overload = extras.overload
         for key, value in extras.metadata.items():
             node_proto.metadata_props.add(key=key, value=value)
         node_proto.attribute.extend(extras.attributes)
@@ -266,7 +266,8 @@ def _restore_extras(graph: Graph, proto: GraphProto) -> None:
     graph_extras: _GraphExtras | None = graph.__dict__.get("extras")
     if graph_extras is None:
         return
-    proto.doc_string = graph_extras.doc_string
+    if not proto.doc_string:
+        proto.ClearField("doc_string")  # empty is how the graph library writes 'none'
     for key, value in graph_extras.metadata:
         proto.metadata_props.add(key=key, value=value)
     for infos in (proto.input, proto.output, proto.value_info):

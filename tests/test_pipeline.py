@@ -1,0 +1,284 @@
+"""The whole journey on the bundled network: stages, proof, provenance, determinism."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from helpers import model_from_text, run_model
+from onnx.reference import ReferenceEvaluator
+from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
+from snn_compile.compiler import pipeline as pipeline_module
+from snn_compile.compiler.errors import DataError, ModelError, VerificationError
+from snn_compile.compiler.samples import SyntheticSamples, input_specs
+
+
+def images(count=16):
+    return {"image": np.random.default_rng(0).random((count, 1, 8, 8), np.float32)}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The bundled network compiled once, with dumps."""
+    from conftest import MODELS
+
+    folder = tmp_path_factory.mktemp("dump")
+    result = compile_model(
+        MODELS / "digits_resnet_torchscript.onnx",
+        MODELS / "digits_calibration.npz",
+        CompileOptions(dump_dir=folder),
+    )
+    return result, folder
+
+
+def test_every_activation_is_a_neuron_and_no_batchnorm_is_left(compiled):
+    result, _ = compiled
+    ops = [node.op_type for node in result.model.graph.node]
+    assert ops.count("MultiThresholdFire") == 5
+    assert not {"Relu", "BatchNormalization", "Identity"} & set(ops)
+    assert result.report.kept == []
+
+
+def test_result_is_valid_and_runs_everywhere_with_the_same_bits(compiled):
+    model = compiled[0].model
+    onnx.checker.check_model(model, full_check=True)
+    bodies = run_model(model, images(), library=False)[0]
+    kernels = run_model(model, images(), library=True)[0]
+    np.testing.assert_array_equal(kernels.view(np.uint32), bodies.view(np.uint32))
+    reference = ReferenceEvaluator(model).run(None, images(2))[0]
+    # The evaluator sums in another order than the runtime, which can flip a level.
+    assert np.abs(reference - bodies[:2]).max() < 0.1 * np.abs(bodies).max()
+
+
+def test_dumped_stages_are_valid_and_agree(compiled):
+    _, folder = compiled
+    stages = {path.stem[3:]: onnx.load(path) for path in folder.iterdir()}
+    assert list(sorted(path.name for path in folder.iterdir())) == [
+        "01_load.onnx",
+        "02_canonicalise.onnx",
+        "03_fold_batchnorm.onnx",
+        "05_insert_quant_clip.onnx",
+        "06_replace_activation.onnx",
+        "07_lower.onnx",
+    ]
+    outputs = {}
+    for name, model in stages.items():
+        onnx.checker.check_model(model, full_check=True)
+        outputs[name] = run_model(model, images())[0]
+    np.testing.assert_array_equal(outputs["load"], outputs["canonicalise"])
+    np.testing.assert_allclose(outputs["fold_batchnorm"], outputs["load"], rtol=1e-4, atol=1e-4)
+    quantised = outputs["insert_quant_clip"].view(np.uint32)
+    np.testing.assert_array_equal(outputs["replace_activation"].view(np.uint32), quantised)
+    np.testing.assert_array_equal(outputs["lower"].view(np.uint32), quantised)
+    standard = {node.domain for node in stages["insert_quant_clip"].graph.node}
+    assert standard == {""}
+
+
+def test_interface_and_users_metadata_are_kept(digits, digits_calibration):
+    model = onnx.load(digits)
+    model.metadata_props.add(key="author", value="me")
+    model.doc_string = "my network"
+    result = compile_model(model, digits_calibration).model
+    assert list(result.graph.input) == list(model.graph.input)
+    assert list(result.graph.output) == list(model.graph.output)
+    assert result.doc_string == "my network"
+    props = {p.key: p.value for p in result.metadata_props}
+    assert props["author"] == "me"
+    assert props["snn_compile.levels"] == "32"
+    assert props["snn_compile.calibration_is_synthetic"] == "false"
+    assert props["snn_compile.calibration"].startswith("256 samples, sha256 ")
+
+
+def test_report_accounts_for_every_step_and_neuron(compiled):
+    report = json.loads(compiled[0].report.to_json())
+    assert [step["name"] for step in report["passes"]] == [
+        "load",
+        "canonicalise",
+        "fold_batchnorm",
+        "calibrate",
+        "insert_quant_clip",
+        "replace_activation",
+        "lower",
+        "verify",
+    ]
+    folded = report["passes"][2]["changes"]
+    assert len([line for line in folded if "folded into Conv" in line]) == 6
+    assert len(report["neurons"]) == len(report["verification"]["neurons"]) == 5
+    for neuron, activity in zip(report["neurons"], report["verification"]["neurons"], strict=True):
+        assert neuron["name"] == activity["name"]
+        assert neuron["clip_rate"] == pytest.approx(activity["clip_rate"], abs=2e-3)
+        assert 0 < activity["silent_rate"] < 1
+        assert 0 < activity["mean_spikes"] < 32
+    assert report["verification"]["bit_exact"] is True
+    assert report["verification"]["outputs"][0]["agreement"] >= 0.98
+
+
+def test_activity_is_that_of_a_count_by_hand(compiled, digits_calibration):
+    """Spikes of the first neuron, counted from its output instead of its input."""
+    result, _ = compiled
+    model = onnx.ModelProto()
+    model.CopyFrom(result.model)
+    node = next(n for n in model.graph.node if n.op_type == "MultiThresholdFire")
+    model.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], 1, None))
+    theta = next(
+        onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == node.input[1]
+    )
+    data = {"image": np.load(digits_calibration)["image"]}
+    spikes = run_model(model, data, library=True, optimise=True)[1] / theta.reshape(-1, 1, 1)
+    activity = result.report.verification.neurons[0]
+    assert activity.mean_spikes == pytest.approx(spikes.mean(), rel=1e-4)
+    assert activity.silent_rate == pytest.approx((spikes == 0).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("calibrator", ["mse", "percentile"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_every_calibrator_keeps_the_answers(digits, digits_calibration, calibrator, per_channel):
+    options = CalibrationOptions(calibrator=calibrator, per_channel=per_channel)
+    result = compile_model(digits, digits_calibration, CompileOptions(options))
+    assert result.report.verification.agreement >= 0.98
+
+
+def test_more_levels_give_a_smaller_error(digits, digits_calibration):
+    errors = []
+    for levels in (2, 8, 32, 255):
+        options = CompileOptions(CalibrationOptions(levels=levels))
+        result = compile_model(digits, digits_calibration, options)
+        errors.append(result.report.verification.outputs[0].relative_l2)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.02
+
+
+def test_same_input_same_bytes(digits, digits_calibration):
+    for calibration in (digits_calibration, None):
+        first, second = (compile_model(digits, calibration).model for _ in range(2))
+        assert first.SerializeToString(deterministic=True) == second.SerializeToString(
+            deterministic=True
+        )
+
+
+def test_path_and_model_give_the_same_and_the_source_is_untouched(digits, digits_calibration):
+    model = onnx.load(digits)
+    before = model.SerializeToString(deterministic=True)
+    from_model = compile_model(model, digits_calibration).model
+    assert model.SerializeToString(deterministic=True) == before
+    assert from_model == compile_model(digits, digits_calibration).model
+
+
+def test_without_calibration_everything_says_so(digits):
+    result = compile_model(digits)
+    assert result.report.calibration["synthetic"] is True
+    assert "synthetic" in result.report.warnings[0]
+    props = {p.key: p.value for p in result.model.metadata_props}
+    assert props["snn_compile.calibration_is_synthetic"] == "true"
+    assert props["snn_compile.calibration"] == "64 synthetic samples, seed 0"
+
+
+def test_seed_changes_the_synthetic_samples(digits):
+    thetas = [
+        [
+            neuron.theta
+            for neuron in compile_model(digits, None, CompileOptions(seed=seed)).report.neurons
+        ]
+        for seed in (0, 1)
+    ]
+    assert thetas[0] != thetas[1]
+
+
+def test_minimum_agreement(digits, digits_calibration):
+    coarse = CalibrationOptions(levels=1)
+    with pytest.raises(VerificationError, match=r"agree on .*99\.90% was asked for"):
+        compile_model(digits, digits_calibration, CompileOptions(coarse, min_agreement=0.999))
+    compile_model(digits, digits_calibration, CompileOptions(min_agreement=0.98))
+
+
+def test_minimum_agreement_needs_classes():
+    model = model_from_text("g (float[N,3,4] x) => (float[N,3,4] y) { y = Relu (x) }")
+    with pytest.raises(VerificationError, match="no output is a"):
+        compile_model(model, None, CompileOptions(min_agreement=0.5))
+
+
+def test_a_broken_conversion_is_found(digits, digits_calibration, monkeypatch):
+    """Verification must notice when the SNN is not the quantised ANN."""
+    original = pipeline_module.lower
+
+    def lower_wrongly(model):
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "v0":
+                    attribute.f = 0.25
+        return original(model)
+
+    monkeypatch.setattr(pipeline_module, "lower", lower_wrongly)
+    with pytest.raises(VerificationError, match="bit for bit"):
+        compile_model(digits, digits_calibration)
+
+
+def test_nothing_to_convert_is_refused_with_the_reasons():
+    model = model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Sigmoid (x) }")
+    with pytest.raises(ModelError, match=r"nothing to convert.*Sigmoid Sigmoid:y: no neuron"):
+        compile_model(model)
+    model = model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Neg (x) }")
+    with pytest.raises(ModelError, match="it has none"):
+        compile_model(model)
+
+
+def test_other_activations_are_listed_as_kept():
+    model = model_from_text("""
+        g (float[N,3] x) => (float[N,3] y) { a = Relu (x) y = Softmax (a) }""")
+    report = compile_model(model).report
+    assert [(item.op, item.reason) for item in report.kept] == [
+        ("Softmax", "no neuron for Softmax yet")
+    ]
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    model = model_from_text("""
+        g (float[N,3] a, float[N,3] b, int64[N] k) => (float[N,3] p, float[N,3] q, int64[N] r) {
+            s = Sub (a, b)
+            p = Relu (s)
+            q = LeakyRelu (s)
+            r = Neg (k)
+        }""")
+    rng = np.random.default_rng(0)
+    data = {name: rng.standard_normal((50, 3)).astype(np.float32) for name in "ab"}
+    np.savez(tmp_path / "c.npz", k=np.arange(50), **data)
+    result = compile_model(model, tmp_path / "c.npz")
+    assert [value.name for value in result.model.graph.output] == ["p", "q", "r"]
+    assert [output.name for output in result.report.verification.outputs] == ["p", "q"]
+    assert len(result.report.neurons) == 3
+
+
+def test_fixed_batch_and_inputs_without_batch(tmp_path):
+    data = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    np.save(tmp_path / "c.npy", data)
+    for dims in ("8,4", "4"):
+        model = model_from_text(f"g (float[{dims}] x) => (float[{dims}] y) {{ y = Relu (x) }}")
+        result = compile_model(model, tmp_path / "c.npy")
+        assert len(result.report.neurons) == 1
+
+
+def test_samples_that_the_network_does_not_run_on_are_refused(tmp_path):
+    """Dynamic dimensions let a shape pass that the network itself cannot take."""
+    model = model_from_text("""
+        g (float[N,K] x) => (float[N,4] y) <float[3,4] w> { a = MatMul (x, w) y = Relu (a) }""")
+    np.save(tmp_path / "c.npy", np.ones((5, 7), np.float32))
+    with pytest.raises(DataError, match=r"does not run on inputs of shape .*\[1, 7\]"):
+        compile_model(model, tmp_path / "c.npy")
+
+
+def test_old_opset_compiles():
+    model = model_from_text(
+        """
+        g (float[N,3] x) => (float[N,4] y) <float[3,4] w> {
+            a = MatMul (x, w)
+            y = Clip <min = 0.0, max = 6.0> (a)
+        }""",
+        opset=9,
+    )
+    result = compile_model(model)
+    assert [neuron.source_op for neuron in result.report.neurons] == ["Clip"]
+    feed = next(SyntheticSamples(input_specs(model), 8, 1).batches(8))
+    before, after = run_model(model, feed)[0], run_model(result.model, feed, library=True)[0]
+    assert np.abs(before - after).max() < 0.5
