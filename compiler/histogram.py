@@ -37,8 +37,8 @@ class Histogram:
             return
         self.totals += values.shape[1]
         self.peaks = np.maximum(self.peaks, values.max(axis=1))
-        for row in np.flatnonzero(self.peaks >= self.limits):
-            self._grow(row, self.peaks[row])
+        for row in np.flatnonzero(self.peaks >= self.limits).tolist():
+            self._grow(row, float(self.peaks[row]))
         scale = (self.bins / self.limits).astype(np.float32)[:, None]
         index = (np.maximum(values, 0) * scale).astype(np.int32)
         silent = values.shape[1] - np.count_nonzero(values > 0, axis=1)

@@ -120,7 +120,7 @@ def _join(blocks: list[Feed]) -> Feed:
 class SyntheticSamples(Samples):
     """Made-up inputs: standard normal floats, integers and booleans drawn from {0, 1}.
 
-    Dynamic dimensions other than the batch become ``free_dim``.
+    Dynamic dimensions other than the batch become ``free_dim``. A seed gives the same samples.
     """
 
     synthetic = True
@@ -148,7 +148,7 @@ class SyntheticSamples(Samples):
 
 
 class FileSamples(Samples):
-    """Samples from .npz and .npy files.
+    """Samples for the inputs ``specs`` from a file or a folder of .npz and .npy files.
 
     Raises:
         DataError: a file is missing, unreadable or empty, or its arrays do not fit the inputs.

@@ -11,9 +11,9 @@ theta and ceiling N * theta.
 
 Both keep N * theta at or below ``upper``, the largest value the activation itself can give.
 
-Per channel, a channel that is rarely active (above 0 in less than a tenth of its values, or in fewer
-than 300 of them) gets at least the threshold of the whole tensor: its few large values carry what it
-has to say, and its own statistics would clip them.
+Per channel, a channel that is rarely active (above 0 in less than a tenth of its values, or in
+fewer than 300 of them) gets at least the threshold of the whole tensor: its few large values carry
+what it has to say, and its own statistics would clip them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def clip_rate(histogram: Histogram, theta: np.ndarray, levels: int) -> float:
 
 
 def _theta(ceiling: float, levels: int, upper: float) -> np.float32:
-    theta = np.float32(max(ceiling / levels, np.finfo(np.float32).tiny))
+    theta = np.float32(max(ceiling / levels, float(np.finfo(np.float32).tiny)))
     while float(theta) * levels > upper:  # rounding may have gone up
         theta = np.nextafter(theta, np.float32(0))
     return theta

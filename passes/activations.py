@@ -20,9 +20,12 @@ from .graph import Graph, Node, Tensor, is_constant
 
 #: Operators that apply a nonlinearity, in any domain that has them under this name.
 ACTIVATION_OPS = frozenset(
-    "Relu Clip LeakyRelu PRelu Elu Selu Celu ThresholdedRelu Softplus Softsign Sigmoid Tanh "
-    "HardSigmoid HardSwish Swish Mish Gelu FastGelu QuickGelu Erf Shrink Softmax LogSoftmax "
-    "Hardmax LSTM GRU RNN".split()
+    [
+        *("Relu", "Clip", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu"),
+        *("Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign", "Erf", "Shrink"),
+        *("Gelu", "FastGelu", "QuickGelu", "HardSwish", "Swish", "Mish"),
+        *("Softmax", "LogSoftmax", "Hardmax", "LSTM", "GRU", "RNN"),
+    ]
 )
 
 _CHANNEL_AXIS_OF_PRODUCER = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "BatchNormalization": 1}

@@ -13,8 +13,8 @@ Before: ``BatchNormalization(Linear(x, W, b))``    After: ``Linear(x, W * s, b *
 5. Anything else, and each case that is refused (weights shared with another node or not constant,
    intermediate result used elsewhere or a graph output) becomes Mul by s and Add of t, with the
    reason in the changes.
-6. BatchNormalization in training mode normalises with batch statistics: kept, with the reason. So is
-   one whose input has an unknown rank and that cannot be folded.
+6. BatchNormalization in training mode normalises with batch statistics: kept, with the reason. So
+   is one that cannot be folded and whose input has an unknown rank.
 
 s and t are computed in float64 and rounded once. Statistics that are not constants are turned into
 standard operators that compute s and t.
@@ -40,7 +40,6 @@ from .graph import (
     unique_name,
     variable,
 )
-
 
 _UNKNOWN_RANK = "the rank of its input is unknown"
 

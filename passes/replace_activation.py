@@ -6,12 +6,14 @@ Matched by structure and constants alone, so the rewrite is exact whoever wrote 
 
 1. act is Relu, or Clip with lower bound 0 and an upper bound that still reaches level N: the chain
    becomes MultiThresholdFire(x, theta, levels_pos = N, levels_neg = 0).
-2. Neg -> Relu -> chain -> Neg becomes MultiThresholdFire(x, theta, levels_pos = 0, levels_neg = N).
-3. Not matched: two different thetas, N not a positive integer, v0 outside [0, 1), theta not one value
-   per channel of one axis, not finite or not above 0, a tensor of the chain used elsewhere. The chain
-   stays as it is.
+2. Neg -> Relu -> chain -> Neg becomes
+   MultiThresholdFire(x, theta, levels_pos = 0, levels_neg = N).
+3. Not matched: two different thetas, N not a positive integer, v0 outside [0, 1), theta not one
+   value per channel of one axis, not finite or not above 0, a tensor of the chain used elsewhere.
+   The chain stays as it is.
 
-The neuron takes the metadata of the Mul and the name of the activation. Both models agree bit for bit on finite inputs as long as the runtime does not reorder arithmetic.
+The neuron takes the metadata of the Mul and the name of the activation. Both models agree bit for
+bit on finite inputs as long as the runtime does not reorder arithmetic.
 """
 
 from __future__ import annotations

@@ -142,7 +142,6 @@ def register_schema_once() -> None:
             OpSchema.Attribute(name, helper.make_attribute(name, value), _ATTRIBUTE_DOCS[name])
             for name, value in DEFAULTS.items()
         ],
-        node_determinism=OpSchema.NodeDeterminism.Deterministic,
     )
     schema.set_type_and_shape_inference_function(_infer)
     register_schema(schema)

@@ -151,7 +151,6 @@ def calibrated(tmp_path, data, activation="Relu (a)", **options):
     chosen = CalibrationOptions(**options)
     neurons, warnings = calibrate(export_model(graph), activations, samples, chosen, Progress())
     weight = next(t for t in model.graph.initializer if t.name == "w")
-    from onnx import numpy_helper
 
     return neurons["b"], warnings, data @ numpy_helper.to_array(weight)
 
@@ -192,5 +191,5 @@ def test_silent_activation_is_warned_about(tmp_path):
 
 
 def test_overflowing_activations_are_refused(tmp_path):
-    with pytest.raises(DataError, match="input of Relu .* NaN or infinite"):
+    with pytest.raises(DataError, match=r"input of Relu .* NaN or infinite"):
         calibrated(tmp_path, np.full((8, 3), 3e38, np.float32))

@@ -209,11 +209,11 @@ def test_matmul_of_rank_3_normalises_another_axis_than_its_last():
 
 
 def test_statistics_that_are_not_constant_are_computed_at_run_time():
-    model = model_from_text(f"""
+    model = model_from_text("""
         g (float[N,4,3] x, float[4] gamma) => (float[N,4,3] y)
-        <float[4] beta, float[4] mean, float[4] var> {{
+        <float[4] beta, float[4] mean, float[4] var> {
             y = BatchNormalization (x, gamma, beta, mean, var)
-        }}""")
+        }""")
     after, changes = rewritten(model)
     assert "BatchNormalization" not in ops(after)
     assert "not constants" in changes[0]

@@ -137,7 +137,7 @@ def test_bulk_of_random_bit_patterns(attributes):
             np.testing.assert_array_equal(bits(kernel), bits(body))
 
 
-@pytest.mark.parametrize("length", range(0, 35))
+@pytest.mark.parametrize("length", range(35))
 def test_every_partial_vector_length(length):
     x = np.linspace(-4, 4, length).astype(np.float32)
     assert_kernel_equals_body(x, 0.5, levels_pos=4, levels_neg=2)

@@ -147,7 +147,7 @@ def test_unknown_channels_fall_back_to_the_tensor():
     assert (neurons[0].axis, neurons[0].channels) == (None, None)
 
 
-# --- the two stages ---------------------------------------------------------------------------------
+# --- the two stages -----------------------------------------------------------------------------
 
 CASES = {
     "relu": ("Relu (a)", "", neuron(0.7)),

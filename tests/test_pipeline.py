@@ -55,7 +55,7 @@ def test_result_is_valid_and_runs_everywhere_with_the_same_bits(compiled):
 def test_dumped_stages_are_valid_and_agree(compiled):
     _, folder = compiled
     stages = {path.stem[3:]: onnx.load(path) for path in folder.iterdir()}
-    assert list(sorted(path.name for path in folder.iterdir())) == [
+    assert sorted(path.name for path in folder.iterdir()) == [
         "01_load.onnx",
         "02_canonicalise.onnx",
         "03_fold_batchnorm.onnx",

@@ -193,7 +193,7 @@ def test_input_specs_leave_out_initializers_and_refuse_other_types():
         InputSpec("i", np.dtype(np.int64), (2, None)),
     ]
     text = model_from_text("g (string[N] s) => (string[N] t) { t = Identity (s) }")
-    with pytest.raises(ModelError, match="input 's'.*only numbers"):
+    with pytest.raises(ModelError, match=r"input 's'.*only numbers"):
         input_specs(text)
     sequence = model_from_text("g (seq(float[N]) s) => (seq(float[N]) t) { t = Identity (s) }")
     with pytest.raises(ModelError, match="input 's' is of type sequence_type"):

@@ -1,0 +1,250 @@
+"""Both commands as a user meets them: results, refusals, exit codes, nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from conftest import MODELS
+from helpers import model_from_text
+from snn_compile.compiler import cli, eval_cli, pipeline
+
+DIGITS = MODELS / "digits_resnet_dynamo.onnx"
+CALIBRATION = MODELS / "digits_calibration.npz"
+TEST = MODELS / "digits_test.npz"
+
+
+def run(command, *arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def snn_compile(*arguments):
+    return run(cli.main, *arguments)
+
+
+def test_compiles_and_reports(tmp_path):
+    output, report = tmp_path / "snn.onnx", tmp_path / "report.json"
+    result = snn_compile(
+        DIGITS, "-o", output, "--calibration", CALIBRATION, "--report", report, "--levels", 16
+    )
+    assert result.exit_code == 0, result.output
+    onnx.checker.check_model(output, full_check=True)
+    assert json.loads(report.read_text())["settings"]["levels"] == 16
+    assert "5 neurons" in result.stdout
+    assert "agree bit for bit" in result.stdout
+    assert f"wrote {output}" in result.stdout
+    assert "warning" not in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "snn.onnx"]
+
+
+def test_synthetic_calibration_is_said_loudly(tmp_path):
+    result = snn_compile(DIGITS, "-o", tmp_path / "snn.onnx")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: no calibration data")
+
+
+def test_two_runs_write_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        assert (
+            snn_compile(DIGITS, "-o", tmp_path / name, "--calibration", CALIBRATION).exit_code == 0
+        )
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_options_reach_the_compiler(tmp_path):
+    report = tmp_path / "r.json"
+    arguments = ["--calibrator", "percentile", "--percentile", 99, "--granularity", "tensor"]
+    result = snn_compile(
+        DIGITS, "-o", tmp_path / "s.onnx", "--report", report, "--seed", 5, *arguments
+    )
+    assert result.exit_code == 0
+    assert json.loads(report.read_text())["settings"] == {
+        "levels": 32,
+        "calibrator": "percentile",
+        "percentile": 99.0,
+        "per_channel": False,
+        "seed": 5,
+    }
+
+
+@pytest.fixture
+def bad(tmp_path):
+    """A folder with one of everything that is refused."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "empty.onnx").write_bytes(b"")
+    (folder / "text.onnx").write_text("hello")
+    sigmoid = model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Sigmoid (x) }")
+    onnx.save(sigmoid, folder / "sigmoid.onnx")
+    (folder / "empty.npz").write_bytes(b"")
+    np.savez(folder / "wrong_name.npz", picture=np.zeros((4, 1, 8, 8), np.float32))
+    np.savez(folder / "wrong_shape.npz", image=np.zeros((4, 8, 8, 1), np.float32))
+    np.savez(folder / "wrong_type.npz", image=np.zeros((4, 1, 8, 8), np.int32))
+    np.savez(folder / "nan.npz", image=np.full((4, 1, 8, 8), np.nan, np.float32))
+    np.savez(folder / "none.npz", image=np.zeros((0, 1, 8, 8), np.float32))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "code", "message"),
+    [
+        (DIGITS, [], 2, "Missing option '-o'"),
+        (DIGITS, ["-o", "{out}", "--levels", "0"], 2, "--levels"),
+        (DIGITS, ["-o", "{out}", "--levels", "many"], 2, "--levels"),
+        (DIGITS, ["-o", "{out}", "--calibrator", "guess"], 2, "--calibrator"),
+        (DIGITS, ["-o", "{out}", "--min-agreement", "2"], 2, "--min-agreement"),
+        (DIGITS, ["-o", "{bad}"], 2, "is a folder"),
+        (DIGITS, ["-o", "{bad}/no/snn.onnx"], 2, "does not exist"),
+        (DIGITS, ["-o", "{out}", "--report", "{bad}/no/r.json"], 2, "does not exist"),
+        (DIGITS, ["-o", "{out}", "--dump-dir", "{bad}/text.onnx"], 2, "cannot be used as a folder"),
+        ("{bad}/sigmoid.onnx", ["-o", "{bad}/sigmoid.onnx"], 2, "is the model itself"),
+        ("{bad}/no.onnx", ["-o", "{out}"], 3, "no such file"),
+        ("{bad}", ["-o", "{out}"], 3, "no such file"),
+        ("{bad}/empty.onnx", ["-o", "{out}"], 3, "empty"),
+        ("{bad}/text.onnx", ["-o", "{out}"], 3, "ONNX"),
+        ("{bad}/sigmoid.onnx", ["-o", "{out}"], 3, "nothing to convert"),
+        (DIGITS, ["-o", "{out}", "--calibration", "{bad}/no.npz"], 4, "no such file"),
+        (DIGITS, ["-o", "{out}", "--calibration", "{bad}/empty.npz"], 4, "not a readable"),
+        (DIGITS, ["-o", "{out}", "--calibration", "{bad}/wrong_name.npz"], 4, "rename 'picture'"),
+        (DIGITS, ["-o", "{out}", "--calibration", "{bad}/wrong_shape.npz"], 4, "does not fit"),
+        (DIGITS, ["-o", "{out}", "--calibration", "{bad}/wrong_type.npz"], 4, "element type"),
+        (DIGITS, ["-o", "{out}", "--calibration", "{bad}/nan.npz"], 4, "NaN or inf in sample 0"),
+        (DIGITS, ["-o", "{out}", "--calibration", "{bad}/none.npz"], 4, "no samples"),
+        (DIGITS, ["-o", "{out}", "--levels", "1", "--min-agreement", "1"], 5, "was asked for"),
+    ],
+)
+def test_refusals_write_nothing_and_keep_the_old_file(
+    tmp_path, bad, model, arguments, code, message
+):
+    out = tmp_path / "snn.onnx"
+    out.write_bytes(b"old")
+    fill = {"out": out, "bad": bad}
+    before = sorted(path for path in tmp_path.rglob("*"))
+    result = snn_compile(str(model).format(**fill), *(a.format(**fill) for a in arguments))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert out.read_bytes() == b"old"
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_an_internal_error_exits_with_1_and_debug_shows_it(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(pipeline, "compile_model", broken)
+    result = snn_compile(DIGITS, "-o", tmp_path / "s.onnx")
+    assert result.exit_code == 1
+    assert "internal error: ZeroDivisionError: a bug" in result.stderr
+    assert "--debug" in result.stderr
+    result = snn_compile(DIGITS, "-o", tmp_path / "s.onnx", "--debug")
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_leaves_nothing_behind(tmp_path):
+    """A real interrupt in the middle of calibration, on enough samples to last."""
+    np.savez(tmp_path / "big.npz", image=np.zeros((400_000, 1, 8, 8), np.float32))
+    out = tmp_path / "snn.onnx"
+    out.write_bytes(b"old")
+    command = [sys.executable, "-c", "from snn_compile.compiler.cli import main; main()"]
+    arguments = [DIGITS, "-o", out, "--calibration", tmp_path / "big.npz"]
+    process = subprocess.Popen(
+        [*command, *map(str, arguments), "--dump-dir", str(tmp_path / "dump")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "dump" / "03_fold_batchnorm.onnx").exists():  # calibration is next
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert process.wait(0.02) is None, process.stderr
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert out.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big.npz", "dump", "snn.onnx"]
+
+
+def test_help_imports_neither_onnx_nor_onnxruntime():
+    script = (
+        "import sys; from snn_compile.compiler import cli, eval_cli;"
+        "cli.main(['--help'], standalone_mode=False);"
+        "eval_cli.main(['--help'], standalone_mode=False);"
+        "assert not {'onnx', 'onnxruntime', 'numpy', 'rich'} & set(sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "Exit codes" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The bundled network, compiled."""
+    output = tmp_path_factory.mktemp("compiled") / "snn.onnx"
+    assert snn_compile(DIGITS, "-o", output, "--calibration", CALIBRATION).exit_code == 0
+    return output
+
+
+def test_eval_shows_top_1_of_both_and_agreement(compiled):
+    result = run(eval_cli.main, DIGITS, compiled, "--data", TEST)
+    assert result.exit_code == 0, result.output
+    assert "360 samples" in result.stdout
+    assert "98.89%" in result.stdout  # ANN top-1, as models/README.md has it
+
+
+def test_eval_json_equals_a_count_by_hand(compiled):
+    from snn_compile.compiler.load import read_model
+    from snn_compile.compiler.session import make_session
+
+    result = run(eval_cli.main, DIGITS, compiled, "--data", TEST, "--json")
+    evaluation = json.loads(result.stdout)
+    with np.load(TEST) as data:
+        images, labels = data["image"], data["labels"]
+    ann, snn = (
+        make_session(read_model(path)).run(None, {"image": images})[0].argmax(1)
+        for path in (DIGITS, compiled)
+    )
+    output = evaluation["outputs"][0]
+    assert evaluation["samples"] == 360
+    # Batches of another size may round another way: one image of 360 may tip.
+    assert output["ann_top1"] == pytest.approx((ann == labels).mean(), abs=1.1 / 360)
+    assert output["snn_top1"] == pytest.approx((snn == labels).mean(), abs=1.1 / 360)
+    assert output["fidelity"]["agreement"] == pytest.approx((ann == snn).mean(), abs=1.1 / 360)
+
+
+def test_eval_without_labels_shows_agreement_only(compiled):
+    evaluation = json.loads(
+        run(eval_cli.main, DIGITS, compiled, "--data", CALIBRATION, "--json").stdout
+    )
+    assert evaluation["outputs"][0]["ann_top1"] is None
+    assert evaluation["outputs"][0]["fidelity"]["agreement"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(np.zeros(3, np.int64), "expected 4 integers"), (np.zeros(4), "expected 4 integers")],
+)
+def test_eval_refuses_labels_that_do_not_fit(tmp_path, compiled, labels, message):
+    np.savez(tmp_path / "t.npz", image=np.zeros((4, 1, 8, 8), np.float32), labels=labels)
+    result = run(eval_cli.main, DIGITS, compiled, "--data", tmp_path / "t.npz")
+    assert result.exit_code == 4
+    assert message in result.stderr
+
+
+def test_eval_refuses_models_that_do_not_belong_together(tmp_path, compiled):
+    other = model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }")
+    onnx.save(other, tmp_path / "other.onnx")
+    result = run(eval_cli.main, tmp_path / "other.onnx", compiled, "--data", TEST)
+    assert result.exit_code == 3
+    assert "different inputs" in result.stderr
+    result = run(eval_cli.main, tmp_path / "no.onnx", compiled, "--data", TEST)
+    assert result.exit_code == 3

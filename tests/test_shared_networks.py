@@ -1,0 +1,97 @@
+"""Real networks, end to end. The data are not part of the project: where they are absent, these
+tests skip. Figures are those the README states, with the command line's defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import REPOSITORY
+from helpers import run_model
+from onnx.reference import ReferenceEvaluator
+from snn_compile.compiler import CompileOptions, compile_model
+from snn_compile.compiler.evaluate import evaluate
+from snn_compile.compiler.progress import Progress
+
+DATA = REPOSITORY.parent / "shared" / "data"
+pytestmark = pytest.mark.skipif(
+    not (DATA / "models").is_dir(), reason=f"needs the networks and data of {DATA.name}/, not here"
+)
+
+
+def nchw(images, mean, std):
+    scaled = (images.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+PREPARE = {
+    "cifar10": lambda x: nchw(x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": lambda x: np.ascontiguousarray(
+        ((x.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2)
+    ),
+    "kws": lambda x: (x.astype(np.float32) - 83) * np.float32(0.5847029089927673),
+    "mnist": lambda x: nchw(x, (0.1307,), (0.3081,)),
+}
+
+
+def write_samples(folder: Path, network: str, data: str, split: str, count: int | None) -> Path:
+    """Samples of a split, prepared as its network expects them."""
+    with np.load(DATA / data / f"{split}.npz", allow_pickle=False) as archive:
+        raw = archive["images" if "images" in archive else "features"][:count]
+        labels = archive["labels"][:count]
+    model = onnx.load(DATA / "models" / f"{network}.onnx", load_external_data=False)
+    path = folder / f"{split}.npz"
+    np.savez(path, labels=labels, **{model.graph.input[0].name: PREPARE[data](raw)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "largest_drop", "agreement"),
+    [
+        ("cifar10_resnet20", "cifar10", 0.012, 0.93),
+        ("cifar10_resnet20_dynamo", "cifar10", 0.012, 0.93),
+        ("kws_mlperf_dscnn", "kws", 0.01, 0.95),
+        ("mnist_ccexam_cnn", "mnist", 0.01, 0.99),
+        ("mnist_ccexam_cnn_dynamo", "mnist", 0.01, 0.99),
+        ("imagenet_efficientnet_lite0", "imagenet", 0.04, 0.96),
+    ],
+)
+def test_accuracy_survives_compilation(tmp_path, network, data, largest_drop, agreement):
+    ann = DATA / "models" / f"{network}.onnx"
+    calibration = write_samples(tmp_path, network, data, "calibration", 256)
+    result = compile_model(ann, calibration)
+    onnx.save(result.model, tmp_path / "snn.onnx")
+
+    ops = {node.op_type for node in result.model.graph.node}
+    assert not {"Relu", "Clip", "BatchNormalization", "Identity"} & ops
+    assert all(item.op == "Softmax" for item in result.report.kept)
+
+    test = write_samples(tmp_path, network, data, "test", None)
+    output = evaluate(ann, tmp_path / "snn.onnx", test, Progress()).outputs[0]
+    assert output.ann_top1 is not None
+    assert output.snn_top1 is not None
+    assert output.snn_top1 >= output.ann_top1 - largest_drop
+    assert output.fidelity.agreement is not None
+    assert output.fidelity.agreement >= agreement
+
+
+@pytest.mark.parametrize("network", ["cifar10_resnet20", "cifar10_resnet20_dynamo"])
+def test_same_bits_with_and_without_the_library_and_opens_in_the_reference(tmp_path, network):
+    calibration = write_samples(tmp_path, network, "cifar10", "calibration", 64)
+    snn = compile_model(DATA / "models" / f"{network}.onnx", calibration).model
+    test = write_samples(tmp_path, network, "cifar10", "test", 100)
+    with np.load(test) as archive:
+        feed = {"input": archive["input"]}
+    kernels, bodies = (run_model(snn, feed, library=library)[0] for library in (True, False))
+    np.testing.assert_array_equal(kernels.view(np.uint32), bodies.view(np.uint32))
+    few = {"input": feed["input"][:2]}
+    reference = ReferenceEvaluator(snn).run(None, few)[0]
+    np.testing.assert_array_equal(reference.argmax(1), kernels[:2].argmax(1))
+
+
+def test_detector_compiles_without_data():
+    result = compile_model(DATA / "models" / "det_fastestdet352.onnx", None, CompileOptions())
+    assert len(result.report.neurons) == 48
+    assert sorted(item.op for item in result.report.kept) == ["Sigmoid", "Softmax"]
