@@ -31,6 +31,11 @@ using FireFunction = void (*)(const float* x, float* y, size_t begin, size_t end
 namespace baseline {
 void fire(const float*, float*, size_t, size_t, const FireLayout&, const FireParameters&);
 }
+#ifdef SNN_DISPATCH_SSE41
+namespace sse41 {
+void fire(const float*, float*, size_t, size_t, const FireLayout&, const FireParameters&);
+}
+#endif
 #ifdef SNN_DISPATCH_AVX2
 namespace avx2 {
 void fire(const float*, float*, size_t, size_t, const FireLayout&, const FireParameters&);
