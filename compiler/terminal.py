@@ -19,19 +19,27 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 def run_command(work: Callable[[], None], debug: bool) -> None:
     """Run ``work`` and turn what it raises into a message and an exit code."""
+    # Exit outside the handlers: inside, the exception would keep sessions alive until the
+    # interpreter is torn down, which older runtimes answer with a crash.
+    code = _guarded(work, debug)
+    if code:
+        sys.exit(code)
+
+
+def _guarded(work: Callable[[], None], debug: bool) -> int:
     try:
         work()
     except SnnCompileError as error:
         if debug:
             raise
         click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         click.echo("interrupted: nothing was written", err=True)
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except MemoryError:
         click.echo("error: out of memory; give a smaller model or a machine with more", err=True)
-        sys.exit(1)
+        return 1
     except Exception as error:
         if debug:
             raise
@@ -40,7 +48,8 @@ def run_command(work: Callable[[], None], debug: bool) -> None:
             "This is a bug. Run again with --debug and report the traceback.",
             err=True,
         )
-        sys.exit(1)
+        return 1
+    return 0
 
 
 def warn(text: str) -> None:

@@ -16,11 +16,12 @@ NaN gives NaN, infinities saturate, a silent neuron gives +0.
 
 from __future__ import annotations
 
+import atexit
 from typing import TYPE_CHECKING
 
 import onnx
 from onnx import helper
-from onnx.defs import OpSchema, get_schema, register_schema
+from onnx.defs import OpSchema, deregister_schema, get_schema, register_schema
 
 if TYPE_CHECKING:
     from onnx.shape_inference import InferenceContext
@@ -145,3 +146,6 @@ def register_schema_once() -> None:
     )
     schema.set_type_and_shape_inference_function(_infer)
     register_schema(schema)
+    # onnx keeps schemas until the process is gone; before 1.23 it then crashes on a function that
+    # Python has already freed.
+    atexit.register(deregister_schema, OP_TYPE, SINCE_VERSION, DOMAIN)

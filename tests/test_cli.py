@@ -44,6 +44,16 @@ def test_compiles_and_reports(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "snn.onnx"]
 
 
+def test_installed_command_exits_cleanly(tmp_path):
+    """In a process of its own: libraries that crash while they are unloaded show only here."""
+    command = [sys.executable, "-c", "from snn_compile.compiler.cli import main; main()"]
+    result = subprocess.run(
+        [*command, str(DIGITS), "-o", str(tmp_path / "snn.onnx")], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "wrote" in result.stdout
+
+
 def test_synthetic_calibration_is_said_loudly(tmp_path):
     result = snn_compile(DIGITS, "-o", tmp_path / "snn.onnx")
     assert result.exit_code == 0

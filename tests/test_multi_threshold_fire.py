@@ -194,6 +194,28 @@ def test_kernel_equals_body_on_any_layout(shape, data, levels_pos, levels_neg, v
     )
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 32])
+@pytest.mark.parametrize("v0", [0.0, 0.5])
+def test_equals_the_mean_of_an_integrate_and_fire_neuron(steps, v0):
+    """T steps, threshold T * theta, reset by subtraction, constant input in [0, T * theta].
+
+    Inputs and thetas are multiples of 2^-12, so that the simulation itself is exact.
+    """
+    theta = 0.25
+    ceiling = steps * theta
+    grid = np.random.default_rng(0).integers(0, int(ceiling * 4096) + 1, 10_000)
+    x = grid.astype(np.float32) / np.float32(4096)
+    potential = np.full_like(x, v0 * ceiling)
+    fired = np.zeros_like(x)
+    for _ in range(steps):
+        potential += x
+        spike = potential >= ceiling
+        fired += spike
+        potential -= ceiling * spike
+    y = session(fire_model(theta, levels_pos=steps, v0=v0), library=True).run(None, {"X": x})[0]
+    np.testing.assert_array_equal(y, ceiling * fired / steps)
+
+
 @pytest.mark.parametrize("opset", [15, 17, 21])
 def test_body_runs_in_the_reference_evaluator(opset):
     x = np.random.default_rng(3).normal(0, 3, (4, 5, 6)).astype(np.float32)

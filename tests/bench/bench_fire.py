@@ -1,6 +1,6 @@
 """MultiThresholdFire against ONNX Runtime's Relu and against its own function body.
 
-    python tests/bench/bench_fire.py [--threads 2] [--rounds 7]
+python tests/bench/bench_fire.py [--threads 2] [--rounds 7]
 """
 
 from __future__ import annotations
