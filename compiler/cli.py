@@ -94,12 +94,15 @@ def main(
 
     def work() -> None:
         from .calibrate import CalibrationOptions
+        from .errors import UsageError
         from .pipeline import CompileOptions, compile_model
-        from .save import check_folder, check_output, save_model, write_bytes
+        from .save import check_folder, check_output, save_result
 
         check_output(output, model)
         if report_path is not None:
             check_output(report_path, model)
+            if report_path.resolve() == output.resolve():
+                raise UsageError(f"{report_path}: is the output too; give the report another name")
         if dump_dir is not None:
             check_folder(dump_dir)
         options = CompileOptions(
@@ -114,9 +117,13 @@ def main(
             warn(SYNTHETIC_WARNING)
         with progress_bar() as progress:
             result = compile_model(model, calibration, options, progress)
-        if report_path is not None:
-            write_bytes(report_path, result.report.to_json().encode())
-        save_model(result.model, output, external_data=result.external_data)
+        save_result(
+            result.model,
+            output,
+            external_data=result.external_data,
+            report=result.report.to_json(),
+            report_path=report_path,
+        )
         _show(result.report, output)
 
     run_command(work, debug)

@@ -54,6 +54,23 @@ def save_model(model: ModelProto, path: Path, *, external_data: bool = False) ->
         write_bytes(path, model.SerializeToString(deterministic=True))
 
 
+def save_result(
+    model: ModelProto, path: Path, *, external_data: bool, report: str, report_path: Path | None
+) -> None:
+    """Write a model and, where a path is given, its report: both or neither.
+
+    Raises:
+        UsageError: one of them cannot be written; old files are unchanged.
+    """
+    if report_path is None:
+        save_model(model, path, external_data=external_data)
+        return
+    with _writing(report_path) as temporary:
+        temporary.write_text(report, encoding="utf-8")
+        save_model(model, path, external_data=external_data)
+        temporary.replace(report_path)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all.
 

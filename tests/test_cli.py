@@ -113,6 +113,7 @@ def bad(tmp_path):
         (DIGITS, ["-o", "{bad}"], 2, "is a folder"),
         (DIGITS, ["-o", "{bad}/no/snn.onnx"], 2, "does not exist"),
         (DIGITS, ["-o", "{out}", "--report", "{bad}/no/r.json"], 2, "does not exist"),
+        (DIGITS, ["-o", "{out}", "--report", "{out}"], 2, "is the output too"),
         (DIGITS, ["-o", "{out}", "--dump-dir", "{bad}/text.onnx"], 2, "cannot be used as a folder"),
         ("{bad}/sigmoid.onnx", ["-o", "{bad}/sigmoid.onnx"], 2, "is the model itself"),
         ("{bad}/no.onnx", ["-o", "{out}"], 3, "no such file"),

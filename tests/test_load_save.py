@@ -213,6 +213,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, error):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_model_and_report_are_written_both_or_neither(tmp_path, monkeypatch):
+    target, report = tmp_path / "out.onnx", tmp_path / "report.json"
+    files = {"external_data": False, "report": "{}", "report_path": report}
+    with monkeypatch.context() as patch:
+        patch.setattr(save, "write_bytes", lambda *_: (_ for _ in ()).throw(UsageError("full")))
+        with pytest.raises(UsageError, match="full"):
+            save.save_result(net(), target, **files)
+    assert list(tmp_path.iterdir()) == []
+    save.save_result(net(), target, **files)
+    assert sorted(tmp_path.iterdir()) == [target, report]
+
+
 def test_written_files_have_ordinary_permissions(tmp_path):
     (tmp_path / "reference").write_bytes(b"")
     write_bytes(tmp_path / "out", b"")
