@@ -152,14 +152,15 @@ def test_dropout_in_inference_is_bypassed():
     "body",
     [
         "a, mask = Dropout (x) y = Relu (a) z = Cast <to = 1> (mask)",
+        "a, mask = Dropout (x, ratio, off) y = Relu (a) z = Cast <to = 1> (mask)",
         "a = Dropout (x, ratio, training) y = Relu (a) z = Neg (x)",
     ],
-    ids=["mask used", "training mode"],
+    ids=["mask used", "mask used, not training", "training mode"],
 )
 def test_dropout_that_does_something_stays(body):
     model = model_from_text(f"""
         g (float[N, 3] x, bool training) => (float[N, 3] y, float[N, 3] z)
-        <float ratio = {{0.5}}> {{ {body} }}""")
+        <float ratio = {{0.5}}, bool off = {{0}}> {{ {body} }}""")
     after, _ = rewritten(model)
     assert "Dropout" in ops(after)
 

@@ -116,20 +116,26 @@ def test_report_accounts_for_every_step_and_neuron(compiled):
 
 
 def test_activity_is_that_of_a_count_by_hand(compiled, digits_calibration):
-    """Spikes of the first neuron, counted from its output instead of its input."""
+    """The first neuron: spikes from its output, clipping from its input and the formula."""
     result, _ = compiled
     model = onnx.ModelProto()
     model.CopyFrom(result.model)
     node = next(n for n in model.graph.node if n.op_type == "MultiThresholdFire")
-    model.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], 1, None))
+    for name in (node.output[0], node.input[0]):
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
     theta = next(
         onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == node.input[1]
     )
     data = {"image": np.load(digits_calibration)["image"]}
-    spikes = run_model(model, data, library=True, optimise=True)[1] / theta.reshape(-1, 1, 1)
+    _, fired, potential = run_model(model, data, library=True, optimise=True)
+    theta = theta.reshape(-1, 1, 1)
+    spikes = fired / theta
     activity = result.report.verification.neurons[0]
     assert activity.mean_spikes == pytest.approx(spikes.mean(), rel=1e-4)
     assert activity.silent_rate == pytest.approx((spikes == 0).mean(), rel=1e-4)
+    beyond = (potential >= 32.5 * theta).mean()
+    assert beyond > 0
+    assert activity.clip_rate == pytest.approx(beyond, rel=0.02)
 
 
 @pytest.mark.parametrize("calibrator", ["mse", "percentile"])
