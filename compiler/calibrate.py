@@ -64,7 +64,7 @@ def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
 def batch_size(outputs: Sequence[np.ndarray]) -> int:
     """Samples per batch that keep the activations of one sample within the budget."""
     per_sample = sum(array.nbytes for array in outputs)
-    return int(np.clip(ACTIVATION_BUDGET // max(per_sample, 1), 1, 64))
+    return int(np.clip(ACTIVATION_BUDGET // max(per_sample, 1), 1, 32))
 
 
 def run_samples(session: object, feed: Feed, what: str) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,6 +27,12 @@ from onnx import ModelProto, helper
 from .errors import DataError, ModelError
 
 Feed = dict[str, np.ndarray]
+
+# What reading a damaged, encrypted or foreign archive raises.
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError),
+    *(NotImplementedError, RuntimeError),
+)
 
 
 class InputSpec(NamedTuple):
@@ -239,7 +246,7 @@ def _read_header(file: Path, name: str, stream: IO[bytes]) -> _Header:
         if version not in read:
             raise DataError(f"{file}: array '{name}' uses .npy version {version}; save it again")
         shape, fortran_order, dtype = read[version](stream)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{file}: array '{name}' is not readable: {error}") from error
     if dtype.hasobject:
         raise DataError(f"{file}: array '{name}' holds Python objects; save plain numbers")
@@ -270,7 +277,7 @@ def _headers(file: Path, specs: list[InputSpec]) -> dict[str, _Header]:
                 with archive.open(f"{spec.name}.npy") as stream:
                     headers[spec.name] = _read_header(file, spec.name, stream)
             return headers
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{file}: not a readable .npz archive: {error}") from error
 
 
@@ -337,7 +344,7 @@ class _Reader:
         size = int(np.prod(shape, dtype=np.int64)) * self._header.dtype.itemsize
         try:
             data = self._stream.read(size)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except _UNREADABLE as error:
             raise DataError(f"{self._file}: array '{self._name}' is damaged: {error}") from error
         if len(data) != size:
             raise DataError(f"{self._file}: array '{self._name}' ends too early; it is truncated")

@@ -10,6 +10,7 @@ import onnxruntime as ort
 from onnx import ModelProto
 
 from ..runtime_ops import register
+from .errors import ModelError
 
 
 def make_session(
@@ -22,6 +23,9 @@ def make_session(
             never follows a path that the model names.
         library: run the C++ kernels; otherwise the function bodies.
         optimise: ORT_ENABLE_ALL; otherwise ORT_DISABLE_ALL, which keeps the order of arithmetic.
+
+    Raises:
+        ModelError: the runtime cannot execute the model.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: unused initializers are not the user's concern
@@ -29,13 +33,19 @@ def make_session(
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     if library:
         register(options)
-    providers = ["CPUExecutionProvider"]
     if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
-        return ort.InferenceSession(model.SerializeToString(), options, providers)
+        return _open(model.SerializeToString(), options)
     copy = ModelProto()
     copy.CopyFrom(model)  # saving with external data moves the weights out of the model
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.onnx")
         onnx.save_model(copy, path, save_as_external_data=True, location="model.data")
         del copy
-        return ort.InferenceSession(path, options, providers)
+        return _open(path, options)
+
+
+def _open(source: bytes | str, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(source, options, ["CPUExecutionProvider"])
+    except Exception as error:  # the runtime raises types of its own, outside any hierarchy
+        raise ModelError(f"onnxruntime {ort.__version__} cannot run the model: {error}") from error

@@ -274,6 +274,14 @@ def test_samples_that_the_network_does_not_run_on_are_refused(tmp_path):
         compile_model(model, tmp_path / "c.npy")
 
 
+def test_models_that_the_runtime_cannot_run_are_refused():
+    model = model_from_text("g (float[N,3] x) => (float[N,3] y) { a = Relu (x) y = Neg (a) }")
+    model.graph.node[1].domain = "unknown.domain"
+    model.opset_import.append(onnx.helper.make_opsetid("unknown.domain", 1))
+    with pytest.raises(ModelError, match=r"onnxruntime .* cannot run the model.*unknown\.domain"):
+        compile_model(model)
+
+
 def test_old_opset_compiles():
     model = model_from_text(
         """

@@ -115,6 +115,23 @@ def corrupted(path):
     path.write_bytes(data)
 
 
+def corrupted_compressed(path):
+    noise = np.random.default_rng(0).standard_normal((500, 2, 3)).astype(np.float32)
+    np.savez_compressed(path, image=noise)
+    data = bytearray(path.read_bytes())
+    data[3000:3100] = bytes(100)
+    path.write_bytes(data)
+
+
+def encrypted(path):
+    """A flag in both headers says that the member is encrypted."""
+    np.savez(path, image=DATA)
+    data = bytearray(path.read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+
+
 WITH_NAN = DATA.copy()
 WITH_NAN[7, 1, 1] = np.nan
 WITH_INF = DATA.copy()
@@ -128,6 +145,8 @@ WITH_INF[2, 0, 0] = -np.inf
         (write_bytes(b"not a zip at all"), "not a readable .npz"),
         (truncated, "not a readable .npz"),
         (corrupted, "damaged"),
+        (corrupted_compressed, "damaged"),
+        (encrypted, "not a readable.*encrypted"),
         (savez(image=DATA.astype(object)), "Python objects"),
         (savez(images=DATA), "no array named 'image'.*rename 'images'"),
         (savez(x=DATA, labels=np.zeros(10)), "rename 'x'"),
