@@ -45,35 +45,36 @@ __attribute__((format(printf, 2, 3))) ort::Status* refuse(const Kernel& kernel, 
   return kernel.api->CreateStatus(ort::kInvalidArgument, message);
 }
 
-// A missing attribute keeps its default; one of another type is refused.
-ort::Status* read_int(const Kernel& kernel, const ort::KernelInfo* info, const char* name, int64_t& value) {
-  int64_t found = 0;
-  float other = 0.0f;
-  if (ort::Status* status = kernel.api->KernelInfoGetAttribute_int64(info, name, &found)) {
-    kernel.api->ReleaseStatus(status);
-    if (ort::Status* absent = kernel.api->KernelInfoGetAttribute_float(info, name, &other)) {
-      kernel.api->ReleaseStatus(absent);
-      return nullptr;
-    }
-    return refuse(kernel, "attribute %s must be an integer, got the float %g", name, static_cast<double>(other));
+template <typename T>
+using Getter = ort::Status*(ORT_CALL*)(const ort::KernelInfo*, const char* name, T*);
+
+// A missing attribute keeps its default; one that `other` can read is of the wrong type.
+template <typename T, typename Other>
+ort::Status* read_attribute(const Kernel& kernel, const ort::KernelInfo* info, const char* name, const char* wanted,
+                            Getter<T> get, Getter<Other> other, T& value) {
+  T found{};
+  ort::Status* status = get(info, name, &found);
+  if (status == nullptr) {
+    value = found;
+    return nullptr;
   }
-  value = found;
-  return nullptr;
+  kernel.api->ReleaseStatus(status);
+  Other mistaken{};
+  if (ort::Status* absent = other(info, name, &mistaken)) {
+    kernel.api->ReleaseStatus(absent);
+    return nullptr;
+  }
+  return refuse(kernel, "attribute %s must be %s, got %g", name, wanted, static_cast<double>(mistaken));
+}
+
+ort::Status* read_int(const Kernel& kernel, const ort::KernelInfo* info, const char* name, int64_t& value) {
+  return read_attribute(kernel, info, name, "an integer", kernel.api->KernelInfoGetAttribute_int64,
+                        kernel.api->KernelInfoGetAttribute_float, value);
 }
 
 ort::Status* read_float(const Kernel& kernel, const ort::KernelInfo* info, const char* name, float& value) {
-  float found = 0.0f;
-  int64_t other = 0;
-  if (ort::Status* status = kernel.api->KernelInfoGetAttribute_float(info, name, &found)) {
-    kernel.api->ReleaseStatus(status);
-    if (ort::Status* absent = kernel.api->KernelInfoGetAttribute_int64(info, name, &other)) {
-      kernel.api->ReleaseStatus(absent);
-      return nullptr;
-    }
-    return refuse(kernel, "attribute %s must be a float, got the integer %lld", name, static_cast<long long>(other));
-  }
-  value = found;
-  return nullptr;
+  return read_attribute(kernel, info, name, "a float", kernel.api->KernelInfoGetAttribute_float,
+                        kernel.api->KernelInfoGetAttribute_int64, value);
 }
 
 ort::Status* read_tensor(const Kernel& kernel, const ort::Value* value, const char* name, Shape& shape, size_t& count,
