@@ -12,19 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 
 from ..passes.activations import Activation
 from ..passes.neuron import Branch, Neuron
 from .errors import DataError
 from .histogram import Histogram
 from .progress import Progress
-from .samples import Feed, Samples
-from .session import make_session
+from .samples import Samples
+from .session import batch_size, make_session, run_samples, with_outputs
 from .thresholds import clip_rate, find_theta
-
-#: Bytes of activations per batch that may leave the runtime at once.
-ACTIVATION_BUDGET = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -49,35 +46,6 @@ class CalibrationOptions:
         if name == "percentile":
             name = f"percentile {self.percentile:g}"
         return f"{name}, {'per channel' if self.per_channel else 'per tensor'}"
-
-
-def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """A copy of ``model`` with these float32 tensors as its only outputs."""
-    observed = ModelProto()
-    observed.CopyFrom(model)
-    del observed.graph.output[:]
-    for name in names:
-        observed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    return observed
-
-
-def batch_size(outputs: Sequence[np.ndarray]) -> int:
-    """Samples per batch that keep the activations of one sample within the budget."""
-    per_sample = sum(array.nbytes for array in outputs)
-    return int(np.clip(ACTIVATION_BUDGET // max(per_sample, 1), 1, 32))
-
-
-def run_samples(session: object, feed: Feed, what: str) -> list[np.ndarray]:
-    """Run a session on one feed.
-
-    Raises:
-        DataError: the runtime refuses the feed; its message is passed on.
-    """
-    try:
-        return list(session.run(None, feed))  # type: ignore[attr-defined]
-    except Exception as error:  # the runtime raises types of its own, outside any hierarchy
-        shapes = {name: list(array.shape) for name, array in feed.items()}
-        raise DataError(f"{what} does not run on inputs of shape {shapes}: {error}") from error
 
 
 class _Observer:
@@ -130,8 +98,9 @@ def calibrate(
     names = list(dict.fromkeys(activation.input for activation in activations))
     session = make_session(with_outputs(model, names), library=False)
     observers = {a.output: _Observer(a, options.per_channel) for a in activations}
-    first = run_samples(session, next(samples.batches(1)), "the model")
-    size = samples.fixed_batch or batch_size(first)
+    size = samples.fixed_batch or batch_size(
+        run_samples(session, next(samples.batches(1)), "the model")
+    )
     for feed in progress.track(samples.batches(size), samples.batch_count(size), "calibrating"):
         outputs = dict(zip(names, run_samples(session, feed, "the model"), strict=True))
         for activation in activations:

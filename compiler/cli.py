@@ -96,15 +96,13 @@ def main(
         from .calibrate import CalibrationOptions
         from .errors import UsageError
         from .pipeline import CompileOptions, compile_model
-        from .save import check_folder, check_output, save_result
+        from .save import check_output, save_result
 
         check_output(output, model)
         if report_path is not None:
             check_output(report_path, model)
             if report_path.resolve() == output.resolve():
                 raise UsageError(f"{report_path}: is the output too; give the report another name")
-        if dump_dir is not None:
-            check_folder(dump_dir)
         options = CompileOptions(
             CalibrationOptions(levels, calibrator, percentile, granularity == "channel"),
             seed,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .calibrate import batch_size, run_samples
 from .errors import DataError, ModelError
 from .fidelity import FidelityMeter, OutputFidelity, float_outputs
 from .load import read_model
 from .progress import Progress
-from .samples import FileSamples, input_specs
-from .session import make_session
+from .samples import UNREADABLE, FileSamples, input_specs
+from .session import batch_size, make_session, run_samples
 
 
 @dataclass
@@ -93,7 +91,7 @@ def _read_labels(path: Path, count: int) -> np.ndarray | None:
             if "labels" not in archive:
                 return None
             labels: np.ndarray = archive["labels"]
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: 'labels' is not readable: {error}") from error
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(

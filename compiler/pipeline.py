@@ -28,7 +28,7 @@ from .load import check_model, keeps_external_data, load_model
 from .progress import Progress
 from .report import CompileReport, PassReport
 from .samples import FileSamples, InputSpec, Samples, SyntheticSamples, input_specs
-from .save import save_model
+from .save import check_folder, save_model
 from .summary import neuron_reports
 from .verify import verify
 
@@ -86,7 +86,7 @@ def compile_model(
         calibration: .npz keyed by input name, .npy for a single input, or a folder of either;
             None for synthetic samples.
         options: defaults where None.
-        progress: told about steps and batches.
+        progress: told about batches done.
 
     Returns:
         The compiled model, which runs in any ONNX runtime, and the report.
@@ -94,6 +94,7 @@ def compile_model(
     Raises:
         ModelError: the model is refused, or nothing in it could be converted.
         DataError: the calibration data are refused.
+        UsageError: ``options.dump_dir`` cannot be used.
         VerificationError: the result falls short of ``options.min_agreement``, or a proof failed.
     """
     options = options or CompileOptions()
@@ -147,27 +148,26 @@ class _Steps:
         self.progress = progress
         self._dump_dir = dump_dir
         if dump_dir is not None:
-            dump_dir.mkdir(parents=True, exist_ok=True)
+            check_folder(dump_dir)
 
     def run(self, name: str, step: Callable[[], T]) -> T:
-        self.progress.step(name)
         begin = time.perf_counter()
         result = step()
         seconds = time.perf_counter() - begin
         changes = result.changes if isinstance(result, PassResult) else []
         self.reports.append(PassReport(name, round(seconds, 4), changes))
-        if isinstance(result, PassResult):
-            self._dump(name, lower(export_model(result.graph)))
-        elif isinstance(result, ModelProto):
-            self._dump(name, result)
+        if self._dump_dir is not None:
+            self._dump(self._dump_dir / f"{len(self.reports):02d}_{name}.onnx", result)
         return result
 
     def rewrite(self, name: str, step: Callable[[], PassResult]) -> Graph:
         return self.run(name, step).graph
 
-    def _dump(self, name: str, model: ModelProto) -> None:
-        if self._dump_dir is not None:
-            save_model(model, self._dump_dir / f"{len(self.reports):02d}_{name}.onnx")
+    def _dump(self, path: Path, result: object) -> None:
+        if isinstance(result, PassResult):
+            save_model(lower(export_model(result.graph)), path)
+        elif isinstance(result, ModelProto):
+            save_model(result, path)
 
 
 def _load(model: str | Path | ModelProto) -> ModelProto:

@@ -11,9 +11,6 @@ T = TypeVar("T")
 class Progress:
     """The silent progress, and the interface of others."""
 
-    def step(self, name: str) -> None:
-        """A step of the pipeline begins."""
-
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:  # noqa: ARG002
         """Yield ``items``, telling how many of ``total`` are done."""
         yield from items

@@ -28,8 +28,8 @@ from .errors import DataError, ModelError
 
 Feed = dict[str, np.ndarray]
 
-# What reading a damaged, encrypted or foreign archive raises.
-_UNREADABLE = (
+#: What reading a damaged, encrypted or foreign archive raises.
+UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError),
     *(NotImplementedError, RuntimeError),
 )
@@ -246,7 +246,7 @@ def _read_header(file: Path, name: str, stream: IO[bytes]) -> _Header:
         if version not in read:
             raise DataError(f"{file}: array '{name}' uses .npy version {version}; save it again")
         shape, fortran_order, dtype = read[version](stream)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{file}: array '{name}' is not readable: {error}") from error
     if dtype.hasobject:
         raise DataError(f"{file}: array '{name}' holds Python objects; save plain numbers")
@@ -277,7 +277,7 @@ def _headers(file: Path, specs: list[InputSpec]) -> dict[str, _Header]:
                 with archive.open(f"{spec.name}.npy") as stream:
                     headers[spec.name] = _read_header(file, spec.name, stream)
             return headers
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{file}: not a readable .npz archive: {error}") from error
 
 
@@ -344,7 +344,7 @@ class _Reader:
         size = int(np.prod(shape, dtype=np.int64)) * self._header.dtype.itemsize
         try:
             data = self._stream.read(size)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DataError(f"{self._file}: array '{self._name}' is damaged: {error}") from error
         if len(data) != size:
             raise DataError(f"{self._file}: array '{self._name}' ends too early; it is truncated")

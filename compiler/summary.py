@@ -5,16 +5,14 @@ from __future__ import annotations
 from onnx import ModelProto, helper
 
 from ..passes.graph import METADATA_PREFIX
-from ..runtime_ops.multi_threshold_fire import DOMAIN, OP_TYPE
+from ..runtime_ops.multi_threshold_fire import neurons_of
 from .report import NeuronReport
 
 
 def neuron_reports(snn: ModelProto) -> list[NeuronReport]:
     """One entry per neuron, read from the provenance that the nodes carry."""
     reports = []
-    for node in snn.graph.node:
-        if (node.domain, node.op_type) != (DOMAIN, OP_TYPE):
-            continue
+    for node in neurons_of(snn):
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         provenance = {p.key.removeprefix(METADATA_PREFIX): p.value for p in node.metadata_props}
         reports.append(

@@ -12,14 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from ..runtime_ops.multi_threshold_fire import DOMAIN, OP_TYPE
-from .calibrate import batch_size, run_samples
+from ..runtime_ops.multi_threshold_fire import neurons_of
 from .fidelity import FidelityMeter, OutputFidelity, float_outputs
 from .progress import Progress
 from .samples import Samples
-from .session import make_session
+from .session import batch_size, make_session, run_samples, with_outputs
 
 _PROOF_SAMPLES = 8
 
@@ -118,31 +117,24 @@ class _Activity:
 def _compare(
     ann: ModelProto, snn: ModelProto, samples: Samples, progress: Progress
 ) -> tuple[list[FidelityMeter], list[_Activity]]:
-    nodes = [node for node in snn.graph.node if (node.domain, node.op_type) == (DOMAIN, OP_TYPE)]
+    nodes = neurons_of(snn)
     wanted = {node.input[1] for node in nodes}
     constants = {
         t.name: numpy_helper.to_array(t) for t in snn.graph.initializer if t.name in wanted
     }
     activity = [_Activity(node, constants) for node in nodes]
-    observed, first = ModelProto(), len(snn.graph.output)
-    observed.CopyFrom(snn)
-    potentials = list(dict.fromkeys(node.input[0] for node in nodes))
-    known = [output.name for output in snn.graph.output]
-    for name in potentials:
-        if name not in known:
-            known.append(name)
-            info = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-            observed.graph.output.append(info)
+    outputs = [output.name for output in snn.graph.output]
+    names = list(dict.fromkeys([*outputs, *(node.input[0] for node in nodes)]))
 
-    reference, spiking = make_session(ann, library=False), make_session(observed)
+    reference, spiking = make_session(ann, library=False), make_session(with_outputs(snn, names))
     positions = float_outputs(reference)
     meters = [FidelityMeter(name) for _, name in positions]
     size = samples.fixed_batch or batch_size(
-        run_samples(spiking, next(samples.batches(1)), "the SNN")[first:]
+        run_samples(spiking, next(samples.batches(1)), "the SNN")[len(outputs) :]
     )
     for feed in progress.track(samples.batches(size), samples.batch_count(size), "verifying"):
         expected = run_samples(reference, feed, "the ANN")
-        got = dict(zip(known, run_samples(spiking, feed, "the SNN"), strict=True))
+        got = dict(zip(names, run_samples(spiking, feed, "the SNN"), strict=True))
         for (position, name), meter in zip(positions, meters, strict=True):
             meter.add(expected[position], got[name])
         for node, counter in zip(nodes, activity, strict=True):

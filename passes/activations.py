@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .graph import Graph, Node, Tensor, is_constant
+from .graph import Graph, Node, Tensor, is_constant, is_standard
 
 #: Operators that apply a nonlinearity, in any domain that has them under this name.
 ACTIVATION_OPS = frozenset(
@@ -28,7 +28,6 @@ ACTIVATION_OPS = frozenset(
     ]
 )
 
-_CHANNEL_AXIS_OF_PRODUCER = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "BatchNormalization": 1}
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
 
 
@@ -97,7 +96,7 @@ def find_activations(graph: Graph) -> tuple[list[Activation], list[Kept]]:
 
 
 def _as_neuron(node: Node) -> Activation:
-    if node.domain not in (None, "", "ai.onnx"):
+    if not is_standard(node):
         raise _NotANeuron(f"operator of the domain {node.domain}")
     x = node.inputs[0]
     if node.op == "Relu":
@@ -147,7 +146,7 @@ def _channels(x: Tensor) -> tuple[int | None, int | None]:
         producer = tensor.inputs[0]
         if producer.op == "MatMul":
             axis = len(x.shape) - 1
-        if producer.op not in _ELEMENTWISE or producer.op in _CHANNEL_AXIS_OF_PRODUCER:
+        if producer.op not in _ELEMENTWISE:
             break
         operands = [operand for operand in producer.inputs if not is_constant(operand)]
         if not operands:

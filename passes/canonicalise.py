@@ -26,6 +26,7 @@ from .graph import (
     fold_constants,
     import_model,
     is_constant,
+    is_standard,
     replace_everywhere,
     tidy,
     unique_name,
@@ -55,7 +56,7 @@ def _name_nodes(graph: Graph) -> None:
 
 
 def _is_identity(node: Node) -> bool:
-    if node.domain not in (None, "", "ai.onnx"):
+    if not is_standard(node):
         return False
     if node.op == "Identity":
         return True

@@ -82,6 +82,12 @@ def metadata(node: Node) -> dict[str, str]:
     return _extras(node).metadata
 
 
+def inherit(node: Node, source: Node) -> None:
+    """Give ``node`` the metadata and doc string of the node that it stands for."""
+    metadata(node).update(metadata(source))
+    _extras(node).doc_string = _extras(source).doc_string
+
+
 def constant(name: str, values: np.ndarray) -> Tensor:
     """A constant tensor (an initializer of the exported model)."""
     return gs.Constant(name, values)
@@ -151,6 +157,11 @@ def _give_constant_its_type(node: Node) -> None:
     for key, dtype in types.items():
         if key in node.attrs:
             node.attrs["value"] = gs.Constant("", np.array(node.attrs.pop(key), dtype))
+
+
+def is_standard(node: Node) -> bool:
+    """Whether the operator is one of ONNX itself, not another domain's of the same name."""
+    return node.domain in (None, "", "ai.onnx")
 
 
 def is_constant(tensor: Tensor) -> bool:

@@ -27,6 +27,7 @@ from .graph import (
     Tensor,
     add_node,
     constant,
+    inherit,
     metadata,
     tidy,
     unique_name,
@@ -77,7 +78,7 @@ def _split_by_polarity(graph: Graph, node: Node, neuron: Neuron, negative: Branc
     scaled = emit("Mul", "negative_scaled", emit("Neg", "negative_spikes", inhibitory), slope)
     name = unique_name(graph, f"{node.name}.polarity_sum")
     total = add_node(graph, "Add", name, [excitatory, scaled], output)
-    metadata(total).update(metadata(node))
+    inherit(total, node)
 
 
 def _leaky_slope(graph: Graph, node: Node) -> Tensor:
@@ -115,7 +116,7 @@ def _append_chain(
     count = emit("Clip", "count", fired, zero, levels)
     name = unique_name(graph, f"{source.name}.quant_{polarity}")
     last = add_node(graph, "Mul", name, [count, theta], output)
-    metadata(last).update(metadata(source))
+    inherit(last, source)
     provenance = {
         "source_node": source.name,
         "source_op": source.op,

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
-from ..runtime_ops.multi_threshold_fire import DOMAIN, MIN_IR_VERSION, OP_TYPE, function_body
+from ..runtime_ops.multi_threshold_fire import (
+    DOMAIN,
+    MIN_IR_VERSION,
+    OP_TYPE,
+    function_body,
+    neurons_of,
+)
 
 
 def lower(model: ModelProto) -> ModelProto:
     """Attach function bodies to ``model`` in place and return it; others are left as they are."""
-    used = any(node.domain == DOMAIN and node.op_type == OP_TYPE for node in model.graph.node)
     defined = any(f.domain == DOMAIN and f.name == OP_TYPE for f in model.functions)
-    if used and not defined:
+    if neurons_of(model) and not defined:
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         model.functions.append(function_body(opset))
         model.ir_version = max(model.ir_version, MIN_IR_VERSION)

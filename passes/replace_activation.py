@@ -31,7 +31,9 @@ from .graph import (
     Tensor,
     add_node,
     constant,
+    inherit,
     is_constant,
+    is_standard,
     metadata,
     tidy,
     unique_name,
@@ -65,8 +67,7 @@ def replace_activation(graph: Graph) -> PassResult:
         ):
             x, end, negative = mirror.inputs[0], consumers[0], True
         neuron = _emit_neuron(graph, chain, x, end.outputs[0], negative)
-        metadata(neuron).update(metadata(last))
-        neuron.extras.doc_string = last.extras.doc_string
+        inherit(neuron, last)
         changes.append(
             f"{metadata(last).get(METADATA_PREFIX + 'source_op', chain.activation.op)} "
             f"{chain.activation.name}: now {OP_TYPE} {neuron.name}"
@@ -115,7 +116,7 @@ def _step(
     graph: Graph, node: Node | None, op: str, commutes: bool = False
 ) -> tuple[Node | None, list[np.ndarray]]:
     """If ``node`` is ``op``: the node before it and the constants it uses; else (None, [])."""
-    if node is None or node.op != op or node.domain not in (None, "", "ai.onnx"):
+    if node is None or node.op != op or not is_standard(node):
         return None, []
     inputs = sorted(node.inputs, key=is_constant) if commutes else list(node.inputs)
     first, constants = inputs[0], inputs[1:]

@@ -111,6 +111,11 @@ def function_body(opset: int) -> onnx.FunctionProto:
     return function
 
 
+def neurons_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes of the main graph that are this operator, in order."""
+    return [n for n in model.graph.node if (n.domain, n.op_type) == (DOMAIN, OP_TYPE)]
+
+
 def _infer(context: InferenceContext) -> None:
     """Y has X's element type and shape."""
     x_type = context.get_input_type(0)

@@ -225,9 +225,11 @@ def test_provenance_is_on_the_neuron_and_the_users_metadata_stays():
     model = one_activation("Relu (a)")
     model.graph.node[1].name = "act"
     model.graph.node[1].metadata_props.add(key="pkg.user", value="kept")
+    model.graph.node[1].doc_string = "the user's words"
     _, snn, changes = compiled(model, y=neuron([0.25, 0.5, 0.25, 0.5]))
     node = next(node for node in snn.graph.node if node.op_type == "MultiThresholdFire")
     assert node.name == "act"
+    assert node.doc_string == "the user's words"
     assert {p.key: p.value for p in node.metadata_props} == {
         "pkg.user": "kept",
         "snn_compile.source_node": "act",
