@@ -36,6 +36,7 @@ from .graph import (
     add_node,
     constant,
     is_constant,
+    is_standard,
     tidy,
     unique_name,
     variable,
@@ -56,7 +57,8 @@ class _Refused(Exception):
 def fold_batchnorm(graph: Graph) -> PassResult:
     """Apply the rules above to every BatchNormalization of the main graph."""
     changes: list[str] = []
-    for node in [node for node in graph.nodes if node.op == "BatchNormalization"]:
+    candidates = [node for node in graph.nodes if node.op == "BatchNormalization"]
+    for node in filter(is_standard, candidates):
         if node.attrs.get("training_mode", 0):
             changes.append(f"kept BatchNormalization {node.name}: it is in training mode")
             continue
@@ -119,7 +121,7 @@ def _fold(graph: Graph, node: Node, affine: _Affine) -> Node:
         "MatMul": _fold_matmul,
         "Add": _fold_matmul_add,
     }.get(linear.op)
-    if fold is None:
+    if fold is None or not is_standard(linear):
         raise _Refused(f"its input comes from {linear.op} {linear.name}")
     folded = fold(graph, linear, affine)
     output = node.outputs[0]
@@ -193,7 +195,7 @@ def _fold_matmul_add(graph: Graph, add: Node, affine: _Affine) -> Node:
     operands = sorted(add.inputs, key=is_constant)  # the constant last, whichever side it is on
     bias = _own_constant(operands[1], "bias")
     matmul = _producer(graph, operands[0], "the sum's operand")
-    if matmul.op != "MatMul":
+    if matmul.op != "MatMul" or not is_standard(matmul):
         raise _Refused(f"its input comes from Add of {matmul.op} {matmul.name}")
     weight = _matmul_weight(matmul, affine)
     shift = bias * affine.scale + affine.shift

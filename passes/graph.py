@@ -127,10 +127,10 @@ def fold_constants(graph: Graph) -> None:
     arithmetic and so turns a multiplication by 0.5 into one by 0.
     """
     for node in [*graph.nodes, *(n for g in graph.subgraphs(recursive=True) for n in g.nodes)]:
-        if node.op == "Constant":
+        if node.op == "Constant" and is_standard(node):
             _give_constant_its_type(node)
     for node in graph.nodes:
-        if node.op == "Shape":
+        if node.op == "Shape" and is_standard(node):
             _fold_shape(node)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy overflow in constants the model itself holds

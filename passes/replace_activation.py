@@ -62,8 +62,10 @@ def replace_activation(graph: Graph) -> PassResult:
             chain.activation.op == "Relu"
             and mirror is not None
             and mirror.op == "Neg"
+            and is_standard(mirror)
             and last.outputs[0] not in graph.outputs
             and [consumer.op for consumer in consumers] == ["Neg"]
+            and is_standard(consumers[0])
         ):
             x, end, negative = mirror.inputs[0], consumers[0], True
         neuron = _emit_neuron(graph, chain, x, end.outputs[0], negative)
@@ -96,7 +98,9 @@ def _match(graph: Graph, last: Node) -> _Chain | None:
     add, _ = _step(graph, floor, "Floor")
     div, v0 = _step(graph, add, "Add", commutes=True)
     activation, divisor = _step(graph, div, "Div")
-    if activation is None or not (theta and divisor and v0 and len(bounds) == 2):
+    if activation is None or not is_standard(activation):
+        return None
+    if not (theta and divisor and v0 and len(bounds) == 2):
         return None
     if not np.array_equal(theta[0], divisor[0]) or v0[0].size != 1:
         return None

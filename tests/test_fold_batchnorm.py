@@ -237,6 +237,24 @@ def test_training_mode_is_kept_with_the_reason():
     assert "training mode" in changes[0]
 
 
+@pytest.mark.parametrize("index", [0, 1], ids=["Conv", "BatchNormalization"])
+def test_operators_of_other_domains_are_not_taken_for_onnx_ones(index):
+    model = model_from_text(f"""
+        g (float[N,3,8,8] x) => (float[N,4,6,6] y) <float[4,3,3,3] w, {statistics(4)}> {{
+            a = Conv (x, w)
+            y = BatchNormalization (a, gamma, beta, mean, var)
+        }}""")
+    model.opset_import.append(onnx.helper.make_opsetid("other", 1))
+    model.graph.node[index].domain = "other"
+    model.graph.value_info.append(
+        onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ["N", 4, 6, 6])
+    )
+    after, changes = rewritten(model)
+    expected = [["Conv", "Mul", "Add"], ["Conv", "BatchNormalization"]][index]
+    assert ops(after) == expected
+    assert not any("folded" in line for line in changes)
+
+
 def test_two_in_a_row_both_fold():
     model = model_from_text(f"""
         g (float[N,3,8,8] x) => (float[N,4,6,6] y)
