@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, version_converter
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
-from ..runtime_ops.multi_threshold_fire import DOMAIN, MIN_OPSET
+from ..runtime_ops.definition import DOMAIN, MIN_OPSET
 from .errors import ModelError
 
 

@@ -21,7 +21,7 @@ from ..passes.insert_quant_clip import insert_quant_clip
 from ..passes.lower import lower
 from ..passes.neuron import PassContext
 from ..passes.replace_activation import replace_activation
-from ..runtime_ops.multi_threshold_fire import register_schema_once
+from ..runtime_ops.operators import register_schemas
 from .calibrate import CalibrationOptions, calibrate
 from .errors import ModelError, VerificationError
 from .load import check_model, keeps_external_data, load_model
@@ -99,7 +99,7 @@ def compile_model(
     """
     options = options or CompileOptions()
     steps = _Steps(options.dump_dir, progress or Progress())
-    register_schema_once()
+    register_schemas()
 
     ann = steps.run("load", lambda: _load(model))
     specs = input_specs(ann)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import ModelProto, helper
 
 from ..passes.graph import METADATA_PREFIX
-from ..runtime_ops.multi_threshold_fire import neurons_of
+from ..runtime_ops.operators import neurons_of
 from .report import NeuronReport
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from ..runtime_ops.multi_threshold_fire import neurons_of
+from ..runtime_ops.operators import neurons_of
 from .fidelity import FidelityMeter, OutputFidelity, float_outputs
 from .progress import Progress
 from .samples import Samples

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
-from ..runtime_ops.multi_threshold_fire import (
-    DOMAIN,
-    MIN_IR_VERSION,
-    OP_TYPE,
-    function_body,
-    neurons_of,
-)
+from ..runtime_ops.definition import DOMAIN, MIN_IR_VERSION
+from ..runtime_ops.operators import OPERATORS
 
 
 def lower(model: ModelProto) -> ModelProto:
     """Attach function bodies to ``model`` in place and return it; others are left as they are."""
-    defined = any(f.domain == DOMAIN and f.name == OP_TYPE for f in model.functions)
-    if neurons_of(model) and not defined:
-        opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-        model.functions.append(function_body(opset))
-        model.ir_version = max(model.ir_version, MIN_IR_VERSION)
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    defined = {f.name for f in model.functions if f.domain == DOMAIN}
+    for operator in OPERATORS:
+        if operator.nodes_of(model) and operator.name not in defined:
+            model.functions.append(operator.function_body(opset))
+            model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     return model

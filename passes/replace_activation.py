@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..runtime_ops.multi_threshold_fire import DOMAIN, MAX_LEVELS, OP_TYPE
+from ..runtime_ops.definition import DOMAIN, MAX_LEVELS
+from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from .graph import (
     METADATA_PREFIX,
     Graph,
@@ -72,7 +73,7 @@ def replace_activation(graph: Graph) -> PassResult:
         inherit(neuron, last)
         changes.append(
             f"{metadata(last).get(METADATA_PREFIX + 'source_op', chain.activation.op)} "
-            f"{chain.activation.name}: now {OP_TYPE} {neuron.name}"
+            f"{chain.activation.name}: now {MULTI_THRESHOLD_FIRE.name} {neuron.name}"
         )
     tidy(graph)
     return PassResult(graph, changes)
@@ -88,7 +89,7 @@ def _emit_neuron(graph: Graph, chain: _Chain, x: Tensor, output: Tensor, negativ
     output.inputs.clear()
     theta = constant(unique_name(graph, f"{output.name}.threshold"), chain.theta)
     name = chain.activation.name  # free: the activation goes with its chain
-    return add_node(graph, OP_TYPE, name, [x, theta], output, attributes, DOMAIN)
+    return add_node(graph, MULTI_THRESHOLD_FIRE.name, name, [x, theta], output, attributes, DOMAIN)
 
 
 def _match(graph: Graph, last: Node) -> _Chain | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import resources
 from pathlib import Path
@@ -16,9 +17,16 @@ _FILE_NAMES = {"darwin": "libsnn_ops.so", "win32": "snn_ops.dll"}
 def library_path() -> Path:
     """Path of the shared library with the C++ kernels, for any language's ONNX Runtime.
 
+    The environment variable SNN_OPS_LIBRARY names another build of it, such as one with sanitizers.
+
     Raises:
-        FileNotFoundError: the package was installed without building the library.
+        FileNotFoundError: the package was installed without building the library, or the variable
+            names no file.
     """
+    if other := os.environ.get("SNN_OPS_LIBRARY"):
+        if not Path(other).is_file():
+            raise FileNotFoundError(f"SNN_OPS_LIBRARY names no file: {other}")
+        return Path(other)
     file_name = _FILE_NAMES.get(sys.platform, "libsnn_ops.so")
     path = Path(str(resources.files(__package__).joinpath(file_name)))
     if not path.is_file():

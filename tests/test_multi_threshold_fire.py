@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
-from snn_compile.runtime_ops import library_path, register
-from snn_compile.runtime_ops.multi_threshold_fire import (
-    DEFAULTS,
-    DOMAIN,
-    OP_TYPE,
-    function_body,
-    register_schema_once,
-)
+from operators import operator_model, session
+from snn_compile.runtime_ops import library_path
+from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 
 SPECIAL = np.array(
     [0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1e-45, -1e-45, 1e-38, 3.4e38, -3.4e38, 1.0, -1.0],
@@ -25,39 +19,16 @@ SPECIAL = np.array(
 )
 
 
-def fire_model(theta, *, shape=None, theta_is_input=False, opset=17, with_body=True, **attributes):
-    """A model of one neuron. ``attributes`` complete the defaults; None leaves one out."""
-    theta = np.asarray(theta, np.float32)
-    given_attributes = {k: v for k, v in {**DEFAULTS, **attributes}.items() if v is not None}
-    node = helper.make_node(
-        OP_TYPE, ["X", "theta"], ["Y"], domain=DOMAIN, name="neuron", **given_attributes
-    )
-    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, shape)]
-    initializers = []
-    if theta_is_input:
-        inputs.append(helper.make_tensor_value_info("theta", TensorProto.FLOAT, list(theta.shape)))
-    else:
-        initializers.append(onnx.numpy_helper.from_array(theta, "theta"))
-    outputs = [helper.make_tensor_value_info("Y", TensorProto.FLOAT, shape)]
-    graph = helper.make_graph([node], "g", inputs, outputs, initializers)
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
-    functions = [function_body(opset)] if with_body else []
-    return helper.make_model(graph, opset_imports=imports, ir_version=8, functions=functions)
-
-
-def session(model, *, library, threads=2):
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    return ort.InferenceSession(
-        model.SerializeToString(),
-        register(options) if library else options,
-        providers=["CPUExecutionProvider"],
+def fire_model(theta, *, theta_is_input=False, **options):
+    """A model of one neuron."""
+    at_run_time = ["theta"] if theta_is_input else []
+    return operator_model(
+        MULTI_THRESHOLD_FIRE, {"theta": theta}, at_run_time=at_run_time, **options
     )
 
 
 def bits(array):
+    """Bit patterns, those of NaN too."""
     return np.asarray(array).view(np.uint32)
 
 
@@ -90,7 +61,7 @@ ATTRIBUTES = [
 @pytest.mark.parametrize("attributes", ATTRIBUTES, ids=str)
 def test_values_follow_the_formula(attributes):
     x = np.random.default_rng(0).normal(0, 5, 4096).astype(np.float32)
-    attributes = {**DEFAULTS, **attributes}
+    attributes = {**MULTI_THRESHOLD_FIRE.defaults, **attributes}
     y = session(fire_model(0.7, **attributes), library=False).run(None, {"X": x})[0]
     expected = formula(
         x, np.float32(0.7), attributes["levels_pos"], attributes["levels_neg"], attributes["v0"]
@@ -302,12 +273,12 @@ def test_kernel_refuses_bad_tensors_at_run_time(theta, shape, axis, message):
 
 def test_body_refuses_old_opsets():
     with pytest.raises(ValueError, match="opset 15"):
-        function_body(14)
+        MULTI_THRESHOLD_FIRE.function_body(14)
 
 
 def test_schema_infers_type_and_shape():
-    register_schema_once()
-    register_schema_once()
+    MULTI_THRESHOLD_FIRE.register_schema_once()
+    MULTI_THRESHOLD_FIRE.register_schema_once()
     model = fire_model(np.ones(3), shape=["N", 3, 2])
     model.graph.output[0].type.tensor_type.ClearField("shape")
     model.graph.output[0].type.tensor_type.elem_type = 0
@@ -319,7 +290,7 @@ def test_schema_infers_type_and_shape():
 
 
 def test_schema_rejects_unknown_attributes():
-    register_schema_once()
+    MULTI_THRESHOLD_FIRE.register_schema_once()
     model = fire_model(1.0, shape=["N"])
     model.graph.node[0].attribute.append(helper.make_attribute("leak", 0.1))
     with pytest.raises(onnx.checker.ValidationError, match="leak"):

@@ -25,12 +25,15 @@ struct KernelContext;
 struct CustomOpDomain;
 struct SessionOptions;
 struct TensorInfo;
+struct ShapeContext;
 
 using Slot = void(ORT_CALL*)();
 
-// The oldest table we ask for, and the table that adds parallel-for.
+// The oldest table we ask for; the one that adds the parallel loop and shape inference; the
+// one that adds computing in place.
 constexpr uint32_t kApiVersion = 16;
 constexpr uint32_t kApiVersionParallelFor = 17;
+constexpr uint32_t kApiVersionInPlace = 18;
 
 struct Table {
   Slot slot[1];  // as many as the runtime has; only the numbers below are read
@@ -42,11 +45,11 @@ struct ApiBase {
 };
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
-enum ElementType : int { kFloat = 1 };
+enum ElementType : int { kFloat = 1, kHalf = 10, kDouble = 11 };
 enum Characteristic : int { kRequired = 0 };
 
 // One descriptor per operator. `version` tells the runtime which fields it may read:
-// at 16 that is everything declared here.
+// at 16 up to KernelComputeV2, at 17 up to GetEndVersion, at 18 everything declared here.
 struct CustomOp {
   uint32_t version;
   void*(ORT_CALL* CreateKernel)(const CustomOp*, const Table*, const KernelInfo*);
@@ -67,6 +70,13 @@ struct CustomOp {
   int(ORT_CALL* GetVariadicOutputHomogeneity)(const CustomOp*);
   Status*(ORT_CALL* CreateKernelV2)(const CustomOp*, const Table*, const KernelInfo*, void** kernel);
   Status*(ORT_CALL* KernelComputeV2)(void* kernel, KernelContext*);
+  Status*(ORT_CALL* InferOutputShapeFn)(const CustomOp*, ShapeContext*);
+  int(ORT_CALL* GetStartVersion)(const CustomOp*);
+  int(ORT_CALL* GetEndVersion)(const CustomOp*);
+  size_t(ORT_CALL* GetMayInplace)(int** inputs, int** outputs);
+  void(ORT_CALL* ReleaseMayInplace)(int* inputs, int* outputs);
+  size_t(ORT_CALL* GetAliasMap)(int** inputs, int** outputs);
+  void(ORT_CALL* ReleaseAliasMap)(int* inputs, int* outputs);
 };
 
 // The body of a parallel loop: called once for each index below the total.
@@ -85,42 +95,86 @@ struct Api {
   Status*(ORT_CALL* GetTensorTypeAndShape)(const Value*, TensorInfo**);
   Status*(ORT_CALL* KernelInfoGetAttribute_float)(const KernelInfo*, const char* name, float*);
   Status*(ORT_CALL* KernelInfoGetAttribute_int64)(const KernelInfo*, const char* name, int64_t*);
+  Status*(ORT_CALL* KernelInfoGetAttribute_string)(const KernelInfo*, const char* name, char*, size_t* size);
+  Status*(ORT_CALL* KernelContext_GetInputCount)(const KernelContext*, size_t*);
   Status*(ORT_CALL* KernelContext_GetInput)(const KernelContext*, size_t index, const Value**);
   Status*(ORT_CALL* KernelContext_GetOutput)(KernelContext*, size_t index, const int64_t* dims, size_t rank, Value**);
   void(ORT_CALL* ReleaseStatus)(Status*);
   void(ORT_CALL* ReleaseTensorTypeAndShapeInfo)(TensorInfo*);
+  Status*(ORT_CALL* KernelInfoGetAttributeArray_float)(const KernelInfo*, const char* name, float*, size_t* size);
+  Status*(ORT_CALL* KernelInfoGetAttributeArray_int64)(const KernelInfo*, const char* name, int64_t*, size_t* size);
   Status*(ORT_CALL* KernelInfo_GetNodeName)(const KernelInfo*, char* name, size_t* size);
   Status*(ORT_CALL* KernelInfoGetConstantInput_tensor)(const KernelInfo*, size_t index, int* is_constant, const Value**);
   // Null on runtimes before 1.17.
+  Status*(ORT_CALL* ShapeInferContext_GetInputTypeShape)(const ShapeContext*, size_t index, TensorInfo**);
+  Status*(ORT_CALL* ShapeInferContext_SetOutputTypeShape)(const ShapeContext*, size_t index, const TensorInfo*);
   Status*(ORT_CALL* KernelContext_ParallelFor)(const KernelContext*, LoopBody, size_t total, size_t num_batch, void* user);
 };
+
+// Where each function sits in the table.
+namespace slot {
+constexpr size_t CreateStatus = 0;
+constexpr size_t CreateCustomOpDomain = 26;
+constexpr size_t CustomOpDomain_Add = 27;
+constexpr size_t AddCustomOpDomain = 28;
+constexpr size_t GetTensorMutableData = 51;
+constexpr size_t GetTensorElementType = 60;
+constexpr size_t GetDimensionsCount = 61;
+constexpr size_t GetDimensions = 62;
+constexpr size_t GetTensorTypeAndShape = 65;
+constexpr size_t KernelInfoGetAttribute_float = 85;
+constexpr size_t KernelInfoGetAttribute_int64 = 86;
+constexpr size_t KernelInfoGetAttribute_string = 87;
+constexpr size_t KernelContext_GetInputCount = 88;
+constexpr size_t KernelContext_GetInput = 90;
+constexpr size_t KernelContext_GetOutput = 91;
+constexpr size_t ReleaseStatus = 93;
+constexpr size_t ReleaseTensorTypeAndShapeInfo = 99;
+constexpr size_t KernelInfoGetAttributeArray_float = 162;
+constexpr size_t KernelInfoGetAttributeArray_int64 = 163;
+constexpr size_t KernelInfo_GetNodeName = 244;
+constexpr size_t KernelInfoGetConstantInput_tensor = 249;
+constexpr size_t ShapeInferContext_GetInputTypeShape = 268;
+constexpr size_t ShapeInferContext_SetOutputTypeShape = 270;
+constexpr size_t KernelContext_ParallelFor = 274;
+}  // namespace slot
 
 template <typename Function>
 void resolve(Function& function, const Table& table, size_t slot) {
   function = reinterpret_cast<Function>(table.slot[slot]);
 }
 
-// Reads the slots of `table`; `parallel` is the table at version 17, or null.
-inline Api resolve_api(const Table& table, const Table* parallel) {
+// Reads the slots of `table`; `newer` is the table at version 17, or null.
+inline Api resolve_api(const Table& table, const Table* newer) {
   Api api{};
-  resolve(api.CreateStatus, table, 0);
-  resolve(api.CreateCustomOpDomain, table, 26);
-  resolve(api.CustomOpDomain_Add, table, 27);
-  resolve(api.AddCustomOpDomain, table, 28);
-  resolve(api.GetTensorMutableData, table, 51);
-  resolve(api.GetTensorElementType, table, 60);
-  resolve(api.GetDimensionsCount, table, 61);
-  resolve(api.GetDimensions, table, 62);
-  resolve(api.GetTensorTypeAndShape, table, 65);
-  resolve(api.KernelInfoGetAttribute_float, table, 85);
-  resolve(api.KernelInfoGetAttribute_int64, table, 86);
-  resolve(api.KernelContext_GetInput, table, 90);
-  resolve(api.KernelContext_GetOutput, table, 91);
-  resolve(api.ReleaseStatus, table, 93);
-  resolve(api.ReleaseTensorTypeAndShapeInfo, table, 99);
-  resolve(api.KernelInfo_GetNodeName, table, 244);
-  resolve(api.KernelInfoGetConstantInput_tensor, table, 249);
-  if (parallel != nullptr) resolve(api.KernelContext_ParallelFor, *parallel, 274);
+#define ORT_RESOLVE(table, name) resolve(api.name, table, slot::name)
+  ORT_RESOLVE(table, CreateStatus);
+  ORT_RESOLVE(table, CreateCustomOpDomain);
+  ORT_RESOLVE(table, CustomOpDomain_Add);
+  ORT_RESOLVE(table, AddCustomOpDomain);
+  ORT_RESOLVE(table, GetTensorMutableData);
+  ORT_RESOLVE(table, GetTensorElementType);
+  ORT_RESOLVE(table, GetDimensionsCount);
+  ORT_RESOLVE(table, GetDimensions);
+  ORT_RESOLVE(table, GetTensorTypeAndShape);
+  ORT_RESOLVE(table, KernelInfoGetAttribute_float);
+  ORT_RESOLVE(table, KernelInfoGetAttribute_int64);
+  ORT_RESOLVE(table, KernelInfoGetAttribute_string);
+  ORT_RESOLVE(table, KernelContext_GetInputCount);
+  ORT_RESOLVE(table, KernelContext_GetInput);
+  ORT_RESOLVE(table, KernelContext_GetOutput);
+  ORT_RESOLVE(table, ReleaseStatus);
+  ORT_RESOLVE(table, ReleaseTensorTypeAndShapeInfo);
+  ORT_RESOLVE(table, KernelInfoGetAttributeArray_float);
+  ORT_RESOLVE(table, KernelInfoGetAttributeArray_int64);
+  ORT_RESOLVE(table, KernelInfo_GetNodeName);
+  ORT_RESOLVE(table, KernelInfoGetConstantInput_tensor);
+  if (newer != nullptr) {
+    ORT_RESOLVE(*newer, ShapeInferContext_GetInputTypeShape);
+    ORT_RESOLVE(*newer, ShapeInferContext_SetOutputTypeShape);
+    ORT_RESOLVE(*newer, KernelContext_ParallelFor);
+  }
+#undef ORT_RESOLVE
   return api;
 }
 

@@ -1,8 +1,10 @@
 // The one exported symbol: ONNX Runtime calls it when a session's options name this library.
 #include <atomic>
+#include <iterator>
 #include <new>
 
-#include "multi_threshold_fire.h"
+#include "allocate.h"
+#include "operators/operators.h"
 
 #if defined(_WIN32)
 #define SNN_EXPORT __declspec(dllexport)
@@ -18,11 +20,9 @@ constexpr const char* kDomain = "ai.snn";
 // What one loaded runtime needs from us. Sessions use it until the process ends, so it
 // is never freed; a process holds one per runtime, however often options are registered.
 struct Library {
-  explicit Library(const ort::ApiBase* runtime, const ort::Api& resolved)
-      : base(runtime), api(resolved), fire(make_multi_threshold_fire(api)) {}
-  const ort::ApiBase* base;
-  ort::Api api;
-  MultiThresholdFireOp fire;
+  const ort::ApiBase* base = nullptr;
+  ort::Api api{};
+  Operator operators[std::size(kDescribe) * kElements] = {};
   ort::CustomOpDomain* domain = nullptr;
   Library* next = nullptr;
 };
@@ -41,16 +41,32 @@ ort::Status* open_library(const ort::ApiBase* base, Library** out) {
     const ort::Table* first = base->GetApi(1);
     if (first == nullptr) return nullptr;
     decltype(ort::Api::CreateStatus) create_status = nullptr;
-    ort::resolve(create_status, *first, 0);
+    ort::resolve(create_status, *first, ort::slot::CreateStatus);
     return create_status(ort::kFail, "the snn-compile operators need ONNX Runtime 1.16 or newer");
   }
-  const ort::Api api = ort::resolve_api(*table, base->GetApi(ort::kApiVersionParallelFor));
-  Library* library = new (std::nothrow) Library(base, api);
-  if (library == nullptr) return api.CreateStatus(ort::kFail, "snn-compile operators: out of memory");
+  const ort::Table* newer = base->GetApi(ort::kApiVersionParallelFor);
+  const ort::Api api = ort::resolve_api(*table, newer);
+  void* memory = allocate<Library>();
+  if (memory == nullptr) return api.CreateStatus(ort::kFail, "snn-compile operators: out of memory");
+  Library* library = new (memory) Library;
+  library->base = base;
+  library->api = api;
   ort::Status* status = api.CreateCustomOpDomain(kDomain, &library->domain);
-  if (status == nullptr) status = api.CustomOpDomain_Add(library->domain, &library->fire);
+  const bool in_place = base->GetApi(ort::kApiVersionInPlace) != nullptr;
+  size_t index = 0;
+  for (const auto describe : kDescribe) {
+    for (int element = 0; element < kElements && status == nullptr; ++element) {
+      Operator& op = library->operators[index++];
+      op.version = in_place ? ort::kApiVersionInPlace : newer != nullptr ? ort::kApiVersionParallelFor : ort::kApiVersion;
+      op.api = &library->api;
+      op.kernels = &select_kernels();
+      op.element = static_cast<Element>(element);
+      describe(op);
+      status = api.CustomOpDomain_Add(library->domain, &op);
+    }
+  }
   if (status != nullptr) {
-    delete library;
+    std::free(library);
     return status;
   }
   library->next = libraries.load();

@@ -1,0 +1,80 @@
+
+#include "node.h"
+
+namespace snn {
+namespace {
+
+// Few enough for a product with them to be checked in int64_t.
+constexpr int64_t kMaxTimesteps = int64_t{1} << 31;
+
+struct State {
+  Node node;
+  NeuronAttributes attributes;
+  int64_t timesteps = 1;
+  bool theta_checked = false;
+
+  State(const Operator& op, const ort::KernelInfo* info) : node(op, info) {}
+
+  ort::Status* prepare(const ort::KernelInfo* info) {
+    if (ort::Status* status = attributes.read(node, info)) return status;
+    if (ort::Status* status = node.read_int(info, "timesteps", timesteps)) return status;
+    if (timesteps < 1 || timesteps > kMaxTimesteps) {
+      return node.refuse("timesteps = %lld must lie in 1..%lld", static_cast<long long>(timesteps),
+                         static_cast<long long>(kMaxTimesteps));
+    }
+    Tensor theta;
+    if (ort::Status* status = node.read_constant(info, 1, "theta", theta, theta_checked)) return status;
+    return theta_checked ? attributes.check_theta(node, theta) : nullptr;
+  }
+
+  // The shape of one timestep: axis 0 of X is timesteps * B.
+  ort::Status* step_shape(const Shape& x, Shape& step) const {
+    step = x;
+    if (timesteps == 1) return nullptr;
+    if (x.rank == 0) return node.refuse("X is a scalar: it has no axis 0 for %lld timesteps", static_cast<long long>(timesteps));
+    if (x.dims[0] % timesteps != 0) {
+      return node.refuse("axis 0 of X has %lld entries, not a multiple of timesteps = %lld", static_cast<long long>(x.dims[0]),
+                         static_cast<long long>(timesteps));
+    }
+    step.dims[0] = x.dims[0] / timesteps;
+    return nullptr;
+  }
+
+  ort::Status* compute(ort::KernelContext* context) const {
+    Tensor x, theta;
+    if (ort::Status* status = node.read_input(context, 0, "X", x)) return status;
+    if (ort::Status* status = node.read_input(context, 1, "theta", theta)) return status;
+    if (!theta_checked) {
+      if (ort::Status* status = attributes.check_theta(node, theta)) return status;
+    }
+    Shape step;
+    if (ort::Status* status = step_shape(x.shape, step)) return status;
+    Layout layout;
+    if (ort::Status* status = node.lay_out("theta", theta, attributes.axis, step, layout)) return status;
+    void* y = nullptr;
+    if (ort::Status* status = node.make_output(context, x.shape, y)) return status;
+
+    const size_t steps = static_cast<size_t>(timesteps);
+    const size_t count = x.count / steps;
+    // A task has all timesteps of its elements, and enough elements for long reads.
+    const size_t shared = kChunk / steps;
+    const size_t chunk = shared < kShortestChunk ? kShortestChunk : shared;
+    Work<IntegrateParameters> work{node.kernels().integrate[node.element()], x.data, y, count, chunk, layout,
+                                   {attributes.parameters(theta.data), steps, count}};
+    return work.run(node.api(), context);
+  }
+
+  static constexpr size_t kShortestChunk = 2048;
+};
+
+const char* ORT_CALL name(const ort::CustomOp*) { return "IntegrateFire"; }
+size_t ORT_CALL inputs(const ort::CustomOp*) { return 2; }
+
+}  // namespace
+
+void describe_integrate_fire(Operator& op) {
+  describe(op, name, inputs);
+  use_state<State>(op);
+}
+
+}  // namespace snn
