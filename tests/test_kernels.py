@@ -149,6 +149,17 @@ def test_ten_million_values(case, element_type, instruction_sets):
             assert_same_bits(kernel.run(None, feed)[0], expected)
 
 
+@every_type
+@pytest.mark.parametrize("case", [CASES["integrate"], CASES["integrate signed"]], ids=str)
+def test_timesteps_beyond_the_caches(case, element_type):
+    """From 8 MiB on the kernel asks for memory ahead of its use."""
+    numpy_type = NUMPY_TYPE[element_type]
+    x = values(numpy_type, 4_800_000, 6, numpy_type(0.5)).reshape(case.timesteps, 3, -1)
+    assert x.nbytes > 1 << 23
+    for factor in (0.5, [0.5, 0.25, 1.0]):
+        assert_kernel_equals_body(case.model(element_type, factor), {"X": x})
+
+
 LENGTHS = [*range(36), *range(505, 520), 1023, 1024, 1025, 2047, 2049, 16383, 16384, 16385, 40000]
 
 

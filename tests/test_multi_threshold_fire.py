@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from operators import operator_model, session
-from snn_compile.runtime_ops import library_path
 from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 
 SPECIAL = np.array(
@@ -295,13 +294,3 @@ def test_schema_rejects_unknown_attributes():
     model.graph.node[0].attribute.append(helper.make_attribute("leak", 0.1))
     with pytest.raises(onnx.checker.ValidationError, match="leak"):
         onnx.checker.check_model(model)
-
-
-def test_library_exports_one_symbol_and_needs_no_runtime():
-    """Read with the standard library's ctypes: the entry point loads without onnxruntime's help."""
-    import ctypes
-
-    library = ctypes.CDLL(str(library_path()))
-    assert library.RegisterCustomOps is not None
-    with pytest.raises(AttributeError):
-        _ = library.select_fire

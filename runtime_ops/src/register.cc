@@ -18,7 +18,8 @@ namespace {
 constexpr const char* kDomain = "ai.snn";
 
 // What one loaded runtime needs from us. Sessions use it until the process ends, so it
-// is never freed; a process holds one per runtime, however often options are registered.
+// is never freed; a process holds one per runtime, however often options are registered
+// (two, where two threads are the first to register at the same moment).
 struct Library {
   const ort::ApiBase* base = nullptr;
   ort::Api api{};
@@ -66,6 +67,7 @@ ort::Status* open_library(const ort::ApiBase* base, Library** out) {
     }
   }
   if (status != nullptr) {
+    if (library->domain != nullptr) api.ReleaseCustomOpDomain(library->domain);
     std::free(library);
     return status;
   }

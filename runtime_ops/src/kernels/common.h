@@ -7,6 +7,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 // X and Y may be the same memory: no iteration reads what another one writes.
@@ -14,11 +16,6 @@
 #define SNN_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define SNN_INDEPENDENT _Pragma("GCC ivdep")
-#endif
-#if defined(__AVX2__) && !defined(__clang__)  // clang interleaves by itself
-#define SNN_UNROLL _Pragma("GCC unroll 4")
-#else
-#define SNN_UNROLL
 #endif
 
 namespace snn {
@@ -145,57 +142,87 @@ struct Access<Half> {
 
 inline bool has_long_rows(const Layout& layout) { return layout.channels == 1 || layout.inner >= kLongRow; }
 
-// Calls row(first, count, channel) for each stretch of [begin, end) that has one threshold.
+// Where an element lies in its row, kept up without a division for each row.
+struct Place {
+  Place(size_t element, const Layout& layout)
+      : left(layout.inner - element % layout.inner), channel(element / layout.inner % layout.channels) {}
+
+  void advance(size_t count, const Layout& layout) {
+    left -= count;
+    if (left != 0) return;
+    left = layout.inner;
+    channel = channel + 1 == layout.channels ? 0 : channel + 1;
+  }
+
+  size_t left;  // elements to the end of the row
+  size_t channel;
+};
+
+// Calls row(first, count, channel) for each stretch of [begin, end) that has one threshold,
+// at most `most` elements at a time.
 template <typename Row>
-inline void for_each_row(size_t begin, size_t end, const Layout& layout, size_t most, Row row) {
+inline void for_each_row(size_t begin, size_t end, const Layout& given, size_t most, Row row) {
+  const Layout layout = given.channels == 1 ? Layout{1, end} : given;
+  Place place(begin, layout);
   for (size_t i = begin; i < end;) {
-    const size_t outer_row = layout.channels == 1 ? 0 : i / layout.inner;
-    const size_t row_end = layout.channels == 1 ? end : smaller((outer_row + 1) * layout.inner, end);
-    const size_t count = smaller(row_end - i, most);
-    row(i, count, layout.channels == 1 ? 0 : outer_row % layout.channels);
+    const size_t count = smaller(smaller(place.left, end - i), most);
+    row(i, count, place.channel);
+    place.advance(count, layout);
     i += count;
   }
 }
 
-// One threshold per element of a block, for rows too short to be worth a loop.
+// One threshold per element, for rows too short to be worth a loop: a block of them at a time.
 template <typename Storage>
 class Spread {
  public:
   using T = typename Access<Storage>::T;
 
-  Spread(const void* values, const Layout& layout) : values_(static_cast<const Storage*>(values)), layout_(layout) {
+  Spread(const void* values, const Layout& layout, size_t begin, size_t end)
+      : values_(static_cast<const Storage*>(values)), layout_(layout), place_(begin, layout), left_(end - begin),
+        most_(kBlock) {
     const size_t period = layout.channels * layout.inner;
-    if (layout.channels == 1) {
-      length_ = kBlock;
-    } else {  // whole periods fill the block once and for all
-      length_ = period <= kBlock ? kBlock / period * period : kBlock;
-      repeats_ = period <= kBlock;
+    if (period <= kBlock) {  // whole periods fill the block once and for all
+      most_ = kBlock / period * period;
+      repeats_ = true;
     }
   }
 
-  size_t length() const { return length_; }
-
-  // The thresholds of [first, first + count), count at most length(), where consecutive
-  // calls are length() apart.
-  SNN_LOOP const T* at(size_t first, size_t count) {
-    if (filled_ && repeats_) return block_;
+  // The thresholds of the next `count` elements; null at the end.
+  SNN_LOOP const T* next(size_t& count) {
+    count = smaller(most_, left_);
+    if (count == 0) return nullptr;
+    if constexpr (kIsPlain) {
+      if (layout_.inner == 1 && !repeats_) {  // channels last: the thresholds lie as they are needed
+        count = smaller(count, layout_.channels - place_.channel);
+        const T* here = values_ + place_.channel;
+        left_ -= count;
+        place_.channel = place_.channel + count == layout_.channels ? 0 : place_.channel + count;
+        return here;
+      }
+    }
+    left_ -= count;
+    if (repeats_ && filled_) return block_;
     filled_ = true;
-    const size_t upto = repeats_ ? length_ : count;
-    for (size_t done = 0; done < upto;) {
-      const size_t row = layout_.channels == 1 ? 0 : (first + done) / layout_.inner;
-      const size_t left = layout_.channels == 1 ? upto : (row + 1) * layout_.inner - (first + done);
-      const T value = Access<Storage>::value(values_[row % layout_.channels]);
-      const size_t stop = done + smaller(left, upto - done);
+    const size_t wanted = repeats_ ? most_ : count;
+    for (size_t done = 0; done < wanted;) {
+      const size_t stop = done + smaller(place_.left, wanted - done);
+      const T value = Access<Storage>::value(values_[place_.channel]);
+      place_.advance(stop - done, layout_);
       for (; done < stop; ++done) block_[done] = value;
     }
     return block_;
   }
 
  private:
+  static constexpr bool kIsPlain = Access<Storage>::kMost != kBlock;
+
   const Storage* values_;
   const Layout& layout_;
-  size_t length_ = 0;
-  bool repeats_ = true;
+  Place place_;
+  size_t left_;
+  size_t most_;
+  bool repeats_ = false;
   bool filled_ = false;
   alignas(64) T block_[kBlock];
 };

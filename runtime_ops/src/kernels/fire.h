@@ -7,10 +7,9 @@ namespace snn {
 namespace SNN_ISA {
 namespace {
 
-// Unrolled four times: 1.2 times the throughput at 1M floats (tests/bench/bench_fire.py).
 template <typename Neuron, typename T>
 SNN_LOOP void fire_row(const T* x, T* y, size_t count, T theta, Levels<T> levels) {
-  SNN_INDEPENDENT SNN_UNROLL
+  SNN_INDEPENDENT
   for (size_t i = 0; i < count; ++i) y[i] = theta * Neuron::spikes(x[i], theta, levels);
 }
 
@@ -40,12 +39,13 @@ void fire(const void* x_memory, void* y_memory, size_t begin, size_t end, const 
     return;
   }
   const auto spread = excitatory ? fire_spread<Excitatory, T> : fire_spread<Signed, T>;
-  Spread<Storage> theta(parameters.theta, layout);
-  for (size_t i = begin; i < end; i += theta.length()) {
-    const size_t count = smaller(theta.length(), end - i);
+  Spread<Storage> theta(parameters.theta, layout, begin, end);
+  size_t i = begin, count = 0;
+  while (const T* thresholds = theta.next(count)) {
     const T* in = access.read(x + i, count);
-    spread(in, access.write(y + i), count, theta.at(i, count), levels);
+    spread(in, access.write(y + i), count, thresholds, levels);
     access.flush(y + i, count);
+    i += count;
   }
 }
 

@@ -29,7 +29,8 @@ struct Lanes<float> {
   static Values multiply(Values a, Values b) { return _mm512_mul_ps(a, b); }
   static Index no_index() { return _mm512_setzero_si512(); }
   static Mask at_least(Values x, Values threshold) { return _mm512_cmp_ps_mask(x, threshold, _CMP_GE_OQ); }
-  static Mask is_nan(Values x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
+  // y, or x where x is NaN: the table says "take x" for both classes of NaN, quiet and signalling.
+  static Values keep_nan(Values x, Values y) { return _mm512_fixupimm_ps(y, x, _mm512_set1_epi32(0x11), 0); }
   static Index set_bit(Index index, Mask mask, uint32_t bit) {
     return _mm512_mask_or_epi32(index, mask, index, _mm512_set1_epi32(static_cast<int>(bit)));
   }
@@ -60,7 +61,7 @@ struct Lanes<double> {
   static Values multiply(Values a, Values b) { return _mm512_mul_pd(a, b); }
   static Index no_index() { return _mm512_setzero_si512(); }
   static Mask at_least(Values x, Values threshold) { return _mm512_cmp_pd_mask(x, threshold, _CMP_GE_OQ); }
-  static Mask is_nan(Values x) { return _mm512_cmp_pd_mask(x, x, _CMP_UNORD_Q); }
+  static Values keep_nan(Values x, Values y) { return _mm512_fixupimm_pd(y, x, _mm512_set1_epi64(0x11), 0); }
   static Index set_bit(Index index, Mask mask, uint32_t bit) {
     return _mm512_mask_or_epi64(index, mask, index, _mm512_set1_epi64(static_cast<long long>(bit)));
   }
@@ -92,7 +93,7 @@ struct Lanes<float> {
   static Values multiply(Values a, Values b) { return _mm256_mul_ps(a, b); }
   static Index no_index() { return _mm256_setzero_si256(); }
   static Mask at_least(Values x, Values threshold) { return _mm256_cmp_ps(x, threshold, _CMP_GE_OQ); }
-  static Mask is_nan(Values x) { return _mm256_cmp_ps(x, x, _CMP_UNORD_Q); }
+  static Values keep_nan(Values x, Values y) { return select(_mm256_cmp_ps(x, x, _CMP_UNORD_Q), x, y); }
   static Index set_bit(Index index, Mask mask, uint32_t bit) {
     return _mm256_or_si256(index, _mm256_and_si256(_mm256_castps_si256(mask), _mm256_set1_epi32(static_cast<int>(bit))));
   }
@@ -101,6 +102,37 @@ struct Lanes<float> {
   static Values pick(const float* table, Index index, const Mask* masks) {
     if constexpr (kSize <= 8) {
       return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index);
+    } else {
+      return select(masks[__builtin_ctz(kSize) - 1], pick<kSize / 2>(table + kSize / 2, index, masks),
+                    pick<kSize / 2>(table, index, masks));
+    }
+  }
+};
+
+#elif defined(__aarch64__)
+
+template <>
+struct Lanes<float> {
+  static constexpr int kWidth = 4;
+  using Values = float32x4_t;
+  using Index = uint32x4_t;
+  using Mask = uint32x4_t;
+  static Values load(const float* x) { return vld1q_f32(x); }
+  static void store(float* y, Values values) { vst1q_f32(y, values); }
+  static Values fill(float value) { return vdupq_n_f32(value); }
+  static Values multiply(Values a, Values b) { return vmulq_f32(a, b); }
+  static Index no_index() { return vdupq_n_u32(0); }
+  static Mask at_least(Values x, Values threshold) { return vcgeq_f32(x, threshold); }
+  static Values keep_nan(Values x, Values y) { return select(vceqq_f32(x, x), y, x); }
+  static Index set_bit(Index index, Mask mask, uint32_t bit) { return vorrq_u32(index, vandq_u32(mask, vdupq_n_u32(bit))); }
+  static Values select(Mask mask, Values yes, Values no) { return vbslq_f32(mask, yes, no); }
+  template <int kSize>
+  static Values pick(const float* table, Index index, const Mask* masks) {
+    if constexpr (kSize <= 16) {  // 64 bytes, addressed by byte
+      const uint32x4_t entry = vandq_u32(index, vdupq_n_u32(15));
+      const uint32x4_t bytes = vmlaq_u32(vdupq_n_u32(0x03020100u), entry, vdupq_n_u32(0x04040404u));
+      const uint8x16x4_t entries = vld1q_u8_x4(reinterpret_cast<const uint8_t*>(table));
+      return vreinterpretq_f32_u8(vqtbl4q_u8(entries, vreinterpretq_u8_u32(bytes)));
     } else {
       return select(masks[__builtin_ctz(kSize) - 1], pick<kSize / 2>(table + kSize / 2, index, masks),
                     pick<kSize / 2>(table, index, masks));

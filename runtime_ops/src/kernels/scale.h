@@ -41,13 +41,14 @@ void scale(const void* x_memory, void* y_memory, size_t begin, size_t end, const
     });
     return;
   }
-  Spread<Storage> scale(parameters.scale, layout);
+  Spread<Storage> scale(parameters.scale, layout, begin, end);
   const Climb<T> climb = climb_of_depth<true, T>(parameters.depth);
-  for (size_t i = begin; i < end; i += scale.length()) {
-    const size_t count = smaller(scale.length(), end - i);
+  size_t i = begin, count = 0;
+  while (const T* scales = scale.next(count)) {
     const T* in = access.read(x + i, count);
-    climb(in, access.write(y + i), count, scale.at(i, count), tables, parameters.depth);
+    climb(in, access.write(y + i), count, scales, tables, parameters.depth);
     access.flush(y + i, count);
+    i += count;
   }
 }
 

@@ -42,6 +42,8 @@ inline void descend(typename V::Values x, typename V::Values scale, const T* tre
     typename V::Values threshold;
     if constexpr (kLevel == 0) {
       threshold = V::fill(tree[1]);
+    } else if constexpr (kLevel == 1) {  // any port blends, one permutes
+      threshold = V::select(masks[0], V::fill(tree[3]), V::fill(tree[2]));
     } else {
       threshold = V::template pick<(1 << kLevel)>(tree + (1 << kLevel), index, masks);
     }
@@ -59,7 +61,7 @@ inline typename V::Values staircase(typename V::Values x, typename V::Values sca
   descend<kDepth, 0, kScaled, V, T>(x, scale, tables.tree, index, masks);
   typename V::Values y = V::template pick<(1 << kDepth)>(tables.levels, index, masks);
   if constexpr (kScaled) y = V::multiply(scale, y);
-  return V::select(V::is_nan(x), x, y);
+  return V::keep_nan(x, y);
 }
 
 // A vector at a time; what is left over goes through a vector of its own.

@@ -64,7 +64,7 @@ struct State {
     return work.run(node.api(), context);
   }
 
-  static constexpr size_t kShortestChunk = 2048;
+  static constexpr size_t kShortestChunk = 2048;  // a tile of the kernel
 };
 
 const char* ORT_CALL name(const ort::CustomOp*) { return "IntegrateFire"; }

@@ -109,7 +109,7 @@ ort::Status* Node::read_tensor(const ort::Value* value, const char* name, Tensor
   ort::Status* status = api_->GetTensorElementType(info, &type);
   if (status == nullptr) status = api_->GetDimensionsCount(info, &shape.rank);
   if (status == nullptr && type != kOrtType[element_]) {
-    status = refuse("%s must be %s as X is, got element type %d", name, element_name(element_), type);
+    status = refuse("%s must be %s, got element type %d", name, element_name(element_), type);
   }
   if (status == nullptr && shape.rank > kMaxRank) {
     status = refuse("%s has rank %zu, at most %zu is supported", name, shape.rank, kMaxRank);
@@ -118,7 +118,9 @@ ort::Status* Node::read_tensor(const ort::Value* value, const char* name, Tensor
   api_->ReleaseTensorTypeAndShapeInfo(info);
   if (status != nullptr) return status;
 
-  tensor.count = 1;
+  bool is_empty = false;
+  for (size_t i = 0; i < shape.rank; ++i) is_empty = is_empty || shape.dims[i] == 0;
+  tensor.count = is_empty ? 0 : 1;
   for (size_t i = 0; i < shape.rank; ++i) {
     const int64_t dim = shape.dims[i];
     if (dim < 0 || __builtin_mul_overflow(tensor.count, static_cast<size_t>(dim), &tensor.count)) {
