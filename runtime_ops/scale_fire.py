@@ -52,7 +52,7 @@ _BODY = (
     padded = Concat <axis = 0> ($thresholds, padding)
     table = Slice (padded, zero, most)
     none = Constant <value_int = 0> ()
-    start = ConstantOfShape <value = int64[1] {0}> (x_shape)
+    start = Constant <value_int = 0> ()
 """
     + _halvings()
     + """

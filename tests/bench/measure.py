@@ -19,6 +19,7 @@ import onnxruntime as ort
 from snn_compile.runtime_ops import register
 
 SECONDS = 1.0
+WARM_UP = 3
 
 
 def _child(path: str, library: bool, threads: int) -> float:
@@ -39,15 +40,13 @@ def _child(path: str, library: bool, threads: int) -> float:
         shape = [dim if isinstance(dim, int) else 1 for dim in value.shape]
         empty = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
         binding.bind_ortvalue_output(value.name, empty)
-    for _ in range(5):
-        session.run_with_iobinding(binding)
     times: list[float] = []
     end = time.perf_counter() + SECONDS
-    while time.perf_counter() < end or len(times) < 10:
+    while time.perf_counter() < end or len(times) < 2 * WARM_UP:
         begin = time.perf_counter()
         session.run_with_iobinding(binding)
         times.append(time.perf_counter() - begin)
-    return median(times)
+    return median(times[WARM_UP:])
 
 
 def compare(

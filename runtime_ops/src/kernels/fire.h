@@ -9,8 +9,13 @@ namespace {
 
 template <typename Neuron, typename T>
 SNN_LOOP void fire_row(const T* x, T* y, size_t count, T theta, Levels<T> levels) {
-  SNN_INDEPENDENT
-  for (size_t i = 0; i < count; ++i) y[i] = theta * Neuron::spikes(x[i], theta, levels);
+  if constexpr (Neuron::kUnroll) {
+    SNN_INDEPENDENT SNN_UNROLL
+    for (size_t i = 0; i < count; ++i) y[i] = theta * Neuron::spikes(x[i], theta, levels);
+  } else {
+    SNN_INDEPENDENT
+    for (size_t i = 0; i < count; ++i) y[i] = theta * Neuron::spikes(x[i], theta, levels);
+  }
 }
 
 template <typename Neuron, typename T>

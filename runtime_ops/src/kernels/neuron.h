@@ -23,6 +23,7 @@ struct Levels {
 
 // Two forms of one formula; this one, for N- = 0, saves a comparison and two selects.
 struct Excitatory {  // u < 0 is silent, as |u| taken from max(u, 0) shows
+  static constexpr bool kUnroll = true;
   template <typename T>
   static inline T spikes(T u, T theta, const Levels<T>& levels) {
     const T potential = absolute(T(0) > u ? T(0) : u);
@@ -32,6 +33,7 @@ struct Excitatory {  // u < 0 is silent, as |u| taken from max(u, 0) shows
 };
 
 struct Signed {
+  static constexpr bool kUnroll = false;
   template <typename T>
   static inline T spikes(T u, T theta, const Levels<T>& levels) {
     const T fired = floor_count(absolute(u) / theta + levels.v0);
