@@ -313,6 +313,26 @@ def test_runtime_knows_the_shape_behind_a_kernel(case):
     assert session(model, library=True).get_outputs()[0].shape == ["N", 3, 2]
 
 
+@every_case
+def test_unknown_dimensions_stay_unknown(case):
+    """Handed back to the runtime unnamed, they would be taken for dimensions of the value -1."""
+    model = case.model(TensorProto.FLOAT, 0.5, shape=[None, None, 4], with_body=False)
+    model.graph.node[0].output[0] = "A"
+    minus_one = onnx.numpy_helper.from_array(np.array([-1]), "minus_one")
+    model.graph.initializer.append(minus_one)
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["A"], ["samples"], start=0, end=1),
+            helper.make_node("Concat", ["samples", "minus_one"], ["flat"], axis=0),
+            helper.make_node("Reshape", ["A", "flat"], ["Y"]),
+        ]
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    for optimise in (False, True):
+        runner = session(model, library=True, optimise=optimise)
+        assert runner.run(None, {"X": np.ones((8, 3, 4), np.float32)})[0].shape == (8, 12)
+
+
 def test_unknown_rank_is_no_scalar():
     """The runtime shows rank 0 where it knows nothing; Transpose would refuse that."""
     model = operator_model(MULTI_THRESHOLD_FIRE, {"theta": 1.0}, with_body=False)

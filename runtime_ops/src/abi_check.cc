@@ -69,6 +69,7 @@ SAME_FUNCTION(GetTensorMutableData);
 SAME_FUNCTION(GetTensorElementType);
 SAME_FUNCTION(GetDimensionsCount);
 SAME_FUNCTION(GetDimensions);
+SAME_FUNCTION(GetSymbolicDimensions);
 SAME_FUNCTION(GetTensorTypeAndShape);
 SAME_FUNCTION(KernelInfoGetAttribute_float);
 SAME_FUNCTION(KernelInfoGetAttribute_int64);

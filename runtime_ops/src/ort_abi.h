@@ -92,6 +92,7 @@ struct Api {
   Status*(ORT_CALL* GetTensorElementType)(const TensorInfo*, ElementType*);
   Status*(ORT_CALL* GetDimensionsCount)(const TensorInfo*, size_t*);
   Status*(ORT_CALL* GetDimensions)(const TensorInfo*, int64_t* dims, size_t rank);
+  Status*(ORT_CALL* GetSymbolicDimensions)(const TensorInfo*, const char** names, size_t rank);
   Status*(ORT_CALL* GetTensorTypeAndShape)(const Value*, TensorInfo**);
   Status*(ORT_CALL* KernelInfoGetAttribute_float)(const KernelInfo*, const char* name, float*);
   Status*(ORT_CALL* KernelInfoGetAttribute_int64)(const KernelInfo*, const char* name, int64_t*);
@@ -121,6 +122,7 @@ constexpr size_t GetTensorMutableData = 51;
 constexpr size_t GetTensorElementType = 60;
 constexpr size_t GetDimensionsCount = 61;
 constexpr size_t GetDimensions = 62;
+constexpr size_t GetSymbolicDimensions = 63;
 constexpr size_t GetTensorTypeAndShape = 65;
 constexpr size_t KernelInfoGetAttribute_float = 85;
 constexpr size_t KernelInfoGetAttribute_int64 = 86;
@@ -156,6 +158,7 @@ inline Api resolve_api(const Table& table, const Table* newer) {
   ORT_RESOLVE(table, GetTensorElementType);
   ORT_RESOLVE(table, GetDimensionsCount);
   ORT_RESOLVE(table, GetDimensions);
+  ORT_RESOLVE(table, GetSymbolicDimensions);
   ORT_RESOLVE(table, GetTensorTypeAndShape);
   ORT_RESOLVE(table, KernelInfoGetAttribute_float);
   ORT_RESOLVE(table, KernelInfoGetAttribute_int64);

@@ -55,6 +55,7 @@ struct Value {
 struct TensorInfo {
   ElementType type;
   std::vector<int64_t> dims;
+  std::vector<std::string> names = {};  // of unknown dimensions; none where it is empty
 };
 
 struct KernelInfo {
@@ -167,6 +168,12 @@ inline ort::Status* ORT_CALL rank(const ort::TensorInfo* info, size_t* out) {
 inline ort::Status* ORT_CALL dimensions(const ort::TensorInfo* info, int64_t* dims, size_t count) {
   FAKE_MAY_FAIL;
   for (size_t i = 0; i < count && i < info->dims.size(); ++i) dims[i] = info->dims[i];
+  return nullptr;
+}
+inline ort::Status* ORT_CALL symbolic_dimensions(const ort::TensorInfo* info, const char** names, size_t rank) {
+  FAKE_MAY_FAIL;
+  if (rank != info->dims.size()) die("symbolic dimensions of another rank");
+  for (size_t i = 0; i < rank; ++i) names[i] = info->names.empty() ? "" : info->names[i].c_str();
   return nullptr;
 }
 
@@ -282,6 +289,7 @@ struct Tables {
     set(slot::GetTensorElementType, &ort::Api::GetTensorElementType, element_type);
     set(slot::GetDimensionsCount, &ort::Api::GetDimensionsCount, rank);
     set(slot::GetDimensions, &ort::Api::GetDimensions, dimensions);
+    set(slot::GetSymbolicDimensions, &ort::Api::GetSymbolicDimensions, symbolic_dimensions);
     set(slot::GetTensorTypeAndShape, &ort::Api::GetTensorTypeAndShape, tensor_type_and_shape);
     set(slot::KernelInfoGetAttribute_float, &ort::Api::KernelInfoGetAttribute_float, scalar_attribute<float>);
     set(slot::KernelInfoGetAttribute_int64, &ort::Api::KernelInfoGetAttribute_int64, scalar_attribute<int64_t>);

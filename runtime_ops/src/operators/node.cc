@@ -231,15 +231,23 @@ size_t ORT_CALL one_output(const ort::CustomOp*) { return 1; }
 ort::Characteristic ORT_CALL required(const ort::CustomOp*, size_t) { return ort::kRequired; }
 int ORT_CALL default_memory(const ort::CustomOp*, size_t) { return 0; }
 
-// Y has X's shape. A shape of rank 0 is not passed on: the runtime shows one also where it
-// knows nothing of X.
+// Y has X's shape. Two kinds of shape are not passed on: rank 0, which the runtime shows also
+// where it knows nothing of X, and unknown dimensions without a name, which it would take
+// for dimensions of the value -1.
 ort::Status* ORT_CALL infer_shape(const ort::CustomOp* op, ort::ShapeContext* context) {
   const ort::Api& api = *static_cast<const Operator*>(op)->api;
   ort::TensorInfo* x = nullptr;
-  size_t rank = 0;
+  Shape shape;
+  const char* names[kMaxRank] = {};
   if (ort::Status* status = api.ShapeInferContext_GetInputTypeShape(context, 0, &x)) return status;
-  if (ort::Status* status = api.GetDimensionsCount(x, &rank)) return status;
-  return rank == 0 ? nullptr : api.ShapeInferContext_SetOutputTypeShape(context, 0, x);
+  if (ort::Status* status = api.GetDimensionsCount(x, &shape.rank)) return status;
+  if (shape.rank == 0 || shape.rank > kMaxRank) return nullptr;
+  if (ort::Status* status = api.GetDimensions(x, shape.dims, shape.rank)) return status;
+  if (ort::Status* status = api.GetSymbolicDimensions(x, names, shape.rank)) return status;
+  for (size_t i = 0; i < shape.rank; ++i) {
+    if (shape.dims[i] < 0 && (names[i] == nullptr || names[i][0] == '\0')) return nullptr;
+  }
+  return api.ShapeInferContext_SetOutputTypeShape(context, 0, x);
 }
 
 // Y may be X's memory. The runtime hands the two arrays back; they are not ours to free.
