@@ -32,7 +32,7 @@ MAX_LEVELS = 1 << 24
 #: Element types of the operators, and the type each is computed in. float16 is a storage type:
 #: inputs are widened to float32 (exactly) and the result is rounded once. The casts are written
 #: out in the body, because runtimes without float16 arithmetic drop the roundings in between.
-COMPUTED_IN = {
+COMPUTED_IN: dict[int, TensorProto.DataType] = {
     TensorProto.FLOAT: TensorProto.FLOAT,
     TensorProto.FLOAT16: TensorProto.FLOAT,
     TensorProto.DOUBLE: TensorProto.DOUBLE,
