@@ -43,7 +43,7 @@ _BODY = (
     + fill(ALIGN, values="$theta", shape="step_shape", tail="tail", aligned="threshold")
     + NEURON_CONSTANTS
     + """
-    # One row per step: runtimes want to know the rank of what a Scan carries.
+    # One row per step: runtimes want to know the rank of what a Loop carries.
     every = Expand (threshold, step_shape)
     neurons = Size (every)
     row_shape = Reshape (neurons, one)
@@ -51,15 +51,19 @@ _BODY = (
     rows_shape = Concat <axis = 0> (timesteps, row_shape)
     rows = Reshape <allowzero = 1> (timed, rows_shape)
     rest = Sub (thresholds, thresholds)
-    final, fired_rows = Scan <num_scan_inputs = 1, body = step
-        ($type[neurons] residual, $type[neurons] x) => ($type[neurons] left, $type[neurons] y) {
+    always = Equal (timesteps_int, timesteps_int)
+    final, fired_rows = Loop <body = step
+        (int64 t, bool going, $type[neurons] residual)
+        => (bool go_on, $type[neurons] left, $type[neurons] y) {
+        go_on = Identity (going)
+        x = Gather <axis = 0> (rows, t)
         u = Add (residual, x)
 """
     + fill(SPIKES, u="u", threshold="thresholds", spikes="spikes")
     + """
         y = Mul (thresholds, spikes)
         left = Sub (u, y)
-    }> (rest, rows)
+    }> (timesteps_int, always, rest)
     x_shape = Shape ($X)
     $Y = Reshape <allowzero = 1> (fired_rows, x_shape)
 """
