@@ -1,5 +1,7 @@
 // The one exported symbol: ONNX Runtime calls it when a session's options name this library.
 #include <atomic>
+#include <cstdlib>
+#include <cstring>
 #include <iterator>
 #include <new>
 
@@ -30,6 +32,14 @@ struct Library {
 
 std::atomic<Library*> libraries{nullptr};
 
+// Null where the runtime is older. One that is asked for a table it does not have prints so
+// to stderr, therefore its version string, "1.<table>.<patch>", is looked at first.
+const ort::Table* newer_table(const ort::ApiBase& base, uint32_t version) {
+  const char* text = base.GetVersionString();
+  if (text != nullptr && std::strncmp(text, "1.", 2) == 0 && std::strtoul(text + 2, nullptr, 10) < version) return nullptr;
+  return base.GetApi(version);
+}
+
 ort::Status* open_library(const ort::ApiBase* base, Library** out) {
   for (Library* library = libraries.load(); library != nullptr; library = library->next) {
     if (library->base == base) {
@@ -45,7 +55,7 @@ ort::Status* open_library(const ort::ApiBase* base, Library** out) {
     ort::resolve(create_status, *first, ort::slot::CreateStatus);
     return create_status(ort::kFail, "the snn-compile operators need ONNX Runtime 1.16 or newer");
   }
-  const ort::Table* newer = base->GetApi(ort::kApiVersionParallelFor);
+  const ort::Table* newer = newer_table(*base, ort::kApiVersionParallelFor);
   const ort::Api api = ort::resolve_api(*table, newer);
   void* memory = allocate<Library>();
   if (memory == nullptr) return api.CreateStatus(ort::kFail, "snn-compile operators: out of memory");
@@ -53,7 +63,7 @@ ort::Status* open_library(const ort::ApiBase* base, Library** out) {
   library->base = base;
   library->api = api;
   ort::Status* status = api.CreateCustomOpDomain(kDomain, &library->domain);
-  const bool in_place = base->GetApi(ort::kApiVersionInPlace) != nullptr;
+  const bool in_place = newer_table(*base, ort::kApiVersionInPlace) != nullptr;
   size_t index = 0;
   for (const auto describe : kDescribe) {
     for (int element = 0; element < kElements && status == nullptr; ++element) {
