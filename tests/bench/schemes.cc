@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "../../runtime_ops/src/kernels/plant.h"
 #include "../../runtime_ops/src/kernels/scale.h"
 
 namespace {
@@ -106,25 +107,6 @@ void bucket_table(const Buckets& b, const Staircase& s, const float* x, float* y
   }
 }
 
-// The library's kernel.
-template <typename T>
-void plant(const Staircase& s, int depth, snn::Tables<T>& tables) {
-  const size_t size = size_t{1} << depth;
-  tables = {};
-  for (int level = 0; level < depth; ++level) {
-    for (size_t index = 0; index < (size_t{1} << level); ++index) {
-      size_t position = (size_t{1} << (depth - 1 - level)) - 1;
-      for (int bit = 0; bit < level; ++bit) position += ((index >> bit) & 1) << (depth - 1 - bit);
-      tables.tree[(size_t{1} << level) + index] = position < s.thresholds.size() ? s.thresholds[position] : INFINITY;
-    }
-  }
-  for (size_t index = 0; index < size; ++index) {
-    size_t passed = 0;
-    for (int bit = 0; bit < depth; ++bit) passed += ((index >> bit) & 1) << (depth - 1 - bit);
-    tables.levels[index] = s.levels[std::min(passed, s.thresholds.size())];
-  }
-}
-
 template <typename Body>
 void measure(const char* name, const float* expected, float* y, Body body) {
   std::fill(y, y + kCount, -1.0f);
@@ -159,7 +141,7 @@ int main() {
     const Buckets buckets = make_buckets(s);
     const int depth = count == 31 ? 5 : count == 63 ? 6 : 8;
     Tables<float> tables;
-    plant(s, depth, tables);
+    plant(count, [&](size_t i) { return s.thresholds[i]; }, [&](size_t i) { return s.levels[i]; }, depth, tables);
     std::printf("%zu thresholds\n", count);
     measure("std::upper_bound", expected.data(), y.data(), [&] { upper_bound(s, x.data(), y.data()); });
     measure("linear scan, vectorised", expected.data(), y.data(), [&] { linear_scan(s, x.data(), y.data()); });

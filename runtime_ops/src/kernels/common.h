@@ -125,6 +125,7 @@ SNN_LOOP void narrow(const float* x, Half* y, size_t count) {
 template <typename Storage>
 struct Access {
   using T = Storage;
+  static constexpr bool kIsPlain = true;
   static constexpr size_t kMost = ~size_t{0};
   static T value(Storage x) { return x; }
   const T* read(const Storage* x, size_t) { return x; }
@@ -135,6 +136,7 @@ struct Access {
 template <>
 struct Access<Half> {
   using T = float;
+  static constexpr bool kIsPlain = false;
   static constexpr size_t kMost = kBlock;
   static T value(Half x) { return widen(x); }
   const T* read(const Half* x, size_t count) {
@@ -198,7 +200,7 @@ class Spread {
   SNN_LOOP const T* next(size_t& count) {
     count = smaller(most_, left_);
     if (count == 0) return nullptr;
-    if constexpr (kIsPlain) {
+    if constexpr (Access<Storage>::kIsPlain) {
       if (layout_.inner == 1 && !repeats_) {  // channels last: the thresholds lie as they are needed
         count = smaller(count, layout_.channels - place_.channel);
         const T* here = values_ + place_.channel;
@@ -221,8 +223,6 @@ class Spread {
   }
 
  private:
-  static constexpr bool kIsPlain = Access<Storage>::kMost != kBlock;
-
   const Storage* values_;
   const Layout& layout_;
   Place place_;

@@ -11,7 +11,6 @@ struct State {
   Node node;
   NeuronAttributes attributes;
   int64_t timesteps = 1;
-  bool theta_checked = false;
 
   State(const Operator& op, const ort::KernelInfo* info) : node(op, info) {}
 
@@ -22,9 +21,7 @@ struct State {
       return node.refuse("timesteps = %lld must lie in 1..%lld", static_cast<long long>(timesteps),
                          static_cast<long long>(kMaxTimesteps));
     }
-    Tensor theta;
-    if (ort::Status* status = node.read_constant(info, 1, "theta", theta, theta_checked)) return status;
-    return theta_checked ? attributes.check_theta(node, theta) : nullptr;
+    return attributes.check_constant_theta(node, info);
   }
 
   // The shape of one timestep: axis 0 of X is timesteps * B.
@@ -42,11 +39,7 @@ struct State {
 
   ort::Status* compute(ort::KernelContext* context) const {
     Tensor x, theta;
-    if (ort::Status* status = node.read_input(context, 0, "X", x)) return status;
-    if (ort::Status* status = node.read_input(context, 1, "theta", theta)) return status;
-    if (!theta_checked) {
-      if (ort::Status* status = attributes.check_theta(node, theta)) return status;
-    }
+    if (ort::Status* status = attributes.read_inputs(node, context, x, theta)) return status;
     Shape step;
     if (ort::Status* status = step_shape(x.shape, step)) return status;
     Layout layout;

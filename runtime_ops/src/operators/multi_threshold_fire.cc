@@ -7,24 +7,17 @@ namespace {
 struct State {
   Node node;
   NeuronAttributes attributes;
-  bool theta_checked = false;  // constant, and found good when the kernel was created
 
   State(const Operator& op, const ort::KernelInfo* info) : node(op, info) {}
 
   ort::Status* prepare(const ort::KernelInfo* info) {
     if (ort::Status* status = attributes.read(node, info)) return status;
-    Tensor theta;
-    if (ort::Status* status = node.read_constant(info, 1, "theta", theta, theta_checked)) return status;
-    return theta_checked ? attributes.check_theta(node, theta) : nullptr;
+    return attributes.check_constant_theta(node, info);
   }
 
   ort::Status* compute(ort::KernelContext* context) const {
     Tensor x, theta;
-    if (ort::Status* status = node.read_input(context, 0, "X", x)) return status;
-    if (ort::Status* status = node.read_input(context, 1, "theta", theta)) return status;
-    if (!theta_checked) {
-      if (ort::Status* status = attributes.check_theta(node, theta)) return status;
-    }
+    if (ort::Status* status = attributes.read_inputs(node, context, x, theta)) return status;
     Layout layout;
     if (ort::Status* status = node.lay_out("theta", theta, attributes.axis, x.shape, layout)) return status;
     void* y = nullptr;

@@ -217,6 +217,19 @@ ort::Status* NeuronAttributes::check_theta(const Node& node, const Tensor& theta
   return nullptr;
 }
 
+ort::Status* NeuronAttributes::check_constant_theta(const Node& node, const ort::KernelInfo* info) {
+  Tensor theta;
+  if (ort::Status* status = node.read_constant(info, 1, "theta", theta, theta_checked)) return status;
+  return theta_checked ? check_theta(node, theta) : nullptr;
+}
+
+ort::Status* NeuronAttributes::read_inputs(const Node& node, const ort::KernelContext* context, Tensor& x,
+                                           Tensor& theta) const {
+  if (ort::Status* status = node.read_input(context, 0, "X", x)) return status;
+  if (ort::Status* status = node.read_input(context, 1, "theta", theta)) return status;
+  return theta_checked ? nullptr : check_theta(node, theta);
+}
+
 FireParameters NeuronAttributes::parameters(const void* theta) const {
   return {theta, static_cast<float>(levels_pos), static_cast<float>(levels_neg), v0};
 }

@@ -72,16 +72,22 @@ class Node {
   char name_[128];
 };
 
-// The attributes of the neurons that count multiples of theta.
+// The attributes and inputs of the neurons that count multiples of theta.
 struct NeuronAttributes {
   int64_t axis = 1;
   int64_t levels_pos = 1;
   int64_t levels_neg = 0;
   float v0 = 0.5f;
 
+  bool theta_checked = false;  // constant, and found good when the kernel was created
+
   ort::Status* read(const Node& node, const ort::KernelInfo* info);
-  ort::Status* check_theta(const Node& node, const Tensor& theta) const;
+  ort::Status* check_constant_theta(const Node& node, const ort::KernelInfo* info);
+  ort::Status* read_inputs(const Node& node, const ort::KernelContext* context, Tensor& x, Tensor& theta) const;
   FireParameters parameters(const void* theta) const;
+
+ private:
+  ort::Status* check_theta(const Node& node, const Tensor& theta) const;
 };
 
 // ThreadSanitizer does not see how a runtime that is not built with it orders a parallel

@@ -1,6 +1,6 @@
 #include <cmath>
-#include <limits>
 
+#include "../kernels/plant.h"
 #include "node.h"
 
 namespace snn {
@@ -11,30 +11,6 @@ int depth_for(size_t thresholds) {
     if (thresholds < (size_t{1} << depth)) return depth;
   }
   return 0;
-}
-
-// Lays sorted thresholds out as the tree that kernels/search_tree.h walks.
-template <typename T>
-void plant(Element element, const Tensor& thresholds, const Tensor& levels, int depth, Tables<T>& tables) {
-  const size_t size = size_t{1} << depth;
-  tables = Tables<T>{};
-  tables.tree[0] = std::numeric_limits<T>::infinity();  // never asked
-  for (int level = 0; level < depth; ++level) {
-    for (size_t index = 0; index < (size_t{1} << level); ++index) {
-      size_t position = 0;  // how many thresholds the comparisons of `index` have passed
-      for (int bit = 0; bit < level; ++bit) position += ((index >> bit) & 1) << (depth - 1 - bit);
-      position += (size_t{1} << (depth - 1 - level)) - 1;
-      tables.tree[(size_t{1} << level) + index] =
-          position < thresholds.count ? static_cast<T>(element_value(element, thresholds.data, position))
-                                      : std::numeric_limits<T>::infinity();
-    }
-  }
-  for (size_t index = 0; index < size; ++index) {
-    size_t passed = 0;
-    for (int bit = 0; bit < depth; ++bit) passed += ((index >> bit) & 1) << (depth - 1 - bit);
-    if (passed > thresholds.count) passed = thresholds.count;
-    tables.levels[index] = static_cast<T>(element_value(element, levels.data, passed));
-  }
 }
 
 // Both tables of one node, in the type that its kernel computes in.
@@ -75,10 +51,12 @@ struct Staircase {
       widest = std::fmax(widest, std::fabs(threshold));
     }
     depth = depth_for(thresholds.count);
+    const auto threshold_at = [&](size_t i) { return element_value(element, thresholds.data, i); };
+    const auto level_at = [&](size_t i) { return element_value(element, levels.data, i); };
     if (element == kFloat64) {
-      plant(element, thresholds, levels, depth, doubles);
+      plant(thresholds.count, threshold_at, level_at, depth, doubles);
     } else {
-      plant(element, thresholds, levels, depth, floats);
+      plant(thresholds.count, threshold_at, level_at, depth, floats);
     }
     return nullptr;
   }
