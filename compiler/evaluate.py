@@ -46,7 +46,7 @@ def evaluate(ann: Path, snn: Path, data: Path, progress: Progress) -> Evaluation
         DataError: the data do not fit the models.
     """
     models = [read_model(path) for path in (ann, snn)]
-    specs = [input_specs(model) for model in models]
+    specs = [input_specs(model.proto) for model in models]
     if specs[0] != specs[1]:
         raise ModelError(f"{ann} and {snn} have different inputs: {specs[0]} and {specs[1]}")
     samples = FileSamples(data, specs[0])

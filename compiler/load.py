@@ -1,38 +1,101 @@
 """Read a model that nobody vouches for.
 
 Nothing outside the model's folder is read, nothing named by the model is imported or executed, and
-every refusal says what is wrong, where, and what to do.
+every refusal says what is wrong, where, and what to do. The structure is checked in Python before
+anything native sees the model (``structure.py``).
+
+Functions of the model's own that hold an activation, a linear operator or a recurrent layer are
+inlined, so that each call has neurons of its own; other functions stay. A function that cannot be
+inlined stays too, and its activations are reported as kept.
 """
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, version_converter
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, inliner
 
-from ..runtime_ops.definition import DOMAIN, MIN_OPSET
+from ..passes.activations import ACTIVATION_OPS, LINEAR_OPS, NORMALISING_OPS, RECURRENT_OPS
+from ..passes.graph import nodes_below
+from ..passes.network import Network, attach, check, detach
 from .errors import ModelError
+from .external_data import external_tensors, read_external
+from .structure import check_source, check_structure
+from .upgrade import overridable_inputs, upgrade
+
+_WORTH_INLINING = ACTIVATION_OPS | LINEAR_OPS | NORMALISING_OPS | RECURRENT_OPS
 
 
-def load_model(path: Path) -> ModelProto:
-    """Load and check a network to compile, weights included.
+@dataclass
+class Source:
+    """A network to compile.
+
+    Attributes:
+        network: checked, of an opset that the operators' function bodies can use.
+        external_data: the files that held its weights, if it kept them outside.
+        changes: what loading changed, one line each.
+        warnings: what the user should know of it.
+    """
+
+    network: Network
+    external_data: list[Path]
+    changes: list[str]
+    warnings: list[str]
+
+
+def load_source(model: Path | ModelProto) -> Source:
+    """Load and check a network to compile, weights included; a model in memory stays as it is.
 
     Raises:
         ModelError: the file is missing, not a valid ONNX model, unsafe to read, or not a network
             that can be compiled.
     """
-    return check_model(read_model(path))
+    if isinstance(model, ModelProto):
+        check_source(model)
+        if external_tensors(model):
+            raise ModelError(
+                "the model in memory has not read its external data; onnx.load reads them, "
+                "or give the path of the file"
+            )
+        network, external_data = detach(model), []
+    else:
+        proto = _read(model)
+        check_source(proto)
+        external_data = _data_files(proto, model.resolve().parent)
+        network = _with_weights(proto, model.resolve().parent)
+    changes: list[str] = []
+    _spell_domain(network.proto)
+    overridable = overridable_inputs(network.proto)
+    before = _opset(network.proto)
+    upgrade(network.proto)
+    after = _opset(network.proto)
+    if after != before:
+        changes.append(f"opset {before} became {after}")
+    network = Network(_inline_functions(network.proto, changes), network.weights)
+    _check(network.proto)
+    warnings = [f"input '{name}' has a default and is now a constant" for name in overridable]
+    return Source(network, external_data, changes, warnings)
 
 
-def read_model(path: Path) -> ModelProto:
-    """Read any ONNX model, weights included.
+def read_model(path: Path) -> Network:
+    """Read any ONNX model, compiled ones included, weights included.
 
     Raises:
         ModelError: the file is missing, not an ONNX model, or unsafe to read.
     """
+    proto = _read(path)
+    check_structure(proto)
+    return _with_weights(proto, path.resolve().parent)
+
+
+def _read(path: Path) -> ModelProto:
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder; name the .onnx file in it")
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     if path.stat().st_size == 0:
@@ -45,110 +108,92 @@ def read_model(path: Path) -> ModelProto:
         raise ModelError(f"{path}: cannot be read ({error})") from error
     if not model.graph.node:
         raise ModelError(f"{path}: the model has no nodes; is it really an ONNX model?")
-    _load_external_data(model, path.resolve().parent)
     return model
 
 
-def keeps_external_data(path: Path) -> bool:
-    """Whether a model that :func:`load_model` accepts keeps weights in files of their own."""
-    return bool(_tensors(onnx.load_model(path, format="protobuf", load_external_data=False)))
+def _with_weights(proto: ModelProto, folder: Path) -> Network:
+    """The weights, read from external files where they are there, held apart from the graph."""
+    weights: dict[str, np.ndarray] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            weights[tensor.name] = read_external(tensor, folder)
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+    for tensor in external_tensors(proto):
+        attach(tensor, read_external(tensor, folder))
+    return detach(proto, weights)
 
 
-def check_model(model: ModelProto) -> ModelProto:
-    """Check a model in memory and bring its opset to what the operators need.
+def _data_files(proto: ModelProto, folder: Path) -> list[Path]:
+    places = {
+        entry.value
+        for tensor in external_tensors(proto)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [folder / place for place in sorted(places)]
 
-    Raises:
-        ModelError: the model is invalid or already spiking.
-    """
-    if any(node.domain == DOMAIN for node in model.graph.node):
-        raise ModelError(
-            f"the model already contains {DOMAIN} operators; compile the original network"
-        )
-    if not any(opset.domain in ("", "ai.onnx") for opset in model.opset_import):
-        raise ModelError("the model imports no version of the standard operators")
+
+def _opset(model: ModelProto) -> int:
+    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def _spell_domain(model: ModelProto) -> None:
+    """The standard operators' domain has two names, and onnx's checker wants one of them."""
+    for node in nodes_below(model.graph):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    imported = {opset.domain for opset in model.opset_import}
+    for opset in list(model.opset_import):
+        if opset.domain == "ai.onnx" and "" in imported:
+            model.opset_import.remove(opset)
+        elif opset.domain == "ai.onnx":
+            opset.domain = ""
+
+
+def _inline_functions(model: ModelProto, changes: list[str]) -> ModelProto:
+    wanted = _worth_inlining(model.functions)
+    if not wanted:
+        return model
     try:
-        if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
-            onnx.checker.check_model(model, full_check=True)
+        inlined = inliner.inline_selected_functions(model, sorted(wanted))
+        check(inlined)
+    except Exception as error:  # native code; what it raises is not documented
+        changes.append(f"functions stay as they are, they cannot be inlined: {error}")
+        return model
+    calls = [node for node in nodes_below(model.graph) if (node.domain, node.op_type) in wanted]
+    changes += [f"{node.op_type} {node.name}: inlined, a function of the model" for node in calls]
+    return inlined
+
+
+def _worth_inlining(functions: Iterable[FunctionProto]) -> set[tuple[str, str]]:
+    """Functions that hold something to convert, or call one that does."""
+    bodies = {(f.domain, f.name): _body_nodes(f) for f in functions}
+    found = {
+        key for key, nodes in bodies.items() if any(n.op_type in _WORTH_INLINING for n in nodes)
+    }
+    while True:
+        more = {
+            key
+            for key, nodes in bodies.items()
+            if key not in found and any((n.domain, n.op_type) in found for n in nodes)
+        }
+        if not more:
+            return found
+        found |= more
+
+
+def _body_nodes(function: FunctionProto) -> list[NodeProto]:
+    holder = GraphProto()
+    holder.node.extend(function.node)
+    return list(nodes_below(holder))
+
+
+def _check(model: ModelProto) -> None:
+    """What ``onnx`` itself has to say about the model; detached weights are only shapes to it."""
+    try:
+        check(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"the model is not valid ONNX: {error}") from error
-    return _raise_opset(model)
-
-
-def _tensors(model: ModelProto) -> list[TensorProto]:
-    return [tensor for tensor in model.graph.initializer if uses_external_data(tensor)] + [
-        attribute.t
-        for node in model.graph.node
-        for attribute in node.attribute
-        if attribute.HasField("t") and uses_external_data(attribute.t)
-    ]
-
-
-def _load_external_data(model: ModelProto, folder: Path) -> None:
-    """Read external weights, from plain files below the model's folder only."""
-    for tensor in _tensors(model):
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        where = f"tensor '{tensor.name}' keeps its data in '{location}'"
-        parts = {*PurePosixPath(location).parts, *PureWindowsPath(location).parts}
-        absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute()
-        if not location or absolute or ".." in parts or PureWindowsPath(location).drive:
-            raise ModelError(f"{where}, outside the model's folder; refused")
-        file = folder
-        for part in PurePosixPath(location).parts:
-            file = file / part
-            if file.is_symlink():
-                raise ModelError(f"{where}, which is a symbolic link; put the file itself there")
-        if not file.is_file():
-            raise ModelError(f"{where}, which is missing; keep it beside the model")
-        if file.stat().st_nlink > 1:
-            raise ModelError(f"{where}, which is a hard link; put a copy of the file there")
-    try:
-        load_external_data_for_model(model, str(folder))
-    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"external data cannot be read: {error}") from error
-
-
-def _raise_opset(model: ModelProto) -> ModelProto:
-    """Convert older models to the opset that the function bodies need."""
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if opset >= MIN_OPSET:
-        return model
-    advice = f"export it with opset {MIN_OPSET} or newer"
-    if model.functions:
-        raise ModelError(f"opset {opset} with model-local functions cannot be converted; {advice}")
-    try:
-        converted = version_converter.convert_version(model, MIN_OPSET)
-        onnx.checker.check_model(converted, full_check=True)
-    except Exception as error:  # the converter raises plain RuntimeError and others from C++
-        raise ModelError(
-            f"opset {opset} cannot be converted to {MIN_OPSET}: {error}; {advice}"
-        ) from error
-    _carry_over(model, converted)
-    return converted
-
-
-def _carry_over(source: ModelProto, converted: ModelProto) -> None:
-    """The converter drops doc strings and metadata; nodes are matched by their first output."""
-    for key in ("doc_string", "domain", "producer_name", "producer_version", "model_version"):
-        setattr(converted, key, getattr(source, key))
-    for holder, other in ((source, converted), (source.graph, converted.graph)):
-        del other.metadata_props[:]
-        other.metadata_props.extend(holder.metadata_props)
-    converted.graph.doc_string = source.graph.doc_string
-    del converted.graph.quantization_annotation[:]
-    converted.graph.quantization_annotation.extend(source.graph.quantization_annotation)
-    nodes = {node.output[0]: node for node in source.graph.node if node.output}
-    for node in converted.graph.node:
-        original = nodes.get(node.output[0]) if node.output else None
-        if original is not None and original.op_type == node.op_type:
-            node.name, node.doc_string = original.name, original.doc_string
-            del node.metadata_props[:]
-            node.metadata_props.extend(original.metadata_props)
-    for infos, others in (
-        (source.graph.input, converted.graph.input),
-        (source.graph.output, converted.graph.output),
-    ):
-        kept = {info.name: info for info in infos}
-        for info in others:
-            if info.name in kept:
-                info.CopyFrom(kept[info.name])
+    except (RuntimeError, ValueError, TypeError, UnicodeDecodeError) as error:
+        raise ModelError(f"onnx cannot check the model: {error}") from error

@@ -8,7 +8,6 @@ graph and its nodes, :func:`export_model` puts them back.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -19,6 +18,8 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from .network import LARGE, Network, copy_fields, stub
+
 # The package ships no types; these aliases are what the passes speak of.
 Graph: TypeAlias = Any
 Node: TypeAlias = Any
@@ -26,6 +27,10 @@ Tensor: TypeAlias = Any
 
 #: Prefix of every metadata key this project writes; keys of others are never touched.
 METADATA_PREFIX = "snn_compile."
+
+#: Domain of the functions that stand for activations and normalisations which the model's opset
+#: has no operator for, such as Swish before 24. They are defined in the model that calls them.
+ANN_DOMAIN = "ai.snn.ann"
 
 # Attribute types that onnx-graphsurgeon can hold; it drops the others with a log line.
 _KNOWN_ATTRIBUTES = {
@@ -115,48 +120,109 @@ def add_node(
     return node
 
 
+def define_function(graph: Graph, function: onnx.FunctionProto) -> None:
+    """Let nodes of the graph call ``function``, of :data:`ANN_DOMAIN`; defining it again is fine.
+
+    Exported models hold only those of these functions that a node still calls.
+    """
+    known = {(f.domain, f.name) for f in graph.envelope.functions}
+    if (function.domain, function.name) not in known:
+        graph.envelope.functions.append(function)
+
+
+def opset_version(graph: Graph) -> int:
+    """Version of the standard operators that the model imports."""
+    imports = graph.envelope.opset_import
+    return next(int(opset.version) for opset in imports if opset.domain in ("", "ai.onnx"))
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A graph or control-flow body.
+
+    Attributes:
+        graph: its nodes; tensors of outer scopes are the same objects there.
+        closed: why passes leave it alone; empty where they may rewrite it.
+    """
+
+    graph: Graph
+    closed: str
+
+
+def scopes(graph: Graph, closed: str = "") -> Iterator[Scope]:
+    """The graph, and below it every control-flow body.
+
+    Bodies of If are open. Bodies of Loop and Scan are closed: what they compute at each iteration
+    cannot be observed from outside.
+    """
+    yield Scope(graph, closed)
+    for node in graph.nodes:
+        for body in bodies(node):
+            reason = "" if node.op == "If" else f"inside the body of {node.op} {node.name}"
+            yield from scopes(body, closed or reason)
+
+
+def bodies(node: Node) -> list[Graph]:
+    """The control-flow bodies of a node."""
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+
+
 def tidy(graph: Graph) -> None:
     """Drop nodes and tensors that no output needs, and sort the rest topologically."""
-    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    graph.cleanup(remove_unused_graph_inputs=False)
+    for scope in [graph, *graph.subgraphs(recursive=True)]:
+        _sort(scope)
 
 
-def fold_constants(graph: Graph) -> None:
-    """Evaluate everything that depends on constants and static shapes alone, in place.
+def _sort(graph: Graph) -> None:
+    """Put each node behind those it reads from, else in the order they have.
 
-    onnx-graphsurgeon's own shape folding is off: it also removes casts to float around shape
-    arithmetic and so turns a multiplication by 0.5 into one by 0.
+    The library's own sort recurses as deep as the graph and exceeds Python's limit.
     """
-    for node in [*graph.nodes, *(n for g in graph.subgraphs(recursive=True) for n in g.nodes)]:
-        if node.op == "Constant" and is_standard(node):
-            _give_constant_its_type(node)
-    for node in graph.nodes:
-        if node.op == "Shape" and is_standard(node):
-            _fold_shape(node)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy overflow in constants the model itself holds
-        graph.fold_constants(fold_shapes=False, error_ok=True)
+    own = {id(node) for node in graph.nodes}
+    done: set[int] = set()
+    ordered: list[Node] = []
+    for root in graph.nodes:
+        stack = [(root, False)]
+        while stack:
+            node, inputs_done = stack.pop()
+            if inputs_done:
+                ordered.append(node)
+            elif id(node) not in done:
+                done.add(id(node))
+                stack.append((node, True))
+                producers = [p for tensor in _reads(node) for p in tensor.inputs]
+                stack += [(p, False) for p in reversed(producers) if id(p) in own]
+    graph.nodes[:] = ordered
 
 
-def _fold_shape(node: Node) -> None:
-    shape = node.inputs[0].shape
-    if shape is None or not all(isinstance(dim, int) for dim in shape):
-        return
-    part = shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
-    node.outputs[0].to_constant(np.array(part, np.int64))
-    node.outputs.clear()
+def _reads(node: Node) -> Iterator[Tensor]:
+    """Every tensor that the node reads, in its bodies too."""
+    yield from node.inputs
+    for body in bodies(node):
+        yield from body.outputs
+        for inner in body.nodes:
+            yield from _reads(inner)
 
 
-def _give_constant_its_type(node: Node) -> None:
-    """onnx-graphsurgeon would fold ``value_float`` to float64; write it as a typed tensor."""
-    types = {
-        "value_float": np.float32,
-        "value_floats": np.float32,
-        "value_int": np.int64,
-        "value_ints": np.int64,
-    }
-    for key, dtype in types.items():
-        if key in node.attrs:
-            node.attrs["value"] = gs.Constant("", np.array(node.attrs.pop(key), dtype))
+def node_proto(node: Node) -> NodeProto:
+    """The node as it would be exported, without metadata and attributes of rare types."""
+    proto: NodeProto = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
+    return proto
+
+
+def make_constant(tensor: Tensor, values: np.ndarray | Tensor) -> None:
+    """Turn a tensor that a node computed into a constant; its consumers see the change.
+
+    Args:
+        tensor: what becomes constant.
+        values: an array, or a constant whose values are taken over.
+    """
+    held = values if isinstance(values, np.ndarray) else values._values
+    if not isinstance(held, np.ndarray) and isinstance(held.dtype, np.dtype):
+        held = held.load() if held.nbytes > LARGE and held.dtype.kind in "fiub" else held
+    tensor.inputs.clear()
+    tensor.to_constant(held)
 
 
 def is_standard(node: Node) -> bool:
@@ -170,19 +236,23 @@ def is_constant(tensor: Tensor) -> bool:
 
 
 def unique_name(graph: Graph, wanted: str) -> str:
-    """``wanted``, or ``wanted_1``, ... if a tensor or node already has that name."""
-    taken: set[str] | None = graph.__dict__.get("taken_names")
-    if taken is None:
-        taken = set(graph.tensors()) | {node.name for node in graph.nodes}
-        for subgraph in graph.subgraphs(recursive=True):
-            taken |= set(subgraph.tensors()) | {node.name for node in subgraph.nodes}
-        graph.taken_names = taken
+    """``wanted``, or ``wanted_1``, ... if a tensor or node of any scope already has that name."""
+    taken: set[str] = graph.taken_names
     name, count = wanted, 0
     while name in taken:
         count += 1
         name = f"{wanted}_{count}"
     taken.add(name)
     return name
+
+
+def _share_taken_names(graph: Graph) -> None:
+    """Names are unique over all scopes, so all of them look into one set."""
+    every = [graph, *graph.subgraphs(recursive=True)]
+    taken: set[str] = set()
+    for scope in every:
+        taken |= set(scope.tensors()) | {node.name for node in scope.nodes}
+        scope.taken_names = taken
 
 
 def replace_everywhere(graph: Graph, old: Tensor, new: Tensor) -> None:
@@ -196,36 +266,112 @@ def replace_everywhere(graph: Graph, old: Tensor, new: Tensor) -> None:
             graph.outputs[i] = new
 
 
-def import_model(model: ModelProto) -> Graph:
-    """Turn a checked model into a graph. The model's weights are shared, not copied."""
-    graph = gs.import_onnx(model)
-    envelope = ModelProto()
-    for descriptor, value in model.ListFields():
-        if descriptor.name == "graph":
-            continue
-        if isinstance(value, (int, str, bytes)):
-            setattr(envelope, descriptor.name, value)
-        elif descriptor.is_repeated:
-            getattr(envelope, descriptor.name).extend(value)
-        else:
-            getattr(envelope, descriptor.name).CopyFrom(value)
-    graph.envelope = envelope
-    graph.import_domains = list(envelope.opset_import)
+def import_model(model: ModelProto | Network) -> Graph:
+    """Turn a checked model into a graph. The weights are shared, not copied."""
+    network = model if isinstance(model, Network) else Network(model)
+    proto = network.proto
+    graph = gs.import_onnx(proto)
+    for name, tensor in graph.tensors().items():
+        if name in network.weights:
+            tensor.values, tensor.data_location = network.weights[name], None
+    graph.envelope = ModelProto()
+    copy_fields(proto, graph.envelope, but="graph")
+    graph.import_domains = list(graph.envelope.opset_import)
     graph.functions = []  # kept whole in the envelope
-    _attach_extras(graph, model.graph)
+    _attach_extras(graph, proto.graph)
+    _share_taken_names(graph)
+    graph.interface = {v.name: v for v in (*proto.graph.input, *proto.graph.output)}
     return graph
 
 
-def export_model(graph: Graph) -> ModelProto:
+def infer_shapes(graph: Graph) -> Graph:
+    """A new graph whose tensors have the types and shapes that onnx can infer.
+
+    The model's inputs and outputs are exported as they were declared, whatever is inferred. Where
+    what they declare contradicts the model, what is known stays as it is.
+    """
+    network = export_network(graph)
+    if network.proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        return import_model(network)  # inference serialises the model; protobuf ends at 2 GiB
+    try:
+        inferred = onnx.shape_inference.infer_shapes(network.proto, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        inferred = network.proto
+    result = import_model(Network(inferred, network.weights))
+    result.interface = graph.interface
+    return result
+
+
+def export_network(graph: Graph) -> Network:
     """Turn the graph back into a model, with everything :func:`import_model` kept."""
-    exported = gs.export_onnx(graph, do_type_check=False)
+    weights = _large_constants(graph)
+    for tensor, values in weights:  # exported as they are: the library takes lazy values whole
+        tensor.values = gs.ir.tensor.LazyValues(stub(tensor.name, values))
+    try:
+        exported = gs.export_onnx(graph, do_type_check=False)
+    finally:
+        for tensor, values in weights:
+            tensor.values = values
     _restore_extras(graph, exported.graph)
+    for value in (*exported.graph.input, *exported.graph.output):
+        value.CopyFrom(graph.interface.get(value.name, value))
     model = ModelProto()
     model.CopyFrom(graph.envelope)
     del model.opset_import[:]
     model.opset_import.extend(exported.opset_import)
     model.graph.CopyFrom(exported.graph)
-    return model
+    _drop_unused_functions(model)
+    kept = {tensor.name for tensor in model.graph.initializer}
+    return Network(model, {t.name: values for t, values in weights if t.name in kept})
+
+
+def export_model(graph: Graph) -> ModelProto:
+    """As :func:`export_network`, with all weights inside."""
+    return export_network(graph).attached()
+
+
+def _large_constants(graph: Graph) -> list[tuple[Tensor, np.ndarray]]:
+    return [
+        (tensor, tensor.values)
+        for tensor in graph.tensors().values()
+        if is_constant(tensor)
+        and isinstance(tensor._values, np.ndarray)
+        and tensor._values.nbytes > LARGE
+        and tensor._values.dtype.kind in "fiub"
+        and tensor.export_dtype == tensor._values.dtype
+    ]
+
+
+def _drop_unused_functions(model: ModelProto) -> None:
+    """Of the functions that :func:`define_function` added, keep what a node still calls."""
+    called = {n.op_type for n in nodes_below(model.graph) if n.domain == ANN_DOMAIN}
+    kept = [f for f in model.functions if f.domain != ANN_DOMAIN or f.name in called]
+    if len(kept) == len(model.functions):
+        return
+    del model.functions[:]
+    model.functions.extend(kept)
+    if not called:
+        imports = [opset for opset in model.opset_import if opset.domain != ANN_DOMAIN]
+        del model.opset_import[:]
+        model.opset_import.extend(imports)
+
+
+def initializers_below(proto: GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every initializer of a graph, those of control-flow bodies included."""
+    yield from proto.initializer
+    for node in proto.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from initializers_below(attribute.g)
+
+
+def nodes_below(proto: GraphProto) -> Iterator[NodeProto]:
+    """Every node of a graph, those in control-flow bodies included."""
+    for node in proto.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from nodes_below(body)
 
 
 def _pairs(graph: Graph, proto: GraphProto) -> Iterator[tuple[Node, NodeProto]]:

@@ -11,8 +11,9 @@ from helpers import model_from_text, run_model
 from onnx import TensorProto, helper
 from snn_compile.compiler import save
 from snn_compile.compiler.errors import ModelError, UsageError
-from snn_compile.compiler.load import check_model, keeps_external_data, load_model
-from snn_compile.compiler.save import check_output, save_model, write_bytes
+from snn_compile.compiler.load import load_source
+from snn_compile.compiler.save import check_output, save_network, write_bytes
+from snn_compile.passes.network import detach
 
 NET = """
     g (float[N,3] x) => (float[N,64] y) <float[3,64] w> { a = MatMul (x, w) y = Relu (a) }"""
@@ -20,6 +21,10 @@ NET = """
 
 def net():
     return model_from_text(NET)
+
+
+def load_model(source):
+    return load_source(source).network.attached()
 
 
 def save_external(folder, location="weights.bin"):
@@ -44,8 +49,8 @@ def test_loads_plain_and_external_models_alike(tmp_path):
     plain, external = load_model(tmp_path / "plain.onnx"), load_model(save_external(tmp_path))
     x = {"x": np.ones((2, 3), np.float32)}
     np.testing.assert_array_equal(run_model(plain, x)[0], run_model(external, x)[0])
-    assert not keeps_external_data(tmp_path / "plain.onnx")
-    assert keeps_external_data(tmp_path / "m.onnx")
+    assert load_source(tmp_path / "plain.onnx").external_data == []
+    assert load_source(tmp_path / "m.onnx").external_data == [tmp_path / "weights.bin"]
 
 
 def test_external_data_below_the_folder_is_fine(tmp_path):
@@ -91,7 +96,7 @@ def test_refuses_external_data_behind_a_hard_link(tmp_path):
 def test_refuses_missing_and_short_external_data(tmp_path):
     path = save_external(tmp_path)
     (tmp_path / "weights.bin").write_bytes(b"1234")
-    with pytest.raises(ModelError, match="external data cannot be read"):
+    with pytest.raises(ModelError, match="but the file ends at 4"):
         load_model(path)
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelError, match="missing"):
@@ -115,8 +120,8 @@ def test_refuses_files_that_are_no_models(tmp_path, content, message):
 
 
 def test_refuses_missing_files_and_folders(tmp_path):
-    for path in (tmp_path / "no.onnx", tmp_path):
-        with pytest.raises(ModelError, match="no such file"):
+    for path, message in ((tmp_path / "no.onnx", "no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(ModelError, match=message):
             load_model(path)
 
 
@@ -142,19 +147,28 @@ def break_input(model):
     model.graph.node[0].input[0] = "nowhere"
 
 
-@pytest.mark.parametrize("damage", [break_order, break_name, break_type, break_shape, break_input])
-def test_refuses_invalid_graphs(damage):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_order, "makes only later; sort"),
+        (break_name, "another tensor is named 'a'"),
+        (break_type, "not valid ONNX"),
+        (break_shape, "needs 1280 bytes and has 768"),
+        (break_input, "nowhere"),
+    ],
+)
+def test_refuses_invalid_graphs(damage, message):
     model = net()
     damage(model)
-    with pytest.raises(ModelError, match="not valid ONNX"):
-        check_model(model)
+    with pytest.raises(ModelError, match=message):
+        load_model(model)
 
 
 def test_refuses_models_that_spike_already():
     model = net()
     model.graph.node.append(helper.make_node("MultiThresholdFire", ["y"], ["z"], domain="ai.snn"))
     with pytest.raises(ModelError, match=r"already contains ai\.snn operators"):
-        check_model(model)
+        load_model(model)
 
 
 def test_old_opsets_are_converted_and_keep_what_the_converter_drops():
@@ -164,7 +178,7 @@ def test_old_opsets_are_converted_and_keep_what_the_converter_drops():
     model.metadata_props.add(key="author", value="me")
     model.graph.node[0].name, model.graph.node[0].doc_string = "linear", "node doc"
     model.graph.node[0].metadata_props.add(key="k", value="v")
-    converted = check_model(model)
+    converted = load_model(model)
     assert converted.opset_import[0].version == 15
     assert (converted.doc_string, converted.domain, converted.model_version) == (
         "doc",
@@ -180,7 +194,7 @@ def test_old_opsets_are_converted_and_keep_what_the_converter_drops():
 
 
 def test_saves_with_external_data_beside_the_output(tmp_path):
-    save_model(net(), tmp_path / "out.onnx", external_data=True)
+    save_network(detach(net()), tmp_path / "out.onnx", external_data=True)
     assert {p.name for p in tmp_path.iterdir()} <= {"out.onnx", "out.onnx.data"}
     x = {"x": np.ones((2, 3), np.float32)}
     np.testing.assert_array_equal(
@@ -191,7 +205,7 @@ def test_saves_with_external_data_beside_the_output(tmp_path):
 def test_large_weights_go_to_the_data_file(tmp_path):
     model = model_from_text("""
         g (float[N,100] x) => (float[N,100] y) <float[100,100] w> { y = MatMul (x, w) }""")
-    save_model(model, tmp_path / "out.onnx", external_data=True)
+    save_network(detach(model), tmp_path / "out.onnx", external_data=True)
     assert (tmp_path / "out.onnx.data").stat().st_size >= 40_000
     assert (tmp_path / "out.onnx").stat().st_size < 1000
     assert len(load_model(tmp_path / "out.onnx").graph.initializer[0].raw_data) == 40_000
@@ -213,16 +227,66 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, error):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_model_and_report_are_written_both_or_neither(tmp_path, monkeypatch):
-    target, report = tmp_path / "out.onnx", tmp_path / "report.json"
-    files = {"external_data": False, "report": "{}", "report_path": report}
-    with monkeypatch.context() as patch:
-        patch.setattr(save, "write_bytes", lambda *_: (_ for _ in ()).throw(UsageError("full")))
-        with pytest.raises(UsageError, match="full"):
-            save.save_result(net(), target, **files)
-    assert list(tmp_path.iterdir()) == []
-    save.save_result(net(), target, **files)
-    assert sorted(tmp_path.iterdir()) == [target, report]
+LARGE = """
+    g (float[N,100] x) => (float[N,100] y) <float[100,100] w> { y = MatMul (x, w) }"""
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["old", "new"])
+@pytest.mark.parametrize("fails_at", [None, 0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_model_weights_and_report_are_written_all_or_none(
+    tmp_path, monkeypatch, old, fails_at, error
+):
+    """A move that fails, or is interrupted, whichever of them it is."""
+    files = [tmp_path / name for name in ("out.onnx", "out.onnx.data", "report.json")]
+    if old:
+        for file in files:
+            file.write_bytes(b"old")
+    count, replace = iter(range(100)), save.Path.replace
+
+    def fail_once(self, target):
+        if next(count) == fails_at:
+            raise error
+        return replace(self, target)
+
+    monkeypatch.setattr(save.Path, "replace", fail_once)
+    network = detach(model_from_text(LARGE))
+    arguments = {"external_data": True, "report": "{}", "report_path": files[2]}
+    moves = 5 if old else 3
+    if fails_at is None or fails_at >= moves:
+        save.save_result(network, files[0], **arguments)
+        assert sorted(tmp_path.iterdir()) == files
+        assert files[2].read_text() == "{}"
+        assert len(load_source(files[0]).network.weights) == 1
+        return
+    with pytest.raises(UsageError if isinstance(error, OSError) else KeyboardInterrupt):
+        save.save_result(network, files[0], **arguments)
+    assert sorted(tmp_path.iterdir()) == (files if old else [])
+    assert all(file.read_bytes() == b"old" for file in tmp_path.iterdir())
+
+
+def test_weights_of_the_source_are_never_replaced(tmp_path):
+    data = tmp_path / "out.onnx.data"
+    data.write_bytes(b"of the source")
+    arguments = {"external_data": True, "report": "", "report_path": None}
+    with pytest.raises(UsageError, match=r"out\.onnx\.data: holds data of the source"):
+        save.save_result(
+            detach(model_from_text(LARGE)), tmp_path / "out.onnx", **arguments, keep=[data]
+        )
+    assert data.read_bytes() == b"of the source"
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_the_data_file_is_neither_the_report_nor_a_folder(tmp_path):
+    data, network = tmp_path / "out.onnx.data", detach(model_from_text(LARGE))
+    with pytest.raises(UsageError, match="is where the weights go"):
+        save.save_result(
+            network, tmp_path / "out.onnx", external_data=True, report="{}", report_path=data
+        )
+    data.mkdir()
+    with pytest.raises(UsageError, match="is where the weights go"):
+        save_network(network, tmp_path / "out.onnx", external_data=True)
+    assert list(tmp_path.iterdir()) == [data]
 
 
 def test_written_files_have_ordinary_permissions(tmp_path):
@@ -243,3 +307,27 @@ def test_output_paths_are_checked_early(tmp_path):
         with pytest.raises(UsageError, match=message):
             check_output(path, model)
     check_output(tmp_path / "out.onnx", model)
+    samples = tmp_path / "calibration.npz"
+    samples.write_bytes(b"")
+    with pytest.raises(UsageError, match="is read too"):
+        check_output(samples, model, tmp_path / "none", samples)
+    with pytest.raises(UsageError, match="cannot be written"):
+        check_output(tmp_path / ("x" * 300), model)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX files")
+def test_links_to_the_model_and_devices_are_no_outputs(tmp_path):
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"")
+    (tmp_path / "symbolic").symlink_to(model)
+    os.link(model, tmp_path / "hard")
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in [
+        ("symbolic", "is the model itself"),
+        ("hard", "is the model itself"),
+        ("pipe", "is not a regular file"),
+        ("/dev/null", "is not a regular file"),
+        ("/dev/full", "is not a regular file"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            check_output(tmp_path / name, model)
