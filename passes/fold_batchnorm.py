@@ -1,33 +1,37 @@
-"""Fold BatchNormalization into the linear operator before it.
+"""Fold BatchNormalization into the linear operator before or after it.
 
     s = scale / sqrt(var + epsilon)        t = bias - mean * s
 
-Before: ``BatchNormalization(Linear(x, W, b))``    After: ``Linear(x, W * s, b * s + t)``
-
-1. Conv: W [O, I/g, ...] times s along axis 0.
-2. ConvTranspose: W [I, O/g, ...]; output channel j of group i is s[i * O/g + j].
-3. Gemm: alpha * A @ B + beta * C becomes alpha * A @ (B * s) + (beta * C * s + t); B is
-   scaled along its output axis, which transB decides.
-4. MatMul with a constant [K, O] on the right, and MatMul followed by Add of a constant: as Gemm.
-   Only where channels are the last axis (rank 2).
-5. Anything else, and each case that is refused (weights shared with another node or not constant,
-   intermediate result used elsewhere or a graph output) becomes Mul by s and Add of t, with the
-   reason in the changes.
-6. BatchNormalization in training mode normalises with batch statistics: kept, with the reason. So
+1. BatchNormalization after Conv, ConvTranspose, Gemm, or MatMul of rank 2 (with or without Add of a
+   bias) goes into its weights; otherwise, before Conv, Gemm or MatMul of rank 2, into theirs.
+   The formulas and what each needs are in ``channel_affine.py``.
+2. Mul, Div, Add and Sub of constants, one per channel or one for all, after such an operator go
+   into its weights too: that is how older exporters write BatchNormalization. Add after MatMul
+   stays: it is the bias. What cannot be folded stays as it is, with the reason.
+3. Any other BatchNormalization (rank 2 and higher), and each that is refused, becomes Mul by s and
+   Add of t, with the reason in the changes.
+4. BatchNormalization in training mode normalises with batch statistics: kept, with the reason. So
    is one that cannot be folded and whose input has an unknown rank.
 
 s and t are computed in float64 and rounded once. Statistics that are not constants are turned into
-standard operators that compute s and t.
+standard operators that compute s and t. Control-flow bodies are treated as the main graph is.
 
-Precondition: shapes are inferred. Postcondition: no BatchNormalization is left but those of rule 6.
+Precondition: shapes are inferred, nodes are sorted. Postcondition: no BatchNormalization is left
+but those of rule 4.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
+from .channel_affine import (
+    Affine,
+    Linear,
+    Refused,
+    fold_into_consumer,
+    fold_into_producer,
+    linear_before,
+)
 from .graph import (
     Graph,
     Node,
@@ -37,6 +41,7 @@ from .graph import (
     constant,
     is_constant,
     is_standard,
+    scopes,
     tidy,
     unique_name,
     variable,
@@ -45,166 +50,130 @@ from .graph import (
 _UNKNOWN_RANK = "the rank of its input is unknown"
 
 
-class _Affine(NamedTuple):
-    scale: np.ndarray  # [C], float64
-    shift: np.ndarray  # [C], float64
-
-
-class _Refused(Exception):
-    """A fold that is not possible; the text is the reason."""
-
-
 def fold_batchnorm(graph: Graph) -> PassResult:
-    """Apply the rules above to every BatchNormalization of the main graph."""
+    """Apply the rules above to every scope."""
     changes: list[str] = []
-    candidates = [node for node in graph.nodes if node.op == "BatchNormalization"]
-    for node in filter(is_standard, candidates):
-        if node.attrs.get("training_mode", 0):
-            changes.append(f"kept BatchNormalization {node.name}: it is in training mode")
-            continue
-        constants = all(is_constant(tensor) for tensor in node.inputs[1:5])
-        if not constants and node.inputs[0].shape is None:
-            changes.append(f"kept BatchNormalization {node.name}: {_UNKNOWN_RANK}")
-            continue
-        if not constants:
-            _emit_affine(graph, node)
-            changes.append(
-                f"BatchNormalization {node.name}: scale and shift computed at run time, "
-                "its statistics are not constants"
-            )
-            continue
-        affine = _affine(node)
-        try:
-            linear = _fold(graph, node, affine)
-            changes.append(f"BatchNormalization {node.name}: folded into {linear.op} {linear.name}")
-        except _Refused as reason:
-            if node.inputs[0].shape is None:
-                changes.append(f"kept BatchNormalization {node.name}: {reason}, {_UNKNOWN_RANK}")
+    for scope in [scope.graph for scope in scopes(graph)]:
+        for node in list(scope.nodes):
+            if not is_standard(node) or not node.outputs:
                 continue
-            _rewrite_as_mul_add(graph, node, affine)
-            changes.append(f"BatchNormalization {node.name}: now Mul and Add, {reason}")
+            if node.op == "BatchNormalization":
+                changes.append(_batchnorm(scope, node))
+            elif node.op in ("Mul", "Div", "Add", "Sub"):
+                changes += _arithmetic(scope, node)
     tidy(graph)
     return PassResult(graph, changes)
 
 
-def _affine(node: Node) -> _Affine:
+def _batchnorm(graph: Graph, node: Node) -> str:
+    if node.attrs.get("training_mode", 0):
+        return f"kept BatchNormalization {node.name}: it is in training mode"
+    if not all(is_constant(tensor) for tensor in node.inputs[1:5]):
+        if node.inputs[0].shape is None:
+            return f"kept BatchNormalization {node.name}: {_UNKNOWN_RANK}"
+        _emit_affine(graph, node)
+        return (
+            f"BatchNormalization {node.name}: scale and shift computed at run time, "
+            "its statistics are not constants"
+        )
+    affine = _affine(node)
+    try:
+        linear = linear_before(graph, node.inputs[0])
+        if linear.axis != 1:
+            raise Refused(f"channels are not the last axis of the {linear.node.op}")
+        _fold(graph, node, linear, affine)
+        return f"BatchNormalization {node.name}: folded into {linear.node.op} {linear.node.name}"
+    except Refused as refused:
+        reason = str(refused)
+    try:
+        after = fold_into_consumer(graph, node.inputs[0], affine, node.outputs[0])
+        _detach(node)
+        return f"BatchNormalization {node.name}: folded into {after.op} {after.name} after it"
+    except Refused as refused:
+        reason = f"{reason}; {refused}"
+    if node.inputs[0].shape is None:
+        return f"kept BatchNormalization {node.name}: {reason}, {_UNKNOWN_RANK}"
+    _rewrite_as_mul_add(graph, node, affine)
+    return f"BatchNormalization {node.name}: now Mul and Add, {reason}"
+
+
+def _fold(graph: Graph, node: Node, linear: Linear, affine: Affine) -> None:
+    if affine.scale.size != linear.channels:
+        raise Refused(f"the {linear.node.op} has another number of channels")
+    fold_into_producer(graph, linear, affine, node.outputs[0])
+    _detach(node)
+
+
+def _detach(node: Node) -> None:
+    node.inputs.clear()
+    node.outputs.clear()
+
+
+def _arithmetic(graph: Graph, node: Node) -> list[str]:
+    """The rule for Mul, Div, Add and Sub; other arithmetic than a linear operator's is no news."""
+    x, values, position = _operands(node)
+    if x is None or values is None or (node.op == "Div" and position == 0):
+        return []
+    if node.op == "Add" and x.inputs and x.inputs[0].op == "MatMul":
+        return []
+    try:
+        linear = linear_before(graph, x)
+    except Refused:
+        return []
+    try:
+        affine = _affine_of_arithmetic(node, position, _per_channel(linear, values))
+        _fold(graph, node, linear, affine)
+    except Refused as reason:
+        return [f"kept {node.op} {node.name}: {reason}"]
+    return [f"{node.op} {node.name}: folded into {linear.node.op} {linear.node.name}"]
+
+
+def _operands(node: Node) -> tuple[Tensor | None, np.ndarray | None, int]:
+    """The computed operand, the values of the constant one, and the position of the latter."""
+    for position in (1, 0):
+        other, x = node.inputs[position], node.inputs[1 - position]
+        if is_constant(other) and not is_constant(x):
+            is_float = isinstance(other.dtype, np.dtype) and other.dtype.kind == "f"
+            return x, other.values if is_float else None, position
+    return None, None, 0
+
+
+def _per_channel(linear: Linear, values: np.ndarray) -> np.ndarray:
+    """The constant as one value for each channel of the operator's result."""
+    shape = values.shape
+    rank = len(shape) if linear.rank is None else linear.rank
+    if len(shape) > rank or (linear.rank is None and len(shape) > 1):
+        raise Refused("the constant may have more dimensions than what it is combined with")
+    padded = values.reshape((1,) * (rank - len(shape)) + shape)
+    others = [dim for axis, dim in enumerate(padded.shape) if axis != linear.axis % max(rank, 1)]
+    if any(dim != 1 for dim in others) or values.size not in (1, linear.channels):
+        raise Refused("the constant is not one value per channel")
+    return np.broadcast_to(values.astype(np.float64).reshape(-1), (linear.channels,))
+
+
+def _affine_of_arithmetic(node: Node, position: int, values: np.ndarray) -> Affine:
+    ones, zeros = np.ones(values.size), np.zeros(values.size)
+    if node.op == "Mul":
+        affine = Affine(values, zeros)
+    elif node.op == "Div":
+        if not np.all(values):
+            raise Refused("it divides by zero")
+        affine = Affine(1 / values, zeros)
+    elif node.op == "Add":
+        affine = Affine(ones, values)
+    elif position == 1:
+        affine = Affine(ones, -values)
+    else:
+        affine = Affine(-ones, values)
+    if not all(np.all(np.isfinite(part)) for part in affine):
+        raise Refused("the constant is not finite")
+    return affine
+
+
+def _affine(node: Node) -> Affine:
     scale, bias, mean, var = (tensor.values.astype(np.float64) for tensor in node.inputs[1:5])
     factor = scale / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
-    return _Affine(factor, bias - mean * factor)
-
-
-def _producer(graph: Graph, tensor: Tensor, what: str) -> Node:
-    """The node that makes ``tensor`` for the caller alone."""
-    if not tensor.inputs:
-        raise _Refused(f"{what} is not computed by a node")
-    if tensor in graph.outputs or len(tensor.outputs) != 1:
-        raise _Refused(f"{what} ({tensor.name}) is used elsewhere too")
-    return tensor.inputs[0]
-
-
-def _own_constant(tensor: Tensor, what: str) -> np.ndarray:
-    """The values of a constant that no other node reads."""
-    if not is_constant(tensor):
-        raise _Refused(f"the {what} is not constant")
-    if len(tensor.outputs) != 1:
-        raise _Refused(f"the {what} {tensor.name} is shared with another node")
-    values: np.ndarray = tensor.values
-    return values
-
-
-def _fold(graph: Graph, node: Node, affine: _Affine) -> Node:
-    linear = _producer(graph, node.inputs[0], "its input")
-    fold = {
-        "Conv": _fold_conv,
-        "ConvTranspose": _fold_conv,
-        "Gemm": _fold_gemm,
-        "MatMul": _fold_matmul,
-        "Add": _fold_matmul_add,
-    }.get(linear.op)
-    if fold is None or not is_standard(linear):
-        raise _Refused(f"its input comes from {linear.op} {linear.name}")
-    folded = fold(graph, linear, affine)
-    output = node.outputs[0]
-    node.outputs.clear()
-    folded.outputs[0] = output
-    return linear
-
-
-def _optional_bias(node: Node, channels: int, dtype: np.dtype) -> np.ndarray:
-    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        return _own_constant(node.inputs[2], "bias")
-    return np.zeros(channels, dtype)
-
-
-def _set_constant(graph: Graph, node: Node, index: int, values: np.ndarray, suffix: str) -> None:
-    tensor = constant(unique_name(graph, f"{node.name}.{suffix}"), values)
-    while len(node.inputs) <= index:
-        node.inputs.append(tensor)
-    node.inputs[index] = tensor
-
-
-def _fold_conv(graph: Graph, conv: Node, affine: _Affine) -> Node:
-    weight = _own_constant(conv.inputs[1], "weight")
-    channels = len(affine.scale)
-    bias = _optional_bias(conv, channels, weight.dtype)
-    if conv.op == "Conv":
-        scaled = weight * affine.scale.reshape(-1, *[1] * (weight.ndim - 1))
-    else:
-        groups = conv.attrs.get("group", 1)
-        grouped = weight.reshape(groups, -1, *weight.shape[1:])
-        scaled = grouped * affine.scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
-    _set_constant(graph, conv, 1, scaled.reshape(weight.shape).astype(weight.dtype), "weight")
-    shift = bias * affine.scale + affine.shift
-    _set_constant(graph, conv, 2, shift.astype(weight.dtype), "bias")
-    return conv
-
-
-def _fold_gemm(graph: Graph, gemm: Node, affine: _Affine) -> Node:
-    weight = _own_constant(gemm.inputs[1], "weight")
-    bias = _optional_bias(gemm, len(affine.scale), weight.dtype)
-    factor = affine.scale[:, None] if gemm.attrs.get("transB", 0) else affine.scale
-    shift = gemm.attrs.get("beta", 1.0) * bias * affine.scale + affine.shift
-    _set_constant(graph, gemm, 1, (weight * factor).astype(weight.dtype), "weight")
-    _set_constant(graph, gemm, 2, shift.astype(weight.dtype), "bias")
-    gemm.attrs["beta"] = 1.0
-    return gemm
-
-
-def _matmul_weight(matmul: Node, affine: _Affine) -> np.ndarray:
-    weight = _own_constant(matmul.inputs[1], "weight")
-    shape = matmul.outputs[0].shape
-    if weight.ndim != 2 or shape is None or len(shape) != 2:
-        raise _Refused("channels are not the last axis of the MatMul")
-    if weight.shape[1] != len(affine.scale):
-        raise _Refused("the MatMul has another number of channels")
-    return weight
-
-
-def _fold_matmul(graph: Graph, matmul: Node, affine: _Affine) -> Node:
-    weight = _matmul_weight(matmul, affine)
-    _set_constant(graph, matmul, 1, (weight * affine.scale).astype(weight.dtype), "weight")
-    total = variable(unique_name(graph, f"{matmul.name}.unbiased"), matmul.outputs[0])
-    matmul.outputs[0] = total
-    shift = constant(unique_name(graph, f"{matmul.name}.bias"), affine.shift.astype(weight.dtype))
-    return add_node(
-        graph, "Add", unique_name(graph, f"{matmul.name}.add"), [total, shift], variable("")
-    )
-
-
-def _fold_matmul_add(graph: Graph, add: Node, affine: _Affine) -> Node:
-    operands = sorted(add.inputs, key=is_constant)  # the constant last, whichever side it is on
-    bias = _own_constant(operands[1], "bias")
-    matmul = _producer(graph, operands[0], "the sum's operand")
-    if matmul.op != "MatMul" or not is_standard(matmul):
-        raise _Refused(f"its input comes from Add of {matmul.op} {matmul.name}")
-    weight = _matmul_weight(matmul, affine)
-    shift = bias * affine.scale + affine.shift
-    if shift.shape not in {affine.shift.shape, (1, *affine.shift.shape)}:
-        raise _Refused("the bias is not one value per channel")
-    _set_constant(graph, matmul, 1, (weight * affine.scale).astype(weight.dtype), "weight")
-    position = next(i for i, tensor in enumerate(add.inputs) if tensor is operands[1])
-    _set_constant(graph, add, position, shift.astype(weight.dtype), "bias")
-    return add
+    return Affine(factor, bias - mean * factor)
 
 
 def _channel_shape(node: Node, channels: int) -> list[int]:
@@ -212,7 +181,7 @@ def _channel_shape(node: Node, channels: int) -> list[int]:
     return [channels] + [1] * (len(node.inputs[0].shape) - 2)
 
 
-def _rewrite_as_mul_add(graph: Graph, node: Node, affine: _Affine) -> None:
+def _rewrite_as_mul_add(graph: Graph, node: Node, affine: Affine) -> None:
     dtype = node.inputs[1].values.dtype
     shape = _channel_shape(node, len(affine.scale))
     factors = [
@@ -224,7 +193,7 @@ def _rewrite_as_mul_add(graph: Graph, node: Node, affine: _Affine) -> None:
 
 def _append_mul_add(graph: Graph, node: Node, scale: Tensor, shift: Tensor) -> None:
     x, output = node.inputs[0], node.outputs[0]
-    node.outputs.clear()
+    _detach(node)
     scaled = variable(unique_name(graph, f"{node.name}.scaled"), output)
     add_node(graph, "Mul", unique_name(graph, f"{node.name}.mul"), [x, scale], scaled)
     add_node(graph, "Add", unique_name(graph, f"{node.name}.add"), [scaled, shift], output)
