@@ -12,15 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto
 
 from ..passes.activations import Activation
-from ..passes.neuron import Branch, Neuron
+from ..passes.functions import ActivationFunction
+from ..passes.network import Network
+from ..passes.neuron import Branch, Neuron, StaircaseNeuron
+from ..runtime_ops.scale_fire import MAX_THRESHOLDS
 from .errors import DataError
-from .histogram import Histogram
+from .histogram import Histogram, SignedHistogram
+from .observe import with_outputs
 from .progress import Progress
 from .samples import Samples
-from .session import batch_size, make_session, run_samples, with_outputs
+from .session import make_session, run_samples
+from .staircase import find_scaled_staircase, find_staircase
 from .thresholds import clip_rate, find_theta
 
 
@@ -48,44 +52,104 @@ class CalibrationOptions:
         return f"{name}, {'per channel' if self.per_channel else 'per tensor'}"
 
 
-class _Observer:
-    """The distributions of one activation's input."""
+class _Uniform:
+    """Observes the input of an activation whose levels are multiples of a threshold."""
 
-    def __init__(self, activation: Activation, per_channel: bool) -> None:
-        self._activation = activation
-        self.axis = activation.axis if per_channel and activation.channels else None
-        rows = activation.channels if self.axis is not None and activation.channels else 1
-        self.positive = Histogram(rows)
-        self.negative = Histogram(rows) if activation.signed else None
+    def __init__(self, activation: Activation, options: CalibrationOptions) -> None:
+        self._activation, self._options = activation, options
+        self._axis = activation.axis if options.per_channel and activation.channels else None
+        rows = activation.channels if self._axis is not None and activation.channels else 1
+        self._positive = Histogram(rows)
+        self._negative = Histogram(rows) if activation.signed else None
 
     def add(self, x: np.ndarray) -> None:
-        if not np.isfinite(x).all():
-            raise DataError(
-                f"the samples make the input of {self._activation.op} {self._activation.name} "
-                "NaN or infinite; check their scaling"
+        rows = _rows(x, self._axis)
+        self._positive.add(np.minimum(rows, np.float32(self._activation.upper)))
+        if self._negative is not None:
+            self._negative.add(-rows)
+
+    @property
+    def silent(self) -> bool:
+        return not self._positive.counts.any() and self._negative is None
+
+    def neuron(self) -> Neuron:
+        options, upper = self._options, self._activation.upper
+
+        def branch(histogram: Histogram) -> Branch:
+            theta = find_theta(
+                histogram, options.levels, options.calibrator, options.percentile, upper
             )
-        if self.axis is None:
-            rows = x.reshape(1, -1)
+            return Branch(theta, clip_rate(histogram, theta, options.levels))
+
+        return Neuron(
+            positive=branch(self._positive),
+            negative=None if self._negative is None else branch(self._negative),
+            levels=options.levels,
+            axis=1 if self._axis is None else self._axis,
+            calibrator=options.describe(),
+        )
+
+
+class _Curved:
+    """Observes the input of an activation whose levels follow its function."""
+
+    def __init__(
+        self, activation: Activation, function: ActivationFunction, options: CalibrationOptions
+    ) -> None:
+        self._function, self._options = function, options
+        scalable = options.per_channel and function.homogeneous and activation.channels
+        self._axis = activation.axis if scalable else None
+        rows = activation.channels if self._axis is not None and activation.channels else 1
+        self._histogram = SignedHistogram(rows)
+
+    def add(self, x: np.ndarray) -> None:
+        self._histogram.add(_rows(x, self._axis))
+
+    @property
+    def silent(self) -> bool:
+        return self._histogram.silent
+
+    def neuron(self) -> StaircaseNeuron:
+        levels = min(self._options.levels, MAX_THRESHOLDS)
+        evaluate = self._function.evaluate
+        scale = np.array(1, np.float32)
+        if self._axis is None:
+            staircase = find_staircase(*self._histogram.distribution(0), evaluate, levels)
         else:
-            rows = np.moveaxis(x, self.axis, 0).reshape(x.shape[self.axis], -1)
-        self.positive.add(np.minimum(rows, np.float32(self._activation.upper)))
-        if self.negative is not None:
-            self.negative.add(-rows)
+            scale, staircase = find_scaled_staircase(self._histogram, evaluate, levels)
+        where = "per channel" if scale.ndim else "per tensor"
+        return StaircaseNeuron(
+            scale=scale,
+            thresholds=staircase.thresholds,
+            levels=staircase.levels,
+            axis=1 if self._axis is None else self._axis,
+            calibrator=f"least squared error, {where}",
+            error=staircase.error,
+        )
+
+
+def _rows(x: np.ndarray, axis: int | None) -> np.ndarray:
+    """One row per channel, or a single one."""
+    if axis is None:
+        return x.reshape(1, -1)
+    return np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
 
 
 def calibrate(
-    model: ModelProto,
+    network: Network,
     activations: Sequence[Activation],
     samples: Samples,
+    size: int,
     options: CalibrationOptions,
     progress: Progress,
-) -> tuple[dict[str, Neuron], list[str]]:
-    """Thresholds for every activation.
+) -> tuple[dict[str, Neuron | StaircaseNeuron], list[str]]:
+    """Thresholds and levels for every activation.
 
     Args:
-        model: the canonical ANN.
+        network: the canonical ANN.
         activations: what becomes a neuron.
         samples: calibration samples.
+        size: how many run at a time.
         options: how thresholds are found.
         progress: told about batches done.
 
@@ -96,36 +160,29 @@ def calibrate(
         DataError: the network does not run on the samples, or gives NaN or inf.
     """
     names = list(dict.fromkeys(activation.input for activation in activations))
-    session = make_session(with_outputs(model, names), library=False)
-    observers = {a.output: _Observer(a, options.per_channel) for a in activations}
-    size = samples.fixed_batch or batch_size(
-        run_samples(session, next(samples.batches(1)), "the model")
-    )
+    session = make_session(with_outputs(network, names), library=False)
+    observers: dict[str, _Uniform | _Curved] = {
+        a.output: _Uniform(a, options) if a.function is None else _Curved(a, a.function, options)
+        for a in activations
+    }
     for feed in progress.track(samples.batches(size), samples.batch_count(size), "calibrating"):
         outputs = dict(zip(names, run_samples(session, feed, "the model"), strict=True))
         for activation in activations:
-            observers[activation.output].add(outputs[activation.input])
+            x = outputs[activation.input]
+            if x.size == 0:  # of a branch that was not taken
+                continue
+            if not np.isfinite(x).all():
+                raise DataError(
+                    f"the samples make the input of {activation.op} {activation.name} "
+                    "NaN or infinite; check their scaling"
+                )
+            observers[activation.output].add(x)
+    del session
     neurons = {}
     warnings = []
     for activation in progress.track(activations, len(activations), "thresholds"):
         observer = observers[activation.output]
-        neurons[activation.output] = _neuron(activation, observer, options)
-        if not observer.positive.counts.any() and observer.negative is None:
+        neurons[activation.output] = observer.neuron()
+        if observer.silent:
             warnings.append(f"{activation.op} {activation.name} is silent on every sample")
     return neurons, warnings
-
-
-def _neuron(activation: Activation, observer: _Observer, options: CalibrationOptions) -> Neuron:
-    def branch(histogram: Histogram) -> Branch:
-        theta = find_theta(
-            histogram, options.levels, options.calibrator, options.percentile, activation.upper
-        )
-        return Branch(theta, clip_rate(histogram, theta, options.levels))
-
-    return Neuron(
-        positive=branch(observer.positive),
-        negative=None if observer.negative is None else branch(observer.negative),
-        levels=options.levels,
-        axis=1 if observer.axis is None else observer.axis,
-        calibrator=options.describe(),
-    )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .terminal import progress_bar, run_command, show_table, warn
+from .terminal import progress_bar, run_command, say, show_table, warn
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
+    from .coverage import Coverage
     from .report import CompileReport
 
 MAX_LEVELS = 1 << 16
@@ -18,7 +20,8 @@ MAX_LEVELS = 1 << 16
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 written, 1 internal error, 2 usage, 3 model refused, 4 calibration data "
-    "refused, 5 verification fell short, 130 interrupted. Nothing is written unless it is 0.",
+    "refused, 5 verification fell short, 128 + n stopped by signal n (130 Ctrl-C). Nothing is "
+    "written unless it is 0.",
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
@@ -62,6 +65,15 @@ MAX_LEVELS = 1 << 16
     show_default=True,
     help="Levels N of each neuron.",
 )
+@click.option(
+    "--encode",
+    type=click.Choice(["all", "activations"]),
+    default="all",
+    show_default=True,
+    help="Encode every analog value that a linear operator reads, or only replace activations.",
+)
+@click.option("--encode-input", is_flag=True, help="Encode the network's own input too.")
+@click.option("--strict", is_flag=True, help="Fail if an activation would be kept.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the synthetic inputs.")
 @click.option(
     "--min-agreement",
@@ -84,6 +96,9 @@ def main(
     percentile: float,
     granularity: str,
     levels: int,
+    encode: str,
+    encode_input: bool,
+    strict: bool,
     seed: int,
     min_agreement: float | None,
     report_path: Path | None,
@@ -98,16 +113,20 @@ def main(
         from .pipeline import CompileOptions, compile_model
         from .save import check_output, save_result
 
-        check_output(output, model)
+        read = [] if calibration is None else [calibration]
+        check_output(output, model, *read)
         if report_path is not None:
-            check_output(report_path, model)
+            check_output(report_path, model, *read)
             if report_path.resolve() == output.resolve():
                 raise UsageError(f"{report_path}: is the output too; give the report another name")
         options = CompileOptions(
             CalibrationOptions(levels, calibrator, percentile, granularity == "channel"),
-            seed,
-            min_agreement,
-            dump_dir,
+            encode=encode,
+            encode_input=encode_input,
+            strict=strict,
+            seed=seed,
+            min_agreement=min_agreement,
+            dump_dir=dump_dir,
         )
         if calibration is None:
             from .pipeline import SYNTHETIC_WARNING
@@ -115,45 +134,43 @@ def main(
             warn(SYNTHETIC_WARNING)
         with progress_bar() as progress:
             result = compile_model(model, calibration, options, progress)
+        _show(result.report)  # first: a result that cannot be shown writes nothing
         save_result(
-            result.model,
+            result.network,
             output,
-            external_data=result.external_data,
+            external_data=bool(result.external_data),
             report=result.report.to_json(),
             report_path=report_path,
+            keep=[model, *result.external_data],
         )
-        _show(result.report, output)
+        say(f"wrote {output}")
 
     run_command(work, debug)
 
 
-def _show(report: CompileReport, output: Path) -> None:
+def _show(report: CompileReport) -> None:
     verification = report.verification
     if verification is None:
         raise AssertionError("a compiled model is always verified")
     activity = {neuron.name: neuron for neuron in verification.neurons}
     show_table(
         f"{len(report.neurons)} neurons",
-        ["neuron", "replaces", "N", "theta", "clipped", "silent", "mean spikes"],
+        ["neuron", "replaces", "N", "theta", "clipped", "error", "silent", "mean spikes"],
         [
             [
                 neuron.name,
                 neuron.source_op,
-                str(neuron.levels if neuron.polarity == "positive" else -neuron.levels),
+                str(-neuron.levels if neuron.polarity == "negative" else neuron.levels),
                 _short_theta(neuron.theta),
-                f"{activity[neuron.name].clip_rate:.3%}",
+                _percent(activity[neuron.name].clip_rate),
+                _percent(neuron.error),
                 f"{activity[neuron.name].silent_rate:.1%}",
                 f"{activity[neuron.name].mean_spikes:.2f}",
             ]
             for neuron in report.neurons
         ],
     )
-    if report.kept:
-        show_table(
-            f"{len(report.kept)} activations kept",
-            ["activation", "operator", "reason"],
-            [[item.name, item.op, item.reason] for item in report.kept],
-        )
+    _show_coverage(report.coverage)
     show_table(
         f"ANN against SNN on {report.calibration['origin']}",
         ["output", "agreement (argmax)", "relative error", "largest difference"],
@@ -169,8 +186,37 @@ def _show(report: CompileReport, output: Path) -> None:
     )
     for text in report.warnings:
         warn(text)
-    click.echo("quantised ANN and SNN agree bit for bit, with and without the C++ kernels")
-    click.echo(f"wrote {output}")
+    say("quantised ANN and SNN agree bit for bit, with and without the C++ kernels")
+
+
+def _show_coverage(coverage: Coverage) -> None:
+    show_table(
+        "coverage: " + ", ".join(f"{count} {what}" for what, count in coverage.counts.items()),
+        ["node", "operator", "kind", "became", "MACs", "source", "reason"],
+        [
+            [
+                line.name,
+                line.op,
+                line.kind,
+                line.status,
+                "" if line.macs is None else f"{line.macs:,}",
+                line.location,
+                line.reason,
+            ]
+            for line in coverage.lines
+        ],
+    )
+    share = coverage.spiking_share
+    text = "no multiply-accumulates are known" if share is None else f"{share:.1%}"
+    unknown = (
+        f", {coverage.unknown_macs} operators of unknown size" if coverage.unknown_macs else ""
+    )
+    say(f"multiply-accumulates that receive spikes: {text} of {coverage.macs:,}{unknown}")
+
+
+def _percent(share: float) -> str:
+    """A share, or nothing where it does not apply."""
+    return "" if math.isnan(share) else f"{share:.3%}"
 
 
 def _short_theta(theta: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .terminal import progress_bar, run_command, show_table
+from .terminal import progress_bar, run_command, say, show_table
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,7 +32,7 @@ def main(ann: Path, snn: Path, data: Path, as_json: bool, debug: bool) -> None:
         with progress_bar() as progress:
             evaluation = evaluate(ann, snn, data, progress)
         if as_json:
-            click.echo(json.dumps(asdict(evaluation), indent=2))
+            say(json.dumps(asdict(evaluation), indent=2))
             return
         show_table(
             f"{evaluation.samples} samples",

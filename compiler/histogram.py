@@ -1,4 +1,9 @@
-"""Histograms of activation magnitudes, gathered batch by batch in bounded memory."""
+"""Histograms of activations, gathered batch by batch in bounded memory.
+
+:class:`Histogram` has equal bins over the magnitudes above 0, for neurons whose levels are equally
+far apart. :class:`SignedHistogram` has bins of equal relative width on both sides of 0, for
+staircases that follow the density.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,17 @@ import numpy as np
 BINS = 2048
 #: A channel of its own gets fewer bins: a network has thousands of channels.
 CHANNEL_BINS = 512
+
+#: Signed histograms: bins per octave as a power of two, and octaves, for the rows of a whole tensor
+#: and of a channel.
+_TENSOR_BINS = (7, 24)
+_CHANNEL_BINS = (4, 16)
+#: Values counted at a time, at least: the temporaries stay in the cache.
+_BLOCK = 1 << 16
+#: A float32: sign, 8 bits of exponent, 23 bits of mantissa.
+_MANTISSA_BITS = 23
+_EXPONENT_BIAS = 127
+_MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 class Histogram:
@@ -80,3 +96,88 @@ class Histogram:
         """Mid-points of the bins of a row, float64 [bins]."""
         centres: np.ndarray = (np.arange(self.bins) + 0.5) * (self.limits[row] / self.bins)
         return centres
+
+
+class SignedHistogram:
+    """Counts and means of values of either sign, one row per channel.
+
+    1. A bin is a sign, an exponent and the leading bits of the mantissa of a float32: its width is
+       a fixed share of its values, near 0 as far out. Exactly 0 has a bin of its own.
+    2. A row keeps a number of octaves (powers of two), down from its largest magnitude. Values
+       smaller than that count as 0.
+    3. The mean of the values in a bin is exact: a value that fills a bin alone, where an activation
+       saturates, say, is kept as it is.
+    4. Counters are integers, and rule 2 looks at the largest magnitude only: the result does not
+       depend on how the values were split into batches.
+
+    Attributes:
+        counts: int64 [rows, bins], most negative bin first.
+        rests: int64 [rows, bins], sum of the mantissa bits that a bin does not tell apart.
+    """
+
+    def __init__(self, rows: int = 1) -> None:
+        self._leading, self._octaves = _TENSOR_BINS if rows == 1 else _CHANNEL_BINS
+        self._side = self._octaves << self._leading
+        self._tops = np.full(rows, self._octaves, np.int32)  # exponent of the largest magnitude
+        self.counts = np.zeros((rows, 2 * self._side + 1), np.int64)
+        self.rests = np.zeros_like(self.counts)
+
+    def add(self, values: np.ndarray) -> None:
+        """Count ``values``: float32 [rows, n], finite."""
+        if values.size == 0:
+            return
+        largest = np.maximum(values.max(axis=1), -values.min(axis=1))
+        exponents = largest.view(np.int32) >> _MANTISSA_BITS
+        for row in np.flatnonzero(exponents > self._tops).tolist():
+            self._raise(row, int(exponents[row]))
+        step = max(_BLOCK, self.counts.size) // len(values)
+        for start in range(0, values.shape[1], step):
+            self._count(np.ascontiguousarray(values[:, start : start + step]).view(np.int32))
+        self.rests[:, self._side] = 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether every value counted as 0."""
+        return int(self.counts.sum()) == int(self.counts[:, self._side].sum())
+
+    def distribution(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The occupied bins of a row: float64 [n], ascending means, and int64 [n], counts."""
+        used = np.flatnonzero(self.counts[row])
+        counts = self.counts[row, used]
+        shift = _MANTISSA_BITS - self._leading
+        bins = np.abs(used - self._side)
+        lowest = (int(self._tops[row]) - self._octaves + 1) << self._leading
+        leading = bins - 1 + lowest
+        exponent = leading >> self._leading
+        known = (leading - (exponent << self._leading)) << shift
+        mantissa = known + self.rests[row, used] / counts
+        means = np.ldexp(1 + mantissa / (1 << _MANTISSA_BITS), exponent - _EXPONENT_BIAS)
+        return np.sign(used - self._side) * means, counts
+
+    def _count(self, bits: np.ndarray) -> None:
+        shift = _MANTISSA_BITS - self._leading
+        lowest = (self._tops - self._octaves + 1) << self._leading
+        magnitude = bits & _MAGNITUDE
+        bins = (magnitude >> shift) - (lowest - 1)[:, None]
+        np.maximum(bins, 0, out=bins)
+        sign = bits >> 31  # 0 or -1
+        first = np.arange(len(bits)) * self.counts.shape[1] + self._side
+        index = (((bins ^ sign) - sign) + first[:, None]).reshape(-1)
+        rest = (magnitude & np.int32((1 << shift) - 1)).reshape(-1)
+        size, shape = self.counts.size, self.counts.shape
+        self.counts += np.bincount(index, minlength=size).reshape(shape)
+        rests = np.bincount(index, weights=rest, minlength=size)  # exact below 2^53
+        self.rests += rests.astype(np.int64).reshape(shape)
+
+    def _raise(self, row: int, top: int) -> None:
+        """Move the bins of a row towards 0, for an octave above those it has."""
+        shift = min(top - int(self._tops[row]), self._octaves) << self._leading
+        self._tops[row] = top
+        middle = self._side
+        for table in (self.counts, self.rests):
+            old = table[row]
+            new = np.zeros_like(old)
+            new[middle + 1 : len(new) - shift] = old[middle + 1 + shift :]
+            new[shift:middle] = old[: middle - shift]
+            new[middle] = old.sum() - new.sum()
+            table[row] = new

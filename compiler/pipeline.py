@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib import metadata as distribution
 from pathlib import Path
 from typing import TypeVar
@@ -13,24 +14,30 @@ from typing import TypeVar
 import onnx
 from onnx import ModelProto
 
-from ..passes.activations import Kept, find_activations
+from ..passes.activations import Activation, find_activations
 from ..passes.canonicalise import canonicalise
+from ..passes.encode_edges import encode_edges
 from ..passes.fold_batchnorm import fold_batchnorm
-from ..passes.graph import METADATA_PREFIX, Graph, PassResult, export_model, import_model
+from ..passes.graph import METADATA_PREFIX, Graph, PassResult, export_network, import_model
 from ..passes.insert_quant_clip import insert_quant_clip
 from ..passes.lower import lower
+from ..passes.network import Network, check
 from ..passes.neuron import PassContext
+from ..passes.recognise import recognise
 from ..passes.replace_activation import replace_activation
 from ..runtime_ops.operators import register_schemas
 from .calibrate import CalibrationOptions, calibrate
-from .errors import ModelError, VerificationError
-from .load import check_model, keeps_external_data, load_model
+from .coverage import Coverage, measure_coverage
+from .errors import DataError, ModelError, VerificationError
+from .load import Source, load_source
+from .observe import with_outputs
 from .progress import Progress
 from .report import CompileReport, PassReport
 from .samples import FileSamples, InputSpec, Samples, SyntheticSamples, input_specs
-from .save import check_folder, save_model
+from .save import check_folder, save_network
+from .session import batch_size, make_session, run_samples
 from .summary import neuron_reports
-from .verify import verify
+from .verify import Reference, verify
 
 T = TypeVar("T")
 
@@ -47,12 +54,19 @@ class CompileOptions:
 
     Attributes:
         calibration: how thresholds are found.
+        encode: "all": encode every analog edge into a linear operator; "activations": only replace
+            activations.
+        encode_input: encode the network's own input too.
+        strict: refuse a model of which an activation would be kept.
         seed: seed of the synthetic samples.
         min_agreement: lowest share of samples on which ANN and SNN must give the same argmax.
         dump_dir: folder that gets the model after each step.
     """
 
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    encode: str = "all"
+    encode_input: bool = False
+    strict: bool = False
     seed: int = 0
     min_agreement: float | None = None
     dump_dir: Path | None = None
@@ -63,14 +77,19 @@ class CompileResult:
     """The spiking network and the report on how it was made.
 
     Attributes:
-        model: runs in any ONNX runtime, faster with our operator library registered.
+        network: the spiking network, its large weights apart.
         report: what was done, what was not and why, and how well it works.
-        external_data: whether the source kept its weights outside the model file.
+        external_data: the files in which the source kept its weights, if outside the model file.
     """
 
-    model: ModelProto
+    network: Network
     report: CompileReport
-    external_data: bool
+    external_data: list[Path]
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The network whole; runs in any ONNX runtime, faster with our operator library."""
+        return self.network.attached()
 
 
 def compile_model(
@@ -97,55 +116,81 @@ def compile_model(
         UsageError: ``options.dump_dir`` cannot be used.
         VerificationError: the result falls short of ``options.min_agreement``, or a proof failed.
     """
-    options = options or CompileOptions()
-    steps = _Steps(options.dump_dir, progress or Progress())
+    try:
+        return _compile(model, calibration, options or CompileOptions(), progress or Progress())
+    except DataError as error:
+        if calibration is not None:
+            raise
+        raise ModelError(
+            f"on synthetic inputs {error}; give real samples with --calibration"
+        ) from error
+
+
+def _compile(
+    model: str | Path | ModelProto,
+    calibration: str | Path | None,
+    options: CompileOptions,
+    progress: Progress,
+) -> CompileResult:
+    steps = _Steps(options.dump_dir)
     register_schemas()
 
-    ann = steps.run("load", lambda: _load(model))
-    specs = input_specs(ann)
-    samples = _samples(calibration, specs, options)
+    source = steps.run(
+        "load", lambda: load_source(model if isinstance(model, ModelProto) else Path(model))
+    )
+    steps.reports[-1].changes += source.changes
+    ann = source.network
+    samples = _samples(calibration, input_specs(ann.proto), options)
     report = _new_report(model, ann, samples, options)
+    report.warnings += source.warnings
 
     graph = import_model(ann)
     graph = steps.rewrite("canonicalise", lambda: canonicalise(graph))
+    graph = steps.rewrite("recognise", lambda: recognise(graph))
     graph = steps.rewrite("fold_batchnorm", lambda: fold_batchnorm(graph))
+    if options.encode == "all":
+        graph = steps.rewrite("encode_edges", lambda: encode_edges(graph, options.encode_input))
 
-    activations, report.kept = find_activations(graph)
-    if not activations:
-        raise ModelError(_nothing_to_convert(report.kept))
-    folded = export_model(graph)
-    neurons, warnings = steps.run(
-        "calibrate",
-        lambda: calibrate(folded, activations, samples, options.calibration, steps.progress),
-    )
-    context = PassContext(neurons)
-    graph = steps.rewrite("insert_quant_clip", lambda: insert_quant_clip(graph, context))
-    quantised = export_model(graph)
-    graph = steps.rewrite("replace_activation", lambda: replace_activation(graph))
-    snn = steps.run("lower", lambda: lower(export_model(graph)))
-    _stamp(snn, report)
+    activations, kept = find_activations(graph)
+    analog = export_network(graph)
+    sample = next(samples.batches(1))
+    report.coverage = measure_coverage(graph, activations, kept, ann.proto, sample, analog)
+    _require_neurons(activations, report.coverage, options.strict)
 
-    onnx.checker.check_model(snn, full_check=True)
-    verification = steps.run("verify", lambda: verify(ann, quantised, snn, samples, steps.progress))
+    size = samples.fixed_batch or _batch(analog, activations, samples)
+    reference = steps.run("reference", lambda: Reference(ann, samples, size, progress))
+    with closing(reference):
+        ann.weights.clear()  # from here on only those of the folded network are held
+        neurons, warnings = steps.run(
+            "calibrate",
+            lambda: calibrate(analog, activations, samples, size, options.calibration, progress),
+        )
+        context = PassContext(neurons)
+        graph = steps.rewrite("insert_quant_clip", lambda: insert_quant_clip(graph, context))
+        quantised = export_network(graph)
+        graph = steps.rewrite("replace_activation", lambda: replace_activation(graph))
+        snn = steps.run("lower", lambda: lower(export_network(graph)))
+        _stamp(snn.proto, report)
+        _check(snn)
+        report.verification = steps.run(
+            "verify", lambda: verify(reference, quantised, snn, samples, progress)
+        )
     report.passes = steps.reports
     report.neurons = neuron_reports(snn)
-    report.verification = verification
     report.warnings += warnings
-    if not verification.bit_exact:
+    if not report.verification.bit_exact:
         raise VerificationError(
             "the SNN does not reproduce the quantised ANN bit for bit; please report this model"
         )
-    _require_agreement(verification.agreement, options.min_agreement)
-    external_data = not isinstance(model, ModelProto) and keeps_external_data(Path(model))
-    return CompileResult(snn, report, external_data)
+    _require_agreement(report.verification.agreement, options.min_agreement)
+    return CompileResult(snn, report, source.external_data)
 
 
 class _Steps:
     """Runs the steps, times them, and dumps the model after each."""
 
-    def __init__(self, dump_dir: Path | None, progress: Progress) -> None:
+    def __init__(self, dump_dir: Path | None) -> None:
         self.reports: list[PassReport] = []
-        self.progress = progress
         self._dump_dir = dump_dir
         if dump_dir is not None:
             check_folder(dump_dir)
@@ -165,17 +210,27 @@ class _Steps:
 
     def _dump(self, path: Path, result: object) -> None:
         if isinstance(result, PassResult):
-            save_model(lower(export_model(result.graph)), path)
-        elif isinstance(result, ModelProto):
-            save_model(result, path)
+            save_network(lower(export_network(result.graph)), path)
+        elif isinstance(result, (Network, Source)):
+            save_network(result if isinstance(result, Network) else result.network, path)
 
 
-def _load(model: str | Path | ModelProto) -> ModelProto:
-    if isinstance(model, ModelProto):
-        copy = ModelProto()
-        copy.CopyFrom(model)
-        return check_model(copy)
-    return load_model(Path(model))
+def _check(snn: Network) -> None:
+    """The compiled model must be valid; where it is not, the source contradicts itself."""
+    try:
+        check(snn.proto)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(
+            f"the model contradicts itself, as is seen once its constants are known: {error}; "
+            "export it with the output shapes that it has"
+        ) from error
+
+
+def _batch(network: Network, activations: list[Activation], samples: Samples) -> int:
+    """Samples per batch, so that what is observed of them stays within a budget."""
+    names = list(dict.fromkeys(activation.input for activation in activations))
+    session = make_session(with_outputs(network, names), library=False)
+    return batch_size(run_samples(session, next(samples.batches(1)), "the model"))
 
 
 def _samples(
@@ -187,17 +242,22 @@ def _samples(
 
 
 def _new_report(
-    model: str | Path | ModelProto, ann: ModelProto, samples: Samples, options: CompileOptions
+    model: str | Path | ModelProto, ann: Network, samples: Samples, options: CompileOptions
 ) -> CompileReport:
     source = {
         "file": None if isinstance(model, ModelProto) else Path(model).name,
-        "producer": f"{ann.producer_name} {ann.producer_version}".strip(),
-        "sha256": hashlib.sha256(ann.SerializeToString(deterministic=True)).hexdigest(),
+        "producer": f"{ann.proto.producer_name} {ann.proto.producer_version}".strip(),
+        "sha256": ann.sha256(),
     }
     return CompileReport(
         version=distribution.version("snn-compile"),
         model=source,
-        settings={**asdict(options.calibration), "seed": options.seed},
+        settings={
+            **asdict(options.calibration),
+            "encode": options.encode,
+            "encode_input": options.encode_input,
+            "seed": options.seed,
+        },
         calibration={
             "samples": samples.count,
             "origin": samples.origin,
@@ -221,10 +281,14 @@ def _stamp(snn: ModelProto, report: CompileReport) -> None:
         snn.metadata_props.add(key=METADATA_PREFIX + key, value=str(value))
 
 
-def _nothing_to_convert(kept: list[Kept]) -> str:
-    listed = "; ".join(f"{item.op} {item.name}: {item.reason}" for item in kept[:5])
-    what = f"none of its {len(kept)} activations can ({listed})" if kept else "it has none"
-    return f"nothing to convert: no activation of the model becomes a neuron, {what}"
+def _require_neurons(activations: list[Activation], coverage: Coverage, strict: bool) -> None:
+    kept = coverage.kept_activations()
+    listed = "; ".join(f"{line.op} {line.name}: {line.reason}" for line in kept[:5])
+    if not activations:
+        what = f"none of its {len(kept)} activations can ({listed})" if kept else "it has none"
+        raise ModelError(f"nothing to convert: no activation of the model becomes a neuron, {what}")
+    if strict and kept:
+        raise ModelError(f"{len(kept)} activations would be kept, --strict allows none: {listed}")
 
 
 def _require_agreement(agreement: float | None, wanted: float | None) -> None:

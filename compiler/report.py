@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..passes.activations import Kept
+from .coverage import Coverage
 from .verify import Verification
 
 
@@ -25,16 +26,20 @@ class NeuronReport:
 
     Attributes:
         name: node name.
+        op: MultiThresholdFire or ScaleFire.
         source_node: the activation it replaces.
-        source_op: that activation's operator.
-        polarity: "positive" or "negative".
-        levels: number of levels N.
-        theta: the threshold, or its range over channels.
-        calibrator: how theta was found.
-        clip_rate: share of the calibration values above the highest level.
+        source_op: that activation's operator, or "Encoder".
+        polarity: "positive" or "negative" branch, or "staircase".
+        levels: number of levels N besides silence.
+        theta: the threshold of a MultiThresholdFire, the scale of a ScaleFire, or its range over
+            channels.
+        calibrator: how it was found.
+        clip_rate: share of the calibration values above the highest level; nan for a ScaleFire.
+        error: relative error of a ScaleFire on the calibration values; nan otherwise.
     """
 
     name: str
+    op: str
     source_node: str
     source_op: str
     polarity: str
@@ -42,6 +47,7 @@ class NeuronReport:
     theta: str
     calibrator: str
     clip_rate: float
+    error: float
 
 
 @dataclass
@@ -54,10 +60,19 @@ class CompileReport:
     calibration: dict[str, Any]
     passes: list[PassReport] = field(default_factory=list)
     neurons: list[NeuronReport] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
     verification: Verification | None = None
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The report as indented JSON."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: what does not apply is null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -62,7 +62,11 @@ def input_specs(model: ModelProto) -> list[InputSpec]:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         if dtype.kind not in "fiub":
             raise ModelError(f"input '{value.name}' holds {dtype}; only numbers are supported")
-        dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+        # Some exporters write -1 for a dynamic dimension.
+        dims = tuple(
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
+            for dim in tensor.shape.dim
+        )
         specs.append(InputSpec(value.name, dtype, dims))
     if not specs:
         raise ModelError("the model has no inputs, so there is nothing to feed")
@@ -110,7 +114,7 @@ class Samples(ABC):
             yield self._feed(_join(pending))
 
     def _feed(self, batch: Feed) -> Feed:
-        return {k: array[0] if k in self.unbatched else array for k, array in batch.items()}
+        return {k: array[0, ...] if k in self.unbatched else array for k, array in batch.items()}
 
     def batch_count(self, size: int) -> int:
         """How many feeds :meth:`batches` gives."""
@@ -133,7 +137,7 @@ class SyntheticSamples(Samples):
     synthetic = True
 
     def __init__(self, specs: list[InputSpec], count: int, seed: int, free_dim: int = 32) -> None:
-        self.unbatched = frozenset(spec.name for spec in specs if not spec.shape)
+        self.unbatched = _without_batch(specs)
         self.fixed_batch = _fixed_batch(specs, self.unbatched)
         if self.fixed_batch:
             count = max(count // self.fixed_batch, 1) * self.fixed_batch
@@ -148,7 +152,10 @@ class SyntheticSamples(Samples):
             yield {spec.name: self._draw(rng, spec, rows) for spec in self._specs}
 
     def _draw(self, rng: np.random.Generator, spec: InputSpec, rows: int) -> np.ndarray:
-        shape = (rows, *(self._free_dim if dim is None else dim for dim in spec.shape[1:]))
+        own = spec.shape[1:]
+        if spec.name in self.unbatched:
+            own = (1 if spec.shape[:1] == (None,) else spec.shape[0], *own) if spec.shape else ()
+        shape = (rows, *(self._free_dim if dim is None else dim for dim in own))
         if spec.dtype.kind == "f":
             return rng.standard_normal(shape, np.float32).astype(spec.dtype)
         return rng.integers(0, 2, shape).astype(spec.dtype)
@@ -209,11 +216,21 @@ class FileSamples(Samples):
                     yield block
 
 
+def _without_batch(specs: list[InputSpec]) -> frozenset[str]:
+    """Inputs without a batch axis: scalars, and all where the first dimensions differ."""
+    sizes = {spec.shape[0] if spec.shape else 1 for spec in specs} - {None}
+    return frozenset(spec.name for spec in specs if not spec.shape or len(sizes) > 1)
+
+
 def _fixed_batch(specs: list[InputSpec], unbatched: frozenset[str]) -> int | None:
     """1 sample at a time for inputs without a batch axis, else the fixed first dimension."""
     sizes = {1 if spec.name in unbatched else spec.shape[0] for spec in specs} - {None}
     if len(sizes) > 1:
-        raise ModelError(f"inputs fix different batch sizes: {sorted(filter(None, sizes))}")
+        wrong = [spec.name for spec in specs if spec.name not in unbatched]
+        raise DataError(
+            f"the model fixes the first dimension of {', '.join(wrong)}, so it is no batch axis "
+            "there: give their arrays one dimension more, the first for the samples"
+        )
     return sizes.pop() if sizes else None
 
 

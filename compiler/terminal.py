@@ -1,27 +1,55 @@
-"""What the two commands share on the terminal: refusals, progress, tables."""
+"""What the two commands share on the terminal: refusals, signals, progress, tables.
+
+A reader that goes away (``| head``) ends the output, not the command. Where standard output cannot
+be written for another reason, a full disk for one, that is an error. What goes to stderr may get
+lost.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import IO, TypeVar
 
 import click
 
-from .errors import SnnCompileError
+from .errors import SnnCompileError, UsageError
 from .progress import Progress
 
 T = TypeVar("T")
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_SIGNALLED = 128  # plus the signal's number, as shells report it
+INTERRUPTED = _SIGNALLED + signal.SIGINT
+
+#: Signals besides Ctrl-C that ask to stop; their default would leave temporary files behind.
+_STOPPING = ("SIGTERM", "SIGHUP")
+
+
+#: What writing to a full disk, or beyond a quota or a limit, gives.
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+class _Stopped(BaseException):
+    """Another signal than Ctrl-C asked to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def run_command(work: Callable[[], None], debug: bool) -> None:
     """Run ``work`` and turn what it raises into a message and an exit code."""
     # Exit outside the handlers: inside, the exception would keep sessions alive until the
     # interpreter is torn down, which older runtimes answer with a crash.
-    code = _guarded(work, debug)
+    with _stopping_signals_raise():
+        code = _guarded(work, debug)
     if code:
         sys.exit(code)
 
@@ -32,33 +60,93 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
     except SnnCompileError as error:
         if debug:
             raise
-        click.echo(f"error: {error}", err=True)
+        _tell(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        click.echo("interrupted: nothing was written", err=True)
+        _tell("interrupted: nothing was written")
         return INTERRUPTED
+    except _Stopped as stopped:
+        _tell(f"stopped by {signal.Signals(stopped.number).name}: nothing was written")
+        return _SIGNALLED + stopped.number
     except MemoryError:
-        click.echo("error: out of memory; give a smaller model or a machine with more", err=True)
+        _tell("error: out of memory; give a smaller model or a machine with more")
         return 1
     except Exception as error:
         if debug:
             raise
-        click.echo(
+        if isinstance(error, OSError) and error.errno in _FULL:  # of temporary files
+            _tell(f"error: a disk is full ({error}); make room there, or set TMPDIR to another one")
+            return UsageError.exit_code
+        _tell(
             f"internal error: {type(error).__name__}: {error}\n"
-            "This is a bug. Run again with --debug and report the traceback.",
-            err=True,
+            "This is a bug. Run again with --debug and report the traceback."
         )
         return 1
     return 0
 
 
+@contextmanager
+def _stopping_signals_raise() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind the stack like Ctrl-C; those that are ignored stay so."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise _Stopped(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in _STOPPING:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say(text: str) -> None:
+    """A line on stdout.
+
+    Raises:
+        UsageError: standard output cannot be written; that nobody reads it any more is fine.
+    """
+    try:
+        click.echo(text)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(sys.stdout)
+    except OSError as error:
+        _discard(sys.stdout)
+        raise UsageError(f"standard output cannot be written ({error.strerror})") from error
+
+
 def warn(text: str) -> None:
     """A line on stderr that is hard to overlook."""
-    click.echo(click.style("warning: ", fg="yellow", bold=True, reset=True) + text, err=True)
+    _tell(click.style("warning: ", fg="yellow", bold=True, reset=True) + text)
+
+
+def _tell(text: str) -> None:
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _discard(stream: IO[str]) -> None:
+    """Let everything written to the stream vanish, what it still holds at exit too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout. Piped output is wide enough for every cell."""
+    """A table on stdout. Piped output is wide enough for every cell.
+
+    Raises:
+        UsageError: standard output cannot be written.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -66,10 +154,11 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(80, console.measure(table).maximum))
-    console.print(table)
+    shown = Console()
+    width = shown.width if shown.is_terminal else max(80, shown.measure(table).maximum)
+    text = io.StringIO()  # printing to stdout, rich would exit where nobody reads
+    Console(file=text, force_terminal=shown.is_terminal, width=width).print(table)
+    say(text.getvalue().removesuffix("\n"))
 
 
 class _BarProgress(Progress):
@@ -82,11 +171,36 @@ class _BarProgress(Progress):
         yield from self._bars.track(items, total, description=label)  # type: ignore[attr-defined]
 
 
+class _Lossy:
+    """A stream whose text may get lost: rich writes from a thread that has no one to tell."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _discard(self._stream)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """Progress shown while a block runs."""
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    with Bars(console=Console(stderr=True)) as bars:
+    if sys.stderr is None:
+        yield Progress()
+        return
+    console = Console(file=_Lossy(sys.stderr))  # type: ignore[arg-type]
+    with Bars(console=console, redirect_stdout=False, redirect_stderr=False) as bars:
         yield _BarProgress(bars)

@@ -5,39 +5,29 @@
 2. Fidelity: ANN against SNN on all samples, as users will run them.
 3. Activity: per neuron, the share of values clipped at the highest level, silent, and the mean
    number of spikes.
+
+The networks run one after the other, so that the runtime holds the weights of one at a time; the
+ANN's outputs wait in a temporary file.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from ..runtime_ops.operators import neurons_of
+from ..passes.network import Network
+from .activity import NeuronActivity, activity_of
 from .fidelity import FidelityMeter, OutputFidelity, float_outputs
+from .observe import with_outputs
 from .progress import Progress
-from .samples import Samples
-from .session import batch_size, make_session, run_samples, with_outputs
+from .samples import Feed, Samples
+from .session import make_session, run_samples
 
 _PROOF_SAMPLES = 8
-
-
-@dataclass
-class NeuronActivity:
-    """What one neuron did on the samples, as shares and means over all its values.
-
-    Attributes:
-        name: node name.
-        clip_rate: share whose level exceeds N.
-        silent_rate: share that fires no spike.
-        mean_spikes: mean number of spikes, |k|.
-    """
-
-    name: str
-    clip_rate: float
-    silent_rate: float
-    mean_spikes: float
 
 
 @dataclass
@@ -63,80 +53,95 @@ class Verification:
         return min(known, default=None)
 
 
+class Reference:
+    """The ANN's floating-point outputs on all samples, in a temporary file.
+
+    Attributes:
+        positions: position and name of these outputs.
+        batch: how many samples ran at a time.
+    """
+
+    def __init__(self, ann: Network, samples: Samples, batch: int, progress: Progress) -> None:
+        session = make_session(ann, library=False)
+        self.positions = float_outputs(session)
+        self.batch = batch
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
+        count = samples.batch_count(batch)
+        for feed in progress.track(samples.batches(batch), count, "running the ANN"):
+            outputs = run_samples(session, feed, "the ANN")
+            for position, _ in self.positions:
+                np.save(self._file, outputs[position], allow_pickle=False)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+    def batches(self) -> Iterator[list[np.ndarray]]:
+        """The outputs of one batch after the other."""
+        self._file.seek(0)
+        while True:
+            outputs = []
+            for _ in self.positions:
+                try:
+                    outputs.append(np.load(self._file, allow_pickle=False))
+                except EOFError:
+                    return
+            yield outputs
+
+
 def verify(
-    ann: ModelProto, quantised: ModelProto, snn: ModelProto, samples: Samples, progress: Progress
+    reference: Reference,
+    quantised: Network,
+    snn: Network,
+    samples: Samples,
+    progress: Progress,
 ) -> Verification:
-    """Compare the three models on ``samples``; see the module's text for what is compared."""
+    """Compare the three networks on ``samples``; see the module's text for what is compared."""
     exact = _bit_exact(quantised, snn, samples)
-    meters, activity = _compare(ann, snn, samples, progress)
-    return Verification(
-        samples.count, exact, [meter.result() for meter in meters], [a.result() for a in activity]
-    )
+    meters, activity = _compare(reference, snn, samples, progress)
+    return Verification(samples.count, exact, [meter.result() for meter in meters], activity)
 
 
-def _bit_exact(quantised: ModelProto, snn: ModelProto, samples: Samples) -> bool:
-    feed = next(samples.batches(min(_PROOF_SAMPLES, samples.count)))
+def proof_feed(samples: Samples) -> Feed:
+    """The batch of the conversion proof."""
+    return next(samples.batches(min(_PROOF_SAMPLES, samples.count)))
+
+
+def _bit_exact(quantised: Network, snn: Network, samples: Samples) -> bool:
+    feed = proof_feed(samples)
     results = []
-    for model, library in ((quantised, False), (snn, True), (snn, False)):
-        session = make_session(model, library=library, optimise=False)
-        results.append([array.tobytes() for array in run_samples(session, feed, "the network")])
+    for network, library in ((quantised, False), (snn, True), (snn, False)):
+        session = make_session(network, library=library, optimise=False)
+        results.append([_bits(array) for array in run_samples(session, feed, "the network")])
+        del session
     return all(result == results[0] for result in results)
 
 
-class _Activity:
-    """Counts what one neuron does."""
-
-    def __init__(self, node: NodeProto, constants: dict[str, np.ndarray]) -> None:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        self._name = node.name
-        self._theta = constants[node.input[1]]
-        self._axis = attributes["axis"]
-        self._v0 = np.float32(attributes["v0"])
-        self._levels = max(attributes["levels_pos"], attributes["levels_neg"])
-        self._sign = np.float32(1 if attributes["levels_pos"] else -1)
-        self._values = self._clipped = self._silent = 0
-        self._spikes = 0.0
-
-    def add(self, x: np.ndarray) -> None:
-        theta = self._theta
-        if theta.ndim:
-            theta = theta.reshape([-1] + [1] * (x.ndim - self._axis % x.ndim - 1))
-        level = np.floor(np.maximum(self._sign * x, 0) / theta + self._v0)
-        self._values += level.size
-        self._clipped += int((level > self._levels).sum())
-        self._silent += level.size - int(np.count_nonzero(level))
-        self._spikes += float(np.minimum(level, self._levels).sum(dtype=np.float64))
-
-    def result(self) -> NeuronActivity:
-        total = max(self._values, 1)
-        return NeuronActivity(
-            self._name, self._clipped / total, self._silent / total, self._spikes / total
-        )
+def _bits(output: object) -> bytes:
+    """All bits of an output: a tensor, a sequence of them, text, or nothing."""
+    if isinstance(output, (list, tuple)):
+        return b"".join(_bits(item) for item in output)
+    if isinstance(output, np.ndarray) and not output.dtype.hasobject:
+        return output.tobytes()
+    return repr(output.tolist() if isinstance(output, np.ndarray) else output).encode()
 
 
 def _compare(
-    ann: ModelProto, snn: ModelProto, samples: Samples, progress: Progress
-) -> tuple[list[FidelityMeter], list[_Activity]]:
-    nodes = neurons_of(snn)
-    wanted = {node.input[1] for node in nodes}
-    constants = {
-        t.name: numpy_helper.to_array(t) for t in snn.graph.initializer if t.name in wanted
-    }
-    activity = [_Activity(node, constants) for node in nodes]
-    outputs = [output.name for output in snn.graph.output]
-    names = list(dict.fromkeys([*outputs, *(node.input[0] for node in nodes)]))
-
-    reference, spiking = make_session(ann, library=False), make_session(with_outputs(snn, names))
-    positions = float_outputs(reference)
-    meters = [FidelityMeter(name) for _, name in positions]
-    size = samples.fixed_batch or batch_size(
-        run_samples(spiking, next(samples.batches(1)), "the SNN")[len(outputs) :]
+    reference: Reference, snn: Network, samples: Samples, progress: Progress
+) -> tuple[list[FidelityMeter], list[NeuronActivity]]:
+    counters = activity_of(snn)
+    outputs = [output.name for output in snn.proto.graph.output]
+    names = list(dict.fromkeys([*outputs, *(counter.input for counter in counters)]))
+    session = make_session(with_outputs(snn, names))
+    meters = [FidelityMeter(name) for _, name in reference.positions]
+    feeds = progress.track(
+        samples.batches(reference.batch), samples.batch_count(reference.batch), "verifying"
     )
-    for feed in progress.track(samples.batches(size), samples.batch_count(size), "verifying"):
-        expected = run_samples(reference, feed, "the ANN")
-        got = dict(zip(names, run_samples(spiking, feed, "the SNN"), strict=True))
-        for (position, name), meter in zip(positions, meters, strict=True):
-            meter.add(expected[position], got[name])
-        for node, counter in zip(nodes, activity, strict=True):
-            counter.add(got[node.input[0]])
-    return meters, activity
+    for feed, expected in zip(feeds, reference.batches(), strict=True):
+        got = dict(zip(names, run_samples(session, feed, "the SNN"), strict=True))
+        for meter, wanted, (_, name) in zip(meters, expected, reference.positions, strict=True):
+            meter.add(wanted, got[name])
+        for counter in counters:
+            if got[counter.input].size:  # else of a branch that was not taken
+                counter.add(got[counter.input])
+    return meters, [counter.result() for counter in counters]

@@ -8,9 +8,12 @@ In standard operators only, so that any runtime shows what spiking will do to th
        negative = theta- * Clip(Floor(Relu(-x) / theta- + v0), 0, N)
        y = positive + a * -negative
    For a = 0 channels the negative branch contributes nothing, whatever its threshold.
+3. Every other activation, and every encoder: y = f(x) becomes a staircase of x, the chain of
+   ``staircase.py``. Nothing of f is left.
 
 The tensor name of y is kept. The Mul that ends a chain carries the provenance of the neuron:
-source node, operator, calibrator, theta, clip rate, polarity.
+source node, operator, calibrator, theta or scale, polarity, and clip rate or error. Control-flow
+bodies are rewritten where :func:`graph.scopes` says they may be.
 
 Precondition: ``context.neurons`` is filled; for Clip, theta is at most a N-th of the upper bound.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .activations import op_of
 from .graph import (
     METADATA_PREFIX,
     Graph,
@@ -29,27 +33,55 @@ from .graph import (
     constant,
     inherit,
     metadata,
+    scopes,
     tidy,
     unique_name,
     variable,
 )
-from .neuron import V0, Branch, Neuron, PassContext, describe_theta
+from .neuron import V0, Branch, Neuron, PassContext, StaircaseNeuron, describe_range
+from .staircase import Staircase, emit_staircase
 
 
 def insert_quant_clip(graph: Graph, context: PassContext) -> PassResult:
     """Quantise the output of every activation in ``context.neurons``."""
     changes = []
-    for node in list(graph.nodes):
-        neuron = context.neurons.get(node.outputs[0].name) if node.outputs else None
-        if neuron is None:
-            continue
-        if neuron.negative is None:
-            _quantise(graph, node, neuron)
-        else:
-            _split_by_polarity(graph, node, neuron, neuron.negative)
-        changes.append(f"{node.op} {node.name}: quantised to {neuron.levels} levels")
+    for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
+        for node in list(scope.nodes):
+            neuron = context.neurons.get(node.outputs[0].name) if node.outputs else None
+            if neuron is None:
+                continue
+            if isinstance(neuron, StaircaseNeuron):
+                _replace_by_staircase(scope, node, neuron)
+                steps = len(neuron.thresholds)
+            elif neuron.negative is None:
+                _quantise(scope, node, neuron)
+                steps = neuron.levels
+            else:
+                _split_by_polarity(scope, node, neuron, neuron.negative)
+                steps = neuron.levels
+            changes.append(f"{node.op} {node.name}: quantised to {steps} levels")
     tidy(graph)
     return PassResult(graph, changes)
+
+
+def _replace_by_staircase(graph: Graph, node: Node, neuron: StaircaseNeuron) -> None:
+    output = node.outputs[0]
+    node.outputs.clear()
+    staircase = Staircase(
+        node.inputs[0], neuron.scale, neuron.thresholds, neuron.levels, neuron.axis
+    )
+    name = unique_name(graph, f"{node.name}.staircase")
+    last = emit_staircase(graph, staircase, output, name)
+    inherit(last, node)
+    provenance = {
+        "source_node": node.name,
+        "source_op": op_of(node),
+        "calibrator": neuron.calibrator,
+        "scale": describe_range(neuron.scale),
+        "error": f"{neuron.error:.6g}",
+        "polarity": "staircase",
+    }
+    metadata(last).update({METADATA_PREFIX + key: value for key, value in provenance.items()})
 
 
 def _quantise(graph: Graph, node: Node, neuron: Neuron) -> None:
@@ -121,7 +153,7 @@ def _append_chain(
         "source_node": source.name,
         "source_op": source.op,
         "calibrator": neuron.calibrator,
-        "theta": describe_theta(branch.theta),
+        "theta": describe_range(branch.theta),
         "clip_rate": f"{branch.clip_rate:.6g}",
         "polarity": polarity,
     }

@@ -7,18 +7,18 @@ library registered runs the C++ kernels instead. Functions need IR version 8.
 
 from __future__ import annotations
 
-from onnx import ModelProto
-
 from ..runtime_ops.definition import DOMAIN, MIN_IR_VERSION
 from ..runtime_ops.operators import OPERATORS
+from .network import Network
 
 
-def lower(model: ModelProto) -> ModelProto:
-    """Attach function bodies to ``model`` in place and return it; others are left as they are."""
+def lower(network: Network) -> Network:
+    """Attach function bodies in place and return the network; others are left as they are."""
+    model = network.proto
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     defined = {f.name for f in model.functions if f.domain == DOMAIN}
     for operator in OPERATORS:
         if operator.nodes_of(model) and operator.name not in defined:
             model.functions.append(operator.function_body(opset))
             model.ir_version = max(model.ir_version, MIN_IR_VERSION)
-    return model
+    return network

@@ -26,7 +26,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Neuron:
-    """The neuron that replaces one activation.
+    """A neuron whose levels are multiples of a threshold, for piecewise linear activations.
 
     Attributes:
         positive: branch for inputs above 0.
@@ -43,6 +43,27 @@ class Neuron:
     calibrator: str
 
 
+@dataclass(frozen=True)
+class StaircaseNeuron:
+    """A neuron whose levels follow any function: y = scale * levels[#{i: x >= scale * t_i}].
+
+    Attributes:
+        scale: float32, scalar () or per channel [C]; finite and greater than 0.
+        thresholds: float32 [K], t_i, ascending.
+        levels: float32 [K + 1].
+        axis: channel axis when scale is per channel.
+        calibrator: how thresholds and levels were found, for provenance.
+        error: relative error ||f(x) - y|| / ||f(x)|| on the calibration values.
+    """
+
+    scale: np.ndarray
+    thresholds: np.ndarray
+    levels: np.ndarray
+    axis: int
+    calibrator: str
+    error: float
+
+
 @dataclass
 class PassContext:
     """What a pass may read besides the graph.
@@ -51,11 +72,11 @@ class PassContext:
         neurons: calibrated neurons, keyed by the output tensor's name of the activation.
     """
 
-    neurons: dict[str, Neuron] = field(default_factory=dict)
+    neurons: dict[str, Neuron | StaircaseNeuron] = field(default_factory=dict)
 
 
-def describe_theta(theta: np.ndarray) -> str:
-    """Theta as provenance shows it: the value, or the range over channels."""
+def describe_range(theta: np.ndarray) -> str:
+    """A threshold or scale as provenance shows it: the value, or the range over channels."""
     if theta.ndim == 0:
         return repr(float(theta))
     return f"{float(theta.min())!r}..{float(theta.max())!r} over {theta.size} channels"

@@ -12,8 +12,11 @@ Matched by structure and constants alone, so the rewrite is exact whoever wrote 
    value per channel of one axis, not finite or not above 0, a tensor of the chain used elsewhere.
    The chain stays as it is.
 
-The neuron takes the metadata of the Mul and the name of the activation. Both models agree bit for
-bit on finite inputs as long as the runtime does not reorder arithmetic.
+4. A staircase, the chain of ``staircase.py``, becomes ScaleFire(x, scale, thresholds, levels).
+
+The neuron takes the metadata of the last Mul and the name of the activation. Both models agree bit
+for bit on finite inputs as long as the runtime does not reorder arithmetic. Control-flow bodies are
+rewritten where :func:`graph.scopes` says they may be.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import numpy as np
 
 from ..runtime_ops.definition import DOMAIN, MAX_LEVELS
 from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from ..runtime_ops.scale_fire import SCALE_FIRE
 from .graph import (
     METADATA_PREFIX,
     Graph,
@@ -36,9 +40,11 @@ from .graph import (
     is_constant,
     is_standard,
     metadata,
+    scopes,
     tidy,
     unique_name,
 )
+from .staircase import match_staircase, per_channel
 
 
 class _Chain(NamedTuple):
@@ -50,33 +56,68 @@ class _Chain(NamedTuple):
 
 
 def replace_activation(graph: Graph) -> PassResult:
-    """Apply the rules above to the main graph."""
+    """Apply the rules above to the graph and its open bodies."""
     changes = []
-    for last in [node for node in graph.nodes if node.op == "Mul"]:
-        chain = _match(graph, last)
-        if chain is None:
-            continue
-        x, end, negative = chain.activation.inputs[0], last, False
-        mirror = x.inputs[0] if x.inputs else None
-        consumers = last.outputs[0].outputs
-        if (
-            chain.activation.op == "Relu"
-            and mirror is not None
-            and mirror.op == "Neg"
-            and is_standard(mirror)
-            and last.outputs[0] not in graph.outputs
-            and [consumer.op for consumer in consumers] == ["Neg"]
-            and is_standard(consumers[0])
-        ):
-            x, end, negative = mirror.inputs[0], consumers[0], True
-        neuron = _emit_neuron(graph, chain, x, end.outputs[0], negative)
-        inherit(neuron, last)
-        changes.append(
-            f"{metadata(last).get(METADATA_PREFIX + 'source_op', chain.activation.op)} "
-            f"{chain.activation.name}: now {MULTI_THRESHOLD_FIRE.name} {neuron.name}"
-        )
+    for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
+        for last in [node for node in scope.nodes if node.op == "Mul"]:
+            neuron = _replace_staircase(scope, last) or _replace_chain(scope, last)
+            if neuron is not None:
+                source = metadata(last).get(METADATA_PREFIX + "source_op", "quantiser")
+                changes.append(f"{source} {neuron.name}: now {neuron.op} {neuron.name}")
     tidy(graph)
     return PassResult(graph, changes)
+
+
+def _replace_staircase(graph: Graph, last: Node) -> Node | None:
+    """Rule 4."""
+    staircase = match_staircase(graph, last)
+    if staircase is None:
+        return None
+    output = last.outputs[0]
+    output.inputs.clear()
+    arrays = {
+        what: constant(unique_name(graph, f"{output.name}.{what}"), values)
+        for what, values in (
+            ("scale", staircase.scale),
+            ("thresholds", staircase.thresholds),
+            ("levels", staircase.levels),
+        )
+    }
+    name = metadata(last).get(METADATA_PREFIX + "source_node", last.name)
+    neuron = add_node(
+        graph,
+        SCALE_FIRE.name,
+        name,
+        [staircase.x, *arrays.values()],
+        output,
+        {"axis": staircase.axis},
+        DOMAIN,
+    )
+    inherit(neuron, last)
+    return neuron
+
+
+def _replace_chain(graph: Graph, last: Node) -> Node | None:
+    """Rules 1 to 3."""
+    chain = _match(graph, last)
+    if chain is None:
+        return None
+    x, end, negative = chain.activation.inputs[0], last, False
+    mirror = x.inputs[0] if x.inputs else None
+    consumers = last.outputs[0].outputs
+    if (
+        chain.activation.op == "Relu"
+        and mirror is not None
+        and mirror.op == "Neg"
+        and is_standard(mirror)
+        and last.outputs[0] not in graph.outputs
+        and [consumer.op for consumer in consumers] == ["Neg"]
+        and is_standard(consumers[0])
+    ):
+        x, end, negative = mirror.inputs[0], consumers[0], True
+    neuron = _emit_neuron(graph, chain, x, end.outputs[0], negative)
+    inherit(neuron, last)
+    return neuron
 
 
 def _emit_neuron(graph: Graph, chain: _Chain, x: Tensor, output: Tensor, negative: bool) -> Node:
@@ -98,6 +139,8 @@ def _match(graph: Graph, last: Node) -> _Chain | None:
     floor, bounds = _step(graph, clip, "Clip")
     add, _ = _step(graph, floor, "Floor")
     div, v0 = _step(graph, add, "Add", commutes=True)
+    if div is None:  # a v0 of 0 need not be written
+        div, v0 = add, [np.zeros((), np.float32)]
     activation, divisor = _step(graph, div, "Div")
     if activation is None or not is_standard(activation):
         return None
@@ -109,7 +152,7 @@ def _match(graph: Graph, last: Node) -> _Chain | None:
     fraction = float(v0[0].reshape(()))
     if low != 0 or high != int(high) or not 1 <= high <= MAX_LEVELS or not 0 <= fraction < 1:
         return None
-    values, axis = _per_channel(theta[0], last.outputs[0].shape)
+    values, axis = per_channel(theta[0], last.outputs[0].shape)
     if values is None or not np.all(np.isfinite(values)) or not np.all(values > 0):
         return None
     if not _reaches(activation, values, fraction, high):
@@ -130,16 +173,6 @@ def _step(
     if len(first.outputs) != 1 or first in graph.outputs or not first.inputs:
         return None, []
     return first.inputs[0], [tensor.values for tensor in constants]
-
-
-def _per_channel(theta: np.ndarray, shape: list[int] | None) -> tuple[np.ndarray | None, int]:
-    """Theta as () or [C], and the channel axis that its broadcast shape speaks of."""
-    if theta.size == 1:
-        return theta.reshape(()), 1
-    wide = [i for i, length in enumerate(theta.shape) if length != 1]
-    if shape is None or len(wide) != 1 or theta.ndim > len(shape):
-        return None, 1
-    return theta.reshape(-1), len(shape) - theta.ndim + wide[0]
 
 
 def _reaches(activation: Node, theta: np.ndarray, v0: float, levels: float) -> bool:

@@ -8,6 +8,7 @@ that compare kernel and body bit for bit. :class:`Operator` holds the first two.
 from __future__ import annotations
 
 import atexit
+from collections.abc import Iterator
 from dataclasses import dataclass
 from string import Template
 from typing import TYPE_CHECKING
@@ -98,6 +99,16 @@ def fill(text: str, **names: str) -> str:
     return Template(text).safe_substitute(names)
 
 
+def neurons_below(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of its control-flow bodies that are operators of the domain."""
+    for node in graph.node:
+        if node.domain == DOMAIN:
+            yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from neurons_below(attribute.g)
+
+
 @dataclass(frozen=True)
 class Operator:
     """One operator of the domain: its schema and its function body.
@@ -123,8 +134,8 @@ class Operator:
         return {name: default for name, (default, _) in self.attributes.items()}
 
     def nodes_of(self, model: onnx.ModelProto) -> list[onnx.NodeProto]:
-        """The nodes of the main graph that are this operator, in order."""
-        return [n for n in model.graph.node if (n.domain, n.op_type) == (DOMAIN, self.name)]
+        """The nodes that are this operator, those in control-flow bodies included, in order."""
+        return [n for n in neurons_below(model.graph) if n.op_type == self.name]
 
     def function_body(
         self, opset: int, element_type: int = TensorProto.FLOAT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .definition import DOMAIN, Operator
+from .definition import Operator, neurons_below
 from .integrate_fire import INTEGRATE_FIRE
 from .multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from .scale_fire import SCALE_FIRE
@@ -22,5 +22,5 @@ def register_schemas() -> None:
 
 
 def neurons_of(model: ModelProto) -> list[NodeProto]:
-    """The nodes of the main graph that are neurons, in order."""
-    return [node for node in model.graph.node if node.domain == DOMAIN]
+    """The nodes that are neurons, those in control-flow bodies included, in order."""
+    return list(neurons_below(model.graph))

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from snn_compile.compiler.calibrate import CalibrationOptions, calibrate
 from snn_compile.compiler.errors import DataError
-from snn_compile.compiler.histogram import Histogram
+from snn_compile.compiler.histogram import Histogram, SignedHistogram
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.samples import FileSamples, input_specs
 from snn_compile.compiler.thresholds import clip_rate, find_theta
 from snn_compile.passes.activations import find_activations
 from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.graph import export_model, import_model
+from snn_compile.passes.graph import export_network, import_model
 
 
 def histogram_of(values):
@@ -54,6 +54,118 @@ def test_result_does_not_depend_on_how_values_arrive(pieces):
     np.testing.assert_array_equal(at_once.counts, step_by_step.counts)
     np.testing.assert_array_equal(at_once.limits, step_by_step.limits)
     np.testing.assert_array_equal(at_once.totals, step_by_step.totals)
+
+
+def signed(values, rows=1):
+    histogram = SignedHistogram(rows)
+    histogram.add(np.asarray(values, np.float32).reshape(rows, -1))
+    return histogram
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_signed_histogram_covers_both_sides_and_zero(rows):
+    x = np.random.default_rng(0).standard_normal((rows, 5000)).astype(np.float32)
+    x[:, :100] = 0
+    for row in range(rows):
+        centres, counts = signed(x, rows).distribution(row)
+        assert centres.dtype == np.float64
+        assert counts.dtype == np.int64
+        assert (np.diff(centres) > 0).all()
+        assert (counts > 0).all()
+        assert counts[centres == 0] == [100]
+        assert counts[centres < 0].sum() == np.count_nonzero(x[row] < 0)
+        assert counts[centres > 0].sum() == np.count_nonzero(x[row] > 0)
+        assert (centres * counts).sum() == pytest.approx(x[row].sum(dtype=np.float64), rel=1e-9)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_bins_of_a_signed_histogram_have_one_relative_width(rows, scale):
+    x = scale * np.random.default_rng(0).lognormal(0, 1, (rows, 100_000))
+    x = x.astype(np.float32)
+    centres, counts = signed(x, rows).distribution(0)
+    mantissa, _ = np.frexp(centres)  # equal bins over [1/2, 1)
+    width = 2.0 ** -(8 if rows == 1 else 5)
+    edges = np.floor(mantissa / width) * width
+    assert len(np.unique(centres / mantissa * edges)) == len(centres)
+    sizes, _ = np.histogram(x[0], np.append(centres / mantissa * edges, np.inf))
+    np.testing.assert_array_equal(sizes, counts)
+
+
+def test_value_that_fills_a_bin_alone_is_kept():
+    x = np.float32([-0.1, 1 / 3, 6, 6, 6, 255])
+    centres, counts = signed(x).distribution(0)
+    np.testing.assert_array_equal(centres, np.unique(x.astype(np.float64)))
+    np.testing.assert_array_equal(counts, [1, 1, 3, 1])
+
+
+def test_values_far_below_the_largest_count_as_zero():
+    histogram = signed([1e-20, -1e-20, 0])
+    assert len(histogram.distribution(0)[0]) == 3
+    histogram.add(np.float32([[3.0]]))
+    centres, counts = histogram.distribution(0)
+    np.testing.assert_array_equal(centres, [0, 3])
+    np.testing.assert_array_equal(counts, [3, 1])
+    np.testing.assert_array_equal(signed([-1e-45, 1e-39]).distribution(0)[0], [0])
+
+
+def test_empty_signed_histogram():
+    histogram = signed(np.zeros((2, 0)), rows=2)
+    centres, counts = histogram.distribution(1)
+    assert len(centres) == len(counts) == 0
+    assert histogram.silent
+
+
+def test_signed_histogram_is_silent_until_a_value_differs_from_zero():
+    histogram = signed(np.zeros((2, 10)), rows=2)
+    assert histogram.silent
+    histogram.add(np.float32([[0], [-1]]))
+    assert not histogram.silent
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    pieces=st.lists(
+        st.lists(
+            st.floats(-(2.0**127), 2.0**127, width=32) | st.floats(-4, 4, width=32),
+            min_size=2,
+            max_size=2,
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    rows=st.sampled_from([1, 2]),
+)
+def test_signed_result_does_not_depend_on_how_values_arrive(pieces, rows):
+    whole = np.array(pieces, np.float32).T.reshape(rows, -1)
+    at_once = SignedHistogram(rows)
+    at_once.add(whole)
+    step_by_step = SignedHistogram(rows)
+    for column in whole.T[::-1]:
+        step_by_step.add(np.ascontiguousarray(column[:, None]))
+    np.testing.assert_array_equal(at_once.counts, step_by_step.counts)
+    np.testing.assert_array_equal(at_once.rests, step_by_step.rests)
+    for row in range(rows):
+        a, b = at_once.distribution(row), step_by_step.distribution(row)
+        np.testing.assert_array_equal(a, b)
+        assert a[1].sum() == whole.shape[1]
+
+
+def test_signed_histogram_takes_many_values_and_channels_at_once():
+    x = np.random.default_rng(0).standard_normal((300, 700)).astype(np.float32)
+    whole = signed(x, rows=300)
+    for row in (0, 299):
+        means, counts = signed(np.stack([x[row], x[row]]), rows=2).distribution(0)
+        np.testing.assert_array_equal(whole.distribution(row), (means, counts))
+    large = np.tile(x, 3)
+    np.testing.assert_array_equal(signed(large).counts, 3 * signed(x).counts)
+
+
+def test_transposed_views_are_counted_by_value():
+    x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    histogram = SignedHistogram(4)
+    histogram.add(x.T)
+    np.testing.assert_array_equal(histogram.counts, signed(x.T.copy(), rows=4).counts)
 
 
 def squared_error(x, theta, levels):
@@ -152,7 +264,9 @@ def calibrated(tmp_path, data, activation="Relu (a)", **options):
     graph = canonicalise(import_model(model)).graph
     activations, _ = find_activations(graph)
     chosen = CalibrationOptions(**options)
-    neurons, warnings = calibrate(export_model(graph), activations, samples, chosen, Progress())
+    neurons, warnings = calibrate(
+        export_network(graph), activations, samples, 7, chosen, Progress()
+    )
     weight = next(t for t in model.graph.initializer if t.name == "w")
 
     return neurons["b"], warnings, data @ numpy_helper.to_array(weight)

@@ -37,7 +37,8 @@ def test_compiles_and_reports(tmp_path):
     assert result.exit_code == 0, result.output
     onnx.checker.check_model(output, full_check=True)
     assert json.loads(report.read_text())["settings"]["levels"] == 16
-    assert "5 neurons" in result.stdout
+    assert "6 neurons" in result.stdout
+    assert "multiply-accumulates that receive spikes: 98.3%" in result.stdout
     assert "agree bit for bit" in result.stdout
     assert f"wrote {output}" in result.stdout
     assert "warning" not in result.stderr
@@ -71,6 +72,7 @@ def test_two_runs_write_the_same_bytes(tmp_path):
 def test_options_reach_the_compiler(tmp_path):
     report = tmp_path / "r.json"
     arguments = ["--calibrator", "percentile", "--percentile", 99, "--granularity", "tensor"]
+    arguments += ["--encode", "activations", "--encode-input"]
     result = snn_compile(
         DIGITS, "-o", tmp_path / "s.onnx", "--report", report, "--seed", 5, *arguments
     )
@@ -80,6 +82,8 @@ def test_options_reach_the_compiler(tmp_path):
         "calibrator": "percentile",
         "percentile": 99.0,
         "per_channel": False,
+        "encode": "activations",
+        "encode_input": True,
         "seed": 5,
     }
 
@@ -91,8 +95,8 @@ def bad(tmp_path):
     folder.mkdir()
     (folder / "empty.onnx").write_bytes(b"")
     (folder / "text.onnx").write_text("hello")
-    sigmoid = model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Sigmoid (x) }")
-    onnx.save(sigmoid, folder / "sigmoid.onnx")
+    linear = model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Neg (x) }")
+    onnx.save(linear, folder / "linear.onnx")
     (folder / "empty.npz").write_bytes(b"")
     np.savez(folder / "wrong_name.npz", picture=np.zeros((4, 1, 8, 8), np.float32))
     np.savez(folder / "wrong_shape.npz", image=np.zeros((4, 8, 8, 1), np.float32))
@@ -115,12 +119,12 @@ def bad(tmp_path):
         (DIGITS, ["-o", "{out}", "--report", "{bad}/no/r.json"], 2, "does not exist"),
         (DIGITS, ["-o", "{out}", "--report", "{out}"], 2, "is the output too"),
         (DIGITS, ["-o", "{out}", "--dump-dir", "{bad}/text.onnx"], 2, "cannot be used as a folder"),
-        ("{bad}/sigmoid.onnx", ["-o", "{bad}/sigmoid.onnx"], 2, "is the model itself"),
+        ("{bad}/linear.onnx", ["-o", "{bad}/linear.onnx"], 2, "is the model itself"),
         ("{bad}/no.onnx", ["-o", "{out}"], 3, "no such file"),
-        ("{bad}", ["-o", "{out}"], 3, "no such file"),
+        ("{bad}", ["-o", "{out}"], 3, "is a folder"),
         ("{bad}/empty.onnx", ["-o", "{out}"], 3, "empty"),
         ("{bad}/text.onnx", ["-o", "{out}"], 3, "ONNX"),
-        ("{bad}/sigmoid.onnx", ["-o", "{out}"], 3, "nothing to convert"),
+        ("{bad}/linear.onnx", ["-o", "{out}"], 3, "nothing to convert"),
         (DIGITS, ["-o", "{out}", "--calibration", "{bad}/no.npz"], 4, "no such file"),
         (DIGITS, ["-o", "{out}", "--calibration", "{bad}/empty.npz"], 4, "not a readable"),
         (DIGITS, ["-o", "{out}", "--calibration", "{bad}/wrong_name.npz"], 4, "rename 'picture'"),
@@ -172,7 +176,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (tmp_path / "dump" / "03_fold_batchnorm.onnx").exists():  # calibration is next
+    while not (tmp_path / "dump" / "05_encode_edges.onnx").exists():  # the samples are next
         with contextlib.suppress(subprocess.TimeoutExpired):
             assert process.wait(0.02) is None, process.stderr
     process.send_signal(signal.SIGINT)

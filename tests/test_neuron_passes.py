@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from helpers import model_from_text, run_model
 from snn_compile.passes.activations import find_activations
 from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.graph import export_model, import_model
+from snn_compile.passes.graph import export_model, export_network, import_model
 from snn_compile.passes.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.lower import lower
-from snn_compile.passes.neuron import Branch, Neuron, PassContext
+from snn_compile.passes.network import Network
+from snn_compile.passes.neuron import Branch, Neuron, PassContext, StaircaseNeuron
 from snn_compile.passes.replace_activation import replace_activation
 
 CONV = "float[4,3,1,1] w"
@@ -43,7 +46,7 @@ def compiled(model, **neurons):
     graph = insert_quant_clip(graph, PassContext(neurons)).graph
     quantised = export_model(graph)
     result = replace_activation(graph)
-    snn = lower(export_model(result.graph))
+    snn = lower(export_network(result.graph)).attached()
     for stage in (quantised, snn):
         onnx.checker.check_model(stage, full_check=True)
     return quantised, snn, result.changes
@@ -90,22 +93,62 @@ def test_finds(activation, weights, upper, signed):
 
 
 @pytest.mark.parametrize(
+    ("activation", "weights", "x", "value"),
+    [
+        ("Clip (a, lo, hi)", ", float lo = {-1}, float hi = {1}", -3.0, -1.0),
+        ("Clip (a, , hi)", ", float hi = {1}", -3.0, -3.0),
+        ("Sigmoid (a)", "", 0.0, 0.5),
+        ("Elu (a)", "", -100.0, -1.0),
+        ("HardSwish (a)", "", 3.0, 3.0),
+    ],
+)
+def test_finds_functions_that_a_staircase_follows(activation, weights, x, value):
+    neurons, kept = found(one_activation(activation, weights))
+    assert not kept
+    function = neurons[0].function
+    assert function is not None
+    assert function.evaluate(np.array([x]))[0] == value
+
+
+@pytest.mark.parametrize(
     ("activation", "weights", "inputs", "reason"),
     [
-        ("Clip (a, lo, hi)", ", float lo = {-1}, float hi = {1}", "", "lower bound is -1"),
-        ("Clip (a, , hi)", ", float hi = {1}", "", "lower bound is -inf"),
-        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {0}", "", "not above 0"),
+        ("Clip (a, lo, hi)", ", float lo = {1}, float hi = {0}", "", "bound"),
         ("Clip (a, lo, hi)", ", float lo = {0}", ", float hi", "not constant"),
-        ("Sigmoid (a)", "", "", "no neuron for Sigmoid"),
-        ("Softmax (a)", "", "", "no neuron for Softmax"),
-        ("Elu (a)", "", "", "no neuron for Elu"),
+        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {1e-38}", "", "too small"),
+        ("LeakyRelu (a)", "", "", "slope is not finite"),
+        ("PRelu (a, s)", ", float s = {inf}", "", "slope is not finite"),
     ],
 )
 def test_keeps_with_a_reason(activation, weights, inputs, reason):
-    neurons, kept = found(one_activation(activation, weights, inputs))
+    model = one_activation(activation, weights, inputs)
+    if activation.startswith("Leaky"):
+        model.graph.node[-1].attribute.append(onnx.helper.make_attribute("alpha", float("nan")))
+    neurons, kept = found(model)
     assert not neurons
     assert len(kept) == 1
     assert reason in kept[0].reason
+
+
+@pytest.mark.parametrize("reader", ["Log (s)", "Reciprocal (s)", "Div (x, s)"])
+def test_keeps_what_must_not_be_silent(reader):
+    neurons, kept = found(
+        model_from_text(f"g (float[N,3] x) => (float[N,3] y) {{ s = Sigmoid (x) y = {reader} }}")
+    )
+    assert not neurons
+    assert "infinite at a level of 0" in kept[0].reason
+    neurons, _ = found(
+        model_from_text("g (float[N,3] x) => (float[N,3] y) { s = Sigmoid (x) y = Div (s, x) }")
+    )
+    assert len(neurons) == 1
+
+
+def test_integers_are_no_activations():
+    neurons, kept = found(
+        model_from_text("g (int32[N,3] x, int32 lo) => (int32[N,3] y) { y = Clip (x, lo) }")
+    )
+    assert not neurons
+    assert not kept
 
 
 def test_keeps_other_element_types():
@@ -114,20 +157,33 @@ def test_keeps_other_element_types():
     assert "float64" in kept[0].reason
 
 
-def test_lists_activations_in_subgraphs():
-    model = model_from_text("""
+def test_finds_activations_in_both_branches_of_if():
+    neurons, kept = found(
+        model_from_text("""
         g (float[N,3] x, bool c) => (float[N,3] y) {
             y = If (c) <
                 then_branch = t () => (float[N,3] p) { p = Relu (x) },
                 else_branch = e () => (float[N,3] q) { q = Tanh (x) }
             >
         }""")
-    neurons, kept = found(model)
+    )
+    assert not kept
+    assert sorted((item.op, item.output) for item in neurons) == [("Relu", "p"), ("Tanh", "q")]
+
+
+def test_keeps_activations_in_the_body_of_a_loop():
+    neurons, kept = found(
+        model_from_text("""
+        g (float[3] x, int64 n, bool c) => (float[3] y) {
+            y = Loop (n, c, x) <body = b (int64 i, bool go, float[3] p) => (bool on, float[3] q) {
+                on = Identity (go)
+                q = Relu (p)
+            }>
+        }""")
+    )
     assert not neurons
-    assert sorted((item.op, item.reason) for item in kept) == [
-        ("Relu", "inside a control-flow body"),
-        ("Tanh", "inside a control-flow body"),
-    ]
+    assert kept[0].op == "Relu"
+    assert "inside the body of Loop" in kept[0].reason
 
 
 def test_channels_are_the_last_axis_behind_a_matmul():
@@ -295,7 +351,7 @@ EXACT = {
 def test_replaces_equal_chains_whoever_wrote_them(change):
     model = model_from_text(CHAIN.format(**{**EXACT, **change}))
     result = replace_activation(canonicalise(import_model(model)).graph)
-    snn = lower(export_model(result.graph))
+    snn = lower(export_network(result.graph)).attached()
     assert ops(snn) == ["MultiThresholdFire"]
     assert_bit_exact(model, snn, feed())
 
@@ -319,7 +375,7 @@ def test_replaces_equal_chains_whoever_wrote_them(change):
 def test_leaves_chains_that_mean_something_else(change):
     model = model_from_text(CHAIN.format(**{**EXACT, **change}))
     result = replace_activation(canonicalise(import_model(model)).graph)
-    snn = lower(export_model(result.graph))
+    snn = lower(export_network(result.graph)).attached()
     assert "MultiThresholdFire" not in ops(snn)
     assert not result.changes
     assert_bit_exact(model, snn, feed())
@@ -328,8 +384,120 @@ def test_leaves_chains_that_mean_something_else(change):
 def test_lower_raises_the_ir_version_only_where_needed():
     plain = one_activation("Relu (a)")
     plain.ir_version = 7
-    assert lower(plain).ir_version == 7
+    assert lower(Network(plain)).proto.ir_version == 7
     assert not plain.functions
     _, snn, _ = compiled(one_activation("Relu (a)"), y=neuron(0.5))
     assert [function.name for function in snn.functions] == ["MultiThresholdFire"]
-    assert len(lower(snn).functions) == 1
+    assert len(lower(Network(snn)).proto.functions) == 1
+
+
+STAIRCASE = StaircaseNeuron(
+    scale=np.float32([0.5, 1, 2, 3]),
+    thresholds=np.float32([-1, 0.25, 0.25, 2]),
+    levels=np.float32([-1.5, 0, 0.5, 0.25, 3]),
+    axis=1,
+    calibrator="by hand",
+    error=0.125,
+)
+
+
+@pytest.mark.parametrize(
+    ("activation", "scale"),
+    [
+        ("Sigmoid (a)", STAIRCASE.scale),
+        ("Sigmoid (a)", np.float32(0.7)),
+        ("Relu (a)", np.float32(2)),
+    ],
+)
+def test_staircase_neurons_give_the_bits_of_their_chain(activation, scale):
+    neuron = replace(STAIRCASE, scale=np.array(scale))
+    quantised, snn, changes = compiled(one_activation(activation), y=neuron)
+    assert "ScaleFire" in ops(snn)
+    assert activation.split()[0] not in ops(quantised)
+    assert_bit_exact(quantised, snn, feed())
+    assert "now ScaleFire" in changes[-1]
+    node = next(node for node in snn.graph.node if node.op_type == "ScaleFire")
+    properties = {p.key: p.value for p in node.metadata_props}
+    assert properties["snn_compile.source_op"] == activation.split()[0]
+    assert properties["snn_compile.error"] == "0.125"
+
+
+def test_a_staircase_is_the_table_of_its_levels():
+    quantised, _, _ = compiled(
+        one_activation("Sigmoid (a)"), y=replace(STAIRCASE, scale=np.ones((), np.float32))
+    )
+    model = onnx.ModelProto()
+    model.CopyFrom(quantised)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("a", 1, None))
+    y, a = run_model(model, feed())
+    expected = STAIRCASE.levels[np.searchsorted(STAIRCASE.thresholds, a, side="right")]
+    np.testing.assert_array_equal(y, expected)
+
+
+STEPS = """
+    g (float[N,4,5,5] x{inputs}) => (float[N,4,5,5] y{outputs})
+        <float s = {{0.5}}, float t1 = {{{t1}}}, float t2 = {{{t2}}}, float l0 = {{{l0}}},
+         float l1 = {{1}}, float l2 = {{3}}, float other = {{2}}> {{
+        b1 = Mul ({factor}, t1)
+        r1 = GreaterOrEqual (x, b1)
+        v1 = Where (r1, l1, {first})
+        b2 = Mul (s, t2)
+        r2 = GreaterOrEqual ({second}, b2)
+        v2 = Where (r2, l2, v1)
+        y = Mul (s, v2)
+        {more}
+    }}"""
+STEPS_EXACT = {
+    "inputs": "",
+    "outputs": "",
+    "t1": "0.5",
+    "t2": "1.5",
+    "l0": "0",
+    "factor": "s",
+    "first": "l0",
+    "second": "x",
+    "more": "",
+}
+
+
+@pytest.mark.parametrize("change", [{}, {"t2": "0.5"}, {"l0": "-7"}], ids=str)
+def test_replaces_staircases_whoever_wrote_them(change):
+    model = model_from_text(STEPS.format(**{**STEPS_EXACT, **change}))
+    graph = import_model(model)
+    snn = lower(export_network(replace_activation(graph).graph)).attached()
+    assert ops(snn) == ["ScaleFire"]
+    assert_bit_exact(model, snn, feed())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"t2": "0.25"},
+        {"factor": "other"},
+        {"inputs": ", float[N,4,5,5] z", "second": "z"},
+        {"inputs": ", float[1] z", "first": "z"},
+        {"outputs": ", float[N,4,5,5] z", "more": "z = Neg (v1)"},
+        {"t1": "inf", "t2": "inf"},
+    ],
+    ids=str,
+)
+def test_leaves_staircases_that_mean_something_else(change):
+    model = model_from_text(STEPS.format(**{**STEPS_EXACT, **change}))
+    result = replace_activation(import_model(model))
+    assert not result.changes
+
+
+def test_neurons_inside_if_give_the_bits_of_their_chains():
+    model = model_from_text("""
+        g (float[N,4] x, bool c) => (float[N,4] y) {
+            y = If (c) <
+                then_branch = t () => (float[N,4] p) { p = Relu (x) },
+                else_branch = e () => (float[N,4] q) { q = Tanh (x) }
+            >
+        }""")
+    quantised, snn, _ = compiled(model, p=neuron(0.5), q=STAIRCASE)
+    inner = [n.op_type for a in snn.graph.node[-1].attribute for n in a.g.node]
+    assert sorted(inner) == ["MultiThresholdFire", "ScaleFire"]
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    for condition in (True, False):
+        assert_bit_exact(quantised, snn, {"x": x, "c": np.array(condition)})
