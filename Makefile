@@ -2,13 +2,20 @@
 PYTHON ?= python3
 SECONDS ?= 60
 
-.PHONY: help fuzz sanitize abi arm
+.PHONY: help fuzz fuzz-compiler mutate sanitize abi arm
 
 help:  ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 fuzz:  ## Fuzz the C++ operators for SECONDS
 	bash tests/native/fuzz.sh $(SECONDS)
+
+fuzz-compiler:  ## Fuzz reading and compiling a model for SECONDS; needs atheris, and PYTHON where it is
+	$(PYTHON) tests/fuzz/fuzz_compile.py -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=6000 \
+	  -artifact_prefix=build/fuzz-compiler- build/fuzz-compiler
+
+mutate:  ## Compile 5,000 damaged models: no crash, no traceback
+	$(PYTHON) tests/fuzz/mutate.py --count 5000
 
 sanitize:  ## Operator tests under the address, undefined behaviour and thread sanitizers
 	PYTHON=$(PYTHON) bash tests/native/sanitize.sh
