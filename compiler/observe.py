@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from ..passes.network import Network
 
@@ -45,7 +45,7 @@ def _visible(graph: GraphProto) -> set[str]:
     return made | {i.name for i in graph.input} | {t.name for t in graph.initializer}
 
 
-def _value(name: str) -> object:
+def _value(name: str) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
 
 
@@ -67,11 +67,11 @@ def _add_output(node: NodeProto, branch: str, inner: str) -> str:
     for attribute in node.attribute:
         body = attribute.g
         if attribute.name == branch:
-            body.output.append(_value(inner))  # type: ignore[arg-type]
+            body.output.append(_value(inner))
         else:
             empty = f"{outer}.absent"
             values = helper.make_tensor(empty, TensorProto.FLOAT, [0], [])
             body.node.append(helper.make_node("Constant", [], [empty], value=values))
-            body.output.append(_value(empty))  # type: ignore[arg-type]
+            body.output.append(_value(empty))
     node.output.append(outer)
     return outer

@@ -121,8 +121,8 @@ class EdgeAnalysis:
             # What data select from a table of constants (an embedding) is a signal.
             return Carries.ANALOG if carried == Carries.CONSTANT else carried
         if joined == Carries.INPUT and node.op in _ARITHMETIC:
-            carried = {self.of(tensor) for tensor in read}
-            return Carries.INPUT if carried <= {Carries.INPUT, Carries.CONSTANT} else Carries.ANALOG
+            plain = {self.of(tensor) for tensor in read} <= {Carries.INPUT, Carries.CONSTANT}
+            return Carries.INPUT if plain else Carries.ANALOG
         return Carries.ANALOG
 
 

@@ -53,7 +53,7 @@ class Network:
 
     def nbytes(self) -> int:
         """Size of the whole model in bytes, serialised."""
-        return self.proto.ByteSize() + sum(array.nbytes for array in self.weights.values())
+        return int(self.proto.ByteSize()) + sum(array.nbytes for array in self.weights.values())
 
     def sha256(self) -> str:
         """Digest of the whole model."""

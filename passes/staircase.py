@@ -86,13 +86,16 @@ def match_staircase(graph: Graph, last: Node) -> Staircase | None:
         thresholds.append(threshold)
         levels.append(value)
     levels.append(level.values)
-    values = [np.array(v, np.float32).reshape(-1)[::-1] for v in (thresholds, levels)]
-    if x is None or any(v.size != 1 for v in (*thresholds, *levels)):
+    if x is None or any(value.size != 1 for value in (*thresholds, *levels)):
         return None
+    # The chain was walked from its end.
+    ascending, reached = (
+        np.array(values, np.float32).reshape(-1)[::-1] for values in (thresholds, levels)
+    )
     scale, axis = per_channel(factor.values, x.shape)
-    if scale is None or not _usable(scale, *values):
+    if scale is None or not _usable(scale, ascending, reached):
         return None
-    return Staircase(x, scale, *values, axis)
+    return Staircase(x, scale, ascending, reached, axis)
 
 
 def _step(
