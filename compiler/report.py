@@ -66,13 +66,15 @@ class CompileReport:
 
     def to_json(self) -> str:
         """The report as indented JSON."""
-        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
+        content = asdict(self)
+        content["coverage"]["spiking_share"] = self.coverage.spiking_share
+        return json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON knows no NaN: what does not apply is null."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

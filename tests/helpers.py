@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import ModelProto
+from snn_compile.compiler.load import load_source
 from snn_compile.compiler.session import make_session
+from snn_compile.passes.canonicalise import canonicalise
+from snn_compile.passes.fold_batchnorm import fold_batchnorm
+from snn_compile.passes.graph import export_network, import_model
+from snn_compile.passes.recognise import recognise
 
 
 def model_from_text(text: str, opset: int = 17, seed: int = 0) -> ModelProto:
@@ -32,3 +37,13 @@ def run_model(
 ) -> list[np.ndarray]:
     """Outputs of a model, by default in the order of arithmetic that the file has."""
     return list(make_session(model, library=library, optimise=optimise).run(None, feed))
+
+
+def assert_front_end_keeps_the_function(model: ModelProto, feed: dict[str, np.ndarray]) -> None:
+    """Every pass before the neurons may change outputs by 1e-5 + 1e-4 |y| at most."""
+    graph = import_model(load_source(model).network)
+    for step in (canonicalise, recognise, fold_batchnorm):
+        graph = step(graph).graph
+    before, after = run_model(model, feed), run_model(export_network(graph), feed)
+    for expected, got in zip(before, after, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

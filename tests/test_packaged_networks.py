@@ -13,8 +13,8 @@ import minilm
 import numpy as np
 import onnx
 import pytest
-from helpers import run_model
-from snn_compile.compiler import CompileOptions, compile_model
+from helpers import assert_front_end_keeps_the_function, run_model
+from snn_compile.compiler import compile_model
 from snn_compile.passes.activations import (
     ACTIVATION_OPS,
     LINEAR_OPS,
@@ -38,15 +38,16 @@ def images(*shape):
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-def compile_and_run(model, samples, tmp_path, **options):
+def compile_and_run(model, samples, tmp_path):
     """The report, after checking the compiled model and running it both ways."""
     np.savez(tmp_path / "samples.npz", **samples)
-    result = compile_model(model, tmp_path / "samples.npz", CompileOptions(**options))
+    result = compile_model(model, tmp_path / "samples.npz")
     onnx.checker.check_model(result.model, full_check=True)
     source = onnx.load(model) if isinstance(model, Path) else model
     assert list(result.model.graph.output) == list(source.graph.output)
     unbatched = {v.name for v in source.graph.input if _rank(v) < samples_rank(samples, v.name)}
     feed = {k: v[0, ...] if k in unbatched else v[:1] for k, v in samples.items()}
+    assert_front_end_keeps_the_function(source, feed)
     kernels, bodies = (run_model(result.model, feed, library=library) for library in (True, False))
     for one, other in zip(kernels, bodies, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -205,13 +206,36 @@ def test_sentence_transformer(tmp_path):
     assert report.verification.outputs[0].relative_l2 < 0.2
 
 
+def light(relu, conv, **others):
+    return {"Relu converted": relu, "Conv kept": 1, "Conv converted": conv} | {
+        key.replace("_", " "): count for key, count in others.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [],
+    [
+        (
+            "bvlc_alexnet",
+            light(7, 2, Conv_encoded=2, Gemm_converted=3, LRN_encoded=2, Softmax_kept=1),
+        ),
+        ("densenet121", light(121, 119, Conv_encoded=1)),
+        (
+            "inception_v1",
+            light(57, 51, Conv_encoded=5, Gemm_encoded=1, LRN_encoded=2, Softmax_kept=1),
+        ),
+        ("inception_v2", light(69, 61, Conv_encoded=7, Gemm_encoded=1, Softmax_kept=1)),
+        ("resnet50", light(49, 52, Gemm_encoded=1, Softmax_kept=1)),
+        ("shufflenet", light(33, 32, Conv_encoded=16, Gemm_encoded=1, Softmax_kept=1)),
+        ("squeezenet", light(26, 25, Softmax_kept=1)),
+        ("vgg19", light(18, 15, Gemm_converted=3, Softmax_kept=1)),
+        ("zfnet512", light(7, 2, Conv_encoded=2, Gemm_converted=3, LRN_encoded=2, Softmax_kept=1)),
+    ],
 )
 def test_light_networks_of_the_onnx_package(tmp_path, name, expected):
     """Opset 9, weights made by ConstantOfShape, residuals as Sum, BatchNormalization unfolded."""
-    report = compile_and_run(
-        LIGHT / f"light_{name}.onnx", {"data_0": images(1, 3, 224, 224)}, tmp_path
-    )
+    model = onnx.load(LIGHT / f"light_{name}.onnx")
+    initialised = {tensor.name for tensor in model.graph.initializer}
+    (data,) = [value.name for value in model.graph.input if value.name not in initialised]
+    report = compile_and_run(model, {data: images(1, 3, 224, 224)}, tmp_path)
     assert became(report) == expected

@@ -122,6 +122,8 @@ def test_report_accounts_for_every_step_and_neuron(compiled):
             assert 0 < neuron["error"] < 0.1
         assert 0 < activity["silent_rate"] < 1
         assert 0 < activity["mean_spikes"] < 32
+    assert report["coverage"]["counts"]["activation converted"] == 5
+    assert 0.98 < report["coverage"]["spiking_share"] < 1
     assert report["verification"]["bit_exact"] is True
     assert report["verification"]["outputs"][0]["agreement"] >= 0.98
 

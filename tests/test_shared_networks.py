@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import REPOSITORY
-from helpers import run_model
+from helpers import assert_front_end_keeps_the_function, run_model
 from onnx.reference import ReferenceEvaluator
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.evaluate import evaluate
@@ -76,6 +76,14 @@ def test_accuracy_survives_compilation(tmp_path, network, data, largest_drop, ag
     assert output.snn_top1 >= output.ann_top1 - largest_drop
     assert output.fidelity.agreement is not None
     assert output.fidelity.agreement >= agreement
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("models/*.onnx")), ids=lambda path: path.stem)
+def test_the_front_end_keeps_the_function(path):
+    model = onnx.load(path)
+    shape = [dim.dim_value or 2 for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    assert_front_end_keeps_the_function(model, {model.graph.input[0].name: x})
 
 
 @pytest.mark.parametrize("network", ["cifar10_resnet20", "cifar10_resnet20_dynamo"])
