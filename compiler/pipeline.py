@@ -178,6 +178,8 @@ def _compile(
     report.passes = steps.reports
     report.neurons = neuron_reports(snn)
     report.warnings += warnings
+    if not report.verification.outputs:
+        report.warnings.append("no output holds floats: how close the SNN is was not measured")
     if not report.verification.bit_exact:
         raise VerificationError(
             "the SNN does not reproduce the quantised ANN bit for bit; please report this model"

@@ -36,6 +36,7 @@ from .graph import (
     is_constant,
     is_standard,
     metadata,
+    nodes_of,
     scopes,
 )
 
@@ -135,7 +136,18 @@ def find_activations(graph: Graph) -> tuple[list[Activation], list[Kept]]:
                 neurons.append(_as_neuron(node))
             except NotANeuron as reason:
                 kept.append(Kept(node.name, node.op, str(reason)))
-    return neurons, kept
+    return neurons, kept + _inside_functions(graph)
+
+
+def _inside_functions(graph: Graph) -> list[Kept]:
+    """Activations of the model's own functions, which loading could not inline."""
+    return [
+        Kept(node.name, node.op_type, f"inside the function {function.domain}.{function.name}")
+        for function in graph.envelope.functions
+        if function.domain != ANN_DOMAIN
+        for node in nodes_of(function)
+        if node.op_type in ACTIVATION_OPS
+    ]
 
 
 def is_activation(node: Node) -> bool:

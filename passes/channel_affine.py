@@ -85,6 +85,8 @@ def linear_before(graph: Graph, tensor: Tensor) -> Linear:
     if not is_constant(weight):
         raise Refused("the weight is not constant")
     shape = weight.shape
+    if node.op in ("Conv", "ConvTranspose") and shape[0] % node.attrs.get("group", 1):
+        raise Refused(f"the weight {list(shape)} of {node.op} {node.name} does not fit its groups")
     if node.op == "Conv":
         return Linear(node, None, shape[0], 1, len(shape))
     if node.op == "ConvTranspose":
@@ -177,10 +179,13 @@ def fold_into_consumer(graph: Graph, x: Tensor, affine: Affine, result: Tensor) 
     if node.inputs[0] is not result:
         raise Refused(f"it is not the first input of {node.op} {node.name}")
     weight = _own(node.inputs[1], "weight")
-    if node.op in ("Conv", "ConvTranspose"):
-        _fold_into_convolution(graph, node, weight, affine)
-    elif result.shape is None or len(result.shape) != 2 or weight.ndim != 2:
+    convolves = node.op in ("Conv", "ConvTranspose")
+    if not convolves and (result.shape is None or len(result.shape) != 2 or weight.ndim != 2):
         raise Refused(f"channels are not what {node.op} {node.name} sums over")
+    if _summed(node, weight.shape) != affine.scale.size:
+        raise Refused(f"{node.op} {node.name} has another number of channels")
+    if convolves:
+        _fold_into_convolution(graph, node, weight, affine)
     elif node.op == "Gemm":
         _fold_into_gemm(graph, node, weight, affine)
     else:
@@ -192,6 +197,16 @@ def fold_into_consumer(graph: Graph, x: Tensor, affine: Affine, result: Tensor) 
         _append_shift(graph, node, total, (affine.shift @ weight).astype(dtype), output)
     node.inputs[0] = x
     return node
+
+
+def _summed(node: Node, shape: tuple[int, ...]) -> int | None:
+    """How many channels the operator sums over; None where the groups do not fit the weight."""
+    groups = node.attrs.get("group", 1)
+    if node.op == "Conv":
+        return None if shape[0] % groups else shape[1] * groups
+    if node.op == "Gemm" and node.attrs.get("transB", 0):
+        return shape[1]
+    return shape[0]
 
 
 def _fold_into_convolution(graph: Graph, node: Node, weight: np.ndarray, affine: Affine) -> None:
@@ -283,7 +298,10 @@ def _own(tensor: Tensor, what: str) -> np.ndarray:
 
 def _bias(node: Node, channels: int) -> np.ndarray:
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        return _own(node.inputs[2], "bias")
+        bias = _own(node.inputs[2], "bias")
+        if bias.shape[-1:] not in ((), (1,), (channels,)):
+            raise Refused(f"the bias is {list(bias.shape)} and does not fit {channels} channels")
+        return bias
     return np.zeros(channels)
 
 

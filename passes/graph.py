@@ -75,6 +75,7 @@ class _GraphExtras:
     annotations: list[onnx.TensorAnnotation]
     value_infos: dict[str, onnx.ValueInfoProto]
     initializer_metadata: dict[str, list[tuple[str, str]]]
+    initializer_docs: dict[str, str]
 
 
 def _extras(node: Node) -> _NodeExtras:
@@ -374,6 +375,11 @@ def nodes_below(proto: GraphProto) -> Iterator[NodeProto]:
                 yield from nodes_below(body)
 
 
+def nodes_of(function: onnx.FunctionProto) -> Iterator[NodeProto]:
+    """Every node of a function, those in control-flow bodies included."""
+    yield from nodes_below(GraphProto(node=function.node))
+
+
 def _pairs(graph: Graph, proto: GraphProto) -> Iterator[tuple[Node, NodeProto]]:
     return zip(graph.nodes, proto.node, strict=True)
 
@@ -386,6 +392,9 @@ def _subgraphs(node: Node, proto: NodeProto) -> Iterator[tuple[Graph, GraphProto
 
 def _attach_extras(graph: Graph, proto: GraphProto) -> None:
     infos = [*proto.input, *proto.output, *proto.value_info]
+    for tensor in graph.tensors().values():
+        if getattr(tensor, "type", "tensor_type") not in ("tensor_type", "sequence_type"):
+            tensor.dtype = None  # the library cannot write the type; it comes back from `infos`
     graph.extras = _GraphExtras(
         [(p.key, p.value) for p in proto.metadata_props],
         list(proto.quantization_annotation),
@@ -395,6 +404,7 @@ def _attach_extras(graph: Graph, proto: GraphProto) -> None:
             for tensor in proto.initializer
             if tensor.metadata_props
         },
+        {tensor.name: tensor.doc_string for tensor in proto.initializer if tensor.doc_string},
     )
     for node, node_proto in _pairs(graph, proto):
         node.extras = _NodeExtras(
@@ -432,6 +442,8 @@ def _restore_extras(graph: Graph, proto: GraphProto) -> None:
             if info.name in graph_extras.value_infos:
                 info.CopyFrom(graph_extras.value_infos[info.name])
     for tensor in proto.initializer:
+        if tensor.name in graph_extras.initializer_docs:
+            tensor.doc_string = graph_extras.initializer_docs[tensor.name]
         if not tensor.metadata_props:
             for key, value in graph_extras.initializer_metadata.get(tensor.name, []):
                 tensor.metadata_props.add(key=key, value=value)

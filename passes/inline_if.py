@@ -4,7 +4,7 @@
    has are made unique; all others stay.
 2. What the branch returns takes the names of the If's outputs. A branch that returns a constant,
    a tensor of the graphs around it, or one tensor twice, gets an Identity for that output.
-3. Quantization annotations and the metadata of initializers move along.
+3. Quantization annotations and the metadata and doc strings of initializers move along.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def inline_if(top: Graph, graph: Graph, node: Node) -> list[Node]:
             nodes.append(add_node(graph, "Identity", name, [source], output))
     graph.extras.annotations += body.extras.annotations
     graph.extras.initializer_metadata.update(body.extras.initializer_metadata)
+    graph.extras.initializer_docs.update(body.extras.initializer_docs)
     return nodes
 
 

@@ -66,7 +66,8 @@ class Network:
 def check(proto: ModelProto) -> None:
     """``onnx.checker`` and strict shape inference, for a model with detached initializers.
 
-    They are shown as inputs, since the checker would look for their data.
+    They are shown as inputs, since the checker would look for their data. Outputs declared without
+    a shape, which runtimes accept, are shown with the one that is inferred.
     """
     shown = ModelProto()
     shown.CopyFrom(proto)
@@ -78,7 +79,17 @@ def check(proto: ModelProto) -> None:
             )
         else:
             shown.graph.initializer.append(tensor)
+    if any(_lacks_shape(value) for value in shown.graph.output):
+        shown = onnx.shape_inference.infer_shapes(shown)
+        outputs = [value for value in shown.graph.output if not _lacks_shape(value)]
+        del shown.graph.output[:]
+        shown.graph.output.extend(outputs)
     onnx.checker.check_model(shown, full_check=True)
+
+
+def _lacks_shape(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type
+    return kind.HasField("tensor_type") and not kind.tensor_type.HasField("shape")
 
 
 def is_detached(tensor: TensorProto) -> bool:

@@ -10,7 +10,8 @@
    constant scale the normalised shape must be known, as the operator needs ones of that shape.
 4. Casts to float around the arithmetic belong to it where they are undone at the end; the operator
    computes in float, whatever the element type of x is.
-5. Keras' order: x * (scale / sqrt(..)) + (bias - mean * (scale / sqrt(..))).
+5. Keras' order: x * (scale / sqrt(..)) + (bias - mean * (scale / sqrt(..))), also as a sum with
+   -mean.
 
 It is found at the node that divides, in Keras' order at the last Add.
 """
@@ -267,30 +268,50 @@ def _normalised_shape(
 def _keras(scope: MatchScope, last: Node) -> Match | None:
     """x * inverse + (bias - mean * inverse), inverse = scale / sqrt(..)."""
     for left, right in _both_orders(last):
-        multiply, subtract = scope.producer(left, "Mul"), scope.producer(right, "Sub")
-        if multiply is None or subtract is None:
+        multiply = scope.producer(left, "Mul")
+        if multiply is None:
             continue
-        shift = scope.producer(subtract.inputs[1], "Mul")
-        if shift is None:
-            continue
-        nodes = (last, multiply, subtract, shift)
-        for x, inverse in _both_orders(multiply):
-            for mean, same in _both_orders(shift):
-                if same is inverse:
-                    match = _keras_core(scope, x, inverse, mean, subtract.inputs[0], nodes)
+        for shift, negated, bias, involved in _shifts(scope, right):
+            nodes = (last, multiply, *involved)
+            for x, inverse in _both_orders(multiply):
+                for mean, same in _both_orders(shift):
+                    if same is not inverse:
+                        continue
+                    match = _keras_core(scope, x, inverse, (mean, negated), bias, nodes)
                     if match is not None:
                         return match
     return None
+
+
+def _shifts(scope: MatchScope, tensor: Tensor) -> list[tuple[Node, bool, Tensor, tuple[Node, ...]]]:
+    """(product, negated, bias, nodes): bias - product, or bias + product of a negated factor."""
+    sub, add = scope.producer(tensor, "Sub"), scope.producer(tensor, "Add")
+    found = []
+    if sub is not None:
+        product = scope.producer(sub.inputs[1], "Mul")
+        if product is not None:
+            found.append((product, False, sub.inputs[0], (sub, product)))
+    for factor, bias in [] if add is None else _both_orders(add):
+        product = scope.producer(factor, "Mul")
+        if add is not None and product is not None:
+            found.append((product, True, bias, (add, product)))
+    return found
 
 
 def _keras_core(
     scope: MatchScope,
     x: Tensor,
     inverse: Tensor,
-    mean: Tensor,
+    subtrahend: tuple[Tensor, bool],
     bias: Tensor,
     nodes: tuple[Node, ...],
 ) -> Match | None:
+    mean, negated = subtrahend
+    if negated:
+        negation = scope.producer(mean, "Neg")
+        if negation is None:
+            return None
+        mean, nodes = negation.inputs[0], (*nodes, negation)
     scaling = scope.producer(inverse, "Mul")
     readings: list[tuple[Tensor, Tensor | None, tuple[Node, ...]]] = [(inverse, None, ())]
     if scaling is not None:

@@ -15,7 +15,8 @@ a tensor of another scope straight to a graph output the operator stays.
 Rewritten:
 
 6. Sum of several becomes a chain of Adds, in the order in which Sum adds.
-7. Transpose of a Transpose becomes one; Reshape of a Reshape the second.
+7. Transpose of a Transpose becomes one; Reshape of a Reshape the second. Transposes around
+   element-wise operators that take each other back go: ``transposed_chain.py``.
 8. Einsum of two operands that is a matrix product becomes MatMul, between Transposes where the axes
    are in another order: the output's letters are those of both operands (batch) first or, without
    batch, those of the first operand; one letter is summed; with a batch each operand has one letter
@@ -44,6 +45,7 @@ from .graph import (
     unique_name,
     variable,
 )
+from .transposed_chain import join_transposes
 
 
 def simplify(graph: Graph) -> list[str]:
@@ -291,9 +293,11 @@ def _sum(graph: Graph, node: Node) -> list[str]:
     return [f"Sum {node.name}: now {len(others) + 1} Adds"]
 
 
-def _transpose_of_transpose(_: Graph, node: Node) -> list[str]:
+def _transpose_of_transpose(graph: Graph, node: Node) -> list[str]:
     first = _computed_by(node.inputs[0], "Transpose")
-    if first is None or "perm" not in node.attrs or "perm" not in first.attrs:
+    if first is None:
+        return join_transposes(graph, node)
+    if "perm" not in node.attrs or "perm" not in first.attrs:
         return []
     node.attrs["perm"] = [first.attrs["perm"][axis] for axis in node.attrs["perm"]]
     node.inputs[0] = first.inputs[0]

@@ -92,3 +92,9 @@ def test_the_checker_sees_shapes_of_detached_weights():
     network.proto.graph.initializer[0].dims[0] = 99
     with pytest.raises((onnx.shape_inference.InferenceError, onnx.checker.ValidationError)):
         check(network.proto)
+
+
+def test_outputs_without_a_shape_pass():
+    network = detach(net())
+    network.proto.graph.output[0].type.tensor_type.ClearField("shape")
+    check(network.proto)

@@ -329,3 +329,16 @@ def test_old_opset_compiles():
     feed = next(SyntheticSamples(input_specs(model), 8, 1).batches(8))
     before, after = run_model(model, feed)[0], run_model(result.model, feed, library=True)[0]
     assert np.abs(before - after).max() < 0.5
+
+
+def test_warns_where_no_output_can_be_compared():
+    model = model_from_text("""
+        g (float[N,3] x) => (int64[N] y) { a = Relu (x) y = ArgMax <axis = 1, keepdims = 0> (a) }""")
+    assert any("was not measured" in text for text in compile_model(model).report.warnings)
+
+
+def test_an_output_without_a_shape_compiles():
+    model = model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    compiled = compile_model(model).model
+    assert compiled.graph.output[0] == model.graph.output[0]
