@@ -333,7 +333,10 @@ def test_old_opset_compiles():
 
 def test_warns_where_no_output_can_be_compared():
     model = model_from_text("""
-        g (float[N,3] x) => (int64[N] y) { a = Relu (x) y = ArgMax <axis = 1, keepdims = 0> (a) }""")
+        g (float[N,3] x) => (int64[N] y) {
+            a = Relu (x)
+            y = ArgMax <axis = 1, keepdims = 0> (a)
+        }""")
     assert any("was not measured" in text for text in compile_model(model).report.warnings)
 
 
