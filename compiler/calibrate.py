@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto, numpy_helper
 
 from ..passes.activations import Activation
 from ..passes.functions import ActivationFunction
-from ..passes.network import Network
+from ..passes.graph import initializers_below
+from ..passes.network import Network, is_detached
 from ..passes.neuron import Branch, Neuron, StaircaseNeuron
 from ..runtime_ops.scale_fire import MAX_THRESHOLDS
 from .errors import DataError
@@ -128,6 +130,17 @@ class _Curved:
         )
 
 
+def _advice(network: Network) -> str:
+    """What to check when values are not finite: the weights, if they are not, or the samples."""
+    small = (t for t in initializers_below(network.proto.graph) if not is_detached(t))
+    floats = (t for t in small if t.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE))
+    weights = {t.name: numpy_helper.to_array(t) for t in floats} | network.weights
+    for name, values in weights.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            return f"the weight '{name}' holds NaN or inf, train or export the network again"
+    return "check their scaling"
+
+
 def _rows(x: np.ndarray, axis: int | None) -> np.ndarray:
     """One row per channel, or a single one."""
     if axis is None:
@@ -174,7 +187,7 @@ def calibrate(
             if not np.isfinite(x).all():
                 raise DataError(
                     f"the samples make the input of {activation.op} {activation.name} "
-                    "NaN or infinite; check their scaling"
+                    f"NaN or infinite; {_advice(network)}"
                 )
             observers[activation.output].add(x)
     del session

@@ -19,9 +19,9 @@ MAX_LEVELS = 1 << 16
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 written, 1 internal error, 2 usage, 3 model refused, 4 calibration data "
-    "refused, 5 verification fell short, 128 + n stopped by signal n (130 Ctrl-C). Nothing is "
-    "written unless it is 0.",
+    epilog="Exit codes: 0 written, 1 internal error or out of memory, 2 usage, 3 model refused, "
+    "4 calibration data refused, 5 verification fell short, 128 + n stopped by signal n (130 "
+    "Ctrl-C). Nothing is written unless it is 0.",
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(

@@ -28,11 +28,12 @@ def main(ann: Path, snn: Path, data: Path, as_json: bool, debug: bool) -> None:
 
     def work() -> None:
         from .evaluate import evaluate
+        from .report import finite
 
         with progress_bar() as progress:
             evaluation = evaluate(ann, snn, data, progress)
         if as_json:
-            say(json.dumps(asdict(evaluation), indent=2))
+            say(json.dumps(finite(asdict(evaluation)), indent=2, allow_nan=False))
             return
         show_table(
             f"{evaluation.samples} samples",

@@ -58,7 +58,7 @@ def evaluate(ann: Path, snn: Path, data: Path, progress: Progress) -> Evaluation
 
     meters = [FidelityMeter(name) for name in names[0]]
     correct = np.zeros((2, len(meters)), np.int64)
-    positions = [position for position, _ in float_outputs(sessions[0])]
+    positions = [[position for position, _ in float_outputs(session)] for session in sessions]
     size = samples.fixed_batch or batch_size(list(next(samples.batches(1)).values()))
     done = 0
     for feed in progress.track(samples.batches(size), samples.batch_count(size), "evaluating"):
@@ -66,10 +66,17 @@ def evaluate(ann: Path, snn: Path, data: Path, progress: Progress) -> Evaluation
             run_samples(session, feed, str(path))
             for session, path in zip(sessions, (ann, snn), strict=True)
         ]
-        for i, position in enumerate(positions):
-            pair = [outputs[position] for outputs in results]
+        for i in range(len(meters)):
+            pair = [outputs[at[i]] for outputs, at in zip(results, positions, strict=True)]
+            # The first dimension may be the number of detections, which is the network's to say.
+            if pair[0].ndim != pair[1].ndim or pair[0].shape[1:] != pair[1].shape[1:]:
+                raise ModelError(
+                    f"{ann} and {snn} have different outputs: '{names[0][i]}' is "
+                    f"{list(pair[0].shape)} of one and {list(pair[1].shape)} of the other; "
+                    "give the SNN that was compiled from this ANN"
+                )
             meters[i].add(*pair)
-            if labels is not None and pair[0].ndim == 2:
+            if labels is not None and pair[0].ndim == 2 and pair[0].shape == pair[1].shape:
                 rows = labels[done : done + len(pair[0])]
                 correct[:, i] += [int((scores.argmax(1) == rows).sum()) for scores in pair]
         done += len(next(iter(feed.values()))) if not samples.unbatched else 1

@@ -122,7 +122,8 @@ def compile_model(
         if calibration is not None:
             raise
         raise ModelError(
-            f"on synthetic inputs {error}; give real samples with --calibration"
+            f"on synthetic inputs {error}; if these inputs are the cause, "
+            "give real samples with --calibration"
         ) from error
 
 
@@ -143,6 +144,8 @@ def _compile(
     samples = _samples(calibration, input_specs(ann.proto), options)
     report = _new_report(model, ann, samples, options)
     report.warnings += source.warnings
+    # Before any pass sees it, the runtime has to accept the model.
+    run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")
 
     graph = import_model(ann)
     graph = steps.rewrite("canonicalise", lambda: canonicalise(graph))

@@ -67,6 +67,11 @@ def input_specs(model: ModelProto) -> list[InputSpec]:
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
             for dim in tensor.shape.dim
         )
+        if dims[:1] == (0,):
+            raise ModelError(
+                f"input '{value.name}' has the shape {list(dims)}, so there is nothing to feed; "
+                "export with samples in the batch, or a dynamic batch axis"
+            )
         specs.append(InputSpec(value.name, dtype, dims))
     if not specs:
         raise ModelError("the model has no inputs, so there is nothing to feed")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime as ort
@@ -16,6 +16,12 @@ from .samples import Feed
 
 #: Bytes of activations per batch that may leave the runtime at once.
 ACTIVATION_BUDGET = 64 << 20
+
+#: The runtime's own log: what goes wrong arrives as an exception, the rest is not the user's.
+_SILENT = 4
+
+#: How the runtime says that memory has run out; it has no type for it.
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 def make_session(
@@ -31,11 +37,12 @@ def make_session(
 
     Raises:
         ModelError: the runtime cannot execute the model.
+        MemoryError: it does not fit.
     """
     if isinstance(network, ModelProto):
         network = detach(network)
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only: unused initializers are not the user's concern
+    options.log_severity_level = _SILENT
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     # Without optimisation thousands of small nodes remain, and planning which of their outputs may
@@ -53,6 +60,7 @@ def make_session(
             network.proto.SerializeToString(), options, ["CPUExecutionProvider"]
         )
     except Exception as error:  # the runtime raises types of its own, outside any hierarchy
+        _raise_if_out_of_memory(error)
         raise ModelError(f"onnxruntime {ort.__version__} cannot run the model: {error}") from error
 
 
@@ -67,15 +75,49 @@ def run_samples(session: ort.InferenceSession, feed: Feed, what: str) -> list[np
 
     Raises:
         DataError: the runtime refuses the feed; its message is passed on.
+        MemoryError: a tensor does not fit.
     """
-    options = ort.RunOptions()
-    with ThreadPoolExecutor(1) as thread:
-        run = thread.submit(session.run, None, feed, options)
+    run = _Run(session, feed)
+    try:
+        run.start()
+        run.done.wait()
+    except BaseException:
+        run.options.terminate = True  # the runtime itself does not see the signal
+        if run.is_alive():
+            run.done.wait()
+        raise
+    if run.error is None:
+        return run.outputs
+    _raise_if_out_of_memory(run.error)
+    shapes = {name: list(array.shape) for name, array in feed.items()}
+    message = f"{what} does not run on inputs of shape {shapes}: {run.error}"
+    raise DataError(message) from run.error
+
+
+class _Run(threading.Thread):
+    """One run in a thread of its own, so that a signal reaches Python meanwhile.
+
+    ``done`` is waited for, not the thread: Python forgets a thread whose ``join`` is interrupted.
+    """
+
+    def __init__(self, session: ort.InferenceSession, feed: Feed) -> None:
+        super().__init__()
+        self.options = ort.RunOptions()
+        self.options.log_severity_level = _SILENT
+        self.done = threading.Event()
+        self.outputs: list[np.ndarray] = []
+        self.error: Exception | None = None
+        self._session, self._feed = session, feed
+
+    def run(self) -> None:
         try:
-            return list(run.result())
+            self.outputs = list(self._session.run(None, self._feed, self.options))
         except Exception as error:  # the runtime raises types of its own, outside any hierarchy
-            shapes = {name: list(array.shape) for name, array in feed.items()}
-            raise DataError(f"{what} does not run on inputs of shape {shapes}: {error}") from error
-        except BaseException:
-            options.terminate = True  # the runtime itself does not see the signal
-            raise
+            self.error = error
+        finally:
+            self.done.set()
+
+
+def _raise_if_out_of_memory(error: Exception) -> None:
+    if any(words in str(error) for words in _OUT_OF_MEMORY):
+        raise MemoryError(str(error)) from error

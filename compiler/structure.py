@@ -13,7 +13,7 @@ In Python alone, in one walk over the model, before anything else looks at it:
 5. Functions do not call themselves, read only their own tensors, and stay within a bound when all
    calls are written out.
 6. Tensors, types and attributes are what they declare (:mod:`.values`).
-7. Inputs are tensors of numbers that memory can hold.
+7. Inputs are tensors of numbers, of known rank, that memory can hold. There is an output.
 8. No constant integer is divided by a constant where processors trap: the smallest one by -1.
 
 :func:`check_source` also refuses what is not a float network to compile: models with our operators,
@@ -115,6 +115,8 @@ def check_structure(model: ModelProto) -> None:
     functions = _function_table(model)
     context = _Context(imports, functions, "")
     _check_graph(model.graph, context, [])
+    if not model.graph.output:
+        raise invalid(f"the model has no outputs; {_EXPORT}")
     for value in model.graph.input:
         _check_input(value, {tensor.name for tensor in model.graph.initializer})
     for info in model.training_info:
@@ -400,6 +402,8 @@ def _check_input(value: onnx.ValueInfoProto, initialised: set[str]) -> None:
         raise ModelError(
             f"{where} holds {what}; export only the part of the network that reads numbers"
         )
+    if not tensor.HasField("shape") and value.name not in initialised:
+        raise ModelError(f"{where} has no shape; export it with a known number of dimensions")
     size = element_bits(tensor.elem_type) / 8
     for dim in tensor.shape.dim:
         size *= dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else 1

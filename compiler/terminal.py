@@ -68,8 +68,9 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
     except _Stopped as stopped:
         _tell(f"stopped by {signal.Signals(stopped.number).name}: nothing was written")
         return _SIGNALLED + stopped.number
-    except MemoryError:
-        _tell("error: out of memory; give a smaller model or a machine with more")
+    except MemoryError as error:
+        where = f" ({error})" if str(error) else ""
+        _tell(f"error: out of memory{where}; give a smaller model or a machine with more")
         return 1
     except Exception as error:
         if debug:

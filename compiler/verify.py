@@ -65,28 +65,28 @@ class Reference:
         session = make_session(ann, library=False)
         self.positions = float_outputs(session)
         self.batch = batch
+        self._batches = 0
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
         count = samples.batch_count(batch)
-        for feed in progress.track(samples.batches(batch), count, "running the ANN"):
-            outputs = run_samples(session, feed, "the ANN")
-            for position, _ in self.positions:
-                np.save(self._file, outputs[position], allow_pickle=False)
+        try:
+            for feed in progress.track(samples.batches(batch), count, "running the ANN"):
+                outputs = run_samples(session, feed, "the ANN")
+                self._batches += 1
+                for position, _ in self.positions:
+                    np.save(self._file, outputs[position], allow_pickle=False)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Remove the file."""
         self._file.close()
 
     def batches(self) -> Iterator[list[np.ndarray]]:
-        """The outputs of one batch after the other."""
+        """The outputs of one batch after the other; empty lists if none is floating-point."""
         self._file.seek(0)
-        while True:
-            outputs = []
-            for _ in self.positions:
-                try:
-                    outputs.append(np.load(self._file, allow_pickle=False))
-                except EOFError:
-                    return
-            yield outputs
+        for _ in range(self._batches):
+            yield [np.load(self._file, allow_pickle=False) for _ in self.positions]
 
 
 def verify(

@@ -3,6 +3,7 @@ and the files that are left. Limits, pipes and signals get processes of their ow
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from conftest import MODELS
 from helpers import model_from_text
 from onnx import helper
 from snn_compile.compiler.cli import main
+from snn_compile.compiler.eval_cli import main as evaluate
 
 DIGITS = MODELS / "digits_resnet_dynamo.onnx"
 COMMAND = [sys.executable, "-c", "from snn_compile.compiler.cli import main; main()"]
@@ -44,7 +46,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def refused(folder, code, message, *arguments, **options):
+def refused(folder, code, message, *arguments, command=main, **options):
     """The command fails as documented and leaves everything as it was.
 
     In this process, or with options of :func:`subprocess.run` in one of its own.
@@ -54,7 +56,7 @@ def refused(folder, code, message, *arguments, **options):
         result = snn_compile(*arguments, **options)
         returned = result.returncode
     else:
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        result = CliRunner().invoke(command, [str(argument) for argument in arguments])
         returned = result.exit_code
     assert returned == code, result.stderr
     assert message in result.stderr
@@ -123,7 +125,135 @@ def test_an_unwritable_folder(folder):
     refused(folder, 2, "is not writable", folder / "net.onnx", "-o", folder / "locked" / "s.onnx")
 
 
+# Networks that cannot be fed, run or compared ---------------------------------------------------
+
+
+def refuses_network(folder, message, text, edit=None, code=3):
+    model = model_from_text(text)
+    if edit is not None:
+        edit(model)
+    onnx.save(model, folder / "bad.onnx")
+    refused(folder, code, message, folder / "bad.onnx", "-o", folder / "old.onnx")
+
+
+RELU = "g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }"
+
+
+def test_networks_without_outputs_shapes_or_samples(folder):
+    def drop_shape(model):
+        model.graph.input[0].type.tensor_type.ClearField("shape")
+
+    drop_outputs = lambda model: model.graph.ClearField("output")  # noqa: E731
+    refuses_network(folder, "the model has no outputs", RELU, drop_outputs)
+    refuses_network(folder, "input 'x' has no shape", RELU, drop_shape)
+    empty = "g (float[0,3] x) => (float[0,3] y) { y = Relu (x) }"
+    refuses_network(folder, "input 'x' has the shape [0, 3], so there is nothing to feed", empty)
+
+
+@pytest.mark.parametrize("size", [4, 4000], ids=["small", "large"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(folder, size, value):
+    def spoil(model):
+        (tensor,) = model.graph.initializer
+        weights = onnx.numpy_helper.to_array(tensor).copy()
+        weights[1, 2] = value
+        tensor.CopyFrom(onnx.numpy_helper.from_array(weights, "w"))
+
+    text = f"""g (float[N,3] x) => (float[N,{size}] y) <float[3,{size}] w>
+        {{ a = MatMul (x, w) y = Relu (a) }}"""
+    refuses_network(folder, "the weight 'w' holds NaN or inf", text, spoil)
+
+
+def test_a_tensor_beyond_memory_is_said_to_be_one(folder):
+    text = """g (float[N,3] x) => (float[N,3] y) {
+        s = Constant <value = int64[1] {4000000000000}> ()
+        c = ConstantOfShape (s)
+        k = ReduceSum <keepdims = 0> (c)
+        a = Add (x, k)
+        y = Relu (a) }"""
+    refuses_network(folder, "error: out of memory (", text, code=1)
+
+
+def test_the_runtime_writes_no_log_of_its_own(folder):
+    text = """g (float[N,3] x) => (float[1,3] y) {
+        s = Constant <value = int64[2] {1, 3}> () r = Reshape (x, s) y = Relu (r) }"""
+    onnx.save(model_from_text(text), folder / "bad.onnx")
+    result = snn_compile(folder / "bad.onnx", "-o", folder / "old.onnx")
+    assert result.returncode == 3
+    assert "cannot be reshaped" in result.stderr
+    assert "[E:onnxruntime" not in result.stderr
+
+
+NET = "g (float[N,3] x) => (float[N,4] y) <float[3,4] w> { a = MatMul (x, w) y = Relu (a) }"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (NET.replace("4]", "5]"), "'y' is [8, 4] of one and [8, 5] of the other"),
+        (NET.replace("N,3", "N,2").replace("[3,4]", "[2,4]"), "have different inputs"),
+        (NET.replace("x)", "z)").replace("(x", "(z"), "have different inputs"),
+        (NET.replace(" y", " q"), "have different outputs: ['y'] and ['q']"),
+        ("g (float[N,3] x) => (float[M,N] y) { r = Relu (x) y = Transpose (r) }", "[8, 4] of one"),
+    ],
+)
+def test_eval_refuses_networks_that_are_not_one_pair(folder, text, message):
+    onnx.save(model_from_text(text), folder / "other.onnx")
+    np.savez(folder / "data.npz", x=np.ones((8, 3), np.float32))
+    models = [folder / "net.onnx", folder / "other.onnx"]
+    refused(folder, 3, message, *models, "--data", folder / "data.npz", command=evaluate)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.full((8, 3), np.nan, np.float32)}, "has NaN or inf in sample 0"),
+        ({"x": np.ones((8, 2), np.float32)}, "does not fit the input"),
+        ({"labels": np.zeros(8, np.int64)}, "no array named 'x'"),
+        ({"x": np.ones((8, 3), np.float32), "labels": np.zeros(7, int)}, "expected 8 integers"),
+        ({"x": np.ones((8, 3), np.float32), "labels": np.zeros(8)}, "expected 8 integers"),
+    ],
+)
+def test_eval_refuses_data_that_do_not_fit(folder, arrays, message):
+    np.savez(folder / "data.npz", **arrays)
+    models = [folder / "net.onnx", folder / "net.onnx"]
+    refused(folder, 4, message, *models, "--data", folder / "data.npz", command=evaluate)
+
+
+def test_eval_needs_data(folder):
+    models = [folder / "net.onnx", folder / "net.onnx"]
+    refused(folder, 2, "Missing option '--data'", *models, command=evaluate)
+    refused(folder, 4, "no such file", *models, "--data", folder / "none.npz", command=evaluate)
+    refused(
+        folder, 3, "no such file", folder / "none.onnx", models[0], "--data", folder,
+        command=evaluate,
+    )  # fmt: skip
+
+
+def test_eval_writes_valid_json_of_networks_that_give_nan(folder):
+    onnx.save(model_from_text(RELU.replace("Relu (x)", "Sqrt (x)")), folder / "nan.onnx")
+    onnx.save(model_from_text(RELU.replace("Relu (x)", "Abs (x)")), folder / "abs.onnx")
+    np.savez(folder / "data.npz", x=np.full((8, 3), -1, np.float32))
+    models = [str(folder / "abs.onnx"), str(folder / "nan.onnx")]
+    result = CliRunner().invoke(evaluate, [*models, "--data", str(folder / "data.npz"), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert found["outputs"][0]["fidelity"]["max_abs"] is None
+
+
 # Outputs ----------------------------------------------------------------------------------------
+
+
+def test_the_data_of_the_source_are_never_replaced(folder):
+    model = model_from_text("""
+        g (float[N,64] x) => (float[N,64] y) <float[64,64] w> { a = MatMul (x, w) y = Relu (a) }""")
+    data = {"save_as_external_data": True, "location": "s.onnx.data", "size_threshold": 0}
+    onnx.save(model, folder / "apart.onnx", **data)
+    source = folder / "apart.onnx"
+    refused(folder, 2, "holds data of the source", source, "-o", folder / "s.onnx")
+    refused(folder, 2, "holds data of the source", source, "-o", folder / "s.onnx.data")
+    report = ["--report", folder / "s.onnx.data"]
+    refused(folder, 2, "holds data of the source", source, "-o", folder / "t.onnx", *report)
 
 
 @posix
@@ -275,6 +405,58 @@ def test_signals_leave_nothing_behind(folder, number, code, message, module, fun
         assert len(list(folder.glob(".snn-compile-*"))) == 2
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert message in stderr
+    assert "Traceback" not in stderr
+    assert files_of(folder) == before
+
+
+ENDLESS = """
+    g (float[2,3] x) => (float[2,3] y) {
+        r = Relu (x)
+        count = Constant <value = int64 {2147483648}> ()
+        go = Constant <value = bool {1}> ()
+        y = Loop (count, go, r) <body = b (int64 i, bool c, float[2,3] s)
+            => (bool c2, float[2,3] s2) { c2 = Identity (c) s2 = Identity (s) }>
+    }"""
+
+# The command, but it says so whenever the runtime begins.
+ANNOUNCE_RUN = """
+import sys
+import onnxruntime
+real = onnxruntime.InferenceSession.run
+def announced(*arguments, **named):
+    print("reached", file=sys.stderr, flush=True)
+    return real(*arguments, **named)
+onnxruntime.InferenceSession.run = announced
+from snn_compile.compiler.cli import main
+main()
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "interrupted: nothing was written"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM: nothing was written"),
+    ],
+)
+def test_a_network_that_runs_for_ever_is_stopped(folder, number, code, message):
+    onnx.save(model_from_text(ENDLESS), folder / "endless.onnx")
+    before = files_of(folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ANNOUNCE_RUN, folder / "endless.onnx", "-o", folder / "old.onnx"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert any(line.endswith("reached\n") for line in iter(process.stderr.readline, ""))
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)  # left alone it takes the better part of a day
+    finally:
+        process.kill()
     assert process.returncode == code, stderr
     assert message in stderr
     assert "Traceback" not in stderr

@@ -4,8 +4,9 @@
 
 Model number i depends on the seed and i alone; ``--only i`` compiles that one in this process and
 keeps its file. Models run in worker processes. A worker that a signal ends is a crash, an exception
-that is not a refusal a traceback, and a worker that says nothing for ``--timeout`` seconds is
-ended. The exit code is 1 if there was any of them.
+that is not a refusal a traceback. A worker that says nothing for ``--timeout`` seconds gets Ctrl-C:
+a network may take as long as it likes, or for ever, but must stop when it is asked to; one that
+does not within 10 seconds is a hang. The exit code is 1 if there was any crash, traceback or hang.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from snn_compile.compiler.pipeline import CompileOptions, compile_model
 
 SAMPLES = 4
 MEMORY = 6 << 30
+PATIENCE = 10  # seconds that a worker may take to stop
 DOCUMENTED = {0, 2, 3, 4, 5}
 
 
@@ -53,6 +55,8 @@ def compile_case(models: list, seed: int, number: int, folder: Path) -> str:
         return f"exit {error.exit_code}: {error}".replace("\n", " ")[:400]
     except MemoryError:
         return "out of memory"
+    except KeyboardInterrupt:
+        return "stopped: it ran for too long, and Ctrl-C ended it"
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         ours = [
@@ -88,6 +92,7 @@ def work(seed: int, numbers: range) -> None:
     """Compile these models; one line before and one after each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
     models = prepare()
     with case_folder() as folder:
         for number in numbers:
@@ -129,10 +134,15 @@ class Worker(threading.Thread):
 
         while True:
             limit = self._arguments.timeout + (30 if current is None else 0)  # imports
-            watch = threading.Timer(limit, end)
-            watch.start()
+            watches = [
+                threading.Timer(limit, process.send_signal, [signal.SIGINT]),
+                threading.Timer(limit + PATIENCE, end),
+            ]
+            for watch in watches:
+                watch.start()
             line = process.stdout.readline()
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
             if not line:
                 break
             kind, number, *rest = line.rstrip("\n").split(" ", 2)
@@ -148,7 +158,7 @@ class Worker(threading.Thread):
             raise RuntimeError(f"the worker did not start (exit code {code})")
         if current not in self._results:
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            self._results[current] = "timeout" if hung else f"crash {name}"
+            self._results[current] = "hang" if hung else f"crash {name}"
         return current + 1
 
 
@@ -219,11 +229,16 @@ def _show(results: dict[int, str], seed: int, seconds: float, messages: Path | N
 
 
 def _kind(outcome: str) -> str:
-    return outcome.split(":")[0] if outcome.startswith(("exit", "out of")) else outcome.split()[0]
+    return (
+        outcome.split(":")[0]
+        if outcome.startswith(("exit", "out of", "stopped"))
+        else outcome.split()[0]
+    )
 
 
 def _is_documented(outcome: str) -> bool:
-    return outcome == "out of memory" or _kind(outcome) in {f"exit {code}" for code in DOCUMENTED}
+    documented = {"out of memory", "stopped", *(f"exit {code}" for code in DOCUMENTED)}
+    return _kind(outcome) in documented
 
 
 if __name__ == "__main__":
