@@ -6,8 +6,8 @@ The last line is the ANN with every activation replaced by Abs, a standard opera
 does not know for its blocked memory layout either: what leaving that layout costs at each neuron,
 whatever the neuron computes.
 
-Batch 1. Thresholds come from synthetic inputs: they do not change the time. Without a model, the
-bundled example is measured.
+"Activations only" is compiled without encoders. Batch 1. Thresholds come from synthetic inputs:
+they do not change the time. Without a model, the bundled example is measured.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import onnx
 from measure import compare, show
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.save import save_model
+from snn_compile.compiler.save import save_network
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "models" / "digits_resnet_dynamo.onnx"
 
@@ -46,14 +46,18 @@ def main() -> None:
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            result = compile_model(model, options=CompileOptions(dump_dir=folder))
-            save_model(result.model, folder / "snn.onnx")
+            activations = CompileOptions(encode="activations", dump_dir=folder)
+            save_network(compile_model(model, options=activations).network, folder / "part.onnx")
+            save_network(compile_model(model).network, folder / "snn.onnx")
+            (quantised,) = folder.glob("*_insert_quant_clip.onnx")
             shutil.copy(model, folder / "ann.onnx")
             candidates = {
                 "ANN": (folder / "ann.onnx", False),
                 "SNN, C++ kernels": (folder / "snn.onnx", True),
                 "SNN, function bodies": (folder / "snn.onnx", False),
-                "quantised, five ops": (folder / "05_insert_quant_clip.onnx", False),
+                "SNN, activations only": (folder / "part.onnx", True),
+                "activations only, bodies": (folder / "part.onnx", False),
+                "activations only, five ops": (quantised, False),
                 "ANN, Abs for activations": (write_abs(model, folder / "abs.onnx"), False),
             }
             show(model.name, compare(candidates, arguments.threads, arguments.rounds))
