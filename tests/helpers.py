@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import ModelProto
+from snn_compile.compiler.errors import ModelError
 from snn_compile.compiler.load import load_source
 from snn_compile.compiler.session import make_session
 from snn_compile.passes.canonicalise import canonicalise
@@ -36,7 +38,13 @@ def run_model(
     model: ModelProto, feed: dict[str, np.ndarray], *, library: bool = False, optimise: bool = False
 ) -> list[np.ndarray]:
     """Outputs of a model, by default in the order of arithmetic that the file has."""
-    return list(make_session(model, library=library, optimise=optimise).run(None, feed))
+    try:
+        session = make_session(model, library=library, optimise=optimise)
+    except ModelError as error:
+        if "Current official support for domain" in str(error):
+            pytest.skip("this onnxruntime is older than the model's opset")
+        raise
+    return list(session.run(None, feed))
 
 
 def assert_front_end_keeps_the_function(model: ModelProto, feed: dict[str, np.ndarray]) -> None:

@@ -115,7 +115,7 @@ def test_finds_functions_that_a_staircase_follows(activation, weights, x, value)
     [
         ("Clip (a, lo, hi)", ", float lo = {1}, float hi = {0}", "", "bound"),
         ("Clip (a, lo, hi)", ", float lo = {0}", ", float hi", "not constant"),
-        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {1e-38}", "", "too small"),
+        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {1e-35}", "", "too small"),
         ("LeakyRelu (a)", "", "", "slope is not finite"),
         ("PRelu (a, s)", ", float s = {inf}", "", "slope is not finite"),
     ],

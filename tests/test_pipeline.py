@@ -47,6 +47,10 @@ def test_result_is_valid_and_runs_everywhere_with_the_same_bits(compiled):
     bodies = run_model(model, images(), library=False)[0]
     kernels = run_model(model, images(), library=True)[0]
     np.testing.assert_array_equal(kernels.view(np.uint32), bodies.view(np.uint32))
+    if tuple(map(int, onnx.__version__.split(".")[:2])) < (1, 23):
+        pytest.skip(
+            "the evaluator of onnx before 1.23 fails to gather by indices that are not contiguous"
+        )
     reference = ReferenceEvaluator(model).run(None, images(2))[0]
     # The evaluator sums in another order than the runtime, which can flip a level.
     assert np.abs(reference - bodies[:2]).max() < 0.1 * np.abs(bodies).max()
