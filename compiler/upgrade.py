@@ -174,14 +174,17 @@ class _Types:
 
     element: dict[str, int] = field(default_factory=dict)
     rank: dict[str, int] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)  # length of the first axis, where fixed
 
     def within(self, graph: GraphProto) -> _Types:
-        inner = _Types(dict(self.element), dict(self.rank))
+        inner = _Types(dict(self.element), dict(self.rank), dict(self.first))
         for value in [*graph.input, *graph.value_info, *graph.output]:
             inner._add(value)
         for tensor in graph.initializer:
             inner.element[tensor.name] = tensor.data_type
             inner.rank[tensor.name] = len(tensor.dims)
+            if tensor.dims:
+                inner.first[tensor.name] = tensor.dims[0]
         return inner
 
     def _add(self, value: ValueInfoProto) -> None:
@@ -190,6 +193,8 @@ class _Types:
             self.element[value.name] = tensor.elem_type
             if tensor.HasField("shape"):
                 self.rank[value.name] = len(tensor.shape.dim)
+                if tensor.shape.dim and tensor.shape.dim[0].HasField("dim_value"):
+                    self.first[value.name] = tensor.shape.dim[0].dim_value
 
 
 class _Rewriter:
@@ -557,7 +562,26 @@ def _scatter(step: _Step) -> list[NodeProto]:
 
 
 def _scan(step: _Step) -> list[NodeProto]:
-    raise step.refuse("Scan had a batch axis before opset 9, which newer ones cannot express")
+    node = step.node
+    lengths, *inputs = node.input
+    if lengths or any(step.types.first.get(name) != 1 for name in inputs):
+        raise step.refuse(
+            "Scan had a batch axis before opset 9, which newer ones express for a batch of 1 "
+            "without sequence lengths only"
+        )
+    axes = step.constant("batch_axis", np.array([0], np.int64))
+    before = [step.emit("Squeeze", f"in_{i}", [x, axes.output[0]]) for i, x in enumerate(inputs)]
+    after = []
+    for i, output in enumerate(node.output):
+        node.output[i] = step.new_name(f"out_{i}")
+        after.append(make_node("Unsqueeze", [node.output[i], axes.output[0]], [output]))
+    del node.input[:]
+    node.input.extend(squeezed.output[0] for squeezed in before)
+    directions = step.take("directions")
+    if directions is not None:
+        directions.name = "scan_input_directions"
+        node.attribute.append(directions)
+    return [axes, *before, node, *after]
 
 
 # What opset 7 changed.

@@ -272,13 +272,31 @@ REFUSED = {
         "the rank of an operand is unknown",
     ),
     "Scan with a batch axis": (
-        "g (float[1,3] s, float[1,2,3] x) => (float[1,3] y, float[1,2,3] z) {"
+        "g (float[2,3] s, float[2,2,3] x) => (float[2,3] y, float[2,2,3] z) {"
         " y, z = Scan <num_scan_inputs = 1, body = b (float[3] p, float[3] q)"
         " => (float[3] r, float[3] t) { r = Add (p, q) t = Identity (r) }> (, s, x) }",
         8,
         "batch axis",
     ),
 }
+
+
+@pytest.mark.parametrize("directions", ["", "directions = [1], "])
+def test_scan_loses_a_batch_axis_of_one(directions):
+    model = model_of(
+        "g (float[1,3] s, float[1,2,3] x) => (float[1,3] y, float[1,2,3] z) {"
+        f" y, z = Scan <num_scan_inputs = 1, {directions} body = b (float[3] p, float[3] q)"
+        " => (float[3] r, float[3] t) { r = Add (p, q) t = Identity (r) }> (, s, x) }",
+        8,
+    )
+    rng = np.random.default_rng(0)
+    feed = {"s": rng.standard_normal((1, 3)), "x": rng.standard_normal((1, 2, 3))}
+    feed = {name: values.astype(np.float32) for name, values in feed.items()}
+    before = run_model(model, feed)
+    upgraded = upgrade(model)
+    onnx.checker.check_model(upgraded, full_check=True)
+    for expected, got in zip(before, run_model(upgraded, feed), strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("name", REFUSED)
