@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, inliner
+from onnx import FunctionProto, ModelProto, TensorProto, inliner
 
 from ..passes.activations import ACTIVATION_OPS, LINEAR_OPS, NORMALISING_OPS, RECURRENT_OPS
-from ..passes.graph import nodes_below
+from ..passes.graph import nodes_below, nodes_of
 from ..passes.network import Network, attach, check, detach
 from .errors import ModelError
 from .external_data import external_tensors, read_external
@@ -168,7 +168,7 @@ def _inline_functions(model: ModelProto, changes: list[str]) -> ModelProto:
 
 def _worth_inlining(functions: Iterable[FunctionProto]) -> set[tuple[str, str]]:
     """Functions that hold something to convert, or call one that does."""
-    bodies = {(f.domain, f.name): _body_nodes(f) for f in functions}
+    bodies = {(f.domain, f.name): list(nodes_of(f)) for f in functions}
     found = {
         key for key, nodes in bodies.items() if any(n.op_type in _WORTH_INLINING for n in nodes)
     }
@@ -181,12 +181,6 @@ def _worth_inlining(functions: Iterable[FunctionProto]) -> set[tuple[str, str]]:
         if not more:
             return found
         found |= more
-
-
-def _body_nodes(function: FunctionProto) -> list[NodeProto]:
-    holder = GraphProto()
-    holder.node.extend(function.node)
-    return list(nodes_below(holder))
 
 
 def _check(model: ModelProto) -> None:
