@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .calibrate import CalibrationOptions
+    from .calibration.calibrate import CalibrationOptions
     from .pipeline import CompileOptions, CompileResult, compile_model
 
 __all__ = ["CalibrationOptions", "CompileOptions", "CompileResult", "compile_model"]
@@ -19,6 +19,7 @@ def __getattr__(name: str) -> Any:
     # onnx and onnxruntime take half a second to import; `snn-compile --help` needs neither.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import calibrate, pipeline
+    from . import pipeline
+    from .calibration import calibrate
 
     return getattr(calibrate if name == "CalibrationOptions" else pipeline, name)

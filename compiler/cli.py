@@ -108,7 +108,7 @@ def main(
     """Compile the trained network MODEL (.onnx) into a single-timestep spiking network."""
 
     def work() -> None:
-        from .calibrate import CalibrationOptions
+        from .calibration.calibrate import CalibrationOptions
         from .errors import UsageError
         from .pipeline import CompileOptions, compile_model
         from .save import check_output, save_result

@@ -26,7 +26,7 @@ from ..passes.neuron import PassContext
 from ..passes.recognise import recognise
 from ..passes.replace_activation import replace_activation
 from ..runtime_ops.operators import register_schemas
-from .calibrate import CalibrationOptions, calibrate
+from .calibration.calibrate import CalibrationOptions, calibrate
 from .coverage import Coverage, measure_coverage
 from .errors import DataError, ModelError, VerificationError
 from .load import Source, load_source

@@ -8,12 +8,12 @@ from helpers import model_from_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from snn_compile.compiler.calibrate import CalibrationOptions, calibrate
+from snn_compile.compiler.calibration.calibrate import CalibrationOptions, calibrate
+from snn_compile.compiler.calibration.histogram import Histogram, SignedHistogram
+from snn_compile.compiler.calibration.thresholds import clip_rate, find_theta
 from snn_compile.compiler.errors import DataError
-from snn_compile.compiler.histogram import Histogram, SignedHistogram
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.samples import FileSamples, input_specs
-from snn_compile.compiler.thresholds import clip_rate, find_theta
 from snn_compile.passes.activations import find_activations
 from snn_compile.passes.canonicalise import canonicalise
 from snn_compile.passes.graph import export_network, import_model

@@ -6,9 +6,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from snn_compile.compiler import staircase as module
-from snn_compile.compiler.histogram import SignedHistogram
-from snn_compile.compiler.staircase import find_scaled_staircase, find_staircase
+from snn_compile.compiler.calibration import staircase as module
+from snn_compile.compiler.calibration.histogram import SignedHistogram
+from snn_compile.compiler.calibration.staircase import find_scaled_staircase, find_staircase
 
 
 def identity(x):

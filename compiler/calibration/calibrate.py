@@ -14,18 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from ..passes.activations import Activation
-from ..passes.functions import ActivationFunction
-from ..passes.graph import initializers_below
-from ..passes.network import Network, is_detached
-from ..passes.neuron import Branch, Neuron, StaircaseNeuron
-from ..runtime_ops.scale_fire import MAX_THRESHOLDS
-from .errors import DataError
+from ...passes.activations import Activation
+from ...passes.functions import ActivationFunction
+from ...passes.graph import initializers_below
+from ...passes.network import Network, is_detached
+from ...passes.neuron import Branch, Neuron, StaircaseNeuron
+from ...runtime_ops.scale_fire import MAX_THRESHOLDS
+from ..errors import DataError
+from ..observe import with_outputs
+from ..progress import Progress
+from ..samples import Samples
+from ..session import make_session, run_samples
 from .histogram import Histogram, SignedHistogram
-from .observe import with_outputs
-from .progress import Progress
-from .samples import Samples
-from .session import make_session, run_samples
 from .staircase import find_scaled_staircase, find_staircase
 from .thresholds import clip_rate, find_theta
 

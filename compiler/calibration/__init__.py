@@ -1,0 +1,1 @@
+"""From samples to neurons: statistics, calibrators, and the correction of what they cannot keep."""
