@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .calibration.calibrate import CalibrationOptions
+    from .calibration.options import CalibrationOptions
     from .pipeline import CompileOptions, CompileResult, compile_model
 
 __all__ = ["CalibrationOptions", "CompileOptions", "CompileResult", "compile_model"]
@@ -20,6 +20,6 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import pipeline
-    from .calibration import calibrate
+    from .calibration import options
 
-    return getattr(calibrate if name == "CalibrationOptions" else pipeline, name)
+    return getattr(options if name == "CalibrationOptions" else pipeline, name)

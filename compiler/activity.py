@@ -73,16 +73,18 @@ class _MultiThreshold(Counter):
         super().__init__(node)
         self._theta = theta
         self._v0 = np.float32(self._attributes["v0"])
-        self._levels = max(self._attributes["levels_pos"], self._attributes["levels_neg"])
-        self._sign = np.float32(1 if self._attributes["levels_pos"] else -1)
+        self._most = np.float32(self._attributes["levels_pos"])
+        self._least = np.float32(self._attributes["levels_neg"])
 
     def add(self, x: np.ndarray) -> None:
-        theta = self._aligned(self._theta, x)
-        level = np.floor(np.maximum(self._sign * x, 0) / theta + self._v0)
+        level = np.floor(np.abs(x) / self._aligned(self._theta, x) + self._v0)
+        limit = np.where(x < 0, self._least, self._most)
+        spikes = np.minimum(level, limit)
         self._values += level.size
-        self._clipped += int((level > self._levels).sum())
-        self._silent += level.size - int(np.count_nonzero(level))
-        self._spikes += float(np.minimum(level, self._levels).sum(dtype=np.float64))
+        # A side without levels is cut off by the function, it does not saturate.
+        self._clipped += int(((level > limit) & (limit > 0)).sum())
+        self._silent += level.size - int(np.count_nonzero(spikes))
+        self._spikes += float(spikes.sum(dtype=np.float64))
 
 
 class _Scale(Counter):

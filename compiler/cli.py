@@ -38,11 +38,20 @@ MAX_LEVELS = 1 << 16
     "Without it, synthetic inputs are used.",
 )
 @click.option(
-    "--calibrator",
-    type=click.Choice(["mse", "percentile"]),
-    default="mse",
+    "--neuron",
+    type=click.Choice(["auto", "scale", "multi-threshold"]),
+    default="auto",
     show_default=True,
-    help="How thresholds are found: least squared error, or a percentile as the ceiling.",
+    help="ScaleFire, with levels where the values are; MultiThresholdFire, with levels at "
+    "multiples of one threshold; auto: ScaleFire up to the 255 thresholds that it has.",
+)
+@click.option(
+    "--calibrator",
+    type=click.Choice(["auto", "density", "mse", "entropy", "percentile", "max"]),
+    default="auto",
+    show_default=True,
+    help="How levels are found: where values are dense, by least squared error, most entropy, a "
+    "percentile or the largest value as the ceiling, or, auto, chosen for each neuron.",
 )
 @click.option(
     "--percentile",
@@ -63,7 +72,32 @@ MAX_LEVELS = 1 << 16
     type=click.IntRange(1, MAX_LEVELS),
     default=32,
     show_default=True,
-    help="Levels N of each neuron.",
+    help="Levels N of each neuron and polarity.",
+)
+@click.option(
+    "--shortcuts",
+    type=click.Choice(["membrane", "spikes"]),
+    default="membrane",
+    show_default=True,
+    help="What the sums of residual blocks read past the linear operators.",
+)
+@click.option(
+    "--sequential/--no-sequential",
+    default=True,
+    show_default=True,
+    help="Fit neurons to what spiking predecessors give them.",
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    default=True,
+    show_default=True,
+    help="Correct the mean error of every linear operator.",
+)
+@click.option(
+    "--compensation/--no-compensation",
+    default=True,
+    show_default=True,
+    help="Compensate in the weights of every linear operator.",
 )
 @click.option(
     "--encode",
@@ -96,6 +130,11 @@ def main(
     percentile: float,
     granularity: str,
     levels: int,
+    neuron: str,
+    shortcuts: str,
+    sequential: bool,
+    bias_correction: bool,
+    compensation: bool,
     encode: str,
     encode_input: bool,
     strict: bool,
@@ -108,7 +147,7 @@ def main(
     """Compile the trained network MODEL (.onnx) into a single-timestep spiking network."""
 
     def work() -> None:
-        from .calibration.calibrate import CalibrationOptions
+        from .calibration.options import CalibrationOptions, Corrections
         from .errors import UsageError
         from .pipeline import CompileOptions, compile_model
         from .save import check_output, save_result
@@ -120,7 +159,9 @@ def main(
             if report_path.resolve() == output.resolve():
                 raise UsageError(f"{report_path}: is the output too; give the report another name")
         options = CompileOptions(
-            CalibrationOptions(levels, calibrator, percentile, granularity == "channel"),
+            CalibrationOptions(levels, calibrator, percentile, granularity == "channel", neuron),
+            Corrections(sequential, bias_correction, compensation),
+            shortcuts,
             encode=encode,
             encode_input=encode_input,
             strict=strict,

@@ -2,7 +2,8 @@
 
 One line each:
 
-- activation: *converted* (it is a neuron), or *kept*, with the reason.
+- activation: *converted* (it is a neuron), *shortcut* (a copy of one that is a neuron; it carries
+  the membrane potential past the linear operators), or *kept*, with the reason.
 - Softmax, normalisation: *encoded* (it stays in float; linear operators read its output as spikes),
   or *kept*: no linear operator reads it.
 - recurrent layer: *kept*.
@@ -23,7 +24,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from ..passes.activations import NORMALISING_OPS, RECURRENT_OPS, Activation, Kept, is_activation
+from ..passes.activations import (
+    NORMALISING_OPS,
+    RECURRENT_OPS,
+    Activation,
+    Kept,
+    is_activation,
+    is_shortcut,
+)
 from ..passes.encode_edges import Carries, EdgeAnalysis, is_linear, signal_inputs
 from ..passes.graph import Graph, Node, Tensor, is_constant, nodes_below, scopes
 from ..passes.network import Network
@@ -31,7 +39,7 @@ from .observe import with_outputs
 from .samples import Feed
 from .session import make_session, run_samples
 
-CONVERTED, ENCODED, KEPT = "converted", "encoded", "kept"
+CONVERTED, ENCODED, SHORTCUT, KEPT = "converted", "encoded", "shortcut", "kept"
 
 _OWN_INPUT = "reads the network's own input; --encode-input encodes it"
 
@@ -44,8 +52,8 @@ class CoverageLine:
         name: node name.
         op: operator type.
         kind: "activation", "normalisation", "recurrent" or "linear".
-        status: "converted", "encoded" or "kept".
-        reason: why it was kept; empty otherwise.
+        status: "converted", "encoded", "shortcut" or "kept".
+        reason: why it was not converted; empty where it was.
         location: where it is in the source: file and line if the exporter says so, and position.
         macs: multiply-accumulates of one sample for a linear operator; None if unknown.
     """
@@ -156,6 +164,8 @@ def _status(
     if is_activation(node):
         if node.outputs[0].name in fired:
             return "activation", CONVERTED, ""
+        if is_shortcut(node):
+            return "activation", SHORTCUT, "carries the membrane potential past linear operators"
         return "activation", KEPT, reasons.get((node.name, node.op), "")
     if node.op in RECURRENT_OPS:
         return "recurrent", KEPT, closed or "a recurrent layer; its gates stay analog"

@@ -20,23 +20,28 @@ from ..passes.encode_edges import encode_edges
 from ..passes.fold_batchnorm import fold_batchnorm
 from ..passes.graph import METADATA_PREFIX, Graph, PassResult, export_network, import_model
 from ..passes.insert_quant_clip import insert_quant_clip
+from ..passes.layers import find_layers, own_parameters, set_parameters
 from ..passes.lower import lower
+from ..passes.membrane_shortcuts import membrane_shortcuts
 from ..passes.network import Network, check
 from ..passes.neuron import PassContext
 from ..passes.recognise import recognise
 from ..passes.replace_activation import replace_activation
 from ..runtime_ops.operators import register_schemas
-from .calibration.calibrate import CalibrationOptions, calibrate
+from .calibration.calibrate import calibrate
+from .calibration.options import CalibrationOptions, Corrections, check_options
 from .coverage import Coverage, measure_coverage
 from .errors import DataError, ModelError, VerificationError
 from .load import Source, load_source
+from .match_samples import matched_samples
 from .observe import with_outputs
 from .progress import Progress
 from .report import CompileReport, PassReport
-from .samples import FileSamples, InputSpec, Samples, SyntheticSamples, input_specs
+from .samples import FileSamples, InputSpec, Samples, input_specs
 from .save import check_folder, save_network
 from .session import batch_size, make_session, run_samples
 from .summary import neuron_reports
+from .synthetic import SyntheticSamples
 from .verify import Reference, verify
 
 T = TypeVar("T")
@@ -53,7 +58,10 @@ class CompileOptions:
     """What the user may choose.
 
     Attributes:
-        calibration: how thresholds are found.
+        calibration: how neurons are chosen and fitted.
+        corrections: which errors of spiking are corrected.
+        shortcuts: "membrane": the sums of residual blocks read membrane potentials; "spikes": they
+            read what the neurons fire.
         encode: "all": encode every analog edge into a linear operator; "activations": only replace
             activations.
         encode_input: encode the network's own input too.
@@ -64,6 +72,8 @@ class CompileOptions:
     """
 
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    corrections: Corrections = field(default_factory=Corrections)
+    shortcuts: str = "membrane"
     encode: str = "all"
     encode_input: bool = False
     strict: bool = False
@@ -133,6 +143,7 @@ def _compile(
     options: CompileOptions,
     progress: Progress,
 ) -> CompileResult:
+    check_options(options.calibration)
     steps = _Steps(options.dump_dir)
     register_schemas()
 
@@ -150,25 +161,54 @@ def _compile(
     graph = import_model(ann)
     graph = steps.rewrite("canonicalise", lambda: canonicalise(graph))
     graph = steps.rewrite("recognise", lambda: recognise(graph))
+    if calibration is None:
+        samples = steps.run(
+            "match_samples",
+            lambda: matched_samples(
+                export_network(graph),
+                input_specs(ann.proto),
+                SYNTHETIC_SAMPLES,
+                options.seed,
+                progress,
+            ),
+        )
+        report.calibration["origin"] = samples.origin
     graph = steps.rewrite("fold_batchnorm", lambda: fold_batchnorm(graph))
+    if options.shortcuts == "membrane":
+        graph = steps.rewrite("membrane_shortcuts", lambda: membrane_shortcuts(graph))
     if options.encode == "all":
         graph = steps.rewrite("encode_edges", lambda: encode_edges(graph, options.encode_input))
 
+    if options.corrections.layers:
+        graph = steps.rewrite("own_parameters", lambda: own_parameters(graph))
+
     activations, kept = find_activations(graph)
+    layers = find_layers(graph) if options.corrections.layers else []
     analog = export_network(graph)
     sample = next(samples.batches(1))
     report.coverage = measure_coverage(graph, activations, kept, ann.proto, sample, analog)
     _require_neurons(activations, report.coverage, options.strict)
 
-    size = samples.fixed_batch or _batch(analog, activations, samples)
+    size, block = _batches(analog, activations, samples)
     reference = steps.run("reference", lambda: Reference(ann, samples, size, progress))
     with closing(reference):
         ann.weights.clear()  # from here on only those of the folded network are held
-        neurons, warnings = steps.run(
+        calibrated = steps.run(
             "calibrate",
-            lambda: calibrate(analog, activations, samples, size, options.calibration, progress),
+            lambda: calibrate(
+                analog,
+                activations,
+                layers,
+                samples,
+                block,
+                options.calibration,
+                options.corrections,
+                progress,
+            ),
         )
-        context = PassContext(neurons)
+        steps.reports[-1].changes += calibrated.changes
+        set_parameters(graph, calibrated.parameters)
+        context = PassContext(calibrated.neurons)
         graph = steps.rewrite("insert_quant_clip", lambda: insert_quant_clip(graph, context))
         quantised = export_network(graph)
         graph = steps.rewrite("replace_activation", lambda: replace_activation(graph))
@@ -180,7 +220,7 @@ def _compile(
         )
     report.passes = steps.reports
     report.neurons = neuron_reports(snn)
-    report.warnings += warnings
+    report.warnings += [f"{a.op} {a.name} is silent on every sample" for a in calibrated.silent]
     if not report.verification.outputs:
         report.warnings.append("no output holds floats: how close the SNN is was not measured")
     if not report.verification.bit_exact:
@@ -231,11 +271,14 @@ def _check(snn: Network) -> None:
         ) from error
 
 
-def _batch(network: Network, activations: list[Activation], samples: Samples) -> int:
-    """Samples per batch, so that what is observed of them stays within a budget."""
+def _batches(network: Network, activations: list[Activation], samples: Samples) -> tuple[int, int]:
+    """Samples per batch where what all neurons see is copied, and where one at a time is."""
+    if samples.fixed_batch:
+        return samples.fixed_batch, samples.fixed_batch
     names = list(dict.fromkeys(activation.input for activation in activations))
     session = make_session(with_outputs(network, names), library=False)
-    return batch_size(run_samples(session, next(samples.batches(1)), "the model"))
+    seen = run_samples(session, next(samples.batches(1)), "the model")
+    return batch_size(seen), batch_size([max(seen, key=lambda array: array.nbytes)])
 
 
 def _samples(
@@ -259,6 +302,8 @@ def _new_report(
         model=source,
         settings={
             **asdict(options.calibration),
+            "corrections": asdict(options.corrections),
+            "shortcuts": options.shortcuts,
             "encode": options.encode,
             "encode_input": options.encode_input,
             "seed": options.seed,

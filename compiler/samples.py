@@ -133,39 +133,6 @@ def _join(blocks: list[Feed]) -> Feed:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-class SyntheticSamples(Samples):
-    """Made-up inputs: standard normal floats, integers and booleans drawn from {0, 1}.
-
-    Dynamic dimensions other than the batch become ``free_dim``. A seed gives the same samples.
-    """
-
-    synthetic = True
-
-    def __init__(self, specs: list[InputSpec], count: int, seed: int, free_dim: int = 32) -> None:
-        self.unbatched = _without_batch(specs)
-        self.fixed_batch = _fixed_batch(specs, self.unbatched)
-        if self.fixed_batch:
-            count = max(count // self.fixed_batch, 1) * self.fixed_batch
-        self.count = count
-        self.origin = f"{count} synthetic samples, seed {seed}"
-        self._specs, self._seed, self._free_dim = specs, seed, free_dim
-
-    def _blocks(self, size: int) -> Iterator[Feed]:
-        rng = np.random.default_rng(self._seed)
-        for start in range(0, self.count, size):
-            rows = min(size, self.count - start)
-            yield {spec.name: self._draw(rng, spec, rows) for spec in self._specs}
-
-    def _draw(self, rng: np.random.Generator, spec: InputSpec, rows: int) -> np.ndarray:
-        own = spec.shape[1:]
-        if spec.name in self.unbatched:
-            own = (1 if spec.shape[:1] == (None,) else spec.shape[0], *own) if spec.shape else ()
-        shape = (rows, *(self._free_dim if dim is None else dim for dim in own))
-        if spec.dtype.kind == "f":
-            return rng.standard_normal(shape, np.float32).astype(spec.dtype)
-        return rng.integers(0, 2, shape).astype(spec.dtype)
-
-
 class FileSamples(Samples):
     """Samples for the inputs ``specs`` from a file or a folder of .npz and .npy files.
 
@@ -192,7 +159,7 @@ class FileSamples(Samples):
                     digest.update(chunk)
         self.count = sum(counts)
         self.unbatched = frozenset(unbatched)
-        self.fixed_batch = _fixed_batch(specs, self.unbatched)
+        self.fixed_batch = fixed_batch(specs, self.unbatched)
         if self.count == 0:
             raise DataError(f"{path}: no samples, the arrays are empty")
         if self.fixed_batch and self.count < self.fixed_batch:
@@ -221,13 +188,13 @@ class FileSamples(Samples):
                     yield block
 
 
-def _without_batch(specs: list[InputSpec]) -> frozenset[str]:
+def inputs_without_batch(specs: list[InputSpec]) -> frozenset[str]:
     """Inputs without a batch axis: scalars, and all where the first dimensions differ."""
     sizes = {spec.shape[0] if spec.shape else 1 for spec in specs} - {None}
     return frozenset(spec.name for spec in specs if not spec.shape or len(sizes) > 1)
 
 
-def _fixed_batch(specs: list[InputSpec], unbatched: frozenset[str]) -> int | None:
+def fixed_batch(specs: list[InputSpec], unbatched: frozenset[str]) -> int | None:
     """1 sample at a time for inputs without a batch axis, else the fixed first dimension."""
     sizes = {1 if spec.name in unbatched else spec.shape[0] for spec in specs} - {None}
     if len(sizes) > 1:

@@ -21,7 +21,10 @@ def neuron_reports(snn: Network) -> list[NeuronReport]:
         if node.op_type == SCALE_FIRE.name:
             levels, value = sizes[node.input[2]][0], "scale"
         else:
-            levels, value = max(attributes["levels_pos"], attributes["levels_neg"]), "theta"
+            levels, value = attributes["levels_pos"] + attributes["levels_neg"], "theta"
+        calibrator = provenance.get("calibrator", "none")
+        if "reason" in provenance:
+            calibrator += f" ({provenance['reason']})"
         reports.append(
             NeuronReport(
                 name=node.name,
@@ -31,7 +34,7 @@ def neuron_reports(snn: Network) -> list[NeuronReport]:
                 polarity=provenance.get("polarity", "positive"),
                 levels=levels,
                 theta=provenance.get(value, "of the source model"),
-                calibrator=provenance.get("calibrator", "none"),
+                calibrator=calibrator,
                 clip_rate=float(provenance.get("clip_rate", "nan")),
                 error=float(provenance.get("error", "nan")),
             )

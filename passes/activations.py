@@ -11,6 +11,8 @@ This is the one list that calibration, insertion and the coverage report share.
 4. Encoders, which ``encode_edges`` puts where a linear operator reads analog values: a staircase
    neuron that follows the identity.
 
+Copies of activations that ``membrane_shortcuts`` puts beside a neuron are neither.
+
 Kept, with the reason: activations of other element types than float32, in bodies that are left
 alone, with parameters that are not constant or not finite, or read by an operator that is infinite
 at 0 (Log, a divisor), where a silent neuron would end in infinity.
@@ -65,6 +67,7 @@ RECURRENT_OPS = frozenset(["LSTM", "GRU", "RNN"])
 LINEAR_OPS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"])
 
 _ENCODER = METADATA_PREFIX + "encoder"
+_SHORTCUT = METADATA_PREFIX + "shortcut"
 #: Below it a threshold, a fraction of the bound, is no normal float32.
 _SMALLEST_BOUND = 1e-30
 
@@ -117,6 +120,16 @@ def is_encoder(node: Node) -> bool:
     return _ENCODER in metadata(node)
 
 
+def mark_shortcut(node: Node) -> None:
+    """Let a copy of an activation stay in float, for the shortcuts that read it."""
+    metadata(node)[_SHORTCUT] = "true"
+
+
+def is_shortcut(node: Node) -> bool:
+    """Whether :func:`mark_shortcut` was called for the node."""
+    return _SHORTCUT in metadata(node)
+
+
 def op_of(node: Node) -> str:
     """The operator type, or "Encoder"."""
     return "Encoder" if is_encoder(node) else str(node.op)
@@ -128,7 +141,7 @@ def find_activations(graph: Graph) -> tuple[list[Activation], list[Kept]]:
     kept: list[Kept] = []
     for scope in scopes(graph):
         for node in scope.graph.nodes:
-            if not (is_activation(node) or is_encoder(node)):
+            if not (is_activation(node) or is_encoder(node)) or is_shortcut(node):
                 continue
             try:
                 if scope.closed:

@@ -63,6 +63,30 @@ class Network:
         return digest.hexdigest()
 
 
+def constant_of(network: Network, name: str) -> np.ndarray:
+    """The values of an initializer of the main graph.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    if name in network.weights:
+        return network.weights[name]
+    for tensor in network.proto.graph.initializer:
+        if tensor.name == name:
+            return numpy_helper.to_array(tensor)
+    raise KeyError(name)
+
+
+def set_constant(network: Network, name: str, values: np.ndarray) -> None:
+    """Give an initializer of the main graph other values, of the type and shape that it has."""
+    if name in network.weights:
+        network.weights[name] = values
+        return
+    for tensor in network.proto.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(values, name))
+
+
 def check(proto: ModelProto) -> None:
     """``onnx.checker`` and strict shape inference, for a model with detached initializers.
 

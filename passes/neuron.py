@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,57 +12,71 @@ import numpy as np
 V0 = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class Neuron:
+    """What every neuron records; one of the classes below says what it does.
+
+    Attributes:
+        axis: channel axis when theta or scale is per channel.
+        calibrator: how it was found, for provenance.
+        reason: why this calibrator and this kind of neuron; empty where both were asked for.
+        error: relative error ||f(x) - y|| / ||f(x)|| to be expected, from the calibration values.
+    """
+
+    axis: int
+    calibrator: str
+    reason: str = ""
+    error: float = float("nan")
+
+
 @dataclass(frozen=True)
-class Branch:
-    """One polarity of a neuron.
+class ThresholdNeuron(Neuron):
+    """MultiThresholdFire: its levels are multiples of a threshold, in either direction.
+
+        k = sign(x) * min(floor(|x| / theta + v0), levels_pos if x >= 0 else levels_neg)
+        y = theta * k
+
+    It stands for Relu, Clip from 0 and encoders.
 
     Attributes:
         theta: float32 threshold, scalar () or per channel [C]; finite and greater than 0.
-        clip_rate: share of the calibration values whose level exceeds ``levels``.
+        levels_pos: number of positive levels; 0 if it fires below 0 only.
+        levels_neg: number of negative levels.
+        clip_rate: share of the calibration values beyond the outermost levels.
     """
 
     theta: np.ndarray
-    clip_rate: float
+    levels_pos: int
+    levels_neg: int = 0
+    clip_rate: float = 0.0
 
 
 @dataclass(frozen=True)
-class Neuron:
-    """A neuron whose levels are multiples of a threshold, for piecewise linear activations.
-
-    Attributes:
-        positive: branch for inputs above 0.
-        negative: branch for inputs below 0, for LeakyRelu and PRelu.
-        levels: number of levels N of each branch.
-        axis: channel axis when theta is per channel.
-        calibrator: how theta was found, for provenance.
-    """
-
-    positive: Branch
-    negative: Branch | None
-    levels: int
-    axis: int
-    calibrator: str
-
-
-@dataclass(frozen=True)
-class StaircaseNeuron:
-    """A neuron whose levels follow any function: y = scale * levels[#{i: x >= scale * t_i}].
+class StaircaseNeuron(Neuron):
+    """ScaleFire: its levels follow any function, y = scale * levels[#{i: x >= scale * t_i}].
 
     Attributes:
         scale: float32, scalar () or per channel [C]; finite and greater than 0.
         thresholds: float32 [K], t_i, ascending.
         levels: float32 [K + 1].
-        axis: channel axis when scale is per channel.
-        calibrator: how thresholds and levels were found, for provenance.
-        error: relative error ||f(x) - y|| / ||f(x)|| on the calibration values.
     """
 
     scale: np.ndarray
     thresholds: np.ndarray
     levels: np.ndarray
-    axis: int
-    calibrator: str
-    error: float
+
+
+@dataclass(frozen=True)
+class DualNeuron(Neuron):
+    """Two neurons, of LeakyRelu and PRelu: y = positive(x) + slope * negative(x).
+
+    Attributes:
+        positive: 0 below 0; a ThresholdNeuron has positive levels only.
+        negative: 0 above 0, and below it follows x; a ThresholdNeuron has negative levels only.
+    """
+
+    positive: ThresholdNeuron | StaircaseNeuron
+    negative: ThresholdNeuron | StaircaseNeuron
 
 
 @dataclass
@@ -72,7 +87,7 @@ class PassContext:
         neurons: calibrated neurons, keyed by the output tensor's name of the activation.
     """
 
-    neurons: dict[str, Neuron | StaircaseNeuron] = field(default_factory=dict)
+    neurons: Mapping[str, Neuron] = field(default_factory=dict)
 
 
 def describe_range(theta: np.ndarray) -> str:

@@ -8,11 +8,13 @@ Matched by structure and constants alone, so the rewrite is exact whoever wrote 
    becomes MultiThresholdFire(x, theta, levels_pos = N, levels_neg = 0).
 2. Neg -> Relu -> chain -> Neg becomes
    MultiThresholdFire(x, theta, levels_pos = 0, levels_neg = N).
-3. Not matched: two different thetas, N not a positive integer, v0 outside [0, 1), theta not one
+3. Two chains of Relu(x) and Relu(Neg(x)) with one theta and one v0, of which only the difference of
+   the counts is multiplied by theta, become
+   MultiThresholdFire(x, theta, levels_pos = N+, levels_neg = N-). One of the N may be 0.
+4. A staircase, the chain of ``staircase.py``, becomes ScaleFire(x, scale, thresholds, levels).
+5. Not matched: two different thetas, N not a positive integer, v0 outside [0, 1), theta not one
    value per channel of one axis, not finite or not above 0, a tensor of the chain used elsewhere.
    The chain stays as it is.
-
-4. A staircase, the chain of ``staircase.py``, becomes ScaleFire(x, scale, thresholds, levels).
 
 The neuron takes the metadata of the last Mul and the name of the activation. Both models agree bit
 for bit on finite inputs as long as the runtime does not reorder arithmetic. Control-flow bodies are
@@ -47,11 +49,23 @@ from .graph import (
 from .staircase import match_staircase, per_channel
 
 
-class _Chain(NamedTuple):
+class _Count(NamedTuple):
+    """act -> Div(theta) -> Add(v0) -> Floor -> Clip(0, N)"""
+
     activation: Node
+    theta: np.ndarray  # as it stands in the graph
+    levels: int
+    v0: float
+
+
+class _Neuron(NamedTuple):
+    """What a chain, or two, compute of ``x``."""
+
+    x: Tensor
     theta: np.ndarray  # () or [C]
     axis: int
-    levels: int
+    levels_pos: int
+    levels_neg: int
     v0: float
 
 
@@ -60,7 +74,11 @@ def replace_activation(graph: Graph) -> PassResult:
     changes = []
     for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
         for last in [node for node in scope.nodes if node.op == "Mul"]:
-            neuron = _replace_staircase(scope, last) or _replace_chain(scope, last)
+            neuron = (
+                _replace_staircase(scope, last)
+                or _replace_chain(scope, last)
+                or _replace_signed_chain(scope, last)
+            )
             if neuron is not None:
                 source = metadata(last).get(METADATA_PREFIX + "source_op", "quantiser")
                 changes.append(f"{source} {neuron.name}: now {neuron.op} {neuron.name}")
@@ -83,7 +101,9 @@ def _replace_staircase(graph: Graph, last: Node) -> Node | None:
             ("levels", staircase.levels),
         )
     }
-    name = metadata(last).get(METADATA_PREFIX + "source_node", last.name)
+    name = last.name
+    if metadata(last).get(METADATA_PREFIX + "polarity") == "staircase":  # the only one of its node
+        name = metadata(last).get(METADATA_PREFIX + "source_node", last.name)
     neuron = add_node(
         graph,
         SCALE_FIRE.name,
@@ -98,44 +118,77 @@ def _replace_staircase(graph: Graph, last: Node) -> Node | None:
 
 
 def _replace_chain(graph: Graph, last: Node) -> Node | None:
-    """Rules 1 to 3."""
-    chain = _match(graph, last)
-    if chain is None:
+    """Rules 1 and 2."""
+    clip, theta = _step(graph, last, "Mul", commutes=True)
+    count = _count(graph, clip)
+    if count is None or count.levels < 1 or not np.array_equal(theta[0], count.theta):
         return None
-    x, end, negative = chain.activation.inputs[0], last, False
+    values, axis = _usable(theta[0], last.outputs[0].shape)
+    if values is None or not _reaches(count, values):
+        return None
+    x, end, negative = count.activation.inputs[0], last, False
     mirror = x.inputs[0] if x.inputs else None
     consumers = last.outputs[0].outputs
     if (
-        chain.activation.op == "Relu"
+        count.activation.op == "Relu"
         and mirror is not None
-        and mirror.op == "Neg"
-        and is_standard(mirror)
+        and _is(mirror, "Neg")
         and last.outputs[0] not in graph.outputs
-        and [consumer.op for consumer in consumers] == ["Neg"]
-        and is_standard(consumers[0])
+        and len(consumers) == 1
+        and _is(consumers[0], "Neg")
     ):
         x, end, negative = mirror.inputs[0], consumers[0], True
-    neuron = _emit_neuron(graph, chain, x, end.outputs[0], negative)
-    inherit(neuron, last)
-    return neuron
+    levels = (0, count.levels) if negative else (count.levels, 0)
+    neuron = _Neuron(x, values, axis, *levels, count.v0)
+    # The name is free: the activation goes with its chain.
+    return _emit_neuron(graph, neuron, last, end.outputs[0], count.activation.name)
 
 
-def _emit_neuron(graph: Graph, chain: _Chain, x: Tensor, output: Tensor, negative: bool) -> Node:
+def _replace_signed_chain(graph: Graph, last: Node) -> Node | None:
+    """Rule 3."""
+    difference, theta = _step(graph, last, "Mul", commutes=True)
+    if difference is None or not _is(difference, "Sub"):
+        return None
+    clips = [_sole_producer(graph, tensor) for tensor in difference.inputs]
+    above, below = (_count(graph, clip) for clip in clips)
+    if above is None or below is None or above.v0 != below.v0:
+        return None
+    if not _is(above.activation, "Relu") or not _is(below.activation, "Relu"):
+        return None
+    if above.levels + below.levels < 1:
+        return None
+    mirrored = below.activation.inputs[0]
+    mirror = mirrored.inputs[0] if mirrored.inputs else None
+    x = above.activation.inputs[0]
+    if mirror is None or not _is(mirror, "Neg") or mirror.inputs[0] is not x:
+        return None
+    if not all(np.array_equal(theta[0], count.theta) for count in (above, below)):
+        return None
+    values, axis = _usable(theta[0], last.outputs[0].shape)
+    if values is None:
+        return None
+    neuron = _Neuron(x, values, axis, above.levels, below.levels, above.v0)
+    name = metadata(last).get(METADATA_PREFIX + "source_node", last.name)
+    return _emit_neuron(graph, neuron, last, last.outputs[0], name)
+
+
+def _emit_neuron(graph: Graph, neuron: _Neuron, source: Node, output: Tensor, name: str) -> Node:
     attributes = {
-        "axis": chain.axis,
-        "levels_pos": 0 if negative else chain.levels,
-        "levels_neg": chain.levels if negative else 0,
-        "v0": chain.v0,
+        "axis": neuron.axis,
+        "levels_pos": neuron.levels_pos,
+        "levels_neg": neuron.levels_neg,
+        "v0": neuron.v0,
     }
     output.inputs.clear()
-    theta = constant(unique_name(graph, f"{output.name}.threshold"), chain.theta)
-    name = chain.activation.name  # free: the activation goes with its chain
-    return add_node(graph, MULTI_THRESHOLD_FIRE.name, name, [x, theta], output, attributes, DOMAIN)
+    theta = constant(unique_name(graph, f"{output.name}.threshold"), neuron.theta)
+    operator = MULTI_THRESHOLD_FIRE.name
+    node = add_node(graph, operator, name, [neuron.x, theta], output, attributes, DOMAIN)
+    inherit(node, source)
+    return node
 
 
-def _match(graph: Graph, last: Node) -> _Chain | None:
-    """The chain that ends in ``last``, or None."""
-    clip, theta = _step(graph, last, "Mul", commutes=True)
+def _count(graph: Graph, clip: Node | None) -> _Count | None:
+    """The chain that ends in ``clip``, or None."""
     floor, bounds = _step(graph, clip, "Clip")
     add, _ = _step(graph, floor, "Floor")
     div, v0 = _step(graph, add, "Add", commutes=True)
@@ -144,20 +197,32 @@ def _match(graph: Graph, last: Node) -> _Chain | None:
     activation, divisor = _step(graph, div, "Div")
     if activation is None or not is_standard(activation):
         return None
-    if not (theta and divisor and v0 and len(bounds) == 2):
-        return None
-    if not np.array_equal(theta[0], divisor[0]) or v0[0].size != 1:
+    if not (divisor and v0 and len(bounds) == 2) or v0[0].size != 1:
         return None
     low, high = (float(bound.reshape(())) for bound in bounds)
     fraction = float(v0[0].reshape(()))
-    if low != 0 or high != int(high) or not 1 <= high <= MAX_LEVELS or not 0 <= fraction < 1:
+    if low != 0 or not 0 <= high <= MAX_LEVELS or high != int(high) or not 0 <= fraction < 1:
         return None
-    values, axis = per_channel(theta[0], last.outputs[0].shape)
+    return _Count(activation, divisor[0], int(high), fraction)
+
+
+def _usable(theta: np.ndarray, shape: list[int] | None) -> tuple[np.ndarray | None, int]:
+    """The threshold as () or [C], and its axis; None where it cannot be one."""
+    values, axis = per_channel(theta, shape)
     if values is None or not np.all(np.isfinite(values)) or not np.all(values > 0):
+        return None, axis
+    return values, axis
+
+
+def _is(node: Node, op: str) -> bool:
+    return bool(node.op == op and is_standard(node))
+
+
+def _sole_producer(graph: Graph, tensor: Tensor) -> Node | None:
+    """The node that makes the tensor for one reader alone."""
+    if is_constant(tensor) or len(tensor.outputs) != 1 or tensor in graph.outputs:
         return None
-    if not _reaches(activation, values, fraction, high):
-        return None
-    return _Chain(activation, values, axis, int(high), fraction)
+    return tensor.inputs[0] if tensor.inputs else None
 
 
 def _step(
@@ -170,17 +235,19 @@ def _step(
     first, constants = inputs[0], inputs[1:]
     if not all(is_constant(tensor) for tensor in constants):
         return None, []
-    if len(first.outputs) != 1 or first in graph.outputs or not first.inputs:
+    producer = _sole_producer(graph, first)
+    if producer is None:
         return None, []
-    return first.inputs[0], [tensor.values for tensor in constants]
+    return producer, [tensor.values for tensor in constants]
 
 
-def _reaches(activation: Node, theta: np.ndarray, v0: float, levels: float) -> bool:
+def _reaches(count: _Count, theta: np.ndarray) -> bool:
     """Whether the neuron alone gives what activation and chain give together.
 
     What Clip cuts off at its upper bound must saturate in the chain too: the bound itself, in the
     chain's own arithmetic, has to fire all N levels.
     """
+    activation = count.activation
     if activation.op == "Relu":
         return True
     if activation.op != "Clip" or not all(is_constant(t) for t in activation.inputs[1:]):
@@ -189,4 +256,4 @@ def _reaches(activation: Node, theta: np.ndarray, v0: float, levels: float) -> b
     if not bounds or bounds[0] != 0:
         return False
     upper = np.float32(bounds[1] if len(bounds) > 1 else np.inf)
-    return bool(np.all(np.floor(upper / theta + np.float32(v0)) >= levels))
+    return bool(np.all(np.floor(upper / theta + np.float32(count.v0)) >= count.levels))

@@ -1,4 +1,4 @@
-"""Histograms, thresholds and calibration of a network."""
+"""Histograms and the calibration of a network."""
 
 from __future__ import annotations
 
@@ -9,51 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from snn_compile.compiler.calibration.calibrate import CalibrationOptions, calibrate
-from snn_compile.compiler.calibration.histogram import Histogram, SignedHistogram
-from snn_compile.compiler.calibration.thresholds import clip_rate, find_theta
-from snn_compile.compiler.errors import DataError
+from snn_compile.compiler.calibration.distribution import distributions
+from snn_compile.compiler.calibration.histogram import SignedHistogram
+from snn_compile.compiler.calibration.thresholds import find_thresholds
+from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.samples import FileSamples, input_specs
 from snn_compile.passes.activations import find_activations
 from snn_compile.passes.canonicalise import canonicalise
 from snn_compile.passes.graph import export_network, import_model
-
-
-def histogram_of(values):
-    histogram = Histogram(len(np.atleast_2d(values)))
-    histogram.add(np.atleast_2d(np.asarray(values, np.float32)))
-    return histogram
-
-
-def test_counts_are_those_of_numpy():
-    x = np.abs(np.random.default_rng(0).standard_normal(10_000)).astype(np.float32)
-    x[:100] = 0
-    histogram = histogram_of(np.concatenate([x, -x]))
-    expected, _ = np.histogram(x[x > 0], histogram.bins, (0, histogram.limits[0]))
-    np.testing.assert_array_equal(histogram.counts[0], expected)
-    assert histogram.totals[0] == 20_000
-    assert histogram.peaks[0] == x.max()
-    assert x.max() < histogram.limits[0] <= 2 * x.max()
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    pieces=st.lists(
-        st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=20).map(lambda v: v[:2]),
-        min_size=1,
-        max_size=8,
-    )
-)
-def test_result_does_not_depend_on_how_values_arrive(pieces):
-    whole = np.array(pieces, np.float32).T  # two channels
-    at_once = Histogram(2)
-    at_once.add(whole)
-    step_by_step = Histogram(2)
-    for column in whole.T:
-        step_by_step.add(column[:, None])
-    np.testing.assert_array_equal(at_once.counts, step_by_step.counts)
-    np.testing.assert_array_equal(at_once.limits, step_by_step.limits)
-    np.testing.assert_array_equal(at_once.totals, step_by_step.totals)
+from snn_compile.passes.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 
 
 def signed(values, rows=1):
@@ -168,87 +133,6 @@ def test_transposed_views_are_counted_by_value():
     np.testing.assert_array_equal(histogram.counts, signed(x.T.copy(), rows=4).counts)
 
 
-def squared_error(x, theta, levels):
-    return ((x - theta * np.minimum(np.floor(x / theta + 0.5), levels)) ** 2).mean()
-
-
-@pytest.mark.parametrize("levels", [1, 4, 8, 32])
-@pytest.mark.parametrize("distribution", ["half normal", "exponential", "uniform"])
-def test_mse_theta_is_the_best_of_a_brute_force_search(levels, distribution):
-    rng = np.random.default_rng(0)
-    x = {
-        "half normal": np.abs(rng.standard_normal(20_000)),
-        "exponential": rng.exponential(1, 20_000),
-        "uniform": rng.uniform(0, 1, 20_000),
-    }[distribution].astype(np.float32)
-    theta = find_theta(histogram_of(x), levels, "mse", 99.9, np.inf)
-    grid = np.linspace(x.max() / levels / 100, x.max() / levels, 1000)
-    best = min(squared_error(x, candidate, levels) for candidate in grid)
-    assert squared_error(x, float(theta), levels) <= best * 1.01
-
-
-@pytest.mark.parametrize("percentile", [50.0, 99.0, 99.9, 100.0])
-def test_percentile_theta_puts_the_ceiling_at_the_percentile(percentile):
-    x = np.random.default_rng(0).exponential(1, 50_000).astype(np.float32)
-    theta = find_theta(histogram_of(x), 8, "percentile", percentile, np.inf)
-    ordered = np.sort(x)
-    position = int(np.ceil(percentile / 100 * len(x)))  # give or take one value, plus one bin
-    low, high = ordered[position - 2], ordered[min(position, len(x) - 1)]
-    width = 2 * x.max() / 2048
-    assert low <= float(theta) * 8 <= high + width
-
-
-def test_percentile_counts_silent_values_and_falls_back_to_the_peak():
-    x = np.zeros(1000, np.float32)
-    x[:100] = np.linspace(0.01, 1, 100)
-    theta = find_theta(histogram_of(x), 1, "percentile", 95.0, np.inf)
-    assert abs(float(theta) - 0.5) < 0.02
-    assert float(find_theta(histogram_of(x), 1, "percentile", 80.0, np.inf)) == 1.0
-
-
-@pytest.mark.parametrize("calibrator", ["mse", "percentile"])
-def test_ceiling_stays_below_the_activations_own_bound(calibrator):
-    x = np.minimum(np.random.default_rng(0).exponential(5, 10_000), 6).astype(np.float32)
-    for levels in (3, 7, 32, 255):
-        theta = find_theta(histogram_of(x), levels, calibrator, 100.0, 6.0)
-        assert theta.dtype == np.float32
-        assert 5.5 < float(theta) * levels <= 6.0
-
-
-def test_silent_rows_get_a_usable_theta():
-    silent = histogram_of(np.zeros((2, 50)))
-    np.testing.assert_array_equal(find_theta(silent, 4, "mse", 99.9, np.inf), [0.25, 0.25])
-    np.testing.assert_array_equal(find_theta(silent, 4, "mse", 99.9, 6.0), [1.5, 1.5])
-
-
-def test_rarely_active_channels_get_at_least_the_threshold_of_the_tensor():
-    rng = np.random.default_rng(0)
-    x = np.abs(rng.standard_normal((3, 20_000))).astype(np.float32)
-    x[1] *= 0.05  # small and busy: its own threshold
-    x[2] *= 0.05  # small and rare: the tensor's
-    x[2, :19_000] = 0
-    thetas = find_theta(histogram_of(x), 8, "mse", 99.9, np.inf)
-    shared = find_theta(histogram_of(x).merged(), 8, "mse", 99.9, np.inf)
-    alone = find_theta(histogram_of(x[1]), 8, "mse", 99.9, np.inf)
-    assert thetas[2] == shared
-    assert abs(thetas[1] - alone) < 0.1 * alone
-    assert thetas[1] < 0.2 * shared
-
-
-def test_merged_histogram_is_that_of_all_values():
-    x = np.random.default_rng(0).exponential([[1], [30]], (2, 5000)).astype(np.float32)
-    merged = histogram_of(x).merged()
-    expected, _ = np.histogram(x, merged.bins, (0, merged.limits[0]))
-    np.testing.assert_array_equal(merged.counts[0], expected)
-    assert merged.totals[0] == x.size
-
-
-def test_clip_rate_counts_levels_beyond_the_last():
-    x = np.linspace(0, 10, 100_001).astype(np.float32)
-    rate = clip_rate(histogram_of(x), np.float32(1.0), 4)
-    assert abs(rate - 0.55) < 2e-3  # above 4.5 of 10
-
-
 NET = """
     g (float[N,3] x) => (float[N,4] y) <float[3,4] w, float[4,4] v, float slope = {{0.1}}> {{
         a = MatMul (x, w)
@@ -257,8 +141,8 @@ NET = """
     }}"""
 
 
-def calibrated(tmp_path, data, activation="Relu (a)", **options):
-    model = model_from_text(NET.format(activation=activation))
+def calibrated(tmp_path, data, activation="Relu (a)", net=NET, **options):
+    model = model_from_text(net.format(activation=activation))
     np.save(tmp_path / "x.npy", data)
     samples = FileSamples(tmp_path / "x.npy", input_specs(model))
     graph = canonicalise(import_model(model)).graph
@@ -268,43 +152,83 @@ def calibrated(tmp_path, data, activation="Relu (a)", **options):
         export_network(graph), activations, samples, 7, chosen, Progress()
     )
     weight = next(t for t in model.graph.initializer if t.name == "w")
-
     return neurons["b"], warnings, data @ numpy_helper.to_array(weight)
 
 
 DATA = np.random.default_rng(5).standard_normal((5000, 3)).astype(np.float32)
+THRESHOLDS = {"levels": 8, "neuron": "multi-threshold"}
+
+
+def thresholds(x, calibrator="mse"):
+    """Of the values above 0, one row per channel."""
+    rows = [row.of(lambda x: np.maximum(x, 0)) for row in distributions(signed(x, len(x)))]
+    return find_thresholds(rows, 8, calibrator).theta
 
 
 def test_theta_of_a_network_is_that_of_its_activations(tmp_path):
-    neuron, warnings, a = calibrated(tmp_path, DATA, levels=8, per_channel=False)
-    expected = find_theta(histogram_of(a.reshape(-1)), 8, "mse", 99.9, np.inf)
-    np.testing.assert_allclose(neuron.positive.theta, expected, rtol=1e-3)
-    assert neuron.levels == 8
+    neuron, warnings, a = calibrated(
+        tmp_path, DATA, **THRESHOLDS, per_channel=False, calibrator="mse"
+    )
+    assert isinstance(neuron, ThresholdNeuron)
+    np.testing.assert_allclose(neuron.theta, thresholds(a.reshape(1, -1)), rtol=1e-3)
+    assert (neuron.levels_pos, neuron.levels_neg) == (8, 0)
     assert neuron.calibrator == "mse, per tensor"
+    assert neuron.reason == ""
     assert not warnings
 
 
 def test_per_channel_gives_one_theta_each(tmp_path):
-    neuron, _, a = calibrated(tmp_path, DATA, levels=8, per_channel=True, calibrator="percentile")
+    neuron, _, a = calibrated(tmp_path, DATA, **THRESHOLDS, calibrator="percentile")
     assert neuron.axis == 1
     assert neuron.calibrator == "percentile 99.9, per channel"
-    expected = find_theta(histogram_of(a.T), 8, "percentile", 99.9, np.inf)
-    np.testing.assert_allclose(neuron.positive.theta, expected, rtol=1e-2)
+    np.testing.assert_allclose(neuron.theta, thresholds(a.T, "percentile"), rtol=1e-2)
 
 
 def test_signed_activation_gets_a_theta_for_each_side(tmp_path):
     neuron, _, a = calibrated(
-        tmp_path, DATA + np.float32(1), "PRelu (a, slope)", levels=8, per_channel=False
+        tmp_path,
+        DATA + np.float32(1),
+        "PRelu (a, slope)",
+        **THRESHOLDS,
+        per_channel=False,
+        calibrator="mse",
     )
-    assert neuron.negative is not None
-    expected = find_theta(histogram_of(-a.reshape(-1)), 8, "mse", 99.9, np.inf)
-    np.testing.assert_allclose(neuron.negative.theta, expected, rtol=1e-3)
+    assert isinstance(neuron, DualNeuron)
+    values = a.reshape(1, -1)
+    np.testing.assert_allclose(neuron.positive.theta, thresholds(values), rtol=1e-3)
+    np.testing.assert_allclose(neuron.negative.theta, thresholds(-values), rtol=1e-3)
     assert neuron.negative.theta != neuron.positive.theta
+    assert (neuron.negative.levels_pos, neuron.negative.levels_neg) == (0, 8)
+
+
+@pytest.mark.parametrize("activation", ["LeakyRelu <alpha = 0.25> (a)", "PRelu (a, slope)"])
+def test_staircase_of_a_network_follows_its_slope(tmp_path, activation):
+    neuron, _, _ = calibrated(tmp_path, DATA, activation)
+    assert isinstance(neuron, StaircaseNeuron)
+    slope = 0.25 if "alpha" in activation else 0.1
+    x = np.array([-3.0, 3.0], np.float32)
+    unit = float(neuron.scale.max()) if neuron.scale.ndim else 1.0
+    y = neuron.levels[np.searchsorted(neuron.thresholds, x / unit, side="right")] * unit
+    assert y == pytest.approx([-3 * slope, 3], abs=0.4)
+    assert neuron.error < 0.06
+
+
+def test_options_that_contradict_each_other_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="density"):
+        calibrated(tmp_path, DATA, neuron="multi-threshold", calibrator="density")
 
 
 def test_silent_activation_is_warned_about(tmp_path):
     _, warnings, _ = calibrated(tmp_path, np.zeros((8, 3), np.float32))
     assert warnings == ["Relu Relu:b is silent on every sample"]
+
+
+def test_activation_below_zero_is_silent_where_that_gives_zero(tmp_path):
+    data = np.ones((8, 3), np.float32)
+    for activation, silent in (("Relu (b0)", True), ("Sigmoid (b0)", False)):
+        net = NET.replace("b =", "b1 = Abs (a) b0 = Neg (b1) b =")
+        _, warnings, _ = calibrated(tmp_path, data, activation, net)
+        assert bool(warnings) == silent
 
 
 def test_overflowing_activations_are_refused(tmp_path):

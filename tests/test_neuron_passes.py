@@ -8,13 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from helpers import model_from_text, run_model
+from snn_compile.compiler.summary import neuron_reports
 from snn_compile.passes.activations import find_activations
 from snn_compile.passes.canonicalise import canonicalise
+from snn_compile.passes.encode_edges import encode_edges
 from snn_compile.passes.graph import export_model, export_network, import_model
 from snn_compile.passes.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.lower import lower
 from snn_compile.passes.network import Network
-from snn_compile.passes.neuron import Branch, Neuron, PassContext, StaircaseNeuron
+from snn_compile.passes.neuron import DualNeuron, PassContext, StaircaseNeuron, ThresholdNeuron
 from snn_compile.passes.replace_activation import replace_activation
 
 CONV = "float[4,3,1,1] w"
@@ -33,11 +35,15 @@ def one_activation(activation, weights="", extra_inputs=""):
 
 
 def neuron(theta, negative=None, levels=8, axis=1):
-    def branch(values):
-        return Branch(np.asarray(values, np.float32), 0.25)
+    def side(values, **sides):
+        theta = np.asarray(values, np.float32)
+        return ThresholdNeuron(theta, **sides, clip_rate=0.25, axis=axis, calibrator="test")
 
-    other = None if negative is None else branch(negative)
-    return Neuron(branch(theta), other, levels, axis, "test")
+    positive = side(theta, levels_pos=levels)
+    if negative is None:
+        return positive
+    other = side(negative, levels_pos=0, levels_neg=levels)
+    return DualNeuron(positive, other, axis=axis, calibrator="test")
 
 
 def compiled(model, **neurons):
@@ -234,7 +240,181 @@ def test_stages_agree_bit_for_bit(case):
     assert {"Floor", "Clip"} <= set(ops(quantised))
     assert not {"Floor", "Clip", "Relu", "LeakyRelu", "PRelu"} & set(ops(snn))
     expected = assert_bit_exact(quantised, snn, feed())
-    assert len(np.unique(expected)) > 2 or cell.levels == 1
+    assert len(np.unique(expected)) > 2 or case == "one level"
+
+
+# --- neurons with levels on both sides of 0 ------------------------------------------------------
+
+
+def encoder_of(cell):
+    """An encoder in front of a product, as both stages have it."""
+    model = model_from_text("""
+        g (float[N,4,5,5] x) => (float[N,4,5,5] y, float[N,2,5,5] z) <float[2,4,1,1] w> {
+            a = Sin (x)
+            z = Conv (a, w)
+            y = Neg (a)
+        }""")
+    graph = encode_edges(canonicalise(import_model(model)).graph).graph
+    activations, _ = find_activations(graph)
+    assert [item.op for item in activations] == ["Encoder"]
+    graph = insert_quant_clip(graph, PassContext({activations[0].output: cell})).graph
+    quantised = export_model(graph)
+    result = replace_activation(graph)
+    snn = lower(export_network(result.graph)).attached()
+    for stage in (quantised, snn):
+        onnx.checker.check_model(stage, full_check=True)
+    return activations[0], quantised, snn
+
+
+def both_sides(theta, levels_pos, levels_neg):
+    theta = np.asarray(theta, np.float32)
+    return ThresholdNeuron(theta, levels_pos, levels_neg, axis=1, calibrator="test")
+
+
+def with_outputs(model, *names):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    for name in names:
+        copy.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+    return copy
+
+
+@pytest.mark.parametrize("theta", [0.21, [0.05, 0.1, 0.2, 0.7]], ids=["tensor", "channels"])
+@pytest.mark.parametrize("sides", [(3, 2), (8, 0), (0, 5), (1, 1), (40, 7)], ids=str)
+def test_encoder_of_either_sign_is_one_neuron(theta, sides):
+    activation, quantised, snn = encoder_of(both_sides(theta, *sides))
+    nodes = [node for node in snn.graph.node if node.op_type == "MultiThresholdFire"]
+    assert [node.name for node in nodes] == [activation.name]
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[0].attribute}
+    assert (attributes["levels_pos"], attributes["levels_neg"]) == sides
+    assert not {"Floor", "Relu", "Sub"} & set(ops(snn))
+    assert "MultiThresholdFire" not in ops(quantised)
+    x = feed(seed=3)
+    x["x"].reshape(-1)[:4] = [0.0, -0.0, -1e-40, -0.01]  # silent: +0 in both
+    stages = [
+        with_outputs(stage, activation.input, activation.output) for stage in (quantised, snn)
+    ]
+    potential, expected = run_model(stages[0], x)
+    for library in (True, False):
+        got = run_model(stages[1], x, library=library)[1]
+        np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
+    step = np.asarray(theta, np.float32).reshape(-1, 1, 1)
+    spikes = np.minimum(
+        np.floor(np.abs(potential) / step + np.float32(0.5)),
+        np.where(potential < 0, sides[1], sides[0]),
+    )
+    np.testing.assert_array_equal(expected, (step * np.sign(potential) * spikes).astype(np.float32))
+
+
+def test_provenance_of_an_encoder_of_either_sign():
+    activation, _, snn = encoder_of(both_sides(0.5, 3, 2))
+    node = next(node for node in snn.graph.node if node.op_type == "MultiThresholdFire")
+    found = {p.key.removeprefix("snn_compile."): p.value for p in node.metadata_props}
+    assert found["source_op"] == "Encoder"
+    assert found["source_node"] == activation.name
+    assert found["polarity"] == "both"
+    report = neuron_reports(Network(snn))[0]
+    assert (report.levels, report.polarity, report.source_op) == (5, "both", "Encoder")
+
+
+SIGNED = """
+    g (float[N,4,5,5] x{inputs}) => (float[N,4,5,5] y{outputs})
+    <float theta = {{0.5}}, float other = {{0.25}}, float v0 = {{0.5}}, float v1 = {{{v1}}},
+     float zero = {{0}}, float six = {{6}}, float n = {{{n}}}, float m = {{{m}}}> {{
+        a = {above}
+        d = Div (a, theta)
+        s = Add (d, v0)
+        f = Floor (s)
+        c = Clip (f, zero, n)
+        i = Neg ({mirrored})
+        ai = {below}
+        di = Div (ai, {divisor})
+        si = Add (di, v1)
+        fi = Floor (si)
+        ci = Clip (fi, zero, m)
+        k = {difference}
+        y = Mul ({factors})
+        {more}
+    }}"""
+SIGNED_EXACT = {
+    "inputs": "",
+    "outputs": "",
+    "v1": "0.5",
+    "n": "4",
+    "m": "2",
+    "above": "Relu (x)",
+    "mirrored": "x",
+    "below": "Relu (i)",
+    "divisor": "theta",
+    "difference": "Sub (c, ci)",
+    "factors": "k, theta",
+    "more": "",
+}
+
+
+@pytest.mark.parametrize("change", [{}, {"factors": "theta, k"}, {"n": "0"}, {"m": "0"}], ids=str)
+def test_replaces_signed_chains_whoever_wrote_them(change):
+    model = model_from_text(SIGNED.format(**{**SIGNED_EXACT, **change}))
+    result = replace_activation(import_model(model))
+    snn = lower(export_network(result.graph)).attached()
+    assert ops(snn) == ["MultiThresholdFire"]
+    assert_bit_exact(model, snn, feed())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"v1": "0.25"},
+        {"n": "0", "m": "0"},
+        {"n": "2.5"},
+        {"n": "inf"},
+        {"m": "-1"},
+        {"divisor": "other"},
+        {"factors": "k, other"},
+        {"difference": "Sub (ci, c)"},
+        {"difference": "Add (c, ci)"},
+        {"above": "Clip (x, zero, six)"},
+        {"below": "Abs (i)"},
+        {"inputs": ", float[N,4,5,5] x2", "mirrored": "x2"},
+        {"outputs": ", float[N,4,5,5] z", "more": "z = Neg (k)"},
+        {"outputs": ", float[N,4,5,5] z", "more": "z = Neg (ci)"},
+    ],
+    ids=str,
+)
+def test_leaves_signed_chains_that_mean_something_else(change):
+    model = model_from_text(SIGNED.format(**{**SIGNED_EXACT, **change}))
+    result = replace_activation(import_model(model))
+    assert not [line for line in result.changes if " y" in line]
+    snn = lower(export_network(result.graph)).attached()
+    assert not any(
+        node.op_type == "MultiThresholdFire" and "y" in node.output for node in snn.graph.node
+    )
+
+
+@pytest.mark.parametrize(
+    "scale", [np.float32(0.7), np.float32([0.5, 1, 2, 3])], ids=["one", "many"]
+)
+def test_two_staircases_give_the_bits_of_their_chains(scale):
+    positive = StaircaseNeuron(
+        np.asarray(scale),
+        np.float32([0.25, 1, 2]),
+        np.float32([0, 0.5, 1.25, 3]),
+        axis=1,
+        calibrator="by hand",
+    )
+    negative = replace(
+        positive, thresholds=-positive.thresholds[::-1], levels=-positive.levels[::-1]
+    )
+    cell = DualNeuron(positive, negative, axis=1, calibrator="by hand")
+    model = one_activation("PRelu (a, slope)", ", float[4,1,1] slope = {0.25, 0, -0.5, 1.5}")
+    quantised, snn, changes = compiled(model, y=cell)
+    assert ops(snn).count("ScaleFire") == 2
+    assert not {"PRelu", "Where", "Relu"} & set(ops(snn))
+    y = assert_bit_exact(quantised, snn, feed())
+    assert len(np.unique(y)) > 4
+    assert {line.polarity for line in neuron_reports(Network(snn))} == {"positive", "negative"}
+    assert len([line for line in changes if "now ScaleFire" in line]) == 2
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -250,15 +430,16 @@ def test_error_is_at_most_half_a_step_below_the_ceiling(case):
     def along_channels(values):
         return values if values.ndim == 0 else values.reshape(-1, 1, 1)
 
-    step = along_channels(cell.positive.theta)
-    inside = (potential >= 0) & (potential <= cell.levels * step)
+    positive = cell.positive if isinstance(cell, DualNeuron) else cell
+    step = along_channels(positive.theta)
+    inside = (potential >= 0) & (potential <= positive.levels_pos * step)
     assert inside.sum() > 20
     assert (error <= step / 2 * (1 + 1e-5))[inside].all()
-    if cell.negative is not None:
+    if isinstance(cell, DualNeuron):
         names = {tensor.name: tensor for tensor in model.graph.initializer}
         slope = onnx.numpy_helper.to_array(names["slope"]) if "slope" in names else np.float32(0.1)
         step = along_channels(cell.negative.theta)
-        inside = (potential < 0) & (-potential <= cell.levels * step)
+        inside = (potential < 0) & (-potential <= cell.negative.levels_neg * step)
         assert inside.sum() > 20
         assert (error <= np.abs(slope) * step / 2 * (1 + 1e-5) + 1e-7)[inside].all()
 
@@ -282,7 +463,8 @@ def test_provenance_is_on_the_neuron_and_the_users_metadata_stays():
     model.graph.node[1].name = "act"
     model.graph.node[1].metadata_props.add(key="pkg.user", value="kept")
     model.graph.node[1].doc_string = "the user's words"
-    _, snn, changes = compiled(model, y=neuron([0.25, 0.5, 0.25, 0.5]))
+    cell = replace(neuron([0.25, 0.5, 0.25, 0.5]), reason="the least error", error=0.125)
+    _, snn, changes = compiled(model, y=cell)
     node = next(node for node in snn.graph.node if node.op_type == "MultiThresholdFire")
     assert node.name == "act"
     assert node.doc_string == "the user's words"
@@ -293,6 +475,8 @@ def test_provenance_is_on_the_neuron_and_the_users_metadata_stays():
         "snn_compile.calibrator": "test",
         "snn_compile.theta": "0.25..0.5 over 4 channels",
         "snn_compile.clip_rate": "0.25",
+        "snn_compile.error": "0.125",
+        "snn_compile.reason": "the least error",
         "snn_compile.polarity": "positive",
     }
     assert changes == ["Relu act: now MultiThresholdFire act"]

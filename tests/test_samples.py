@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import model_from_text
 from snn_compile.compiler.errors import DataError, ModelError
-from snn_compile.compiler.samples import FileSamples, InputSpec, SyntheticSamples, input_specs
+from snn_compile.compiler.samples import FileSamples, InputSpec, input_specs
 
 F32 = np.dtype(np.float32)
 IMAGE = InputSpec("image", F32, (None, 2, 3))
@@ -193,16 +193,6 @@ def test_refuses_fewer_samples_than_a_fixed_batch(tmp_path):
     np.save(tmp_path / "a.npy", DATA)
     with pytest.raises(DataError, match="do not fill one batch of 16"):
         FileSamples(tmp_path / "a.npy", [IMAGE._replace(shape=(16, 2, 3))])
-
-
-def test_synthetic_samples_have_the_shape_of_the_inputs_and_repeat():
-    specs = [InputSpec("image", F32, (None, 2, None)), MASK]
-    first, second = (collect(SyntheticSamples(specs, 10, seed=3), 4) for _ in range(2))
-    assert [feed["image"].shape for feed in first] == [(4, 2, 32), (4, 2, 32), (2, 2, 32)]
-    assert first[0]["mask"].dtype == np.int64
-    np.testing.assert_array_equal(first[1]["image"], second[1]["image"])
-    other = collect(SyntheticSamples(specs, 10, seed=4), 4)
-    assert not np.array_equal(first[0]["image"], other[0]["image"])
 
 
 def test_input_specs_leave_out_initializers_and_refuse_other_types():

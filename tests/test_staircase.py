@@ -7,6 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 from snn_compile.compiler.calibration import staircase as module
+from snn_compile.compiler.calibration.channel_scales import channel_scales
+from snn_compile.compiler.calibration.distribution import distributions
 from snn_compile.compiler.calibration.histogram import SignedHistogram
 from snn_compile.compiler.calibration.staircase import find_scaled_staircase, find_staircase
 
@@ -309,7 +311,7 @@ def test_function_may_overflow_on_its_way_but_not_in_the_end():
 def rows_of(x):
     histogram = SignedHistogram(len(x))
     histogram.add(np.asarray(x, np.float32))
-    return histogram
+    return distributions(histogram)
 
 
 def test_channels_of_different_size_get_scales_of_their_own():
@@ -343,7 +345,7 @@ def test_rare_and_silent_channels_get_at_least_the_scale_of_the_tensor():
     x[4] *= 1e-9
     x[5, 2:] = 0  # active so rarely that the percentile is 0, and loud
     x[5, :2] = 1000
-    scale = module._channel_scales([rows_of(x).distribution(i) for i in range(7)])
+    scale = channel_scales(rows_of(x))
     whole = np.quantile(np.abs(x), 0.999)
     np.testing.assert_allclose(scale[[2, 3, 4]], whole, rtol=0.1)
     assert scale[5] == 1000
@@ -352,7 +354,7 @@ def test_rare_and_silent_channels_get_at_least_the_scale_of_the_tensor():
 
 def test_few_values_per_channel_do_not_decide_its_scale():
     x = np.random.default_rng(0).standard_normal((5, 200)) * np.array([1, 1, 1, 1, 9])[:, None]
-    scale = module._channel_scales([rows_of(x).distribution(i) for i in range(5)])
+    scale = channel_scales(rows_of(x))
     assert scale.min() >= 0.9 * np.quantile(np.abs(x), 0.999)
 
 

@@ -1,15 +1,17 @@
 """Calibration: run the network on samples and give every activation a neuron.
 
-The samples are streamed once. For each activation the distribution of its input is gathered in a
-histogram per tensor, or per channel; memory depends on the model and the batch, not on the number
-of samples. The batch is chosen so that the activations copied out of the runtime stay within a
-fixed budget.
+What a neuron sees is gathered in a histogram inside the graph (``observe.py``), per tensor or per
+channel, and ``fit_neuron.py`` turns it into a neuron. Memory depends on the model and the batch,
+not on the number of samples.
+
+Without any correction of errors the samples pass the network once. Otherwise the neurons of the
+main graph are fitted, and the layers corrected, in sequence (``sequential.py``); neurons inside
+bodies of If, which cannot be cut out, are fitted to the ANN's values before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
@@ -17,117 +19,122 @@ from onnx import TensorProto, numpy_helper
 from ...passes.activations import Activation
 from ...passes.functions import ActivationFunction
 from ...passes.graph import initializers_below
+from ...passes.layers import Layer
 from ...passes.network import Network, is_detached
-from ...passes.neuron import Branch, Neuron, StaircaseNeuron
-from ...runtime_ops.scale_fire import MAX_THRESHOLDS
+from ...passes.neuron import Neuron
 from ..errors import DataError
-from ..observe import with_outputs
 from ..progress import Progress
 from ..samples import Samples
 from ..session import make_session, run_samples
-from .histogram import Histogram, SignedHistogram
-from .staircase import find_scaled_staircase, find_staircase
-from .thresholds import clip_rate, find_theta
+from .fit_neuron import channel_axis, fit_neuron
+from .histogram import SignedHistogram
+from .leaky import leaky_functions
+from .observe import Observations, Watch, with_histograms
+from .options import CalibrationOptions, Corrections, check_options
+from .sequential import Calibrated, calibrate_sequentially
+from .watches import NotFiniteError, watches_of
 
 
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """How thresholds are found.
+def calibrate(
+    network: Network,
+    activations: Sequence[Activation],
+    layers: Sequence[Layer],
+    samples: Samples,
+    size: int,
+    options: CalibrationOptions,
+    corrections: Corrections,
+    progress: Progress,
+) -> Calibrated:
+    """Thresholds and levels for every activation, corrected parameters for every layer.
 
-    Attributes:
-        levels: number of levels N of each neuron and polarity.
-        calibrator: "mse" or "percentile".
-        percentile: p of the percentile calibrator.
-        per_channel: one threshold per channel instead of one per tensor.
+    Args:
+        network: the canonical ANN.
+        activations: what becomes a neuron.
+        layers: what is corrected; see ``own_parameters``.
+        samples: calibration samples.
+        size: how many run at a time.
+        options: how neurons are chosen and fitted.
+        corrections: which errors are corrected.
+        progress: told how far it is.
+
+    Raises:
+        DataError: the network does not run on the samples, or gives NaN or inf.
+        UsageError: the options do not go together.
     """
-
-    levels: int = 32
-    calibrator: str = "mse"
-    percentile: float = 99.9
-    per_channel: bool = True
-
-    def describe(self) -> str:
-        """The calibrator as provenance shows it."""
-        name = self.calibrator
-        if name == "percentile":
-            name = f"percentile {self.percentile:g}"
-        return f"{name}, {'per channel' if self.per_channel else 'per tensor'}"
-
-
-class _Uniform:
-    """Observes the input of an activation whose levels are multiples of a threshold."""
-
-    def __init__(self, activation: Activation, options: CalibrationOptions) -> None:
-        self._activation, self._options = activation, options
-        self._axis = activation.axis if options.per_channel and activation.channels else None
-        rows = activation.channels if self._axis is not None and activation.channels else 1
-        self._positive = Histogram(rows)
-        self._negative = Histogram(rows) if activation.signed else None
-
-    def add(self, x: np.ndarray) -> None:
-        rows = _rows(x, self._axis)
-        self._positive.add(np.minimum(rows, np.float32(self._activation.upper)))
-        if self._negative is not None:
-            self._negative.add(-rows)
-
-    @property
-    def silent(self) -> bool:
-        return not self._positive.counts.any() and self._negative is None
-
-    def neuron(self) -> Neuron:
-        options, upper = self._options, self._activation.upper
-
-        def branch(histogram: Histogram) -> Branch:
-            theta = find_theta(
-                histogram, options.levels, options.calibrator, options.percentile, upper
+    check_options(options)
+    fit = _NeuronFit(options, leaky_functions(network))
+    made = {name for node in network.proto.graph.node for name in node.output}
+    outer = [a for a in activations if a.output in made] if corrections.any else []
+    inner = [a for a in activations if a not in outer]
+    try:
+        result = _in_one_pass(network, inner, samples, size, fit, progress)
+        if outer:
+            found = calibrate_sequentially(
+                network, outer, layers, samples, size, fit, corrections, result.neurons, progress
             )
-            return Branch(theta, clip_rate(histogram, theta, options.levels))
+            found.neurons = result.neurons | found.neurons
+            found.silent = result.silent + found.silent
+            result = found
+    except NotFiniteError as error:
+        read = [a for a in activations if a.input in error.tensors]
+        where = ", ".join(f"{a.op} {a.name}" for a in read[:3])
+        raise DataError(
+            f"the samples make the input of {where} NaN or infinite; {_advice(network)}"
+        ) from error
+    return result
 
-        return Neuron(
-            positive=branch(self._positive),
-            negative=None if self._negative is None else branch(self._negative),
-            levels=options.levels,
-            axis=1 if self._axis is None else self._axis,
-            calibrator=options.describe(),
-        )
 
-
-class _Curved:
-    """Observes the input of an activation whose levels follow its function."""
+class _NeuronFit:
+    """How the options have neurons fitted."""
 
     def __init__(
-        self, activation: Activation, function: ActivationFunction, options: CalibrationOptions
+        self, options: CalibrationOptions, functions: dict[str, ActivationFunction]
     ) -> None:
-        self._function, self._options = function, options
-        scalable = options.per_channel and function.homogeneous and activation.channels
-        self._axis = activation.axis if scalable else None
-        rows = activation.channels if self._axis is not None and activation.channels else 1
-        self._histogram = SignedHistogram(rows)
+        self._options, self._functions = options, functions
 
-    def add(self, x: np.ndarray) -> None:
-        self._histogram.add(_rows(x, self._axis))
+    def watch(self, activation: Activation) -> Watch:
+        """What is observed: the input, per channel where a neuron of this kind has channels."""
+        axis = channel_axis(activation, self._options, self._functions.get(activation.output))
+        return Watch(activation.input, axis, 1 if axis is None else activation.channels or 1)
 
-    @property
-    def silent(self) -> bool:
-        return self._histogram.silent
+    def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
+        """The neuron for this distribution of its membrane potential."""
+        function = self._functions.get(activation.output)
+        return fit_neuron(activation, histogram, self._options, function)
 
-    def neuron(self) -> StaircaseNeuron:
-        levels = min(self._options.levels, MAX_THRESHOLDS)
-        evaluate = self._function.evaluate
-        scale = np.array(1, np.float32)
-        if self._axis is None:
-            staircase = find_staircase(*self._histogram.distribution(0), evaluate, levels)
-        else:
-            scale, staircase = find_scaled_staircase(self._histogram, evaluate, levels)
-        where = "per channel" if scale.ndim else "per tensor"
-        return StaircaseNeuron(
-            scale=scale,
-            thresholds=staircase.thresholds,
-            levels=staircase.levels,
-            axis=1 if self._axis is None else self._axis,
-            calibrator=f"least squared error, {where}",
-            error=staircase.error,
-        )
+    def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
+        """Whether all values count as 0, or all are below 0 where that gives 0."""
+        cut_off = activation.function is None and not activation.signed
+        return histogram.silent or (cut_off and not (histogram.maxima > 0).any())
+
+
+def _in_one_pass(
+    network: Network,
+    activations: Sequence[Activation],
+    samples: Samples,
+    size: int,
+    fit: _NeuronFit,
+    progress: Progress,
+) -> Calibrated:
+    """Neurons fitted to the ANN's values."""
+    result = Calibrated()
+    if not activations:
+        return result
+    watches = watches_of(activations, fit)
+    observations = Observations(watches)
+    runs = samples.batch_count(size)
+    session = make_session(with_histograms(network, watches, runs=runs))
+    for feed in progress.track(samples.batches(size), runs, "calibrating"):
+        observations.add(run_samples(session, feed, "the model"))
+    del session
+    if observations.not_finite:
+        raise NotFiniteError(observations.not_finite)
+    for activation in progress.track(activations, len(activations), "thresholds"):
+        histogram = observations.histograms[activation.input]
+        result.neurons[activation.output] = fit.neuron(activation, histogram)
+        if fit.silent(activation, histogram):
+            result.silent.append(activation)
+    return result
 
 
 def _advice(network: Network) -> str:
@@ -139,63 +146,3 @@ def _advice(network: Network) -> str:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             return f"the weight '{name}' holds NaN or inf, train or export the network again"
     return "check their scaling"
-
-
-def _rows(x: np.ndarray, axis: int | None) -> np.ndarray:
-    """One row per channel, or a single one."""
-    if axis is None:
-        return x.reshape(1, -1)
-    return np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
-
-
-def calibrate(
-    network: Network,
-    activations: Sequence[Activation],
-    samples: Samples,
-    size: int,
-    options: CalibrationOptions,
-    progress: Progress,
-) -> tuple[dict[str, Neuron | StaircaseNeuron], list[str]]:
-    """Thresholds and levels for every activation.
-
-    Args:
-        network: the canonical ANN.
-        activations: what becomes a neuron.
-        samples: calibration samples.
-        size: how many run at a time.
-        options: how thresholds are found.
-        progress: told about batches done.
-
-    Returns:
-        Neurons keyed by the activation's output tensor, and warnings.
-
-    Raises:
-        DataError: the network does not run on the samples, or gives NaN or inf.
-    """
-    names = list(dict.fromkeys(activation.input for activation in activations))
-    session = make_session(with_outputs(network, names), library=False)
-    observers: dict[str, _Uniform | _Curved] = {
-        a.output: _Uniform(a, options) if a.function is None else _Curved(a, a.function, options)
-        for a in activations
-    }
-    for feed in progress.track(samples.batches(size), samples.batch_count(size), "calibrating"):
-        outputs = dict(zip(names, run_samples(session, feed, "the model"), strict=True))
-        for activation in activations:
-            x = outputs[activation.input]
-            if x.size == 0:  # of a branch that was not taken
-                continue
-            if not np.isfinite(x).all():
-                raise DataError(
-                    f"the samples make the input of {activation.op} {activation.name} "
-                    f"NaN or infinite; {_advice(network)}"
-                )
-            observers[activation.output].add(x)
-    del session
-    neurons = {}
-    warnings = []
-    for activation in progress.track(activations, len(activations), "thresholds"):
-        observer = observers[activation.output]
-        neurons[activation.output] = observer.neuron()
-        if observer.silent:
-            warnings.append(f"{activation.op} {activation.name} is silent on every sample")
-    return neurons, warnings

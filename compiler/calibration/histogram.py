@@ -21,6 +21,9 @@ _TENSOR_BINS = (7, 24)
 _CHANNEL_BINS = (4, 16)
 #: Values counted at a time, at least: the temporaries stay in the cache.
 _BLOCK = 1 << 16
+#: Values whose sums are kept in lanes, and the lanes.
+_SUM_BLOCK = 1024
+_LANES = 4
 #: A float32: sign, 8 bits of exponent, 23 bits of mantissa.
 _MANTISSA_BITS = 23
 _EXPONENT_BIAS = 127
@@ -99,7 +102,7 @@ class Histogram:
 
 
 class SignedHistogram:
-    """Counts and means of values of either sign, one row per channel.
+    """Counts, means and moments of values of either sign, one row per channel.
 
     1. A bin is a sign, an exponent and the leading bits of the mantissa of a float32: its width is
        a fixed share of its values, near 0 as far out. Exactly 0 has a bin of its own.
@@ -107,33 +110,98 @@ class SignedHistogram:
        smaller than that count as 0.
     3. The mean of the values in a bin is exact: a value that fills a bin alone, where an activation
        saturates, say, is kept as it is.
-    4. Counters are integers, and rule 2 looks at the largest magnitude only: the result does not
-       depend on how the values were split into batches.
+    4. Counters are integers, and rule 2 looks at the largest magnitude only: neither they nor the
+       extremes depend on how the values were split into batches or shards, and in which order
+       these came.
+    5. Values that are not finite are counted apart, and are in nothing else.
+    6. The sums of one call of :meth:`add` have a fixed order: the values of a row, in order, are
+       cut into blocks of 1,024. In a block value k is added to lane k % 4, in float64; lane 2 is
+       added to lane 0 and 3 to 1, then 1 to 0. The sums of blocks are added in order.
+
+    :meth:`add` specifies what the operator ``Observe`` of the library computes inside a graph.
 
     Attributes:
         counts: int64 [rows, bins], most negative bin first.
         rests: int64 [rows, bins], sum of the mantissa bits that a bin does not tell apart.
+        tops: int32 [rows], biased exponent of the largest magnitude, at least the octaves.
+        minima: float32 [rows], inf where there are no values; a zero is +0.
+        maxima: float32 [rows], -inf where there are no values; a zero is +0.
+        sums: float64 [rows].
+        squares: float64 [rows], sums of the squares.
+        not_finite: int64 [rows], how many values were NaN or infinite.
     """
 
     def __init__(self, rows: int = 1) -> None:
-        self._leading, self._octaves = _TENSOR_BINS if rows == 1 else _CHANNEL_BINS
-        self._side = self._octaves << self._leading
-        self._tops = np.full(rows, self._octaves, np.int32)  # exponent of the largest magnitude
+        self.leading, self.octaves = _TENSOR_BINS if rows == 1 else _CHANNEL_BINS
+        self._side = self.octaves << self.leading
         self.counts = np.zeros((rows, 2 * self._side + 1), np.int64)
         self.rests = np.zeros_like(self.counts)
+        self.tops = np.full(rows, self.octaves, np.int32)
+        self.minima = np.full(rows, np.inf, np.float32)
+        self.maxima = np.full(rows, -np.inf, np.float32)
+        self.sums = np.zeros(rows)
+        self.squares = np.zeros(rows)
+        self.not_finite = np.zeros(rows, np.int64)
 
     def add(self, values: np.ndarray) -> None:
-        """Count ``values``: float32 [rows, n], finite."""
+        """Count ``values``: float32 [rows, n]."""
         if values.size == 0:
             return
-        largest = np.maximum(values.max(axis=1), -values.min(axis=1))
-        exponents = largest.view(np.int32) >> _MANTISSA_BITS
-        for row in np.flatnonzero(exponents > self._tops).tolist():
-            self._raise(row, int(exponents[row]))
-        step = max(_BLOCK, self.counts.size) // len(values)
+        finite = np.isfinite(values)
+        all_finite = bool(finite.all())
+        if not all_finite:
+            self.not_finite += np.count_nonzero(~finite, axis=1)
+        used = True if all_finite else finite
+        smallest = values.min(axis=1, initial=np.inf, where=used) + np.float32(0)
+        largest = values.max(axis=1, initial=-np.inf, where=used) + np.float32(0)
+        self._extend(smallest, largest, _tops(smallest, largest, self.octaves))
+        sums, squares = np.zeros(len(values)), np.zeros(len(values))
+        blocks = -(-max(_BLOCK, self.counts.size) // (len(values) * _SUM_BLOCK))
+        step = blocks * _SUM_BLOCK
         for start in range(0, values.shape[1], step):
-            self._count(np.ascontiguousarray(values[:, start : start + step]).view(np.int32))
+            part = np.ascontiguousarray(values[:, start : start + step])
+            if not all_finite:
+                part = np.where(finite[:, start : start + step], part, np.float32(0))
+            self._count(part.view(np.int32))
+            wide = part.astype(np.float64)
+            sums = _add_blocks(sums, wide)
+            squares = _add_blocks(squares, wide * wide)
+        self.sums += sums
+        self.squares += squares
+        if not all_finite:
+            self.counts[:, self._side] -= np.count_nonzero(~finite, axis=1)
         self.rests[:, self._side] = 0
+
+    def merge(self, other: SignedHistogram) -> None:
+        """Count what ``other``, of as many rows, has counted."""
+        self._merge(other.counts, other.rests, other.tops, other.minima, other.maxima)
+        self.sums += other.sums
+        self.squares += other.squares
+        self.not_finite += other.not_finite
+
+    def merge_observed(
+        self, counts: np.ndarray, rests: np.ndarray, tops: np.ndarray, moments: np.ndarray
+    ) -> None:
+        """Count what an ``Observe`` node of as many rows, with these bins, has counted.
+
+        Args:
+            counts: int64 [rows, bins].
+            rests: int64 [rows, bins].
+            tops: int32 [rows].
+            moments: float64 [rows, 5]: sum, sum of squares, minimum, maximum, and how many values
+                are not finite.
+        """
+        sums, squares, minima, maxima, not_finite = moments.T
+        self._merge(counts, rests, tops, minima.astype(np.float32), maxima.astype(np.float32))
+        self.sums += sums
+        self.squares += squares
+        self.not_finite += not_finite.astype(np.int64)
+
+    @property
+    def values(self) -> np.ndarray:
+        """How many finite values were counted: int64 [rows]."""
+        values: np.ndarray = self.counts.sum(axis=1)
+        return values
 
     @property
     def silent(self) -> bool:
@@ -144,19 +212,19 @@ class SignedHistogram:
         """The occupied bins of a row: float64 [n], ascending means, and int64 [n], counts."""
         used = np.flatnonzero(self.counts[row])
         counts = self.counts[row, used]
-        shift = _MANTISSA_BITS - self._leading
+        shift = _MANTISSA_BITS - self.leading
         bins = np.abs(used - self._side)
-        lowest = (int(self._tops[row]) - self._octaves + 1) << self._leading
+        lowest = (int(self.tops[row]) - self.octaves + 1) << self.leading
         leading = bins - 1 + lowest
-        exponent = leading >> self._leading
-        known = (leading - (exponent << self._leading)) << shift
+        exponent = leading >> self.leading
+        known = (leading - (exponent << self.leading)) << shift
         mantissa = known + self.rests[row, used] / counts
         means = np.ldexp(1 + mantissa / (1 << _MANTISSA_BITS), exponent - _EXPONENT_BIAS)
         return np.sign(used - self._side) * means, counts
 
     def _count(self, bits: np.ndarray) -> None:
-        shift = _MANTISSA_BITS - self._leading
-        lowest = (self._tops - self._octaves + 1) << self._leading
+        shift = _MANTISSA_BITS - self.leading
+        lowest = (self.tops - self.octaves + 1) << self.leading
         magnitude = bits & _MAGNITUDE
         bins = (magnitude >> shift) - (lowest - 1)[:, None]
         np.maximum(bins, 0, out=bins)
@@ -169,15 +237,68 @@ class SignedHistogram:
         rests = np.bincount(index, weights=rest, minlength=size)  # exact below 2^53
         self.rests += rests.astype(np.int64).reshape(shape)
 
-    def _raise(self, row: int, top: int) -> None:
-        """Move the bins of a row towards 0, for an octave above those it has."""
-        shift = min(top - int(self._tops[row]), self._octaves) << self._leading
-        self._tops[row] = top
-        middle = self._side
-        for table in (self.counts, self.rests):
-            old = table[row]
-            new = np.zeros_like(old)
-            new[middle + 1 : len(new) - shift] = old[middle + 1 + shift :]
-            new[shift:middle] = old[: middle - shift]
-            new[middle] = old.sum() - new.sum()
-            table[row] = new
+    def _extend(self, minima: np.ndarray, maxima: np.ndarray, tops: np.ndarray) -> None:
+        """Make room for values as large as these."""
+        np.minimum(self.minima, minima, out=self.minima)
+        np.maximum(self.maxima, maxima, out=self.maxima)
+        raised = np.maximum(self.tops, tops)
+        _move(self.counts, raised - self.tops, self.leading)
+        _move(self.rests, raised - self.tops, self.leading)
+        self.tops = raised
+
+    def _merge(
+        self,
+        counts: np.ndarray,
+        rests: np.ndarray,
+        tops: np.ndarray,
+        minima: np.ndarray,
+        maxima: np.ndarray,
+    ) -> None:
+        if counts.shape != self.counts.shape:
+            raise ValueError(f"histograms {self.counts.shape} and {counts.shape} do not merge")
+        self._extend(minima, maxima, tops)
+        if (tops < self.tops).any():
+            counts, rests = counts.copy(), rests.copy()
+            _move(counts, self.tops - tops, self.leading)
+            _move(rests, self.tops - tops, self.leading)
+        self.counts += counts
+        self.rests += rests
+        self.rests[:, self._side] = 0
+
+
+def _tops(minima: np.ndarray, maxima: np.ndarray, least: int) -> np.ndarray:
+    """Biased exponents of the largest magnitudes, int32 [rows]; ``least`` without values."""
+    largest = np.where(minima > maxima, np.float32(0), np.maximum(maxima, -minima))
+    exponents = largest.astype(np.float32).view(np.int32) >> _MANTISSA_BITS
+    tops: np.ndarray = np.maximum(exponents, np.int32(least))
+    return tops
+
+
+def _move(table: np.ndarray, raised: np.ndarray, leading: int) -> None:
+    """Move the bins of the rows whose top was raised towards 0, by so many octaves."""
+    middle = table.shape[1] // 2
+    for octaves in np.unique(raised[raised > 0]).tolist():
+        rows = np.flatnonzero(raised == octaves)
+        old = table[rows]
+        if not old.any():
+            continue
+        shift = min(octaves << leading, middle)
+        new = np.zeros_like(old)
+        new[:, middle + 1 : table.shape[1] - shift] = old[:, middle + 1 + shift :]
+        new[:, shift:middle] = old[:, : middle - shift]
+        new[:, middle] = old.sum(axis=1) - new.sum(axis=1)
+        table[rows] = new
+
+
+def _add_blocks(sums: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``sums``, float64 [rows], and then the values, float64 [rows, n], in the order of rule 6."""
+    rows, count = values.shape
+    size = min(_SUM_BLOCK, -(-count // _LANES) * _LANES)
+    padded = np.zeros((rows, -(-count // size) * size))
+    padded[:, :count] = values
+    # Along an axis that is not the last one numpy adds in order.
+    lanes = padded.reshape(rows, -1, size // _LANES, _LANES).sum(axis=2)
+    pairs = lanes[..., :2] + lanes[..., 2:]
+    blocks = pairs[..., 0] + pairs[..., 1]
+    total: np.ndarray = np.cumsum(np.column_stack([sums, blocks]), axis=1)[:, -1]
+    return total

@@ -28,11 +28,7 @@ the least mean squared error over the distribution of x is found exactly, on a g
 Per channel, one staircase serves all channels, each stretched by a scale of its own. That is right
 for functions with f(a x) = a f(x) for a > 0: x itself, Relu, LeakyRelu.
 
-8. The scale of a channel is the 99.9th percentile of its magnitudes: of the measures tried (root
-   mean square, mean, largest, percentiles) it gave the least error, between the first two, which
-   let tails saturate, and the third, which one value decides. A channel that is rarely active (not
-   0 in less than a tenth of its values, or in fewer than 300), or nearly silent, gets at least the
-   scale of the whole tensor, as in ``thresholds.py``.
+8. The scale of a channel is that of ``channel_scales.py``, from the values of f.
 9. The channels are pooled in units of their scales, and their errors weighed in the units of x:
    the squared error of the whole tensor is what is least.
 10. Channels get scales only where that takes a tenth off the error of one scale for all. It does
@@ -42,12 +38,13 @@ for functions with f(a x) = a f(x) for a > 0: x itself, Relu, LeakyRelu.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .histogram import SignedHistogram
+from .channel_scales import channel_scales
+from .distribution import Distribution
 
 #: f of a neuron: float64 of any shape to float64 of the same shape.
 Function = Callable[[np.ndarray], np.ndarray]
@@ -62,11 +59,6 @@ _NEAR = 0.05
 _CHARGE = 0.1
 #: Halvings of the gap between two bins, for the threshold in it.
 _BISECTIONS = 20
-_QUANTILE = 0.999
-_RARE_SHARE = 0.1
-_FEW_VALUES = 300
-#: A channel whose scale is below this share of the tensor's is nearly silent.
-_SILENT = 1e-5
 #: Share of the error of one scale for all that scales per channel have to stay below.
 _WORTHWHILE = 0.9
 #: Rows of the table of errors handled at a time: they stay in the cache, and end at the diagonal.
@@ -134,16 +126,16 @@ def find_staircase(
     if len(cuts) == 2:  # f is the same throughout
         return _uniform(x, weight, function, levels)
     level, _ = _fit(np.diff(sums[:, cuts]), charge)
-    return _measured(_staircase(x, f, cuts, level, function), x, weight, f)
+    return _measured(join_levels(x, f, cuts, level, function), x, weight, f)
 
 
 def find_scaled_staircase(
-    histogram: SignedHistogram, function: Function, levels: int
+    rows: Sequence[Distribution], function: Function, levels: int
 ) -> tuple[np.ndarray, Staircase]:
     """Scales and the staircase that the channels share.
 
     Args:
-        histogram: distribution of x, one row per channel.
+        rows: distributions of x, one per channel.
         function: f, with f(a x) = a f(x) for a > 0.
         levels: number of thresholds N, 1..255.
 
@@ -155,47 +147,20 @@ def find_scaled_staircase(
     Raises:
         ValueError: f is NaN or infinite at a value of x.
     """
-    rows = [histogram.distribution(row) for row in range(len(histogram.counts))]
     one = np.ones((), np.float32)
     shared = find_staircase(*_pooled(rows, np.ones(len(rows))), function, levels)
-    scale = _channel_scales(rows)
+    scale = channel_scales([row.of(function) for row in rows])
     own = find_staircase(*_pooled(rows, scale), function, levels)
     return (scale, own) if own.error < _WORTHWHILE * shared.error else (one, shared)
 
 
-def _pooled(
-    rows: list[tuple[np.ndarray, np.ndarray]], scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _pooled(rows: Sequence[Distribution], scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All channels in units of their scales, their squares weighed in the units of x: rule 9."""
-    scale = scale.astype(np.float64)
-    x = np.concatenate([centres / s for (centres, _), s in zip(rows, scale, strict=True)])
-    weight = np.concatenate([counts * s * s for (_, counts), s in zip(rows, scale, strict=True)])
+    pairs = list(zip(rows, scale.astype(np.float64), strict=True))
+    x = np.concatenate([row.means / s for row, s in pairs])
+    weight = np.concatenate([row.counts * s * s for row, s in pairs])
     order = np.argsort(x, kind="stable")
     return x[order], weight[order]
-
-
-def _channel_scales(rows: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Rule 8, float32 [rows]."""
-    whole = _magnitude(*_pooled(rows, np.ones(len(rows))))
-    if whole == 0:
-        return np.ones(len(rows), np.float32)
-    own = np.array([_magnitude(x, counts) for x, counts in rows])
-    seen = np.array([counts.sum() for _, counts in rows])
-    active = np.array([counts[x != 0].sum() for x, counts in rows])
-    rare = (active < np.maximum(_RARE_SHARE * seen, _FEW_VALUES)) | (own < _SILENT * whole)
-    scale: np.ndarray = np.where(rare, np.maximum(own, whole), own).astype(np.float32)
-    return scale
-
-
-def _magnitude(x: np.ndarray, counts: np.ndarray) -> float:
-    """The percentile of the magnitudes; the largest where that is 0."""
-    if len(x) == 0:
-        return 0.0
-    order = np.argsort(np.abs(x), kind="stable")
-    cumulative = np.cumsum(counts[order])
-    position = int(np.searchsorted(cumulative, _QUANTILE * cumulative[-1]))
-    magnitude = float(np.abs(x[order[min(position, len(x) - 1)]]))
-    return magnitude or float(np.abs(x).max())
 
 
 def _evaluate(function: Function, x: np.ndarray) -> np.ndarray:
@@ -267,10 +232,18 @@ def _best_cuts(errors: np.ndarray, most: int) -> np.ndarray:
     return np.array(cuts[::-1])
 
 
-def _staircase(
+def join_levels(
     x: np.ndarray, f: np.ndarray, cuts: np.ndarray, level: np.ndarray, function: Function
 ) -> Staircase:
-    """Rule 4."""
+    """The staircase of given levels, with the thresholds of rule 4.
+
+    Args:
+        x: float64 [n], ascending values.
+        f: [n], the function at x.
+        cuts: [K + 2], where in x each level begins, 0 and n included.
+        level: float64 [K + 1].
+        function: f.
+    """
     left, right = x[cuts[1:-1] - 1], x[cuts[1:-1]]
     halfway = (level[:-1] + level[1:]) / 2
     side = np.where(f[cuts[1:-1]] < f[cuts[1:-1] - 1], -1, 1)
@@ -301,5 +274,5 @@ def _uniform(x: np.ndarray, weight: np.ndarray, function: Function, levels: int)
         end = 1.0
     points = np.sort((np.arange(levels + 1) - levels // 2) * (end / -(-levels // 2)))
     f = _evaluate(function, points)
-    staircase = _staircase(points, f, np.arange(levels + 2), f, function)
+    staircase = join_levels(points, f, np.arange(levels + 2), f, function)
     return _measured(staircase, x, weight, _evaluate(function, x))

@@ -1,104 +1,109 @@
-"""From the distribution of an activation to the threshold of its neuron.
+"""From the distributions of a tensor's channels to the thresholds of a MultiThresholdFire.
 
-The neuron is y = theta * min(floor(x / theta + 1/2), N) for x > 0: a uniform quantiser with step
-theta and ceiling N * theta.
+The neuron is a uniform quantiser (``calibrators.py``) whose step is the threshold theta.
 
-* percentile: N * theta is the p-th percentile of all values, those at 0 included. (QCFS-style
-  clipping; the question "which percentile?" is why it is not the default.)
-* mse: theta minimises sum_j c_j (m_j - y(m_j))^2 over the histogram's counts c_j at bin centres
-  m_j. The ceiling is searched on a geometric grid from the largest value down to 1/200 of it, then
-  on a fine linear grid around the best. This is the error-optimal uniform quantiser.
-
-Both keep N * theta at or below ``upper``, the largest value the activation itself can give.
-
-Per channel, a channel that is rarely active (above 0 in less than a tenth of its values, or in
-fewer than 300 of them) gets at least the threshold of the whole tensor: its few large values carry
-what it has to say, and its own statistics would clip them.
+1. One row: theta and the numbers of levels are the calibrator's.
+2. A row per channel: every channel has a theta of its own, all share N_pos and N_neg. Where there
+   are values of both signs, these are what the calibrator chooses for all channels together, each
+   in units of its scale (``channel_scales.py``); squared errors are those in the units of x.
+3. A channel that is rarely active gets at least the theta of the whole tensor.
+4. Where every value is 0 any theta will do: N * theta is 1, or what the activation can give.
+5. N_pos * theta stays at or below ``upper``, as float32 numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from .histogram import Histogram
-
-_COARSE = np.geomspace(1.0, 1 / 200, 96)
-_FINE = 33
-_RARE_SHARE = 0.1
-_FEW_VALUES = 300
+from .calibrators import Uniform, clip_rate, find_uniform, squared_error
+from .channel_scales import channel_scales, rarely_active
+from .distribution import Distribution, pool
 
 
-def find_theta(
-    histogram: Histogram, levels: int, calibrator: str, percentile: float, upper: float
-) -> np.ndarray:
-    """Thresholds, float32: scalar for one row, [rows] otherwise.
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds and how well they do.
 
-    Args:
-        histogram: distribution of the activation's output magnitude.
-        levels: number of levels N.
-        calibrator: "mse" or "percentile".
-        percentile: p of the percentile calibrator, in (0, 100].
-        upper: largest output of the activation, inf if unbounded.
+    Attributes:
+        theta: float32, () or [rows].
+        levels_pos: N_pos.
+        levels_neg: N_neg.
+        squared_error: sum of (x - y)^2 over all values.
+        clip_rate: share of the values beyond the outermost levels.
     """
 
-    def theta_of(distribution: Histogram, row: int) -> np.float32:
-        peak = min(float(distribution.peaks[row]), upper)
-        if peak <= 0:  # silent on every sample: any threshold will do
-            ceiling = upper if np.isfinite(upper) else 1.0
-        elif calibrator == "percentile":
-            ceiling = min(_percentile(distribution, row, percentile), peak)
-        else:
-            ceiling = _mse_ceiling(distribution, row, levels, peak)
-        return _theta(ceiling, levels, upper)
-
-    rows = len(histogram.counts)
-    if rows == 1:
-        return np.array(theta_of(histogram, 0))
-    shared = theta_of(histogram.merged(), 0)
-    active = histogram.counts.sum(axis=1)
-    rare = active < np.maximum(_RARE_SHARE * histogram.totals, _FEW_VALUES)
-    own = [theta_of(histogram, row) for row in range(rows)]
-    return np.where(rare, np.maximum(own, shared), own).astype(np.float32)
+    theta: np.ndarray
+    levels_pos: int
+    levels_neg: int
+    squared_error: float
+    clip_rate: float
 
 
-def clip_rate(histogram: Histogram, theta: np.ndarray, levels: int) -> float:
-    """Share of all values whose level exceeds N: those at or above (N + 1/2) * theta."""
-    clipped = 0
-    for row, threshold in enumerate(np.atleast_1d(theta)):
-        beyond = histogram.centres(row) >= (levels + 0.5) * float(threshold)
-        clipped += int(histogram.counts[row, beyond].sum())
-    return clipped / max(int(histogram.totals.sum()), 1)
+def find_thresholds(
+    rows: Sequence[Distribution],
+    levels: int,
+    calibrator: str,
+    percentile: float = 99.9,
+    upper: float = np.inf,
+    signed: bool = False,
+) -> Thresholds:
+    """The thresholds that a calibrator chooses.
+
+    Args:
+        rows: distributions of the values to be quantised: one, or one per channel.
+        levels: N.
+        calibrator: one of ``UNIFORM_CALIBRATORS``.
+        percentile: p of the percentile calibrator, in (0, 100].
+        upper: largest value there can be, inf if unbounded.
+        signed: whether values below 0 may come even if there are none.
+    """
+    whole = rows[0] if len(rows) == 1 else pool(rows)
+    shared = find_uniform(whole, levels, calibrator, percentile)
+    if shared is None:
+        negative = levels // 2 if signed else 0
+        ceiling = upper if np.isfinite(upper) else 1.0
+        shared = Uniform(ceiling / (levels - negative), levels - negative, negative)
+        steps = np.full(len(rows), shared.step)
+    elif len(rows) == 1:
+        steps = np.array([shared.step])
+    else:
+        shared, steps = _steps(rows, whole, shared, calibrator, percentile)
+    limit = upper / max(shared.levels_pos, 1)
+    theta = np.maximum(steps, np.finfo(np.float32).tiny).astype(np.float32)
+    while (over := theta.astype(np.float64) > limit).any():  # rounding may have gone up
+        theta = np.where(over, np.nextafter(theta, np.float32(0)), theta)
+    used = [Uniform(float(t), shared.levels_pos, shared.levels_neg) for t in theta]
+    pairs = list(zip(rows, used, strict=True))
+    clipped = sum(row.total * clip_rate(row, quantiser) for row, quantiser in pairs)
+    return Thresholds(
+        theta if len(rows) > 1 else theta.reshape(()),
+        shared.levels_pos,
+        shared.levels_neg,
+        sum(squared_error(row, quantiser) for row, quantiser in pairs),
+        clipped / max(sum(row.total for row in rows), 1),
+    )
 
 
-def _theta(ceiling: float, levels: int, upper: float) -> np.float32:
-    theta = np.float32(max(ceiling / levels, float(np.finfo(np.float32).tiny)))
-    while float(theta) * levels > upper:  # rounding may have gone up
-        theta = np.nextafter(theta, np.float32(0))
-    return theta
-
-
-def _percentile(histogram: Histogram, row: int, percentile: float) -> float:
-    """Upper end of the bin that holds the percentile; the peak if that is at 0."""
-    total = int(histogram.totals[row])
-    silent = total - int(histogram.counts[row].sum())
-    cumulative = silent + np.cumsum(histogram.counts[row])
-    position = int(np.searchsorted(cumulative, percentile / 100 * total))
-    if silent >= percentile / 100 * total:
-        return float(histogram.peaks[row])
-    return (position + 1) * float(histogram.limits[row]) / histogram.bins
-
-
-def _mse_ceiling(histogram: Histogram, row: int, levels: int, peak: float) -> float:
-    used = np.flatnonzero(histogram.counts[row])
-    counts = histogram.counts[row, used].astype(np.float64)
-    values = np.minimum(histogram.centres(row)[used], peak)
-
-    def best(ceilings: np.ndarray) -> int:
-        theta = (ceilings / levels)[:, None]
-        level = np.minimum(np.floor(values / theta + 0.5), levels)
-        return int(np.argmin(((values - theta * level) ** 2) @ counts))
-
-    coarse = peak * _COARSE
-    k = best(coarse)
-    fine = np.linspace(coarse[min(k + 1, len(coarse) - 1)], coarse[max(k - 1, 0)], _FINE)
-    return float(fine[best(fine)])
+def _steps(
+    rows: Sequence[Distribution],
+    whole: Distribution,
+    shared: Uniform,
+    calibrator: str,
+    percentile: float,
+) -> tuple[Uniform, np.ndarray]:
+    """Rules 2 and 3: a quantiser for the whole tensor with the final division, and the steps."""
+    levels = shared.levels
+    division = shared.levels_pos, shared.levels_neg
+    if whole.positive.peak and whole.negative.peak:
+        units = pool(rows, channel_scales(rows), weigh=calibrator == "mse")
+        scaled = find_uniform(units, levels, calibrator, percentile)
+        assert scaled is not None  # scales do not turn values into 0
+        division = scaled.levels_pos, scaled.levels_neg
+        shared = find_uniform(whole, levels, calibrator, percentile, division) or shared
+    found = [find_uniform(row, levels, calibrator, percentile, division) for row in rows]
+    own = np.array([shared.step if q is None else q.step for q in found])
+    steps: np.ndarray = np.where(rarely_active(rows), np.maximum(own, shared.step), own)
+    return shared, steps

@@ -45,7 +45,7 @@ struct ApiBase {
 };
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
-enum ElementType : int { kFloat = 1, kHalf = 10, kDouble = 11 };
+enum ElementType : int { kFloat = 1, kInt32 = 6, kInt64 = 7, kHalf = 10, kDouble = 11 };
 enum Characteristic : int { kRequired = 0 };
 
 // One descriptor per operator. `version` tells the runtime which fields it may read:

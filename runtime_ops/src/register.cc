@@ -18,6 +18,7 @@ namespace snn {
 namespace {
 
 constexpr const char* kDomain = "ai.snn";
+constexpr const char* kToolDomain = "ai.snn.tools";
 
 // What one loaded runtime needs from us. Sessions use it until the process ends, so it
 // is never freed; a process holds one per runtime, however often options are registered
@@ -26,7 +27,9 @@ struct Library {
   const ort::ApiBase* base = nullptr;
   ort::Api api{};
   Operator operators[std::size(kDescribe) * kElements] = {};
+  Operator observe = {};
   ort::CustomOpDomain* domain = nullptr;
+  ort::CustomOpDomain* tools = nullptr;
   Library* next = nullptr;
 };
 
@@ -62,22 +65,28 @@ ort::Status* open_library(const ort::ApiBase* base, Library** out) {
   Library* library = new (memory) Library;
   library->base = base;
   library->api = api;
-  ort::Status* status = api.CreateCustomOpDomain(kDomain, &library->domain);
   const bool in_place = newer_table(*base, ort::kApiVersionInPlace) != nullptr;
+  const auto add = [&](ort::CustomOpDomain* domain, Operator& op, Element element, void (*describe)(Operator&)) {
+    op.version = in_place ? ort::kApiVersionInPlace : newer != nullptr ? ort::kApiVersionParallelFor : ort::kApiVersion;
+    op.api = &library->api;
+    op.kernels = &select_kernels();
+    op.element = element;
+    describe(op);
+    return api.CustomOpDomain_Add(domain, &op);
+  };
+  ort::Status* status = api.CreateCustomOpDomain(kDomain, &library->domain);
+  if (status == nullptr) status = api.CreateCustomOpDomain(kToolDomain, &library->tools);
   size_t index = 0;
   for (const auto describe : kDescribe) {
     for (int element = 0; element < kElements && status == nullptr; ++element) {
-      Operator& op = library->operators[index++];
-      op.version = in_place ? ort::kApiVersionInPlace : newer != nullptr ? ort::kApiVersionParallelFor : ort::kApiVersion;
-      op.api = &library->api;
-      op.kernels = &select_kernels();
-      op.element = static_cast<Element>(element);
-      describe(op);
-      status = api.CustomOpDomain_Add(library->domain, &op);
+      status = add(library->domain, library->operators[index++], static_cast<Element>(element), describe);
     }
   }
+  if (status == nullptr) status = add(library->tools, library->observe, kFloat32, describe_observe);
   if (status != nullptr) {
-    if (library->domain != nullptr) api.ReleaseCustomOpDomain(library->domain);
+    for (ort::CustomOpDomain* domain : {library->domain, library->tools}) {
+      if (domain != nullptr) api.ReleaseCustomOpDomain(domain);
+    }
     std::free(library);
     return status;
   }
@@ -94,5 +103,7 @@ ort::Status* open_library(const ort::ApiBase* base, Library** out) {
 extern "C" SNN_EXPORT ort::Status* ORT_CALL RegisterCustomOps(ort::SessionOptions* options, const ort::ApiBase* base) {
   snn::Library* library = nullptr;
   if (ort::Status* status = snn::open_library(base, &library)) return status;
-  return library == nullptr ? nullptr : library->api.AddCustomOpDomain(options, library->domain);
+  if (library == nullptr) return nullptr;
+  if (ort::Status* status = library->api.AddCustomOpDomain(options, library->domain)) return status;
+  return library->api.AddCustomOpDomain(options, library->tools);
 }

@@ -57,7 +57,7 @@ Runtime* open_runtime(const char* isa) {
   for (int repeat = 0; repeat < 2; ++repeat) {
     ort::SessionOptions options;
     ort::Status* status = RegisterCustomOps(&options, &runtime->base);
-    REQUIRE(status == nullptr && options.domains.size() == 1, "registration failed");
+    REQUIRE(status == nullptr && options.domains.size() == 2, "registration failed");
     runtime->options = options;
   }
   for (const ort::CustomOp* op : runtime->options.domains[0]->operators) check_descriptor(*op, kNewest);
@@ -81,7 +81,7 @@ void check_refused_registration() {
     status = RegisterCustomOps(&options, &bases[call]);
     const bool failed = fake::calls_until_failure < 0;
     fake::calls_until_failure = -1;
-    REQUIRE((status != nullptr) == failed && options.domains.empty() == failed, "call %d", call);
+    REQUIRE((status != nullptr) == failed && (options.domains.size() < 2) == failed, "call %d", call);
     if (status == nullptr) break;
     fake::release_status(status);
   }

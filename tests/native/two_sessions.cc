@@ -107,7 +107,8 @@ void round(bool one_runtime) {
     ort::SessionOptions options;
     registering.pass();
     require_ok(RegisterCustomOps(&options, &bases[one_runtime ? 0 : index]));
-    require(options.domains.size() == 1 && options.domains[0]->operators.size() == 9, "not all operators are registered");
+    require(options.domains.size() == 2 && options.domains[0]->operators.size() == 9, "not all operators are registered");
+    require(options.domains[1]->operators.size() == 1, "the observer is not registered");
     const auto own = make_nodes(options);
     running.pass();
     for (size_t i = 0; i < own.size(); ++i) {

@@ -1,5 +1,5 @@
-// The neurons' arithmetic on spans of memory: no runtime, no ABI. Everything under
-// kernels/ except select.cc is compiled once per instruction set.
+// The neurons' arithmetic on spans of memory: no runtime, no ABI. Everything under kernels/
+// except select.cc and histogram.cc is compiled once per instruction set.
 #pragma once
 
 #include <cstddef>

@@ -153,9 +153,9 @@ ort::Status* Node::read_input(const ort::KernelContext* context, size_t index, c
   return read_tensor(value, name, tensor);
 }
 
-ort::Status* Node::make_output(ort::KernelContext* context, const Shape& shape, void*& data) const {
+ort::Status* Node::make_output(ort::KernelContext* context, size_t index, const Shape& shape, void*& data) const {
   ort::Value* value = nullptr;
-  if (ort::Status* status = api_->KernelContext_GetOutput(context, 0, shape.dims, shape.rank, &value)) return status;
+  if (ort::Status* status = api_->KernelContext_GetOutput(context, index, shape.dims, shape.rank, &value)) return status;
   return api_->GetTensorMutableData(value, &data);
 }
 

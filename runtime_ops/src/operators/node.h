@@ -52,7 +52,10 @@ class Node {
   ort::Status* read_input(const ort::KernelContext* context, size_t index, const char* name, Tensor& tensor) const;
 
   // Y has X's shape and type.
-  ort::Status* make_output(ort::KernelContext* context, const Shape& shape, void*& data) const;
+  ort::Status* make_output(ort::KernelContext* context, const Shape& shape, void*& data) const {
+    return make_output(context, 0, shape, data);
+  }
+  ort::Status* make_output(ort::KernelContext* context, size_t index, const Shape& shape, void*& data) const;
 
   // theta or scale: scalar or [C], finite, greater than 0.
   ort::Status* check_per_channel(const char* name, const Tensor& tensor) const;

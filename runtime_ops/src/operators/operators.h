@@ -20,4 +20,7 @@ void describe_integrate_fire(Operator& op);
 constexpr void (*kDescribe[])(Operator&) = {describe_multi_threshold_fire, describe_scale_fire,
                                             describe_integrate_fire};
 
+// Of the domain of tools: it is in no compiled model, and takes float32 only.
+void describe_observe(Operator& op);
+
 }  // namespace snn

@@ -1,0 +1,125 @@
+"""Observe tensors while a network runs: their histograms are made inside the graph.
+
+The operator ``Observe`` of the library counts a tensor where it is; only the histogram leaves the
+runtime. Its specification is :class:`~.histogram.SignedHistogram`. A network with such operators
+needs a session that has the library, and is never written to a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, ValueInfoProto, helper
+
+from ...passes.graph import initializers_below, nodes_below
+from ...passes.network import Network
+from ..observe import with_outputs
+from .histogram import SignedHistogram
+
+#: Of the operators that serve calibration only.
+TOOL_DOMAIN = "ai.snn.tools"
+
+_OUTPUTS = ("counts", "rests", "tops", "moments")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A tensor to observe.
+
+    Attributes:
+        tensor: its name; float32.
+        axis: of the channels, counted from the front; None: the tensor is one row.
+        rows: number of channels; 1 where axis is None.
+    """
+
+    tensor: str
+    axis: int | None
+    rows: int
+
+
+def with_histograms(
+    network: Network, watched: Sequence[Watch], keep: Sequence[str] = (), runs: int = 1
+) -> Network:
+    """A copy whose outputs are the tensors ``keep`` and four for each watch, in this order.
+
+    With ``runs`` above 1 a session adds up what that many runs, one at a time, observe; the four
+    outputs come with the last of them and are empty before. That saves the copying of thousands of
+    histograms out of each run.
+
+    Tensors in bodies of If must be float32; those of a branch that was not taken have no values.
+
+    Raises:
+        KeyError: no tensor of that name can be observed.
+    """
+    names = list(dict.fromkeys([*keep, *(watch.tensor for watch in watched)]))
+    visible = with_outputs(network, names)
+    proto = visible.proto
+    found = dict(zip(names, proto.graph.output, strict=True))
+    declared = {value.name for value in network.proto.graph.output}
+    outputs = [_as_output(found[name], declared) for name in keep]
+    del proto.graph.output[:]
+    proto.graph.output.extend(outputs)
+    prefix = _unused_prefix(proto)
+    for number, watch in enumerate(watched):
+        made = [f"{prefix}.{number}.{output}" for output in _OUTPUTS]
+        histogram = SignedHistogram(watch.rows)
+        node = helper.make_node(
+            "Observe",
+            [found[watch.tensor].name],
+            made,
+            name=f"{prefix}.{number}",
+            domain=TOOL_DOMAIN,
+            axis=-1 if watch.axis is None else watch.axis,
+            rows=watch.rows,
+            leading=histogram.leading,
+            octaves=histogram.octaves,
+            runs=runs,
+        )
+        proto.graph.node.append(node)
+        proto.graph.output.extend(ValueInfoProto(name=name) for name in made)
+    proto.opset_import.append(helper.make_opsetid(TOOL_DOMAIN, 1))
+    return visible
+
+
+class Observations:
+    """Histograms of the watched tensors over many runs.
+
+    Attributes:
+        histograms: by tensor name.
+        not_finite: names of the tensors that had a value that is NaN or infinite.
+    """
+
+    def __init__(self, watched: Sequence[Watch]) -> None:
+        self.histograms = {watch.tensor: SignedHistogram(watch.rows) for watch in watched}
+        self.not_finite: set[str] = set()
+
+    def add(self, outputs: Sequence[np.ndarray]) -> None:
+        """Add one run: four arrays for each watch, in its order, as the network gives them."""
+        size = len(_OUTPUTS)
+        parts = [outputs[start : start + size] for start in range(0, len(outputs), size)]
+        for (name, histogram), part in zip(self.histograms.items(), parts, strict=True):
+            counts, rests, tops, moments = part
+            if len(counts) == 0:  # they come with a later run
+                continue
+            histogram.merge_observed(counts, rests, tops, moments)
+            if histogram.not_finite.any():
+                self.not_finite.add(name)
+
+
+def _as_output(value: ValueInfoProto, declared: set[str]) -> ValueInfoProto:
+    """Without a type that the model does not declare: the runtime finds it out."""
+    return value if value.name in declared else ValueInfoProto(name=value.name)
+
+
+def _unused_prefix(proto: ModelProto) -> str:
+    """What no tensor's and no node's name begins with."""
+    graph = proto.graph
+    taken = {value.name for value in graph.input} | {t.name for t in initializers_below(graph)}
+    for node in nodes_below(graph):
+        taken |= {node.name, *node.input, *node.output}
+    prefix = "observed"
+    while any(name.startswith(prefix + ".") for name in taken):
+        prefix += "_"
+    return prefix

@@ -1,0 +1,97 @@
+"""What the user may choose about calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...runtime_ops.scale_fire import MAX_THRESHOLDS
+from ..errors import UsageError
+from .calibrators import UNIFORM_CALIBRATORS
+
+#: Levels that follow the density of the values: ``staircase.py``.
+DENSITY = "density"
+CALIBRATORS = ("auto", DENSITY, *UNIFORM_CALIBRATORS)
+SCALE, MULTI_THRESHOLD = "scale", "multi-threshold"
+NEURON_KINDS = ("auto", SCALE, MULTI_THRESHOLD)
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How neurons are chosen and fitted.
+
+    Attributes:
+        levels: number of levels N of each neuron besides silence.
+        calibrator: one of :data:`CALIBRATORS`.
+        percentile: p of the percentile calibrator.
+        per_channel: a threshold or scale per channel where the channels are known, instead of one
+            per tensor.
+        neuron: one of :data:`NEURON_KINDS`.
+    """
+
+    levels: int = 32
+    calibrator: str = "auto"
+    percentile: float = 99.9
+    per_channel: bool = True
+    neuron: str = "auto"
+
+    @property
+    def kind(self) -> str:
+        """The kind of neuron where both can be: "scale" or "multi-threshold"."""
+        if self.neuron != "auto":
+            return self.neuron
+        return SCALE if self.levels <= MAX_THRESHOLDS else MULTI_THRESHOLD
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Which errors are corrected.
+
+    Attributes:
+        sequential: fit neurons to what spiking predecessors give them, not to the ANN's values.
+        bias: correct the mean error of every layer.
+        weights: compensate in the weights of every layer.
+    """
+
+    sequential: bool = True
+    bias: bool = True
+    weights: bool = True
+
+    @property
+    def layers(self) -> bool:
+        """Whether linear layers are corrected."""
+        return self.bias or self.weights
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is done beyond fitting neurons to the ANN's values."""
+        return self.sequential or self.layers
+
+
+def check_options(options: CalibrationOptions) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        UsageError: an unknown name, a number out of range, more levels than the neuron has, or
+            density-aware levels for neurons whose levels are equally far apart.
+    """
+    if options.calibrator not in CALIBRATORS:
+        known = ", ".join(CALIBRATORS)
+        raise UsageError(f"the calibrator {options.calibrator!r} is unknown, there are {known}")
+    if options.neuron not in NEURON_KINDS:
+        known = ", ".join(NEURON_KINDS)
+        raise UsageError(f"the neuron {options.neuron!r} is unknown, there are {known}")
+    if options.levels < 1:
+        raise UsageError(f"{options.levels} levels: a neuron needs at least 1")
+    if not 0 < options.percentile <= 100:
+        raise UsageError(f"the percentile {options.percentile:g} is not above 0 and at most 100")
+    if options.neuron == SCALE and options.levels > MAX_THRESHOLDS:
+        raise UsageError(
+            f"{options.levels} levels: a ScaleFire neuron has at most {MAX_THRESHOLDS}; "
+            "use fewer, or multi-threshold neurons"
+        )
+    if options.calibrator == DENSITY and options.kind == MULTI_THRESHOLD:
+        why = "" if options.neuron != "auto" else f", which {options.levels} levels need"
+        raise UsageError(
+            f"the calibrator density places levels freely, those of multi-threshold neurons{why} "
+            "are multiples of one threshold; use mse, or scale neurons"
+        )

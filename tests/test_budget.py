@@ -1,0 +1,313 @@
+"""How levels are distributed over neurons under a budget of spikes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from helpers import model_from_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snn_compile.compiler.calibration.budget import (
+    Choice,
+    allocate,
+    count_spikes,
+    ladder,
+    level_table,
+    measure_sensitivities,
+    plan_levels,
+    with_levels,
+)
+from snn_compile.compiler.calibration.distribution import distributions
+from snn_compile.compiler.calibration.histogram import SignedHistogram
+from snn_compile.compiler.calibration.options import CalibrationOptions
+from snn_compile.compiler.errors import DataError, UsageError
+from snn_compile.compiler.progress import Progress
+from snn_compile.compiler.samples import FileSamples, input_specs
+from snn_compile.passes.activations import find_activations
+from snn_compile.passes.canonicalise import canonicalise
+from snn_compile.passes.graph import export_network, import_model
+from snn_compile.passes.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
+
+table = st.lists(
+    st.builds(Choice, st.integers(1, 64), st.integers(0, 40), st.integers(0, 20)),
+    min_size=1,
+    max_size=4,
+)
+tables = st.lists(table, min_size=1, max_size=4).map(lambda found: dict(enumerate(found)))
+
+
+def totals(choices):
+    return sum(c.error for c in choices), sum(c.cost for c in choices)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tables=tables, price=st.fractions(Fraction(1, 20), 50, max_denominator=20))
+def test_nothing_is_better_at_the_cost_of_a_price(tables, price):
+    every = [totals(choices) for choices in product(*tables.values())]
+    error, cost = min(every, key=lambda pair: (pair[0] + price * pair[1], pair[1]))
+    assert totals(allocate(tables, cost).values())[0] == error
+
+
+@settings(max_examples=300, deadline=None)
+@given(tables=tables, budget=st.integers(0, 90))
+def test_budget_is_kept_and_less_than_one_neuron_gains_is_lost(tables, budget):
+    every = [totals(choices) for choices in product(*tables.values())]
+    affordable = [error for error, cost in every if cost <= budget]
+    if not affordable:
+        with pytest.raises(UsageError, match=f"cost {min(cost for _, cost in every):g}"):
+            allocate(tables, budget)
+        return
+    error, cost = totals(allocate(tables, budget).values())
+    assert cost <= budget
+    cheapest = [min(lines, key=lambda c: (c.cost, c.error)) for lines in tables.values()]
+    largest = max(
+        first.error - min(c.error for c in lines)
+        for first, lines in zip(cheapest, tables.values(), strict=True)
+    )
+    assert error - min(affordable) <= largest
+
+
+def test_levels_go_where_they_take_off_most_error_per_spike():
+    tables = {
+        "important": [Choice(4, 8.0, 10), Choice(8, 2.0, 20), Choice(16, 0.5, 40)],
+        "dear": [Choice(4, 9.0, 100), Choice(8, 2.0, 200)],
+    }
+    assert [c.levels for c in allocate(tables, 110).values()] == [4, 4]
+    assert [c.levels for c in allocate(tables, 139).values()] == [8, 4]
+    assert [c.levels for c in allocate(tables, 140).values()] == [16, 4]
+    assert [c.levels for c in allocate(tables, 220).values()] == [16, 4]
+    assert [c.levels for c in allocate(tables, 240).values()] == [16, 8]
+
+
+def test_what_is_left_goes_to_steps_that_still_fit():
+    tables = {
+        "wide": [Choice(4, 9, 1), Choice(8, 0, 10)],
+        "narrow": [Choice(4, 1, 1), Choice(8, 0, 3)],
+    }
+    chosen = allocate(tables, 5)
+    assert (chosen["wide"].levels, chosen["narrow"].levels) == (4, 8)
+
+
+def test_ties_go_to_the_first_and_to_fewer_levels():
+    lines = [Choice(8, 1, 4), Choice(4, 2, 2), Choice(6, 1, 4)]
+    chosen = allocate({"a": lines, "b": lines}, 6)
+    assert [c.levels for c in chosen.values()] == [6, 4]
+    chosen = allocate({"b": lines, "a": lines}, 6)
+    assert {key: c.levels for key, c in chosen.items()} == {"b": 6, "a": 4}
+
+
+def test_ladder_holds_the_levels_asked_for_and_no_more_than_the_neuron_has():
+    assert ladder(CalibrationOptions(levels=16)) == [4, 6, 8, 12, 16, 24, 32, 48, 64]
+    assert ladder(CalibrationOptions(levels=1)) == [1, 2, 3, 4]
+    assert ladder(CalibrationOptions(levels=100))[-3:] == [150, 200, 255]
+    assert ladder(CalibrationOptions(levels=255))[-1] == 255
+    assert ladder(CalibrationOptions(levels=100, neuron="multi-threshold"))[-1] == 400
+    assert 300 in ladder(CalibrationOptions(levels=300))
+
+
+def test_kind_of_neuron_stays_when_levels_change():
+    assert with_levels(CalibrationOptions(levels=300), 75).kind == "multi-threshold"
+    assert with_levels(CalibrationOptions(levels=255), 64).kind == "scale"
+
+
+def histogram_of(values):
+    histogram = SignedHistogram(len(values))
+    histogram.add(np.asarray(values, np.float32))
+    return histogram
+
+
+def threshold(theta, positive, negative=0):
+    return ThresholdNeuron(
+        axis=1,
+        calibrator="",
+        theta=np.asarray(theta, np.float32),
+        levels_pos=positive,
+        levels_neg=negative,
+    )
+
+
+# Each value begins a bin of the histogram, and so is known exactly.
+VALUES = [-8.0, -3.0, -1.0, 0.0, 0.0, 1.0, 2.0, 3.0, 3.0, 12.0]
+
+
+@pytest.mark.parametrize(
+    ("neuron", "rows", "spikes"),
+    [
+        (threshold(2, 4), [VALUES], 1 + 1 + 2 + 2 + 4),
+        (threshold(2, 4, 2), [VALUES], 2 + 2 + 1 + 1 + 1 + 2 + 2 + 4),
+        (threshold([2, 4], 4), [VALUES, VALUES], 10 + 0 + 0 + 1 + 1 + 1 + 3),
+        (
+            StaircaseNeuron(
+                axis=1,
+                calibrator="",
+                scale=np.float32([1, 2]),
+                thresholds=np.float32([-2, 1, 3]),
+                levels=np.float32([-0.2, 0, 1, 5]),
+            ),
+            [VALUES, VALUES],
+            (1 + 1 + 0 + 1 + 1 + 2 + 2 + 2) + (1 + 1 + 1 + 1 + 2),
+        ),
+        (
+            DualNeuron(
+                axis=1, calibrator="", positive=threshold(2, 4), negative=threshold(2, 0, 3)
+            ),
+            [VALUES],
+            10 + 3 + 2 + 1,
+        ),
+    ],
+)
+def test_spikes_are_those_of_the_neuron(neuron, rows, spikes):
+    assert count_spikes(neuron, distributions(histogram_of(rows))) == spikes
+
+
+BRANCHES = """
+    agraph (float[N, 8] u, float[N, 8] v) => (float[N, 8] y)
+    <float gain = {30.0}> {
+        a = Relu (u)
+        b = Relu (v)
+        loud = Mul (a, gain)
+        y = Add (loud, b)
+    }
+"""
+
+
+def prepare(text, tmp_path, count=40, **inputs):
+    graph = canonicalise(import_model(model_from_text(text))).graph
+    network = export_network(graph)
+    specs = input_specs(network.proto)
+    rng = np.random.default_rng(0)
+    arrays = {s.name: rng.standard_normal((count, *s.shape[1:])).astype(s.dtype) for s in specs}
+    np.savez(tmp_path / "samples.npz", **(arrays | inputs))
+    return network, find_activations(graph)[0], FileSamples(tmp_path / "samples.npz", specs)
+
+
+def test_sensitivity_is_what_an_error_does_to_the_output(tmp_path):
+    network, activations, samples = prepare(BRANCHES, tmp_path, count=16)
+    steps = {activation.output: 0.25 for activation in activations}
+    found, used = measure_sensitivities(network, steps, samples, 32, Progress())
+    feed = next(samples.batches(16))
+    a, b = np.maximum(feed["u"], 0), np.maximum(feed["v"], 0)
+    power = ((30 * a + b) ** 2).sum()
+    assert used == 16
+    assert found["a"] == pytest.approx((30 * a**2).sum() * 30 / power, rel=1e-4)
+    assert found["b"] == pytest.approx(
+        (b**2).sum() / power, rel=1e-2
+    )  # of a sum 1,000 times larger
+
+
+def test_activation_that_is_not_rounded_has_no_sensitivity(tmp_path):
+    network, _, samples = prepare(BRANCHES, tmp_path)
+    found, _ = measure_sensitivities(network, {"a": 0.25, "b": 0.0}, samples, 32, Progress())
+    assert found["a"] > 0
+    assert found["b"] == 0
+
+
+def test_sensitivity_inside_a_body(tmp_path):
+    text = """
+        agraph (float[N, 4] x) => (float[N, 4] y)
+        <bool yes = {1}> {
+            y = If (yes) <
+                then_branch = taken () => (float[N, 4] t) { r = Relu (x)  t = Mul (r, r) },
+                else_branch = left () => (float[N, 4] e) { e = Relu (x) }
+            >
+        }
+    """
+    network, activations, samples = prepare(text, tmp_path)
+    steps = {activation.output: 0.01 for activation in activations}
+    found, _ = measure_sensitivities(network, steps, samples, 32, Progress())
+    inside = [value for value in found.values() if value]
+    assert len(inside) == 1
+    assert 1 < inside[0] < 8  # d(r^2) = 2 r dr
+
+
+def test_every_error_counts_alike_where_no_output_can_be_compared(tmp_path):
+    text = """
+        agraph (float[N, 8] u) => (int64[N, 1] y) { a = Relu (u)  y = ArgMax <axis = 1> (a) }
+    """
+    network, _, samples = prepare(text, tmp_path)
+    found, _ = measure_sensitivities(network, {"a": 0.25}, samples, 32, Progress())
+    assert found == {"a": 1.0}
+
+
+def test_sensitivities_are_measured_on_samples_from_all_over(tmp_path):
+    u = np.zeros((40, 8), np.float32)
+    u[20:] = 1  # the first samples are silent
+    network, _, samples = prepare(BRANCHES, tmp_path, u=u)
+    found, used = measure_sensitivities(network, {"a": 0.3, "b": 0.3}, samples, 32, Progress())
+    assert used == 16
+    assert found["a"] > 0
+
+
+def test_table_has_less_error_and_more_spikes_the_more_levels(tmp_path):
+    _, activations, _ = prepare(BRANCHES, tmp_path)
+    x = np.random.default_rng(1).standard_normal((1, 20_000))
+    options = CalibrationOptions(levels=8)
+    lines = level_table(activations[0], histogram_of(x), 100, options, activations[0].function)
+    assert [line.levels for line in lines] == ladder(options)
+    assert all(np.diff([line.error for line in lines]) < 0)
+    assert all(np.diff([line.cost for line in lines]) > 0)
+    more = level_table(activations[0], histogram_of(x), 200, options, activations[0].function)
+    assert [line.cost * 2 for line in more] == pytest.approx([line.cost for line in lines])
+
+
+def plan(tmp_path, share, levels=8, **inputs):
+    network, activations, samples = prepare(BRANCHES, tmp_path, count=100, **inputs)
+    options = CalibrationOptions(levels=levels, per_channel=False)
+    return plan_levels(network, activations, samples, 32, options, share, Progress())
+
+
+def test_important_neuron_gets_the_levels(tmp_path):
+    levels, report = plan(tmp_path, 1.0)
+    assert levels["a"] > 8 > levels["b"]
+    assert report.spikes <= report.equal_spikes
+    assert report.error < report.equal_error
+    assert [n.levels for n in report.neurons] == [levels["a"], levels["b"]]
+    assert report.neurons[0].sensitivity > report.neurons[1].sensitivity
+    assert report.spikes == pytest.approx(sum(n.spikes for n in report.neurons))
+    error = sum(n.sensitivity * n.error**2 for n in report.neurons)
+    assert report.error == pytest.approx(np.sqrt(error))
+    assert report.equal_levels == 8
+    json.dumps(asdict(report), allow_nan=False)
+
+
+def test_smaller_budget_fires_fewer_spikes(tmp_path):
+    reports = [plan(tmp_path, share)[1] for share in (0.5, 0.7, 1.0, 2.0)]
+    for report in reports:
+        assert report.spikes <= report.share * report.equal_spikes
+    assert all(np.diff([report.spikes for report in reports]) > 0)
+    assert all(np.diff([report.error for report in reports]) < 0)
+
+
+def test_plan_is_the_same_again(tmp_path):
+    assert plan(tmp_path, 0.8) == plan(tmp_path, 0.8)
+
+
+def test_budget_below_the_fewest_levels(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"budget of levels 0\.01 is below 0\.\d+: with the fewest"
+    ):
+        plan(tmp_path, 0.01)
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, float("nan"), float("inf")])
+def test_budget_that_is_none(share, tmp_path):
+    with pytest.raises(UsageError, match="not a share above 0"):
+        plan(tmp_path, share)
+
+
+def test_silent_neuron_takes_nothing_of_the_budget(tmp_path):
+    levels, report = plan(tmp_path, 1.0, v=-np.ones((100, 8), np.float32))
+    assert levels["b"] == min(ladder(CalibrationOptions(levels=8)))
+    assert report.neurons[1].spikes == 0
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    text = "agraph (float[N, 8] u) => (float[N, 8] y) { root = Sqrt (u)  y = Relu (root) }"
+    network, activations, samples = prepare(text, tmp_path)
+    with pytest.raises(DataError, match="NaN or infinite: root"):
+        plan_levels(network, activations, samples, 32, CalibrationOptions(), 1.0, Progress())

@@ -1,0 +1,764 @@
+"""From distributions to neurons: calibrators, kinds, the automatic choice, shrinking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from helpers import model_from_text, run_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snn_compile.compiler.calibration.calibrators import (
+    UNIFORM_CALIBRATORS,
+    Uniform,
+    clip_rate,
+    divide,
+    entropy,
+    find_uniform,
+    squared_error,
+)
+from snn_compile.compiler.calibration.distribution import distributions, pool
+from snn_compile.compiler.calibration.fit_neuron import (
+    channel_axis,
+    fit_neuron,
+    is_piecewise_linear,
+)
+from snn_compile.compiler.calibration.histogram import SignedHistogram
+from snn_compile.compiler.calibration.leaky import leaky_functions
+from snn_compile.compiler.calibration.options import CalibrationOptions, check_options
+from snn_compile.compiler.calibration.shrink import count_levels, count_levels_in, shrink
+from snn_compile.compiler.calibration.thresholds import find_thresholds
+from snn_compile.compiler.errors import UsageError
+from snn_compile.passes.activations import find_activations
+from snn_compile.passes.canonicalise import canonicalise
+from snn_compile.passes.encode_edges import encode_edges
+from snn_compile.passes.graph import export_model, export_network, import_model
+from snn_compile.passes.insert_quant_clip import insert_quant_clip
+from snn_compile.passes.lower import lower
+from snn_compile.passes.neuron import DualNeuron, PassContext, StaircaseNeuron, ThresholdNeuron
+from snn_compile.passes.replace_activation import replace_activation
+
+
+def histogram_of(x):
+    """One row per row of x."""
+    x = np.atleast_2d(np.asarray(x, np.float32))
+    histogram = SignedHistogram(len(x))
+    histogram.add(x)
+    return histogram
+
+
+def rows_of(x):
+    return distributions(histogram_of(x))
+
+
+def distribution_of(x, rows=1):
+    """Of a whole tensor, or as coarse as that of a channel."""
+    return rows_of([x] * rows)[0]
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+RNG = np.random.default_rng
+SAMPLES = {
+    "normal": RNG(0).standard_normal(50_000),
+    "half normal": np.abs(RNG(1).standard_normal(50_000)),
+    "exponential": RNG(2).exponential(1, 50_000),
+    "skewed": RNG(3).gamma(2, 1, 50_000) - 0.5,
+    "uniform": RNG(4).uniform(0, 1, 50_000),
+    "integers": RNG(5).integers(-3, 10, 50_000),
+}
+SAMPLES = {name: x.astype(np.float32) for name, x in SAMPLES.items()}
+
+
+# --- distributions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_sums_below_an_edge_are_those_of_the_values(name, rows):
+    x = SAMPLES[name]
+    distribution = distribution_of(x, rows)
+    for side, magnitudes in (
+        (distribution.positive, x[x > 0]),
+        (distribution.negative, -x[x < 0]),
+    ):
+        edges = np.array([0.0, 0.011, 0.4, 0.99, 1.0, 2.3, 3.0, 50])
+        found = side.below(edges)
+        for power in range(3):
+            expected = [(magnitudes[magnitudes < e].astype(float) ** power).sum() for e in edges]
+            np.testing.assert_allclose(found[power], expected, rtol=5e-3, atol=30)
+        assert side.peak == pytest.approx(magnitudes.max(initial=0), rel=1e-6)
+    assert distribution.total == len(x)
+    assert distribution.zeros == pytest.approx((x == 0).sum(), abs=0 if rows == 1 else 20)
+    assert distribution.power == pytest.approx((x.astype(float) ** 2).sum(), rel=1e-3)
+
+
+def test_values_alone_in_their_bins_are_points():
+    x = [-2.0, -2.0, 0, 0.3, 6, 6, 6]
+    distribution = distribution_of(x)
+    np.testing.assert_array_equal(distribution.low, distribution.high)
+    np.testing.assert_array_equal(distribution.low, np.unique(np.float32(x)))
+
+
+def test_function_moves_intervals_and_folds_what_it_makes_equal():
+    x = SAMPLES["normal"]
+    rectified = distribution_of(x).of(relu)
+    assert rectified.negative.peak == 0
+    assert rectified.zeros == (x <= 0).sum()
+    assert rectified.power == pytest.approx((relu(x).astype(float) ** 2).sum(), rel=1e-4)
+    folded = distribution_of(x).of(np.abs)
+    assert (folded.high[:-1] <= folded.low[1:]).all()
+    assert folded.total == len(x)
+    assert folded.power == pytest.approx((x.astype(float) ** 2).sum(), rel=1e-3)
+
+
+def test_pooled_rows_are_the_whole():
+    x = np.stack([SAMPLES["normal"], 30 * SAMPLES["normal"] + 1])
+    pooled = pool(rows_of(x))
+    assert pooled.total == x.size
+    assert pooled.power == pytest.approx((x.astype(float) ** 2).sum(), rel=2e-3)
+    edge = np.array(2.0)
+    assert pooled.positive.below(edge)[0] == pytest.approx(((x > 0) & (x < 2)).sum(), rel=0.02)
+    scale = np.array([1, 30], np.float32)
+    scaled = pool(rows_of(x), scale)
+    assert scaled.positive.peak == pytest.approx((x / scale[:, None]).max(), rel=0.05)
+    weighed = pool(rows_of(x), scale, weigh=True)
+    assert weighed.power == pytest.approx((x.astype(float) ** 2).sum(), rel=2e-3)
+
+
+# --- uniform calibrators --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2], ids=["tensor", "channel"])
+@pytest.mark.parametrize("levels", [1, 2, 5, 32, 255])
+@pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_error_and_clip_rate_are_those_of_the_values(name, calibrator, levels, rows):
+    """Though bins of a channel are up to 1/16 of their value wide, more than a step of 255."""
+    x = SAMPLES[name]
+    distribution = distribution_of(x, rows)
+    quantiser = find_uniform(distribution, levels, calibrator)
+    assert quantiser.levels == levels
+    assert quantiser.step > 0
+    y = quantiser(x.astype(np.float64))
+    error = ((x - y) ** 2).sum()
+    assert squared_error(distribution, quantiser) == pytest.approx(error, rel=0.02)
+    k = np.floor(np.abs(x.astype(np.float64)) / quantiser.step + 0.5)
+    beyond = k > np.where(x < 0, quantiser.levels_neg, quantiser.levels_pos)
+    assert clip_rate(distribution, quantiser) == pytest.approx(beyond.mean(), abs=5e-3)
+    _, counts = np.unique(y, return_counts=True)
+    bits = -(counts / len(x) * np.log2(counts / len(x))).sum()
+    assert entropy(distribution, quantiser) == pytest.approx(bits, abs=0.02)
+
+
+def test_closed_form_needs_no_bins_narrower_than_a_step():
+    """A bin taken as a point would be right on a level, or half a step off."""
+    x = RNG(0).uniform(0.9, 1.0, 100_000).astype(np.float32)
+    distribution = distribution_of(x, rows=2)
+    for step in (0.004, 0.01, 0.0317):
+        quantiser = Uniform(step, 1000)
+        y = quantiser(x.astype(np.float64))
+        error = ((x - y) ** 2).sum()
+        assert squared_error(distribution, quantiser) == pytest.approx(error, rel=0.05)
+
+
+def brute_force(x, levels):
+    """The least squared error of any step and division."""
+    best = np.inf
+    for negative in range(levels + 1) if x.min() < 0 else [0]:
+        for step in np.ptp(np.append(x, 0)) / levels * np.geomspace(1, 1 / 200, 150):
+            y = Uniform(step, levels - negative, negative)(x)
+            best = min(best, ((x - y) ** 2).sum())
+    return best
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 7, 16])
+@pytest.mark.parametrize("name", ["normal", "half normal", "exponential", "skewed", "uniform"])
+def test_mse_is_the_best_step_and_division(name, levels):
+    x = SAMPLES[name][:3000].astype(np.float64)
+    quantiser = find_uniform(distribution_of(x), levels, "mse")
+    assert ((x - quantiser(x)) ** 2).sum() <= 1.01 * brute_force(x, levels)
+
+
+def test_mse_of_a_normal_variable_is_the_known_optimum():
+    """J. Max, Quantizing for minimum distortion, 1960: 9 output levels, 0.5338 apart."""
+    quantiser = find_uniform(distribution_of(RNG(9).standard_normal(400_000)), 8, "mse")
+    assert (quantiser.levels_neg, quantiser.levels_pos) == (4, 4)
+    assert quantiser.step == pytest.approx(0.5338, rel=0.03)
+
+
+def test_polarity_follows_the_data():
+    for calibrator in UNIFORM_CALIBRATORS:
+        skewed = find_uniform(distribution_of(SAMPLES["skewed"]), 32, calibrator, 99.0)
+        assert 1 <= skewed.levels_neg <= 6
+        mirrored = find_uniform(distribution_of(-SAMPLES["skewed"]), 32, calibrator, 99.0)
+        assert mirrored.levels_pos <= 6
+        assert mirrored.step == pytest.approx(skewed.step, rel=0.03)
+        positive = find_uniform(distribution_of(SAMPLES["exponential"]), 32, calibrator)
+        assert (positive.levels_neg, positive.levels_pos) == (0, 32)
+        negative = find_uniform(distribution_of(-SAMPLES["exponential"]), 32, calibrator)
+        assert (negative.levels_neg, negative.levels_pos) == (32, 0)
+
+
+@pytest.mark.parametrize("levels", [2, 4, 8, 32])
+@pytest.mark.parametrize("name", ["normal", "half normal", "exponential", "skewed"])
+def test_entropy_keeps_the_most_information(name, levels):
+    distribution = distribution_of(SAMPLES[name])
+    most = find_uniform(distribution, levels, "entropy")
+    least_error = find_uniform(distribution, levels, "mse")
+    bits = entropy(distribution, most)
+    assert bits >= entropy(distribution, least_error) - 0.02
+    for step in most.step * np.geomspace(0.3, 3, 40):
+        for negative in {most.levels_neg, max(most.levels_neg - 1, 0), most.levels_neg + 1}:
+            if negative <= levels and (negative == 0 or distribution.negative.peak):
+                other = Uniform(step, levels - negative, negative)
+                assert entropy(distribution, other) <= bits + 0.03
+
+
+def test_entropy_of_few_values_takes_the_least_error_of_equals():
+    """Any step that tells these apart has the same entropy; most of them clip."""
+    x = np.repeat([1.0, 2.0, 3.0], 1000)
+    quantiser = find_uniform(distribution_of(x), 32, "entropy")
+    np.testing.assert_allclose(quantiser(x), x, atol=0.05)
+
+
+@pytest.mark.parametrize("levels", [1, 4, 33])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_max_clips_nothing(levels, rows):
+    for x in SAMPLES.values():
+        distribution = distribution_of(x, rows)
+        quantiser = find_uniform(distribution, levels, "max")
+        if levels > 1:
+            top, bottom = quantiser.step * np.array([quantiser.levels_pos, quantiser.levels_neg])
+            assert top >= x.max() * (1 - 1e-6)
+            assert bottom >= -x.min() * (1 - 1e-6)
+            assert clip_rate(distribution, quantiser) == 0
+
+
+@pytest.mark.parametrize("percentile", [50.0, 90.0, 99.0, 99.9, 100.0])
+def test_percentile_puts_the_outermost_level_at_the_percentile(percentile):
+    x = SAMPLES["exponential"]
+    quantiser = find_uniform(distribution_of(x), 8, "percentile", percentile)
+    expected = np.quantile(x, percentile / 100, method="higher")
+    assert quantiser.step * 8 == pytest.approx(expected, rel=0.01)
+    signed = SAMPLES["normal"]
+    quantiser = find_uniform(distribution_of(signed), 8, "percentile", max(percentile, 90.0))
+    ends = quantiser.step * np.array([-quantiser.levels_neg, quantiser.levels_pos])
+    expected = np.quantile(signed, [1 - max(percentile, 90) / 100, max(percentile, 90) / 100])
+    assert np.abs(ends - expected).max() <= 0.15 * np.abs(expected).max() + quantiser.step
+
+
+def test_percentile_counts_silent_values_and_falls_back_to_the_peak():
+    x = np.zeros(1000, np.float32)
+    x[:100] = np.linspace(0.01, 1, 100)
+    assert find_uniform(distribution_of(x), 1, "percentile", 95.0).step == pytest.approx(
+        0.5, abs=0.02
+    )
+    assert find_uniform(distribution_of(x), 1, "percentile", 80.0).step == pytest.approx(1.0)
+
+
+def test_division_in_proportion_leaves_no_side_without_levels():
+    assert divide(8, 3.0, 1.0) == (6, 2)
+    assert divide(8, 1000.0, 1.0) == (7, 1)
+    assert divide(8, 1.0, 1000.0) == (1, 7)
+    assert divide(8, 1.0, 0.0) == (8, 0)
+    assert divide(1, 2.0, 1.0) == (1, 0)
+    assert divide(1, 1.0, 2.0) == (0, 1)
+    assert divide(2, 1.0, 1000.0) == (1, 1)
+
+
+def test_nothing_to_quantise_and_unknown_calibrators():
+    assert find_uniform(distribution_of(np.zeros(9)), 4, "mse") is None
+    assert find_uniform(distribution_of(np.zeros(0)), 4, "entropy") is None
+    with pytest.raises(ValueError, match="'guess' is none of max"):
+        find_uniform(distribution_of(np.ones(9)), 4, "guess")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    x=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=30),
+    levels=st.integers(1, 40),
+    calibrator=st.sampled_from(UNIFORM_CALIBRATORS),
+    rows=st.sampled_from([1, 2]),
+)
+def test_any_values_give_a_usable_quantiser(x, levels, calibrator, rows):
+    distribution = distribution_of(x, rows)
+    quantiser = find_uniform(distribution, levels, calibrator)
+    if quantiser is None:
+        assert distribution.power == 0
+        return
+    assert np.isfinite(quantiser.step)
+    assert quantiser.step > 0
+    assert quantiser.levels == levels
+    assert min(quantiser.levels_pos, quantiser.levels_neg) >= 0
+
+
+# --- thresholds -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
+def test_ceiling_stays_below_the_activations_own_bound(calibrator):
+    x = np.clip(RNG(0).exponential(5, 10_000), 0, 6)
+    for levels in (3, 7, 32, 255):
+        found = find_thresholds(rows_of(x), levels, calibrator, 100.0, 6.0)
+        assert found.theta.dtype == np.float32
+        assert float(found.theta) * levels <= 6.0
+        assert calibrator == "entropy" or float(found.theta) * levels > 5.5
+
+
+def test_silent_rows_get_a_usable_theta():
+    silent = rows_of(np.zeros((2, 50)))
+    assert find_thresholds(silent, 4, "mse").theta.tolist() == [0.25, 0.25]
+    assert find_thresholds(silent, 4, "mse", 99.9, 6.0).theta.tolist() == [1.5, 1.5]
+    both = find_thresholds(silent[:1], 5, "mse", signed=True)
+    assert (both.levels_pos, both.levels_neg) == (3, 2)
+    partly = find_thresholds(rows_of([np.zeros(9), np.ones(9)]), 4, "mse")
+    assert partly.theta[0] == partly.theta[1]
+    assert partly.squared_error == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
+def test_rarely_active_channels_get_at_least_the_threshold_of_the_tensor(calibrator):
+    x = np.abs(RNG(0).standard_normal((3, 20_000)))
+    x[1] *= 0.05  # small and busy: its own threshold
+    x[2] *= 0.05  # small and rare: the tensor's
+    x[2, :19_000] = 0
+    thetas = find_thresholds(rows_of(x), 8, calibrator).theta
+    shared = find_thresholds([pool(rows_of(x))], 8, calibrator).theta
+    alone = find_thresholds(rows_of([x[1]]), 8, calibrator).theta
+    assert thetas[2] == shared
+    assert thetas[1] == pytest.approx(float(alone), rel=0.1)
+    assert thetas[1] < (0.2 if calibrator != "entropy" else 0.7) * shared
+
+
+@pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
+def test_channels_share_the_division_and_have_steps_of_their_own(calibrator):
+    skewed = SAMPLES["skewed"] - np.float32(0.5)
+    x = np.stack([skewed, 20 * skewed, skewed])
+    found = find_thresholds(rows_of(x), 16, calibrator, 99.0)
+    assert found.levels_pos + found.levels_neg == 16
+    assert 1 <= found.levels_neg <= 6
+    assert found.theta[1] / found.theta[0] == pytest.approx(20, rel=0.05)
+    theta = found.theta.astype(float)[:, None]
+    k = np.sign(x) * np.floor(np.abs(x) / theta + 0.5)
+    y = theta * np.clip(k, -found.levels_neg, found.levels_pos)
+    assert found.squared_error == pytest.approx(((x - y) ** 2).sum(), rel=0.02)
+    beyond = (k > found.levels_pos) | (k < -found.levels_neg)
+    assert found.clip_rate == pytest.approx(beyond.mean(), abs=2e-3)
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"calibrator": "guess"}, "calibrator 'guess' is unknown, there are auto, density, max"),
+        ({"neuron": "guess"}, "neuron 'guess' is unknown, there are auto, scale"),
+        ({"levels": 0}, "needs at least 1"),
+        ({"percentile": 0.0}, "percentile 0 "),
+        ({"percentile": 100.5}, "percentile 100.5 "),
+        ({"percentile": float("nan")}, "percentile nan "),
+        ({"levels": 256, "neuron": "scale"}, "256 levels: a ScaleFire neuron has at most 255"),
+        ({"calibrator": "density", "neuron": "multi-threshold"}, "places levels freely"),
+        ({"calibrator": "density", "levels": 300}, "which 300 levels need"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together_are_refused(options, match):
+    with pytest.raises(UsageError, match=match):
+        check_options(CalibrationOptions(**options))
+
+
+def test_options_that_go_together():
+    for levels, neuron, kind in (
+        (255, "auto", "scale"),
+        (256, "auto", "multi-threshold"),
+        (4, "multi-threshold", "multi-threshold"),
+        (4, "scale", "scale"),
+    ):
+        options = CalibrationOptions(levels=levels, neuron=neuron)
+        check_options(options)
+        assert options.kind == kind
+    check_options(CalibrationOptions(calibrator="density"))
+    check_options(CalibrationOptions(levels=1000, calibrator="entropy"))
+
+
+# --- which neuron an activation becomes -----------------------------------------------------------
+
+NET = """
+    g (float[N,4,5,5] x) => (float[N,4,5,5] y, float[N,2,5,5] z)
+    <float four = {{4.0}}, float lo = {{0}}, float hi = {{6}}, float one = {{1}},
+     float slope = {{0.2}}, float[4,1,1] slopes = {{0.25, 0, -0.5, 1.5}}, float[2,4,1,1] w> {{
+        a = Mul (x, four)
+        y = {activation}
+        z = Conv (y, w)
+    }}"""
+ACTIVATIONS = {
+    "relu": "Relu (a)",
+    "relu6": "Clip (a, lo, hi)",
+    "clip of both signs": "Clip (a, , one)",
+    "leaky relu": "LeakyRelu <alpha = 0.1> (a)",
+    "leaky relu that rises on both sides": "LeakyRelu <alpha = -0.7> (a)",
+    "prelu of one slope": "PRelu (a, slope)",
+    "prelu": "PRelu (a, slopes)",
+    "sigmoid": "Sigmoid (a)",
+    "hard swish": "HardSwish (a)",
+    "encoder": "Sin (a)",
+}
+OPTIONS = {
+    "auto": {},
+    "density": {"calibrator": "density"},
+    "multi-threshold": {"neuron": "multi-threshold"},
+    "one level": {"levels": 1},
+    "one level multi-threshold": {"levels": 1, "neuron": "multi-threshold"},
+    "many": {"levels": 300, "calibrator": "mse"},
+    **{f"scale {name}": {"calibrator": name} for name in UNIFORM_CALIBRATORS},
+    **{
+        f"multi-threshold {name}": {"calibrator": name, "neuron": "multi-threshold"}
+        for name in UNIFORM_CALIBRATORS
+    },
+}
+
+
+def potentials(seed=0):
+    x = RNG(seed).standard_normal((40, 4, 5, 5)).astype(np.float32)
+    return x * np.float32([1, 0.2, 3, 1]).reshape(4, 1, 1)
+
+
+def activation_of(case):
+    """The graph, its one activation, the function of a leaky one, and its membrane potentials."""
+    model = model_from_text(NET.format(activation=ACTIVATIONS[case]))
+    graph = encode_edges(canonicalise(import_model(model)).graph).graph
+    activations, kept = find_activations(graph)
+    assert not kept
+    activation = activations[-1]
+    network = export_network(graph)
+    observed = onnx.ModelProto()
+    observed.CopyFrom(network.attached())
+    del observed.graph.output[:]
+    observed.graph.output.append(onnx.helper.make_tensor_value_info(activation.input, 1, None))
+    function = leaky_functions(network).get(activation.output)
+    return graph, activation, function, run_model(observed, {"x": potentials()})[0]
+
+
+def histogram_along(x, axis):
+    if axis is None:
+        return histogram_of(x.reshape(1, -1))
+    return histogram_of(np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1))
+
+
+def fitted(case, options):
+    graph, activation, function, x = activation_of(case)
+    axis = channel_axis(activation, options, function)
+    neuron = fit_neuron(activation, histogram_along(x, axis), options, function)
+    return graph, activation, neuron, x
+
+
+def stages(graph, activation, neuron):
+    """The quantised ANN and the SNN, both giving the neuron's input and output."""
+    graph = insert_quant_clip(graph, PassContext({activation.output: neuron})).graph
+    quantised = export_model(graph)
+    snn = lower(export_network(replace_activation(graph).graph)).attached()
+    for model in (quantised, snn):
+        onnx.checker.check_model(model, full_check=True)
+        del model.graph.output[:]
+        for name in (activation.input, activation.output):
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+    return quantised, snn
+
+
+@pytest.mark.parametrize("per_channel", [True, False], ids=["channels", "tensor"])
+@pytest.mark.parametrize("chosen", OPTIONS)
+@pytest.mark.parametrize("case", ACTIVATIONS)
+def test_quantised_network_and_spiking_network_agree_bit_for_bit(case, chosen, per_channel):
+    options = CalibrationOptions(**{"levels": 8, "per_channel": per_channel, **OPTIONS[chosen]})
+    check_options(options)
+    graph, activation, neuron, x = fitted(case, options)
+    quantised, snn = stages(graph, activation, neuron)
+    feed = {"x": potentials(seed=1)}
+    feed["x"].reshape(-1)[:6] = [0.0, -0.0, 1e-40, -1e-40, 1e30, -1e30]
+    expected = run_model(quantised, feed)[1]
+    for library in (True, False):
+        got = run_model(snn, feed, library=library)[1]
+        np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
+    kinds = {node.op_type for node in snn.graph.node if node.domain == "ai.snn"}
+    linear = options.kind == "multi-threshold" and is_piecewise_linear(activation)
+    assert kinds == {"MultiThresholdFire" if linear else "ScaleFire"}
+    if not per_channel:
+        assert "per tensor" in neuron.calibrator
+    # What was expected is what is found on the values it was fitted to.
+    if not isinstance(neuron, DualNeuron):
+        potential, y = run_model(snn, {"x": potentials()})
+        np.testing.assert_array_equal(potential, x)
+        f = analog(case, potential)
+        error = np.sqrt(((y - f) ** 2).sum() / (f**2).sum())
+        assert error <= neuron.error * 1.03 + 1e-6
+        assert neuron.error <= error * 1.15 + 1e-6
+
+
+def analog(case, x):
+    """What the activation itself gives."""
+    text = (
+        "g (float[N,4,5,5] a) => (float[N,4,5,5] y) <float lo = {{0}}, float hi = {{6}}, "
+        "float one = {{1}}, float slope = {{0.2}}> {{ y = {activation} }}"
+    )
+    if case == "encoder":
+        return x
+    return run_model(model_from_text(text.format(activation=ACTIVATIONS[case])), {"a": x})[0]
+
+
+@pytest.mark.parametrize(
+    ("case", "neuron", "kind", "both"),
+    [
+        ("relu", "scale", StaircaseNeuron, None),
+        ("relu6", "scale", StaircaseNeuron, None),
+        ("leaky relu", "scale", StaircaseNeuron, None),
+        ("prelu of one slope", "scale", StaircaseNeuron, None),
+        ("prelu", "scale", DualNeuron, None),
+        ("encoder", "scale", StaircaseNeuron, None),
+        ("relu", "multi-threshold", ThresholdNeuron, False),
+        ("relu6", "multi-threshold", ThresholdNeuron, False),
+        ("leaky relu", "multi-threshold", DualNeuron, None),
+        ("prelu of one slope", "multi-threshold", DualNeuron, None),
+        ("encoder", "multi-threshold", ThresholdNeuron, True),
+        ("clip of both signs", "multi-threshold", StaircaseNeuron, None),
+        ("sigmoid", "multi-threshold", StaircaseNeuron, None),
+    ],
+)
+def test_kinds(case, neuron, kind, both):
+    _, activation, found, _ = fitted(case, CalibrationOptions(levels=8, neuron=neuron))
+    assert type(found) is kind
+    if both is not None:
+        assert (found.levels_neg > 0) == both
+        assert found.levels_neg + found.levels_pos == 8
+    curved = neuron == "multi-threshold" and kind is StaircaseNeuron
+    assert (f"{activation.op} is curved" in found.reason) == curved
+
+
+def test_axes_of_kinds():
+    scale = CalibrationOptions(neuron="scale")
+    thresholds = CalibrationOptions(neuron="multi-threshold")
+    for case, options, axis in (
+        ("relu", scale, 1),
+        ("leaky relu", scale, 1),
+        ("prelu", scale, 1),
+        ("relu6", scale, None),
+        ("sigmoid", scale, None),
+        ("relu6", thresholds, 1),
+        ("sigmoid", thresholds, None),
+        ("relu", replace(scale, per_channel=False), None),
+    ):
+        _, activation, function, _ = activation_of(case)
+        assert channel_axis(activation, options, function) == axis, case
+
+
+@pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
+@pytest.mark.parametrize("case", [case for case in ACTIVATIONS if case != "prelu"])
+def test_uniform_staircases_have_levels_equally_far_apart(case, calibrator):
+    options = CalibrationOptions(levels=16, calibrator=calibrator, per_channel=False)
+    _, _, neuron, _ = fitted(case, options)
+    levels = np.unique(neuron.levels)
+    steps = np.diff(levels)
+    np.testing.assert_allclose(steps / steps.min(), np.round(steps / steps.min()), rtol=1e-4)
+    assert 0 in neuron.levels
+    assert len(neuron.thresholds) <= 16
+    assert (np.diff(neuron.thresholds) > 0).all()
+
+
+def test_more_than_255_levels_of_a_curved_function_are_255():
+    _, _, neuron, _ = fitted("sigmoid", CalibrationOptions(levels=1000))
+    assert len(neuron.thresholds) <= 255
+    assert "Sigmoid is curved, a ScaleFire has at most 255 levels" in neuron.reason
+
+
+@pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
+@pytest.mark.parametrize("case", ACTIVATIONS)
+def test_silent_activations_get_a_usable_neuron(case, neuron):
+    _, activation, function, x = activation_of(case)
+    options = CalibrationOptions(levels=8, neuron=neuron)
+    axis = channel_axis(activation, options, function)
+    for values in (np.zeros_like(x), np.zeros((0, *x.shape[1:]))):
+        found = fit_neuron(activation, histogram_along(values, axis), options, function)
+        quantised, snn = stages(activation_of(case)[0], activation, found)
+        feed = {"x": potentials(seed=1)}
+        expected, got = run_model(quantised, feed)[1], run_model(snn, feed, library=True)[1]
+        np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
+        assert np.isfinite(got).all()
+
+
+# --- the automatic choice -------------------------------------------------------------------------
+
+
+def relu_of_values(x, **options):
+    _, activation, _, _ = activation_of("relu")
+    return fit_neuron(activation, histogram_of(x), CalibrationOptions(**options))
+
+
+def test_auto_takes_density_where_there_are_many_values():
+    neuron = relu_of_values(SAMPLES["normal"], levels=8)
+    assert neuron.calibrator == "density, per tensor"
+    assert neuron.reason.startswith("auto: of the errors to be expected (density ")
+    fixed = {
+        name: relu_of_values(SAMPLES["normal"], levels=8, calibrator=name).error
+        for name in ("density", "mse")
+    }
+    assert fixed["density"] < fixed["mse"]
+    assert neuron.error == fixed["density"]
+
+
+def test_auto_does_not_fit_levels_to_few_values():
+    x = SAMPLES["exponential"]
+    few, many = x[:40], x[20_000:]
+
+    def error(neuron):
+        y = neuron.levels[np.searchsorted(neuron.thresholds, many / neuron.scale, side="right")]
+        return np.sqrt(((neuron.scale * y - many) ** 2).sum() / (many**2).sum())
+
+    chosen = relu_of_values(few, levels=16)
+    assert chosen.calibrator == "mse, per tensor"
+    assert "(density " in chosen.reason
+    tempted = relu_of_values(few, levels=16, calibrator="density")
+    assert error(chosen) < error(tempted)
+    assert relu_of_values(few[:1], levels=16).calibrator == "mse, per tensor"
+
+
+def test_auto_of_thresholds():
+    many = relu_of_values(SAMPLES["normal"], levels=8, neuron="multi-threshold")
+    assert many.calibrator == "mse, per tensor"
+    assert "max" in many.reason
+    few = relu_of_values(SAMPLES["normal"][:2], levels=8, neuron="multi-threshold")
+    assert few.calibrator == "max, per tensor"
+    assert "unknown, too few values" in few.reason
+
+
+def test_asked_for_calibrators_need_no_reason():
+    for calibrator in ("density", *UNIFORM_CALIBRATORS):
+        neuron = relu_of_values(SAMPLES["normal"], levels=8, calibrator=calibrator, percentile=99)
+        name = "percentile 99" if calibrator == "percentile" else calibrator
+        assert neuron.calibrator == f"{name}, per tensor"
+        assert neuron.reason == ""
+        assert 0 < neuron.error < 1
+
+
+# --- shrinking ------------------------------------------------------------------------------------
+
+
+def evaluated(case, neuron):
+    """Membrane potentials and what the compiled neuron makes of them."""
+    graph, activation, _, _ = activation_of(case)
+    _, snn = stages(graph, activation, neuron)
+    return run_model(snn, {"x": potentials()}, library=True)
+
+
+def levels_of(neuron):
+    if isinstance(neuron, DualNeuron):
+        return levels_of(neuron.positive) + levels_of(neuron.negative)
+    if isinstance(neuron, StaircaseNeuron):
+        return len(neuron.thresholds)
+    return neuron.levels_pos + neuron.levels_neg
+
+
+@pytest.mark.parametrize("count", ["values", "histogram"])
+@pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
+@pytest.mark.parametrize("case", ACTIVATIONS)
+def test_shrunk_neurons_give_the_same_bits(case, neuron, count):
+    options = CalibrationOptions(levels=200, calibrator="max", neuron=neuron)
+    _, _, full, x = fitted(case, options)
+    if isinstance(full, StaircaseNeuron):  # levels that nothing reaches
+        full = replace(
+            full,
+            thresholds=np.float32([*full.thresholds, 1e4, 2e4]),
+            levels=np.float32([*full.levels, 7, 8]),
+        )
+    elif case in ("relu", "encoder"):
+        full = replace(full, levels_pos=full.levels_pos + 30, levels_neg=full.levels_neg and 300)
+    if count == "values":
+        counts = count_levels(full, x)
+    else:
+        counts = count_levels_in(
+            full, histogram_along(x, full.axis if scales_of(full) > 1 else None)
+        )
+    small = shrink(full, counts)
+    potential, before = evaluated(case, full)
+    np.testing.assert_array_equal(potential, x)
+    after = evaluated(case, small)[1]
+    np.testing.assert_array_equal(before.view(np.uint32), after.view(np.uint32))
+    grown = isinstance(full, StaircaseNeuron) or case in ("relu", "encoder")
+    assert levels_of(small) < levels_of(full) + (not grown)
+    for side in [small.positive, small.negative] if isinstance(small, DualNeuron) else [small]:
+        if isinstance(side, StaircaseNeuron):
+            assert len(side.levels) == len(side.thresholds) + 1
+            assert (np.diff(side.thresholds) > 0).all()
+
+
+def scales_of(neuron):
+    if isinstance(neuron, DualNeuron):
+        return scales_of(neuron.positive)
+    return (neuron.scale if isinstance(neuron, StaircaseNeuron) else neuron.theta).size
+
+
+def test_counts_are_those_of_the_levels():
+    neuron = ThresholdNeuron(np.float32(1), 3, 2, axis=1, calibrator="")
+    x = np.float32([[-9, -1.5, -0.6, -0.4, 0, 0.4, 0.5, 2.4, 2.5, 7]])
+    assert count_levels(neuron, x).tolist() == [2, 1, 3, 1, 1, 2]
+    assert count_levels_in(neuron, histogram_of(x)).tolist() == [2, 1, 3, 1, 1, 2]
+    steps = StaircaseNeuron(
+        np.float32([1, 2]), np.float32([-1, 1, 2]), np.float32([5, 0, 1, 3]), axis=1, calibrator=""
+    )
+    x = np.float32([[-1.5, -1.5], [-1, -3], [1, 1], [2, 4]])
+    assert count_levels(steps, x).tolist() == [2, 3, 1, 2]
+
+
+def test_levels_that_do_not_occur_go_and_silence_stays():
+    steps = StaircaseNeuron(
+        np.float32(1),
+        np.float32([1, 2, 3, 4, 5]),
+        np.float32([0, 1, 2, 3, 4, 5]),
+        axis=1,
+        calibrator="",
+    )
+    small = shrink(steps, np.array([0, 7, 0, 0, 2, 0]))
+    assert small.levels.tolist() == [0, 1, 4]
+    assert small.thresholds.tolist() == [1, 3]
+    assert shrink(steps, np.ones(6, int)).thresholds.tolist() == steps.thresholds.tolist()
+    assert shrink(steps, np.zeros(6, int)).levels.tolist() == [0, 1]
+    nowhere_zero = replace(steps, levels=steps.levels + np.float32(1))
+    assert shrink(nowhere_zero, np.array([0, 0, 0, 0, 0, 1])).levels.tolist() == [5, 6]
+    threshold = ThresholdNeuron(np.float32(1), 4, 3, axis=1, calibrator="")
+    for counts, sides in (
+        ([0, 0, 1, 9, 1, 1, 0, 0], (2, 1)),
+        ([0, 0, 0, 9, 1, 0, 0, 0], (1, 0)),
+        ([0, 1, 0, 0, 0, 0, 0, 0], (0, 2)),
+        ([0, 0, 0, 9, 0, 0, 0, 0], (1, 0)),
+        ([0, 0, 0, 0, 0, 0, 0, 0], (1, 0)),
+    ):
+        small = shrink(threshold, np.array(counts))
+        assert (small.levels_pos, small.levels_neg) == sides
+    silent = shrink(replace(threshold, levels_pos=0), np.array([0, 0, 0, 5]))
+    assert (silent.levels_pos, silent.levels_neg) == (0, 1)
+
+
+def test_counts_of_another_neuron_are_refused():
+    neuron = ThresholdNeuron(np.float32(1), 3, 2, axis=1, calibrator="")
+    with pytest.raises(ValueError, match="5 counts of a neuron with 6 levels"):
+        shrink(neuron, np.ones(5, int))
+    many = replace(neuron, theta=np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="3 channels, the histogram has 2 rows"):
+        count_levels_in(many, histogram_of(np.ones((2, 5))))
+
+
+def test_values_too_small_for_a_bin_are_counted_on_either_side_of_zero():
+    histogram = histogram_of([1e-30, -1e-30, 4.0])
+    neuron = StaircaseNeuron(
+        np.float32(1),
+        np.float32([-1e-31, 1e-31, 1]),
+        np.float32([-1, 0, 1, 2]),
+        axis=1,
+        calibrator="",
+    )
+    assert (count_levels_in(neuron, histogram) > 0).tolist() == [True, True, True, True]

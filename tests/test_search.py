@@ -1,0 +1,377 @@
+"""The search of one scale for the steps of all neurons."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from contextlib import closing
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from helpers import model_from_text
+from snn_compile.compiler.activity import activity_of
+from snn_compile.compiler.errors import UsageError
+from snn_compile.compiler.fidelity import FidelityMeter
+from snn_compile.compiler.observe import with_outputs
+from snn_compile.compiler.progress import Progress
+from snn_compile.compiler.samples import FileSamples, input_specs
+from snn_compile.compiler.search import (
+    MOST_SAMPLES,
+    SearchOptions,
+    check_search,
+    is_homogeneous,
+    scale_neuron,
+    search_scale,
+)
+from snn_compile.compiler.session import make_session
+from snn_compile.compiler.verify import Reference
+from snn_compile.passes.activations import find_activations
+from snn_compile.passes.canonicalise import canonicalise
+from snn_compile.passes.encode_edges import encode_edges
+from snn_compile.passes.graph import export_network, import_model
+from snn_compile.passes.insert_quant_clip import insert_quant_clip
+from snn_compile.passes.lower import lower
+from snn_compile.passes.neuron import DualNeuron, PassContext, StaircaseNeuron, ThresholdNeuron
+from snn_compile.passes.replace_activation import replace_activation
+from snn_compile.runtime_ops.operators import register_schemas
+
+optuna = pytest.importorskip("optuna", reason="needs optuna, the extra 'search'")
+
+PERCEPTRON = """
+    agraph (float[N, 8] x) => (float[N, 4] y, float[N, 12] seen)
+    <float[8, 12] w1, float[12] b1, float[12, 12] w2, float[12, 12] w3, float[12, 4] w4,
+     float low = {0.0}, float high = {6.0}> {
+        h1 = MatMul (x, w1)
+        p1 = Add (h1, b1)
+        seen = Relu (p1)
+        h2 = MatMul (seen, w2)
+        leaky = LeakyRelu <alpha = 0.2> (h2)
+        h3 = MatMul (leaky, w3)
+        clipped = Clip (h3, low, high)
+        curved = Sigmoid (h3)
+        both = Add (clipped, curved)
+        y = MatMul (both, w4)
+    }
+"""
+IMAGE = """
+    agraph (float[N, 2, 6, 6] x) => (float[N, 3, 6, 6] y)
+    <float[4, 2, 3, 3] w1, float[3, 4, 3, 3] w2> {
+        h = Conv <pads = [1, 1, 1, 1]> (x, w1)
+        a = Relu (h)
+        y = Conv <pads = [1, 1, 1, 1]> (a, w2)
+    }
+"""
+BODY = """
+    agraph (float[N, 4] x) => (float[N, 4] y)
+    <bool yes = {1}> {
+        y = If (yes) <
+            then_branch = taken () => (float[N, 4] t) { r = Relu (x)  t = Mul (r, r) },
+            else_branch = left () => (float[N, 4] e) { e = Relu (x) }
+        >
+    }
+"""
+
+
+class Case:
+    """A network whose neurons have their steps set by hand."""
+
+    def __init__(
+        self, text, folder, kind="scale", opset=17, count=40, batch=16, factor=1.0, channels=False
+    ):
+        register_schemas()
+        graph = canonicalise(import_model(model_from_text(text, opset))).graph
+        graph = encode_edges(graph, False).graph
+        self.network = export_network(graph)
+        self.activations = find_activations(graph)[0]
+        specs = input_specs(self.network.proto)
+        rng = np.random.default_rng(3)
+        arrays = {s.name: rng.standard_normal((count, *s.shape[1:])) for s in specs}
+        np.savez(folder / "samples.npz", **{k: v.astype(np.float32) for k, v in arrays.items()})
+        self.samples = FileSamples(folder / "samples.npz", specs)
+        self.batch = batch
+        names = [activation.input for activation in self.activations]
+        session = make_session(with_outputs(self.network, list(dict.fromkeys(names))))
+        values = session.run(None, next(self.samples.batches(count)))
+        largest = dict(zip(dict.fromkeys(names), (np.abs(v).max() for v in values), strict=True))
+        self.neurons = {
+            a.output: self._neuron(a, kind, factor * largest[a.input] / 8, channels)
+            for a in self.activations
+            if largest[a.input].size
+        }
+
+    @staticmethod
+    def _neuron(activation, kind, step, channels):
+        if channels and activation.channels:
+            step = step * np.linspace(0.5, 1, activation.channels)
+        step = np.asarray(step, np.float32)
+        given = {"axis": activation.axis or 1, "calibrator": "hand", "error": 0.1}
+        k = np.arange(9)
+        if activation.function is not None and activation.op != "Encoder":
+            levels = activation.function.evaluate(k - 4.0)
+            return StaircaseNeuron(
+                **given,
+                scale=np.ones((), np.float32),
+                thresholds=np.float32(k[:8] - 3.5),
+                levels=np.float32(levels),
+            )
+        if activation.upper < np.inf:
+            theta = np.asarray(activation.upper / 8, np.float32)
+            return ThresholdNeuron(**given, theta=theta, levels_pos=8)
+        up = {"thresholds": np.float32(k[:8] + 0.5), "levels": np.float32(k)}
+        down = {"thresholds": np.float32(k[:8] - 7.5), "levels": np.float32(k - 8)}
+        if activation.signed:
+            if kind == "scale":
+                positive = StaircaseNeuron(**given, scale=step, **up)
+                negative = StaircaseNeuron(**given, scale=step, **down)
+            else:
+                positive = ThresholdNeuron(**given, theta=step, levels_pos=8)
+                negative = ThresholdNeuron(**given, theta=step, levels_pos=0, levels_neg=8)
+            return DualNeuron(**given, positive=positive, negative=negative)
+        if kind == "scale":
+            return StaircaseNeuron(**given, scale=step, **up)
+        return ThresholdNeuron(**given, theta=step, levels_pos=8)
+
+    def search(self, **options):
+        with closing(Reference(self.network, self.samples, self.batch, Progress())) as reference:
+            return search_scale(
+                self.network,
+                self.activations,
+                self.neurons,
+                self.samples,
+                reference,
+                SearchOptions(**options),
+                Progress(),
+            )
+
+    def measure(self, neurons):
+        """Error and spikes per sample as verification would find them, on all samples."""
+        graph = insert_quant_clip(import_model(self.network), PassContext(neurons)).graph
+        snn = lower(export_network(replace_activation(graph).graph))
+        outputs = [value.name for value in snn.proto.graph.output]
+        counters = activity_of(snn)
+        names = list(dict.fromkeys([*outputs, *(counter.input for counter in counters)]))
+        feed = next(self.samples.batches(self.samples.count))
+        got = make_session(with_outputs(snn, names)).run(None, feed)
+        found = dict(zip(names, got, strict=True))
+        meters = [FidelityMeter(name) for name in outputs]
+        for meter, wanted in zip(meters, make_session(self.network).run(None, feed), strict=True):
+            meter.add(wanted, found[meter.result().name])
+        error = np.sqrt(np.mean([meter.result().relative_l2 ** 2 for meter in meters]))
+        spikes = 0.0
+        for counter in counters:
+            x = found[counter.input]
+            if x.size:
+                counter.add(x)
+                spikes += counter.result().mean_spikes * x.size
+        return error, spikes / self.samples.count
+
+
+@pytest.mark.parametrize("kind", ["scale", "multi-threshold"])
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("text", [PERCEPTRON, IMAGE])
+@pytest.mark.parametrize("opset", [15, 18])
+def test_trials_measure_the_scaled_network(text, kind, channels, opset, tmp_path):
+    case = Case(text, tmp_path, kind, opset, channels=channels)
+    _, report = case.search(trials=3)
+    assert report.samples == 40
+    assert report.trials[0].scale == 1
+    for trial in report.trials:
+        scaled = {
+            a.output: scale_neuron(case.neurons[a.output], trial.scale)
+            if is_homogeneous(a)
+            else case.neurons[a.output]
+            for a in case.activations
+        }
+        error, spikes = case.measure(scaled)
+        assert trial.error == pytest.approx(error, rel=1e-4)
+        assert trial.spikes == pytest.approx(spikes, rel=1e-5)
+
+
+def test_large_constants_are_scaled_too(tmp_path):
+    text = "agraph (float[N, 1500] x) => (float[N, 1500] y) { h = Neg (x)  y = Relu (h) }"
+    case = Case(text, tmp_path, "multi-threshold", channels=True)
+    found, report = case.search(trials=2, spike_weight=0.0)
+    other = scale_neuron(case.neurons["y"], report.trials[1].scale)
+    assert report.trials[1].error == pytest.approx(case.measure({"y": other})[0], rel=1e-4)
+    assert found["y"].theta.shape == (1500,)
+
+
+def test_neurons_inside_bodies_are_scaled(tmp_path):
+    case = Case(BODY, tmp_path, "multi-threshold", factor=2.0)
+    found, report = case.search(trials=6, spike_weight=0.0)
+    assert report.scale < 1
+    error, spikes = case.measure(found)
+    best = min(report.trials, key=lambda trial: trial.error)
+    assert best.error == pytest.approx(error, rel=1e-4)
+    assert best.spikes == pytest.approx(spikes, rel=1e-5)
+
+
+@pytest.mark.parametrize(("factor", "better"), [(2.0, [0]), (0.5, [1, 2])])
+def test_steps_that_were_wrong_are_found(factor, better, tmp_path):
+    case = Case(PERCEPTRON, tmp_path, factor=factor)
+    _, report = case.search(trials=12, spike_weight=0.0)
+    assert int(report.scale) in better
+    first, best = report.trials[0], min(report.trials, key=lambda trial: trial.error)
+    assert best.scale == report.scale
+    assert best.error < 0.9 * first.error
+
+
+def test_spikes_weigh_against_error(tmp_path):
+    scales = [
+        Case(PERCEPTRON, tmp_path).search(trials=12, spike_weight=weight)[1].scale
+        for weight in (0.0, 100.0)
+    ]
+    assert scales[1] > max(scales[0], 1.5)
+
+
+def test_objective_is_the_documented_one(tmp_path):
+    _, report = Case(PERCEPTRON, tmp_path).search(trials=8, spike_weight=0.7)
+    first = report.trials[0]
+    for trial in report.trials:
+        expected = trial.error / first.error + 0.7 * trial.spikes / first.spikes
+        assert trial.objective == pytest.approx(expected)
+    assert first.objective == pytest.approx(1.7)
+    best = min(report.trials, key=lambda trial: trial.objective)
+    assert report.scale == best.scale
+    assert best.objective <= first.objective
+
+
+def test_efficient_trials_are_the_pareto_front(tmp_path):
+    _, report = Case(PERCEPTRON, tmp_path).search(trials=12)
+    for trial in report.trials:
+        dominated = any(
+            other.error <= trial.error
+            and other.spikes <= trial.spikes
+            and (other.error < trial.error or other.spikes < trial.spikes)
+            for other in report.trials
+        )
+        assert trial.efficient != dominated
+    assert 0 < sum(trial.efficient for trial in report.trials) < len(report.trials)
+
+
+def test_search_is_the_same_again_and_the_seed_changes_it(tmp_path):
+    def trials(seed):
+        return Case(PERCEPTRON, tmp_path).search(trials=8, seed=seed)[1].trials
+
+    assert trials(1) == trials(1)
+    assert trials(1) != trials(2)
+
+
+def test_bounded_and_curved_neurons_stay(tmp_path):
+    case = Case(PERCEPTRON, tmp_path, factor=2.0)
+    found, report = case.search(trials=6, spike_weight=0.0)
+    assert report.scale != 1
+    stay = [a for a in case.activations if not is_homogeneous(a)]
+    assert {a.op for a in stay} == {"Clip", "Sigmoid"}
+    assert all(found[a.output] is case.neurons[a.output] for a in stay)
+    moved = {a.op for a in case.activations if is_homogeneous(a)}
+    assert moved == {"Relu", "LeakyRelu", "Encoder"}
+    assert (report.scaled, report.fixed) == (len(case.activations) - 2, 2)
+
+
+def test_nothing_to_scale_is_one_trial(tmp_path):
+    text = "agraph (float[N, 8] x) => (float[N, 8] y) { h = Neg (x)  y = Sigmoid (h) }"
+    case = Case(text, tmp_path)
+    found, report = case.search(trials=9)
+    assert [trial.scale for trial in report.trials] == [1.0]
+    assert report.scaled == 0
+    assert found == case.neurons
+
+
+def test_scales_stay_in_their_range(tmp_path):
+    _, report = Case(PERCEPTRON, tmp_path).search(trials=10, low=0.8, high=1.1)
+    assert all(0.8 <= trial.scale <= 1.1 for trial in report.trials)
+
+
+def test_at_most_so_many_samples_are_used(tmp_path):
+    _, report = Case(PERCEPTRON, tmp_path, count=200, batch=8).search(trials=1)
+    assert report.samples == MOST_SAMPLES == 64
+
+
+def test_samples_are_from_all_over(tmp_path):
+    case = Case(PERCEPTRON, tmp_path, count=200, batch=8)
+    x = np.zeros((200, 8), np.float32)
+    x[100:] = 1
+    np.savez(tmp_path / "samples.npz", x=x)
+    _, report = case.search(trials=1)
+    _, spikes = case.measure(case.neurons)
+    assert report.trials[0].spikes == pytest.approx(spikes, rel=0.1)
+
+
+def test_network_without_error_keeps_its_scale(tmp_path):
+    text = "agraph (float[N, 4] x) => (float[N, 4] y) { h = Abs (x)  m = Neg (h)  y = Relu (m) }"
+    found, report = (case := Case(text, tmp_path)).search(trials=5)
+    assert report.scale == 1
+    assert found == case.neurons
+    assert all(trial.error == trial.spikes == 0 for trial in report.trials)
+
+
+def test_report_is_json_and_tells_how_to_repeat_it(tmp_path):
+    _, report = Case(PERCEPTRON, tmp_path).search(trials=3, seed=7)
+    content = json.loads(json.dumps(asdict(report), allow_nan=False))
+    assert content["seed"] == 7
+    assert content["sampler"] == f"optuna TPESampler {optuna.__version__}"
+    assert len(content["trials"]) == 3
+    assert "spikes / spikes(1)" in content["objective"]
+
+
+def test_optuna_says_nothing_and_keeps_its_verbosity(tmp_path, capfd):
+    before = optuna.logging.get_verbosity()
+    Case(PERCEPTRON, tmp_path).search(trials=2)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+    assert optuna.logging.get_verbosity() == before
+
+
+def test_optuna_is_missing(tmp_path, monkeypatch):
+    case = Case(PERCEPTRON, tmp_path)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UsageError, match=r"needs optuna: pip install 'snn-compile\[search\]'"):
+        case.search()
+
+
+def test_network_without_outputs_to_compare(tmp_path):
+    text = "agraph (float[N, 8] x) => (int64[N, 1] y) { a = Relu (x)  y = ArgMax <axis = 1> (a) }"
+    with pytest.raises(UsageError, match="no output holds floats"):
+        Case(text, tmp_path).search()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "0 trials"),
+        ({"spike_weight": -0.1}, "weight -0.1 of spikes"),
+        ({"spike_weight": math.nan}, "weight nan of spikes"),
+        ({"low": 1.5}, "scales from 1.5 to 2 do not hold 1"),
+        ({"low": 0.0}, "scales from 0 to 2"),
+        ({"high": 0.5}, "scales from 0.25 to 0.5"),
+        ({"high": math.inf}, "to inf"),
+    ],
+)
+def test_options_that_make_no_search(options, message):
+    with pytest.raises(UsageError, match=message):
+        check_search(replace(SearchOptions(), **options))
+
+
+def test_scaled_neuron_says_so_and_forgets_its_errors():
+    neuron = ThresholdNeuron(
+        axis=1, calibrator="mse", error=0.1, clip_rate=0.2, theta=np.float32([2, 4]), levels_pos=3
+    )
+    scaled = scale_neuron(neuron, 0.5)
+    np.testing.assert_array_equal(scaled.theta, np.float32([1, 2]))
+    assert scaled.theta.dtype == np.float32
+    assert scaled.calibrator == "mse, times 0.5"
+    assert math.isnan(scaled.error)
+    assert math.isnan(scaled.clip_rate)
+    assert scale_neuron(neuron, 1.0) is neuron
+
+
+@pytest.mark.parametrize(("theta", "scale"), [(1e-38, 0.25), (3e38, 2.0)])
+def test_scaled_step_stays_a_normal_number(theta, scale):
+    neuron = ThresholdNeuron(axis=1, calibrator="", theta=np.float32(theta), levels_pos=1)
+    scaled = scale_neuron(neuron, scale).theta
+    assert np.isfinite(scaled)
+    assert scaled >= np.finfo(np.float32).tiny
+    assert scaled.shape == ()
