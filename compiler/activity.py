@@ -1,18 +1,45 @@
-"""What each neuron of a spiking network does on the samples: clipped, silent, spikes."""
+"""What each neuron of a spiking network does on the samples: clipped, silent, spikes.
+
+It is counted inside the graph, so that no activation leaves the runtime, and every count is exact.
+
+1. Beside a neuron, in the same graph or body, stands a twin: an operator of the same kind that sees
+   the same membrane potential and makes the same comparisons, but gives other values. ``Observe``
+   makes their histogram.
+2. The twin of a ScaleFire gives a code of the level: c = 1 + its distance from the silent level,
+   negative where the neuron's output is 0. Codes are 1..256, and the histogram has a bin for each:
+
+       spikes = sum of (|c| - 1)    silent = how often c < 0
+
+   A step that all channels share moves into the twin's thresholds, rounded as the kernel rounds
+   their product. Otherwise the twin's values, multiples of the channel's step, are divided by it.
+   Roundings reach no other bin: codes are a quarter above an integer.
+3. The outputs of a MultiThresholdFire are divided by theta and rounded: the spikes k. Its twin has
+   one level more on each side that has any, and a value is clipped where the two differ.
+4. Of a branch of If that is not taken nothing is counted.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper, numpy_helper
+from numpy.typing import ArrayLike
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from ..passes.graph import initializers_below
+from ..passes.graph import initializers_below, nodes_below
 from ..passes.network import Network, is_detached
+from ..runtime_ops.definition import DOMAIN, MAX_LEVELS
 from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
-from ..runtime_ops.operators import neurons_of
+from ..runtime_ops.scale_fire import SCALE_FIRE
+from .calibration.histogram import SignedHistogram
+from .calibration.observe import Observations, Watch, with_histograms
+
+#: What a code is above an integer, so that rounding errors on either side keep its bin.
+_ABOVE = 0.25
+#: Codes are divided by a power of two that keeps them near 1: no step times a code overflows.
+_UNIT = 256
 
 
 @dataclass
@@ -33,89 +60,208 @@ class NeuronActivity:
     mean_spikes: float
 
 
-class Counter(ABC):
-    """Counts what one neuron does.
+class ActivityMeter:
+    """Counts what the neurons of a network do while it runs.
 
     Attributes:
-        input: name of the neuron's membrane potential.
+        network: a copy of the network that counts, for a session that has the library. Its outputs
+            are the tensors ``keep``, and behind them the counts.
     """
 
-    def __init__(self, node: NodeProto) -> None:
-        self.input = node.input[0]
-        self._name = node.name
-        self._attributes: dict[str, Any] = {
-            a.name: helper.get_attribute_value(a) for a in node.attribute
-        }
-        self._values = self._clipped = self._silent = 0
-        self._spikes = 0.0
+    def __init__(self, snn: Network, keep: Sequence[str], runs: int) -> None:
+        """Put twins beside the neurons.
 
-    @abstractmethod
-    def add(self, x: np.ndarray) -> None:
-        """Count one batch of membrane potentials."""
+        Args:
+            snn: spiking network with float32 neurons.
+            keep: names of tensors to give out too.
+            runs: how often the network is run, one run at a time; the counts come with the last.
+        """
+        proto = ModelProto()
+        proto.CopyFrom(snn.proto)
+        twins = _Twins(proto, _constants(snn))
+        self._counters = [twins.add(graph, neuron) for graph, neuron in _neurons_below(proto.graph)]
+        watches = [
+            Watch(tensor, None, 1) for counter in self._counters for tensor in counter.tensors
+        ]
+        self.network = with_histograms(Network(proto, snn.weights), watches, keep, runs)
+        self._kept = len(keep)
+        self._observations = Observations(watches)
 
-    def result(self) -> NeuronActivity:
-        """The shares and means so far."""
-        total = max(self._values, 1)
-        return NeuronActivity(
-            self._name, self._clipped / total, self._silent / total, self._spikes / total
-        )
+    def add(self, outputs: Sequence[np.ndarray]) -> None:
+        """Add what one run of :attr:`network` gave."""
+        self._observations.add(outputs[self._kept :])
 
-    def _aligned(self, values: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """[C] laid along the channel axis of x."""
-        if not values.ndim:
-            return values
-        axis = self._attributes["axis"] % x.ndim
-        return values.reshape([-1] + [1] * (x.ndim - axis - 1))
-
-
-class _MultiThreshold(Counter):
-    def __init__(self, node: NodeProto, theta: np.ndarray) -> None:
-        super().__init__(node)
-        self._theta = theta
-        self._v0 = np.float32(self._attributes["v0"])
-        self._most = np.float32(self._attributes["levels_pos"])
-        self._least = np.float32(self._attributes["levels_neg"])
-
-    def add(self, x: np.ndarray) -> None:
-        level = np.floor(np.abs(x) / self._aligned(self._theta, x) + self._v0)
-        limit = np.where(x < 0, self._least, self._most)
-        spikes = np.minimum(level, limit)
-        self._values += level.size
-        # A side without levels is cut off by the function, it does not saturate.
-        self._clipped += int(((level > limit) & (limit > 0)).sum())
-        self._silent += level.size - int(np.count_nonzero(spikes))
-        self._spikes += float(spikes.sum(dtype=np.float64))
+    def result(self) -> list[NeuronActivity]:
+        """The activity of each neuron, those in control-flow bodies included."""
+        return [counter.read(self._observations.histograms) for counter in self._counters]
 
 
-class _Scale(Counter):
-    def __init__(
-        self, node: NodeProto, scale: np.ndarray, thresholds: np.ndarray, levels: np.ndarray
-    ) -> None:
-        super().__init__(node)
-        self._scale, self._thresholds = scale, thresholds
-        self._distance = np.abs(np.arange(len(levels)) - int(np.abs(levels).argmin()))
-        self._is_silent = levels == 0
+@dataclass(frozen=True)
+class _ScaleCounter:
+    """A ScaleFire: the tensor of its codes."""
 
-    def add(self, x: np.ndarray) -> None:
-        level = np.searchsorted(self._thresholds, x / self._aligned(self._scale, x), side="right")
-        counts = np.bincount(level.reshape(-1), minlength=len(self._distance))
-        self._values += level.size
-        self._silent += int(counts[self._is_silent].sum())
-        self._spikes += float(counts @ self._distance)
+    name: str
+    codes: str
 
-    def result(self) -> NeuronActivity:
-        found = super().result()
-        found.clip_rate = float("nan")
-        return found
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return (self.codes,)
+
+    def read(self, histograms: Mapping[str, SignedHistogram]) -> NeuronActivity:
+        histogram = histograms[self.codes]
+        total = _total(histogram)
+        means, counts = histogram.distribution(0)
+        codes = np.floor(np.abs(means) * _UNIT)
+        silent = counts[means < 0].sum()
+        spikes = counts @ (codes - 1)
+        return NeuronActivity(self.name, float("nan"), silent / total, spikes / total)
 
 
-def activity_of(snn: Network) -> list[Counter]:
-    """A counter for each neuron of the network."""
-    small = (t for t in initializers_below(snn.proto.graph) if not is_detached(t))
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in small} | snn.weights
-    counters: list[Counter] = []
-    for node in neurons_of(snn.proto):
-        arrays = [constants[name] for name in node.input[1:]]
-        kind = _MultiThreshold if node.op_type == MULTI_THRESHOLD_FIRE.name else _Scale
-        counters.append(kind(node, *arrays))
-    return counters
+@dataclass(frozen=True)
+class _ThresholdCounter:
+    """A MultiThresholdFire: the tensors of its spikes, and of what one more level would add."""
+
+    name: str
+    spikes: str
+    beyond: str
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return (self.spikes, self.beyond)
+
+    def read(self, histograms: Mapping[str, SignedHistogram]) -> NeuronActivity:
+        histogram = histograms[self.spikes]
+        total = _total(histogram)
+        means, counts = histogram.distribution(0)
+        _, clipped = _zeros_and_others(histograms[self.beyond])
+        silent, _ = _zeros_and_others(histogram)
+        spikes = np.rint(np.abs(means) * counts).sum()
+        return NeuronActivity(self.name, clipped / total, silent / total, float(spikes / total))
+
+
+def _total(histogram: SignedHistogram) -> int:
+    """How many values the neuron had, NaN among them; at least 1."""
+    return max(int(histogram.values[0] + histogram.not_finite[0]), 1)
+
+
+def _zeros_and_others(histogram: SignedHistogram) -> tuple[int, int]:
+    """How many values are 0, and how many are not."""
+    means, counts = histogram.distribution(0)
+    zeros = int(counts[means == 0].sum())
+    return zeros, int(counts.sum()) - zeros
+
+
+class _Twins:
+    """Adds twins and what makes them countable to the graphs of a model.
+
+    Args:
+        proto: the model.
+        constants: small initializers and detached weights by name.
+    """
+
+    def __init__(self, proto: ModelProto, constants: Mapping[str, np.ndarray]) -> None:
+        self._constants = constants
+        self._prefix = _unused_prefix(proto.graph)
+        self._made = 0
+
+    def add(self, graph: GraphProto, neuron: NodeProto) -> _ScaleCounter | _ThresholdCounter:
+        """Count a neuron of ``graph``, which is a body or the main graph."""
+        if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
+            return self._add_threshold(graph, neuron)
+        return self._add_scale(graph, neuron)
+
+    def _add_scale(self, graph: GraphProto, neuron: NodeProto) -> _ScaleCounter:
+        scale, thresholds, levels = (self._constants[name] for name in neuron.input[1:])
+        distance = np.abs(np.arange(len(levels)) - int(np.abs(levels).argmin()))
+        codes = np.where(levels == 0, -1, 1) * (1 + distance + _ABOVE) / _UNIT
+        if scale.size > 1:
+            scaled = self._scale_fire(graph, neuron, neuron.input[2], codes)
+            return _ScaleCounter(
+                neuron.name, self._node(graph, "Div", scaled, self._steps(graph, neuron))
+            )
+        own = self._constant(graph, (scale * thresholds).reshape(-1))
+        return _ScaleCounter(neuron.name, self._scale_fire(graph, neuron, own, codes, step=1.0))
+
+    def _add_threshold(self, graph: GraphProto, neuron: NodeProto) -> _ThresholdCounter:
+        fired, theta = neuron.output[0], neuron.input[1]
+        if self._constants[theta].size > 1:
+            theta = self._steps(graph, neuron)
+        spikes = self._node(graph, "Round", self._node(graph, "Div", fired, theta))
+        attributes = MULTI_THRESHOLD_FIRE.defaults | _attributes(neuron)
+        for side in ("levels_pos", "levels_neg"):
+            # A side without levels is cut off by the function, it does not saturate.
+            attributes[side] = min(attributes[side] + (attributes[side] > 0), MAX_LEVELS)
+        raised = self._neuron(graph, neuron.op_type, list(neuron.input), attributes)
+        return _ThresholdCounter(neuron.name, spikes, self._node(graph, "Sub", raised, fired))
+
+    def _steps(self, graph: GraphProto, neuron: NodeProto) -> str:
+        """The step or threshold of each of the neuron's values."""
+        nothing = self._constant(graph, [0.0])
+        return self._scale_fire(graph, neuron, nothing, [1.0, 1.0])
+
+    def _scale_fire(
+        self,
+        graph: GraphProto,
+        neuron: NodeProto,
+        thresholds: str,
+        levels: ArrayLike,
+        step: float | None = None,
+    ) -> str:
+        """A ScaleFire of the neuron's membrane potential, and of its step if none is given."""
+        own = neuron.input[1] if step is None else self._constant(graph, step)
+        inputs = [neuron.input[0], own, thresholds, self._constant(graph, levels)]
+        axis = {name: value for name, value in _attributes(neuron).items() if name == "axis"}
+        return self._neuron(graph, SCALE_FIRE.name, inputs, axis)
+
+    def _neuron(
+        self, graph: GraphProto, op: str, inputs: list[str], attributes: dict[str, Any]
+    ) -> str:
+        return self._node(graph, op, *inputs, domain=DOMAIN, **attributes)
+
+    def _node(self, graph: GraphProto, op: str, *inputs: str, **attributes: Any) -> str:
+        name = self._name()
+        graph.node.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def _constant(self, graph: GraphProto, values: ArrayLike) -> str:
+        name = self._name()
+        graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+        return name
+
+    def _name(self) -> str:
+        self._made += 1
+        return f"{self._prefix}.{self._made}"
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _constants(network: Network) -> dict[str, np.ndarray]:
+    """The values of all initializers by name, wherever they are held."""
+    values = dict(network.weights)
+    for tensor in initializers_below(network.proto.graph):
+        if not is_detached(tensor):
+            values[tensor.name] = numpy_helper.to_array(tensor)
+    return values
+
+
+def _neurons_below(graph: GraphProto) -> Iterator[tuple[GraphProto, NodeProto]]:
+    """Each neuron and the graph or body that it is in; nodes may be added meanwhile."""
+    for node in list(graph.node):
+        if node.domain == DOMAIN:
+            yield graph, node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _neurons_below(attribute.g)
+
+
+def _unused_prefix(graph: GraphProto) -> str:
+    """What no tensor's and no node's name begins with."""
+    taken = {value.name for value in graph.input} | {t.name for t in initializers_below(graph)}
+    for node in nodes_below(graph):
+        taken |= {node.name, *node.input, *node.output}
+    prefix = "activity"
+    while any(name.startswith(prefix + ".") for name in taken):
+        prefix += "_"
+    return prefix

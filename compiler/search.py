@@ -21,8 +21,10 @@ fires fewer spikes and clips less, a smaller one resolves finer and clips more.
    optuna's Gaussian processes would need PyTorch. lambda = 1 is trial 0 and the first of equals
    wins, so that the result is never worse than the calibrated network, on these samples. A seed
    gives the same trials with the same release of optuna.
-4. At most :data:`MOST_SAMPLES` samples are used, batches evenly spread over the calibration
-   samples; a batch that the model fixes is never split.
+4. At most :data:`MOST_SAMPLES` samples are used, batches evenly spread over those given; a batch
+   that the model fixes is never split. They should be samples that calibration has not seen
+   (:func:`hold_out`): the correction of weights fits those it sees at lambda = 1, so that on them
+   every other lambda looks worse than it is.
 5. The SNN is built once. A trial changes the thresholds and scales, and spikes are counted inside
    the graph, so that no activation leaves the runtime.
 
@@ -31,6 +33,7 @@ Neurons inside bodies are scaled as all others are.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -61,12 +64,15 @@ from .errors import UsageError
 from .fidelity import FidelityMeter
 from .observe import with_outputs
 from .progress import Progress
-from .samples import Samples
+from .samples import Feed, Samples
 from .session import make_session, run_samples
 from .verify import Reference
 
 #: Samples on which each trial runs, at most.
 MOST_SAMPLES = 64
+
+#: Fewer samples are not worth holding out.
+_FEWEST = 8
 
 _OBJECTIVE = "error / error(1) + weight * spikes / spikes(1)"
 _SAMPLER = "optuna TPESampler"
@@ -129,6 +135,7 @@ class SearchReport:
         sampler: what chose the trials, with its release.
         seed: of the sampler.
         samples: how many each trial ran on.
+        origin: what these are taken from.
         scaled: number of neurons whose step is scaled.
         fixed: number of neurons that stay.
         trials: all of them, in order; the first is lambda = 1.
@@ -142,6 +149,7 @@ class SearchReport:
     sampler: str
     seed: int
     samples: int
+    origin: str
     scaled: int
     fixed: int
     trials: list[Trial] = field(default_factory=list)
@@ -164,6 +172,39 @@ def check_search(options: SearchOptions) -> None:
     _import_optuna()
 
 
+def hold_out(samples: Samples) -> tuple[Samples, Samples]:
+    """Samples to calibrate with, and samples for the search that calibration does not see.
+
+    Every fourth sample is held out, or fewer, about :data:`MOST_SAMPLES`, where there are many. If
+    that leaves less than a batch, or less than :data:`_FEWEST`, both are all of the samples.
+    """
+    every = max(samples.count // MOST_SAMPLES, 4)
+    if samples.count // every < (samples.fixed_batch or _FEWEST):
+        return samples, samples
+    return _Part(samples, every, held=False), _Part(samples, every, held=True)
+
+
+class _Part(Samples):
+    """Of every so many samples the last, or all others."""
+
+    def __init__(self, whole: Samples, every: int, held: bool) -> None:
+        held_out = whole.count // every
+        self.count = held_out if held else whole.count - held_out
+        self.origin = f"{self.count} of {whole.origin}"
+        self.synthetic, self.unbatched = whole.synthetic, whole.unbatched
+        self.fixed_batch = whole.fixed_batch
+        self._whole, self._every, self._held = whole, every, held
+
+    def _blocks(self, size: int) -> Iterator[Feed]:
+        position = 0
+        for block in self._whole._blocks(size):
+            rows = np.arange(position, position + len(next(iter(block.values()))))
+            position += len(rows)
+            mine = (rows % self._every == self._every - 1) == self._held
+            if mine.any():
+                yield {name: array[mine] for name, array in block.items()}
+
+
 def search_scale(
     analog: Network,
     activations: Sequence[Activation],
@@ -179,8 +220,8 @@ def search_scale(
         analog: the network that was calibrated, its corrected weights in place.
         activations: its activations.
         neurons: the calibrated neurons, keyed by the activation's output tensor.
-        samples: calibration samples.
-        reference: the ANN's outputs on them.
+        samples: held out from calibration, or its own where there are too few.
+        reference: the ANN's outputs on all of them.
         options: what is searched, and for how long.
         progress: told about trials done.
 
@@ -209,6 +250,7 @@ def search_scale(
         sampler=f"{_SAMPLER} {optuna.__version__}",
         seed=options.seed,
         samples=bench.samples,
+        origin=samples.origin,
         scaled=len(scalable),
         fixed=len(neurons) - len(scalable),
         trials=trials,
@@ -300,13 +342,11 @@ def _is_efficient(trial: Trial, trials: Sequence[Trial]) -> bool:
 
 def _import_optuna() -> ModuleType:
     try:
-        import optuna  # takes a second, and only this needs it
+        return importlib.import_module("optuna")  # takes a second, and only this needs it
     except ImportError as error:
         raise UsageError(
             "the search of a scale needs optuna: pip install 'snn-compile[search]'"
         ) from error
-    module: ModuleType = optuna
-    return module
 
 
 @contextmanager

@@ -20,9 +20,8 @@ from typing import IO
 import numpy as np
 
 from ..passes.network import Network
-from .activity import NeuronActivity, activity_of
+from .activity import ActivityMeter, NeuronActivity
 from .fidelity import FidelityMeter, OutputFidelity, float_outputs
-from .observe import with_outputs
 from .progress import Progress
 from .samples import Feed, Samples
 from .session import make_session, run_samples
@@ -129,19 +128,16 @@ def _bits(output: object) -> bytes:
 def _compare(
     reference: Reference, snn: Network, samples: Samples, progress: Progress
 ) -> tuple[list[FidelityMeter], list[NeuronActivity]]:
-    counters = activity_of(snn)
-    outputs = [output.name for output in snn.proto.graph.output]
-    names = list(dict.fromkeys([*outputs, *(counter.input for counter in counters)]))
-    session = make_session(with_outputs(snn, names))
+    names = list(dict.fromkeys(output.name for output in snn.proto.graph.output))
+    count = samples.batch_count(reference.batch)
+    activity = ActivityMeter(snn, names, runs=count)
+    session = make_session(activity.network)
     meters = [FidelityMeter(name) for _, name in reference.positions]
-    feeds = progress.track(
-        samples.batches(reference.batch), samples.batch_count(reference.batch), "verifying"
-    )
+    feeds = progress.track(samples.batches(reference.batch), count, "verifying")
     for feed, expected in zip(feeds, reference.batches(), strict=True):
-        got = dict(zip(names, run_samples(session, feed, "the SNN"), strict=True))
+        outputs = run_samples(session, feed, "the SNN")
+        activity.add(outputs)
+        got = dict(zip(names, outputs, strict=False))  # behind them come the counts
         for meter, wanted, (_, name) in zip(meters, expected, reference.positions, strict=True):
             meter.add(wanted, got[name])
-        for counter in counters:
-            if got[counter.input].size:  # else of a branch that was not taken
-                counter.add(got[counter.input])
-    return meters, [counter.result() for counter in counters]
+    return meters, activity.result()

@@ -169,6 +169,7 @@ def test_too_few_rows_and_too_many_unknowns_leave_the_weights(monkeypatch):
 
 def test_positions_are_a_sample_of_every_batch_and_the_same_for_a_seed(monkeypatch):
     monkeypatch.setattr(compensate, "MOST_ROWS", 40)
+    monkeypatch.setattr(compensate, "FEWEST_ROWS", 40)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 100, 3)).astype(np.float32)
     error = rng.standard_normal((2, 100, 2)).astype(np.float32)
@@ -201,7 +202,8 @@ def noisy(rows: int, samples: int = 2) -> LayerErrors:
     return errors
 
 
-def test_the_ridge_grows_as_samples_get_few_and_noise_alone_is_not_fitted():
+def test_the_ridge_grows_as_samples_get_few_and_noise_is_not_fitted(monkeypatch):
+    monkeypatch.setattr(compensate, "FEWEST_ROWS", 20_000)
     bias = np.zeros(1, np.float32)
     many, few = noisy(20_000).solve(bias), noisy(400).solve(bias)
     assert many.ridge is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from contextlib import closing
@@ -21,6 +22,7 @@ from snn_compile.compiler.search import (
     MOST_SAMPLES,
     SearchOptions,
     check_search,
+    hold_out,
     is_homogeneous,
     scale_neuron,
     search_scale,
@@ -65,10 +67,12 @@ IMAGE = """
 """
 BODY = """
     agraph (float[N, 4] x) => (float[N, 4] y)
-    <bool yes = {1}> {
+    <float low = {-1000.0}> {
+        total = ReduceMax <keepdims = 0> (x)
+        yes = Greater (total, low)
         y = If (yes) <
-            then_branch = taken () => (float[N, 4] t) { r = Relu (x)  t = Mul (r, r) },
-            else_branch = left () => (float[N, 4] e) { e = Relu (x) }
+            then_branch = taken () => (float[N, 4] t) { m = Neg (x)  r = Relu (m)  t = Mul (r, r) },
+            else_branch = left () => (float[N, 4] e) { n = Neg (x)  e = Relu (n) }
         >
     }
 """
@@ -94,11 +98,12 @@ class Case:
         names = [activation.input for activation in self.activations]
         session = make_session(with_outputs(self.network, list(dict.fromkeys(names))))
         values = session.run(None, next(self.samples.batches(count)))
-        largest = dict(zip(dict.fromkeys(names), (np.abs(v).max() for v in values), strict=True))
+        tops = (np.abs(v).max(initial=0) for v in values)  # nothing of a branch not taken
+        largest = dict(zip(dict.fromkeys(names), tops, strict=True))
         self.neurons = {
             a.output: self._neuron(a, kind, factor * largest[a.input] / 8, channels)
             for a in self.activations
-            if largest[a.input].size
+            if largest[a.input] > 0
         }
 
     @staticmethod
@@ -300,6 +305,42 @@ def test_samples_are_from_all_over(tmp_path):
     assert report.trials[0].spikes == pytest.approx(spikes, rel=0.1)
 
 
+def parts(count, folder, text=PERCEPTRON):
+    case = Case(text, folder, count=count)
+    return case.samples, *hold_out(case.samples)
+
+
+def rows(samples):
+    return np.concatenate([feed["x"] for feed in samples.batches(7)])
+
+
+@pytest.mark.parametrize(("count", "held"), [(32, 8), (100, 25), (256, 64), (640, 64), (700, 70)])
+def test_samples_held_out_are_not_calibrated_with(count, held, tmp_path):
+    whole, rest, kept = parts(count, tmp_path)
+    assert (rest.count, kept.count) == (count - held, held)
+    assert (len(rows(rest)), len(rows(kept))) == (count - held, held)
+    assert kept.origin.startswith(f"{held} of {count} samples")
+    together = np.concatenate([rows(rest), rows(kept)])
+    order = np.lexsort(together.T), np.lexsort(rows(whole).T)
+    np.testing.assert_array_equal(together[order[0]], rows(whole)[order[1]])
+    every = count // held
+    np.testing.assert_array_equal(rows(kept), rows(whole)[every - 1 :: every][:held])
+
+
+def test_few_samples_are_not_split(tmp_path):
+    whole, rest, kept = parts(31, tmp_path)
+    assert rest is kept is whole
+
+
+def test_batch_that_the_model_fixes_is_held_out_whole_or_not_at_all(tmp_path):
+    text = PERCEPTRON.replace("[N, ", "[10, ")
+    whole, rest, kept = parts(39, tmp_path, text)
+    assert rest is kept is whole
+    whole, rest, kept = parts(40, tmp_path, text)
+    assert kept.fixed_batch == rest.fixed_batch == 10
+    assert [len(feed["x"]) for feed in kept.batches(32)] == [10]
+
+
 def test_network_without_error_keeps_its_scale(tmp_path):
     text = "agraph (float[N, 4] x) => (float[N, 4] y) { h = Abs (x)  m = Neg (h)  y = Relu (m) }"
     found, report = (case := Case(text, tmp_path)).search(trials=5)
@@ -317,11 +358,18 @@ def test_report_is_json_and_tells_how_to_repeat_it(tmp_path):
     assert "spikes / spikes(1)" in content["objective"]
 
 
-def test_optuna_says_nothing_and_keeps_its_verbosity(tmp_path, capfd):
+def test_optuna_says_nothing_and_keeps_its_verbosity(tmp_path):
+    said = []
+    handler = logging.Handler()
+    handler.emit = said.append
+    case = Case(PERCEPTRON, tmp_path)
     before = optuna.logging.get_verbosity()
-    Case(PERCEPTRON, tmp_path).search(trials=2)
-    captured = capfd.readouterr()
-    assert captured.out == captured.err == ""
+    logging.getLogger("optuna").addHandler(handler)
+    try:
+        case.search(trials=2)
+    finally:
+        logging.getLogger("optuna").removeHandler(handler)
+    assert not said
     assert optuna.logging.get_verbosity() == before
 
 

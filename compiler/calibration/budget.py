@@ -54,7 +54,7 @@ from .fit_neuron import channel_axis, fit_neuron, function_of
 from .histogram import SignedHistogram
 from .leaky import leaky_functions
 from .observe import Observations, Watch, with_histograms
-from .options import SCALE, CalibrationOptions, check_options
+from .options import DENSITY, SCALE, CalibrationOptions, check_options
 
 #: Samples on which sensitivities are measured, at most.
 MOST_SAMPLES = 16
@@ -246,6 +246,8 @@ def level_table(
         Squared relative error to be expected, and spikes per sample, by N.
     """
     rows = distributions(histogram)
+    if options.calibrator == "auto":
+        options = replace(options, calibrator=DENSITY if options.kind == SCALE else "mse")
     table = []
     for levels in ladder(options):
         neuron = fit_neuron(activation, histogram, with_levels(options, levels), function)
@@ -293,14 +295,13 @@ def allocate(tables: Mapping[str, Sequence[Choice]], budget: float) -> dict[str,
             f"a budget of {budget:.6g} is too small, the fewest levels cost {least:.6g}"
         )
     steps = [
-        (_slope(before, after), position, key, before, after)
+        (_slope(before, after), position, key, after)
         for position, (key, hull) in enumerate(hulls.items())
         for before, after in pairwise(hull)
     ]
-    # Slopes rise along a hull, so that its steps come in order.
-    for _, _, key, before, after in sorted(steps, key=lambda step: step[:2]):
-        if chosen[key] is not before:  # an earlier step of this neuron did not fit
-            continue
+    # Slopes rise along a hull, so that its steps come in order; behind one that does not fit no
+    # other of the same neuron does.
+    for _, _, key, after in sorted(steps, key=lambda step: step[:2]):
         others = [choice.cost for name, choice in chosen.items() if name != key]
         if math.fsum([*others, after.cost]) <= budget:
             chosen[key] = after
@@ -341,8 +342,9 @@ def measure_sensitivities(
         progress: told about activations done.
 
     Returns:
-        Sensitivities, and how many samples they were measured on. 0 where rounding changes
-        nothing; all are 1 where no output can be compared.
+        Sensitivities, and how many samples they were measured on. 0 where the step is 0, or no
+        output changes; the mean of the others where the activation is silent on these samples; all
+        are 1 where no output can be compared.
     """
     feeds, used = _spread(samples, size)
     outputs = [name for _, name in float_outputs(make_session(network, library=False))]
@@ -354,7 +356,6 @@ def measure_sensitivities(
     found: dict[str, float] = {}
     for key in progress.track(list(steps), len(steps), "sensitivities"):
         if shares[key] == 0:
-            found[key] = 0.0
             continue
         meters = [FidelityMeter(name) for name in outputs]
         for feed, wanted in zip(feeds, expected, strict=True):
@@ -364,8 +365,9 @@ def measure_sensitivities(
         errors = [meter.result().relative_l2 ** 2 for meter in meters]
         found[key] = float(np.mean(errors)) / shares[key]
     if not np.isfinite(list(found.values())).all():
-        found = dict.fromkeys(found, 1.0)
-    return found, used
+        return dict.fromkeys(steps, 1.0), used
+    typical = float(np.mean(list(found.values()))) if found else 1.0
+    return {key: found.get(key, typical) if step else 0.0 for key, step in steps.items()}, used
 
 
 class _Rounded:

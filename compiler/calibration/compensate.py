@@ -15,7 +15,7 @@ path too. Means over positions are written with a bar.
 3. Ridge: the samples are halved. Of r in :data:`RIDGES` that one is taken whose D from one half
    reduces the squared error on the other half most, both ways summed; where none reduces it, the
    weights stay as they are. So only what generalises is compensated. D is then computed from all.
-4. Only a sample of the positions is used: at most :data:`MOST_ROWS` over all batches, drawn by a
+4. Only a sample of the positions is used, :data:`ROWS_PER_UNKNOWN` for each unknown, drawn by a
    seed from each batch alike.
 5. Weights stay as they are, and only the bias is corrected, where the regression has more than
    :data:`WIDEST` unknowns per output, where there are fewer rows than a tenth of the unknowns, for
@@ -34,12 +34,13 @@ import numpy as np
 from ...passes.layers import Layer
 from .patches import ConvPatches, as_weight
 
-#: Output positions that a layer's regression sees at most.
-MOST_ROWS = 20_000
+#: Output positions that a layer's regression sees: so many for each unknown, within bounds.
+ROWS_PER_UNKNOWN = 20
+FEWEST_ROWS, MOST_ROWS = 2_000, 20_000
 #: Unknowns per output beyond which the regression costs more than it is worth.
 WIDEST = 2304
 #: Ridges to choose from: rule 3.
-RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+RIDGES = (0.03, 0.2, 1.0, 5.0, 30.0)
 #: Variances below this share of the mean one count as that: an input that is hardly ever active.
 _LEAST_VARIANCE = 1e-4
 #: Bytes of rows handled at a time.
@@ -80,9 +81,10 @@ class LayerErrors:
         self, layer: Layer, weight: np.ndarray, batches: int, weights: bool, seed: int
     ) -> None:
         self._layer, self._weight = layer, weight
-        self._rows = -(-MOST_ROWS // max(batches, 1))
         self._rng = np.random.default_rng(seed)
         self._groups, self._unknowns = _sizes(layer, weight.shape)
+        rows = min(max(ROWS_PER_UNKNOWN * self._unknowns, FEWEST_ROWS), MOST_ROWS)
+        self._rows = -(-rows // max(batches, 1))
         regress = weights and 0 < self._unknowns <= WIDEST
         self._halves = [_Sums(), _Sums()]
         self._regress = regress
@@ -213,13 +215,14 @@ class _Sums:
         if inputs is None:
             return
         self._input = self._input + inputs.sum(axis=1, dtype=np.float64)
-        by_group = error.reshape(len(error), len(inputs), -1).transpose(1, 2, 0)
-        self._cross = self._cross + by_group @ inputs
-        # Of one group, as its own transpose: half the work, since the product is symmetric.
-        square = (inputs[0].T @ inputs[0])[None] if len(inputs) == 1 else None
-        self._moments = self._moments + (
-            inputs.transpose(0, 2, 1) @ inputs if square is None else square
-        )
+        if len(inputs) == 1:  # two dimensions: numpy then has the product with itself done by half
+            rows = inputs[0]
+            self._moments = self._moments + (rows.T @ rows)[None]
+            self._cross = self._cross + (error.T @ rows)[None]
+        else:
+            by_group = error.reshape(len(error), len(inputs), -1).transpose(1, 2, 0)
+            self._moments = self._moments + inputs.transpose(0, 2, 1) @ inputs
+            self._cross = self._cross + np.ascontiguousarray(by_group) @ inputs
 
     def __add__(self, other: _Sums) -> _Sums:
         total = _Sums()

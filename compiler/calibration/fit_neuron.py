@@ -11,6 +11,10 @@ Kinds (``--neuron``):
 4. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
    kind, one that follows max(x, 0) and one that follows min(x, 0).
 
+Levels: N of one polarity. A neuron that carries both signs has 2 N levels besides silence, divided
+between the polarities as its calibrator finds best (arXiv 2508.14520: keep the negative levels); a
+ScaleFire has at most 255.
+
 Calibrators (``--calibrator``): density is ``staircase.py``, the others are ``calibrators.py``. auto
 takes the one with the least expected squared error of
 
@@ -165,10 +169,11 @@ class _Fit:
     ) -> ThresholdNeuron:
         """A MultiThresholdFire of ``function``, which is linear through 0 up to ``upper``."""
         rows = [row.of(function.evaluate) for row in self._rows]
+        levels = self._levels(rows, signed)
 
         def candidate(calibrator: str) -> _Candidate:
             found = find_thresholds(
-                rows, self._options.levels, calibrator, self._options.percentile, upper, signed
+                rows, levels, calibrator, self._options.percentile, upper, signed
             )
             neuron = ThresholdNeuron(
                 theta=found.theta,
@@ -189,7 +194,7 @@ class _Fit:
     def staircase_neuron(self, function: ActivationFunction, why: str = "") -> StaircaseNeuron:
         """A ScaleFire that follows ``function``; ``why`` it is one goes before the reason."""
         options, rows = self._options, self._rows
-        levels = min(options.levels, MAX_THRESHOLDS)
+        levels = min(self._levels([row.of(function.evaluate) for row in rows]), MAX_THRESHOLDS)
         x, scales, weights = _points(rows)
         f = function.evaluate(x)
 
@@ -222,6 +227,12 @@ class _Fit:
         chosen = self._best(found, float(weights @ f**2), why)
         assert isinstance(chosen, StaircaseNeuron)
         return chosen
+
+    def _levels(self, rows: Sequence[Distribution], signed: bool = False) -> int:
+        """Levels besides silence, for values of one polarity or of both."""
+        above = any(row.positive.peak > 0 for row in rows)
+        below = any(row.negative.peak > 0 for row in rows)
+        return self._options.levels * (2 if signed or (above and below) else 1)
 
     def _asked(self, *automatic: str) -> tuple[str, ...]:
         """The calibrators to try, the one that fits least last."""

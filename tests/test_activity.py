@@ -1,0 +1,278 @@
+"""What neurons do, counted inside the graph, against a count by hand: equal to the last value."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from snn_compile.compiler.activity import ActivityMeter
+from snn_compile.compiler.session import make_session
+from snn_compile.passes.network import detach
+from snn_compile.runtime_ops.operators import register_schemas
+
+#: [N, 3, 5]; the middle axis is that of the channels.
+SCALE_FIRE = """
+    g (float[N, 3, 5] x) => (float[N, 3, 5] z) {{
+        y = ai.snn.ScaleFire <axis = {axis}> (x, step, thresholds, levels)
+        z = Neg (y)
+    }}"""
+THRESHOLD_FIRE = """
+    g (float[N, 3, 5] x) => (float[N, 3, 5] z) {{
+        y = ai.snn.MultiThresholdFire <{attributes}> (x, step)
+        z = Neg (y)
+    }}"""
+BODY = """
+    g (float[N, 3, 5] x, bool c) => (float[N, 3, 5] z) {
+        fired = ai.snn.MultiThresholdFire <levels_pos = 4> (x, step)
+        z = If (c) <
+            then_branch = taken () => (float[N, 3, 5] t) {
+                t = ai.snn.ScaleFire (x, step, thresholds, levels)
+            },
+            else_branch = left () => (float[N, 3, 5] e) {
+                e = ai.snn.MultiThresholdFire <levels_pos = 2, levels_neg = 1> (x, step)
+            }
+        >
+    }"""
+
+STEPS = {"one": np.float32(0.3), "channels": np.float32([0.3, 1.7, 0.011])}
+RELU = np.float32([0.5, 1.5, 2.5]), np.float32([0, 1, 2, 3])
+
+
+def network(text, **constants):
+    register_schemas()
+    header = '<ir_version: 8, opset_import: ["" : 17, "ai.snn" : 1]>\n'
+    model = onnx.parser.parse_model(header + text)
+    for name, values in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+    for number, node in enumerate(model.graph.node):
+        node.name = f"node {number}"
+    onnx.checker.check_model(model, full_check=True)
+    return detach(model)
+
+
+def measure(snn, *feeds, keep=("z",)):
+    """Activity on the feeds, and what each run gives of ``keep``."""
+    meter = ActivityMeter(snn, keep, runs=len(feeds))
+    session = make_session(meter.network)
+    given = []
+    for feed in feeds:
+        outputs = session.run(None, feed)
+        meter.add(outputs)
+        given.append(outputs[: len(keep)])
+    return meter.result(), given
+
+
+def potentials(edges, seed=0):
+    """[4, 3, 5]: values on the edges of a channel, just below them, and far away."""
+    rng = np.random.default_rng(seed)
+    edges = np.float32(edges).reshape(3, -1)
+    below = np.nextafter(edges, np.float32(-np.inf))
+    pool = np.concatenate([edges, below, -edges, edges * 9, edges * 0], axis=1)
+    picked = [rng.choice(row, (4, 5)) for row in pool]
+    return np.stack(picked, axis=1).astype(np.float32)
+
+
+def spread(step):
+    """A step for each value of [N, 3, 5]."""
+    return np.broadcast_to(np.reshape(step, (-1, 1)), (3, 5))
+
+
+def staircase_by_hand(x, step, thresholds, levels):
+    """Silent rate and mean spikes of a ScaleFire."""
+    fires = x[..., None] >= spread(step)[..., None] * thresholds
+    level = fires.sum(axis=-1)[~np.isnan(x)]
+    distance = abs(level - int(abs(levels).argmin()))
+    return (levels[level] == 0).sum() / x.size, distance.sum() / x.size
+
+
+def thresholds_by_hand(x, theta, most, least):
+    """Clip rate, silent rate and mean spikes of a MultiThresholdFire."""
+    known = ~np.isnan(x)
+    fired = np.floor(abs(x) / spread(theta) + np.float32(0.5))[known]
+    limit = np.where(x < 0, least, most)[known]
+    spikes = np.minimum(fired, limit)
+    clipped = (fired > limit) & (limit > 0)
+    rates = clipped.sum() / x.size, (spikes == 0).sum() / x.size
+    return *rates, spikes.sum(dtype=np.float64) / x.size
+
+
+STAIRCASES = {
+    "relu": RELU,
+    "no level is 0": (np.float32([-1, 0, 2]), np.float32([-0.25, -0.125, 0.5, 2])),
+    "several levels are 0": (np.float32([-1, 0, 2, 3]), np.float32([0, 0, 1, 0, -2])),
+    "equal thresholds": (np.float32([0.1, 0.1, 0.7]), np.float32([0, 1, 2, 3])),
+    "255 thresholds": (
+        np.sort(np.random.default_rng(1).standard_normal(255)).astype(np.float32),
+        np.arange(256, dtype=np.float32),
+    ),
+}
+
+
+@pytest.mark.parametrize("staircase", STAIRCASES)
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("axis", [1, -2])
+def test_scale_fire(staircase, step, axis):
+    thresholds, levels = STAIRCASES[staircase]
+    step = STEPS[step]
+    edges = spread(step)[:, :1] * thresholds
+    text = SCALE_FIRE.format(axis=axis)
+    snn = network(text, step=step, thresholds=thresholds, levels=levels)
+    x = np.concatenate([potentials(edges, seed) for seed in range(20)])
+    (neuron,), _ = measure(snn, {"x": x})
+    assert neuron.name == "node 0"
+    assert math.isnan(neuron.clip_rate)
+    expected = staircase_by_hand(x, step, thresholds, levels)
+    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+
+
+@pytest.mark.parametrize(
+    "step", [np.float32(3e-38), np.float32(1e38), np.float32([2e-38, 1, 3e38])]
+)
+def test_steps_at_the_ends_of_float32(step):
+    thresholds, levels = np.float32([0.25, 0.5, 0.75]), np.float32([0, 0.25, 0.5, 1])
+    snn = network(SCALE_FIRE.format(axis=1), step=step, thresholds=thresholds, levels=levels)
+    edges = spread(step)[:, :1] * thresholds
+    x = np.repeat(np.concatenate([edges, edges / 2, edges[:, :1]], axis=1)[None, :, :5], 2, axis=0)
+    (neuron,), _ = measure(snn, {"x": x})
+    expected = staircase_by_hand(x, step, thresholds, levels)
+    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+
+
+@pytest.mark.parametrize("levels", [(4, 0), (0, 4), (3, 2), (1000, 700), (1 << 20, 0)])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("axis", [1, -2])
+def test_multi_threshold_fire(levels, step, axis):
+    most, least = levels
+    step = STEPS[step]
+    text = THRESHOLD_FIRE.format(
+        attributes=f"levels_pos = {most}, levels_neg = {least}, axis = {axis}"
+    )
+    steps = np.arange(1, 1 + max(levels), max(levels) / 8) - np.float32(0.5)
+    edges = spread(step)[:, :1] * np.append(steps, np.float32(levels) + np.float32(0.5))
+    x = np.concatenate([potentials(edges, seed) for seed in range(20)])
+    (neuron,), _ = measure(network(text, step=step), {"x": x})
+    expected = thresholds_by_hand(x, step, most, least)
+    assert expected[0] > 0
+    assert (neuron.clip_rate, neuron.silent_rate, neuron.mean_spikes) == expected
+
+
+def test_attributes_that_a_neuron_leaves_out_have_their_default():
+    x = potentials([0.1, 0.5, 1.5])
+    snn = network(THRESHOLD_FIRE.format(attributes="axis = 1"), step=np.float32(1))
+    (neuron,), _ = measure(snn, {"x": x})
+    found = neuron.clip_rate, neuron.silent_rate, neuron.mean_spikes
+    assert found == thresholds_by_hand(x, np.float32(1), 1, 0)
+
+
+def test_initial_potential_is_the_neurons():
+    attributes = "levels_pos = 4, v0 = 0.0"
+    snn = network(THRESHOLD_FIRE.format(attributes=attributes), step=np.float32(1))
+    (neuron,), _ = measure(snn, {"x": np.full((1, 3, 5), 4.75, np.float32)})
+    assert (neuron.clip_rate, neuron.silent_rate, neuron.mean_spikes) == (0, 0, 4)
+
+
+def test_infinities_saturate_and_nan_is_a_value_that_fires_nothing():
+    x = np.zeros((2, 3, 5), np.float32)
+    x[0, 0, :4] = np.inf, -np.inf, np.nan, 1
+    thresholds, levels = RELU
+    one = np.float32(1)
+    text = SCALE_FIRE.format(axis=1)
+    (scale,), _ = measure(network(text, step=one, thresholds=thresholds, levels=levels), {"x": x})
+    assert (scale.silent_rate, scale.mean_spikes) == (27 / 30, 4 / 30)
+    text = THRESHOLD_FIRE.format(attributes="levels_pos = 3, levels_neg = 2")
+    (fire,), _ = measure(network(text, step=one), {"x": x})
+    assert (fire.clip_rate, fire.silent_rate, fire.mean_spikes) == (2 / 30, 26 / 30, 6 / 30)
+
+
+def test_all_runs_are_counted():
+    thresholds, levels = RELU
+    snn = network(
+        SCALE_FIRE.format(axis=1), step=STEPS["one"], thresholds=thresholds, levels=levels
+    )
+    x = np.concatenate([potentials(0.3 * thresholds, seed) for seed in range(3)])
+    feeds = [{"x": part} for part in (x[:5], x[5:10], x[10:])]
+    (neuron,), _ = measure(snn, *feeds)
+    expected = staircase_by_hand(x, STEPS["one"], thresholds, levels)
+    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+
+
+def test_large_tensors_are_counted_exactly():
+    """Sums that float32 cannot hold."""
+    thresholds = np.arange(1, 256, dtype=np.float32)
+    levels = np.arange(256, dtype=np.float32)
+    x = np.full((70_000, 3, 5), 255, np.float32)
+    x[0, 0, 0] = 254
+    x[0, 1, 0] = 0
+    wanted = Fraction(255 * (x.size - 1) - 1, x.size)
+    for step in (np.float32(1), np.float32([1, 1, 1])):
+        snn = network(SCALE_FIRE.format(axis=1), step=step, thresholds=thresholds, levels=levels)
+        (neuron,), _ = measure(snn, {"x": x})
+        assert neuron.mean_spikes == float(wanted)
+        assert neuron.silent_rate == 1 / x.size
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("taken", [[True], [False], [True, False, True]])
+def test_neurons_in_bodies_count_where_they_run(step, taken):
+    step, (thresholds, levels) = STEPS[step], RELU
+    snn = network(BODY, step=step, thresholds=thresholds, levels=levels)
+    edges = spread(step)[:, :1] * thresholds
+    xs = [potentials(edges, seed) for seed in range(len(taken))]
+    feeds = [{"x": x, "c": np.array(c)} for x, c in zip(xs, taken, strict=True)]
+    (first, scale, fire), given = measure(snn, *feeds)
+    found = first.clip_rate, first.silent_rate, first.mean_spikes
+    assert found == thresholds_by_hand(np.concatenate(xs), step, 4, 0)
+    there = [x for x, c in zip(xs, taken, strict=True) if c]
+    found = scale.silent_rate, scale.mean_spikes
+    expected = staircase_by_hand(np.concatenate(there), step, *RELU) if there else (0, 0)
+    assert found == expected
+    there = [x for x, c in zip(xs, taken, strict=True) if not c]
+    found = fire.clip_rate, fire.silent_rate, fire.mean_spikes
+    expected = thresholds_by_hand(np.concatenate(there), step, 2, 1) if there else (0, 0, 0)
+    assert found == expected
+    session = make_session(snn)
+    for feed, outputs in zip(feeds, given, strict=True):
+        np.testing.assert_array_equal(outputs[0], session.run(None, feed)[0])
+
+
+def test_steps_of_many_channels_are_held_apart():
+    step = np.linspace(0.5, 2, 1500, dtype=np.float32)
+    text = """g (float[N, 1500] x) => (float[N, 1500] z) {
+        y = ai.snn.ScaleFire (x, step, thresholds, levels)
+        z = ai.snn.MultiThresholdFire <levels_pos = 3> (y, step)
+    }"""
+    thresholds, levels = RELU
+    snn = network(text, step=step, thresholds=thresholds, levels=levels)
+    assert "step" in snn.weights
+    x = np.broadcast_to(np.float32([[1.5], [9], [-1]]) * step, (3, 1500))
+    (scale, fire), _ = measure(snn, {"x": x})
+    assert (scale.silent_rate, scale.mean_spikes) == (1 / 3, 5 / 3)
+    assert (fire.clip_rate, fire.silent_rate, fire.mean_spikes) == (0, 1 / 3, 5 / 3)
+
+
+def test_the_network_stays_as_it_is_and_gives_what_is_kept():
+    thresholds, levels = RELU
+    snn = network(
+        SCALE_FIRE.format(axis=1), step=STEPS["one"], thresholds=thresholds, levels=levels
+    )
+    before = snn.proto.SerializeToString(deterministic=True)
+    x = potentials(0.3 * thresholds)
+    _, [[y, z]] = measure(snn, {"x": x}, keep=("y", "z"))
+    np.testing.assert_array_equal(z, make_session(snn).run(None, {"x": x})[0])
+    np.testing.assert_array_equal(y, -z)
+    assert snn.proto.SerializeToString(deterministic=True) == before
+
+
+def test_names_of_the_model_are_not_used_again():
+    thresholds, levels = RELU
+    snn = network(
+        SCALE_FIRE.format(axis=1), step=np.float32(1), thresholds=thresholds, levels=levels
+    )
+    fire, negate = snn.proto.graph.node
+    fire.name = fire.output[0] = negate.input[0] = "activity.1"
+    (neuron,), _ = measure(snn, {"x": np.ones((1, 3, 5), np.float32)}, keep=("activity.1",))
+    assert (neuron.name, neuron.mean_spikes) == ("activity.1", 1)
