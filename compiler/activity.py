@@ -68,13 +68,12 @@ class ActivityMeter:
             are the tensors ``keep``, and behind them the counts.
     """
 
-    def __init__(self, snn: Network, keep: Sequence[str], runs: int) -> None:
+    def __init__(self, snn: Network, keep: Sequence[str]) -> None:
         """Put twins beside the neurons.
 
         Args:
             snn: spiking network with float32 neurons.
             keep: names of tensors to give out too.
-            runs: how often the network is run, one run at a time; the counts come with the last.
         """
         proto = ModelProto()
         proto.CopyFrom(snn.proto)
@@ -83,7 +82,7 @@ class ActivityMeter:
         watches = [
             Watch(tensor, None, 1) for counter in self._counters for tensor in counter.tensors
         ]
-        self.network = with_histograms(Network(proto, snn.weights), watches, keep, runs)
+        self.network = with_histograms(Network(proto, snn.weights), watches, keep)
         self._kept = len(keep)
         self._observations = Observations(watches)
 

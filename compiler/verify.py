@@ -129,11 +129,12 @@ def _compare(
     reference: Reference, snn: Network, samples: Samples, progress: Progress
 ) -> tuple[list[FidelityMeter], list[NeuronActivity]]:
     names = list(dict.fromkeys(output.name for output in snn.proto.graph.output))
-    count = samples.batch_count(reference.batch)
-    activity = ActivityMeter(snn, names, runs=count)
+    activity = ActivityMeter(snn, names)
     session = make_session(activity.network)
     meters = [FidelityMeter(name) for _, name in reference.positions]
-    feeds = progress.track(samples.batches(reference.batch), count, "verifying")
+    feeds = progress.track(
+        samples.batches(reference.batch), samples.batch_count(reference.batch), "verifying"
+    )
     for feed, expected in zip(feeds, reference.batches(), strict=True):
         outputs = run_samples(session, feed, "the SNN")
         activity.add(outputs)

@@ -10,9 +10,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from snn_compile.compiler.activity import ActivityMeter
+from snn_compile.compiler.calibration.options import CalibrationOptions
+from snn_compile.compiler.observe import with_outputs
+from snn_compile.compiler.pipeline import CompileOptions, compile_model
 from snn_compile.compiler.session import make_session
 from snn_compile.passes.network import detach
-from snn_compile.runtime_ops.operators import register_schemas
+from snn_compile.runtime_ops.operators import neurons_of, register_schemas
 
 #: [N, 3, 5]; the middle axis is that of the channels.
 SCALE_FIRE = """
@@ -56,7 +59,7 @@ def network(text, **constants):
 
 def measure(snn, *feeds, keep=("z",)):
     """Activity on the feeds, and what each run gives of ``keep``."""
-    meter = ActivityMeter(snn, keep, runs=len(feeds))
+    meter = ActivityMeter(snn, keep)
     session = make_session(meter.network)
     given = []
     for feed in feeds:
@@ -78,7 +81,7 @@ def potentials(edges, seed=0):
 
 def spread(step):
     """A step for each value of [N, 3, 5]."""
-    return np.broadcast_to(np.reshape(step, (-1, 1)), (3, 5))
+    return np.broadcast_to(step if np.ndim(step) == 2 else np.reshape(step, (-1, 1)), (3, 5))
 
 
 def staircase_by_hand(x, step, thresholds, levels):
@@ -158,6 +161,20 @@ def test_multi_threshold_fire(levels, step, axis):
     expected = thresholds_by_hand(x, step, most, least)
     assert expected[0] > 0
     assert (neuron.clip_rate, neuron.silent_rate, neuron.mean_spikes) == expected
+
+
+@pytest.mark.parametrize("axis", [2, -1])
+def test_channels_lie_along_the_neurons_axis(axis):
+    step, (thresholds, levels) = np.float32([0.3, 0.5, 1, 3, 7]), RELU
+    x = np.concatenate([potentials([0.5, 1.5, 3.5], seed) for seed in range(20)])
+    text = SCALE_FIRE.format(axis=axis)
+    (scale,), _ = measure(network(text, step=step, thresholds=thresholds, levels=levels), {"x": x})
+    expected = staircase_by_hand(x, step[None], thresholds, levels)
+    assert (scale.silent_rate, scale.mean_spikes) == expected
+    text = THRESHOLD_FIRE.format(attributes=f"levels_pos = 3, axis = {axis}")
+    (fire,), _ = measure(network(text, step=step), {"x": x})
+    found = fire.clip_rate, fire.silent_rate, fire.mean_spikes
+    assert found == thresholds_by_hand(x, step[None], 3, 0)
 
 
 def test_attributes_that_a_neuron_leaves_out_have_their_default():
@@ -265,6 +282,35 @@ def test_the_network_stays_as_it_is_and_gives_what_is_kept():
     np.testing.assert_array_equal(z, make_session(snn).run(None, {"x": x})[0])
     np.testing.assert_array_equal(y, -z)
     assert snn.proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_verification_reports_it(neuron, per_channel, digits, digits_calibration):
+    options = CompileOptions(CalibrationOptions(neuron=neuron, per_channel=per_channel))
+    result = compile_model(digits, digits_calibration, options)
+    snn = detach(result.model)
+    nodes = neurons_of(snn.proto)
+    constants = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
+    names = [name for node in nodes for name in (node.input[0], node.output[0])]
+    session = make_session(with_outputs(snn, list(dict.fromkeys(names))))
+    given = session.run(None, {"image": np.load(digits_calibration)["image"]})
+    found = dict(zip(dict.fromkeys(names), given, strict=True))
+    assert len(nodes) == len(result.report.verification.neurons) > 3
+    for node, activity in zip(nodes, result.report.verification.neurons, strict=True):
+        x, y = found[node.input[0]], found[node.output[0]]
+        step, *tables = (constants[name] for name in node.input[1:])
+        step = step.reshape(-1, *[1] * (x.ndim - 2)) if step.ndim else step
+        assert activity.name == node.name
+        assert activity.silent_rate == pytest.approx((y == 0).mean(), rel=1e-4)
+        if tables:
+            level = (x[..., None] >= step[..., None] * tables[0]).sum(axis=-1)
+            spikes = abs(level - int(abs(tables[1]).argmin()))
+        else:
+            spikes = abs(y) / step
+            beyond = (abs(x) > 32.5 * step) & (spikes > 0)
+            assert activity.clip_rate == pytest.approx(beyond.mean(), rel=0.02)
+        assert activity.mean_spikes == pytest.approx(spikes.mean(), rel=1e-4)
 
 
 def test_names_of_the_model_are_not_used_again():

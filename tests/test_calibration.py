@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from snn_compile.compiler.calibration.calibrate import CalibrationOptions, calibrate
 from snn_compile.compiler.calibration.distribution import distributions
 from snn_compile.compiler.calibration.histogram import SignedHistogram
+from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.calibration.thresholds import find_thresholds
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
@@ -141,18 +142,24 @@ NET = """
     }}"""
 
 
-def calibrated(tmp_path, data, activation="Relu (a)", net=NET, **options):
+NO_CORRECTIONS = Corrections(sequential=False, bias=False, weights=False)
+
+
+def calibrated(
+    tmp_path, data, activation="Relu (a)", net=NET, corrections=NO_CORRECTIONS, **options
+):
+    """The neuron of b, what is silent, and a: in one pass, or in sequence without layers."""
     model = model_from_text(net.format(activation=activation))
     np.save(tmp_path / "x.npy", data)
     samples = FileSamples(tmp_path / "x.npy", input_specs(model))
     graph = canonicalise(import_model(model)).graph
     activations, _ = find_activations(graph)
-    chosen = CalibrationOptions(**options)
-    neurons, warnings = calibrate(
-        export_network(graph), activations, samples, 7, chosen, Progress()
-    )
+    chosen, network = CalibrationOptions(**options), export_network(graph)
+    found = calibrate(network, activations, [], samples, 7, chosen, corrections, Progress())
+    assert not found.parameters
+    assert not found.changes
     weight = next(t for t in model.graph.initializer if t.name == "w")
-    return neurons["b"], warnings, data @ numpy_helper.to_array(weight)
+    return found.neurons["b"], found.silent, data @ numpy_helper.to_array(weight)
 
 
 DATA = np.random.default_rng(5).standard_normal((5000, 3)).astype(np.float32)
@@ -166,7 +173,7 @@ def thresholds(x, calibrator="mse"):
 
 
 def test_theta_of_a_network_is_that_of_its_activations(tmp_path):
-    neuron, warnings, a = calibrated(
+    neuron, silent, a = calibrated(
         tmp_path, DATA, **THRESHOLDS, per_channel=False, calibrator="mse"
     )
     assert isinstance(neuron, ThresholdNeuron)
@@ -174,7 +181,7 @@ def test_theta_of_a_network_is_that_of_its_activations(tmp_path):
     assert (neuron.levels_pos, neuron.levels_neg) == (8, 0)
     assert neuron.calibrator == "mse, per tensor"
     assert neuron.reason == ""
-    assert not warnings
+    assert not silent
 
 
 def test_per_channel_gives_one_theta_each(tmp_path):
@@ -218,19 +225,26 @@ def test_options_that_contradict_each_other_are_refused(tmp_path):
         calibrated(tmp_path, DATA, neuron="multi-threshold", calibrator="density")
 
 
-def test_silent_activation_is_warned_about(tmp_path):
-    _, warnings, _ = calibrated(tmp_path, np.zeros((8, 3), np.float32))
-    assert warnings == ["Relu Relu:b is silent on every sample"]
+BOTH_WAYS = pytest.mark.parametrize("corrections", [NO_CORRECTIONS, Corrections()])
 
 
-def test_activation_below_zero_is_silent_where_that_gives_zero(tmp_path):
+@BOTH_WAYS
+def test_silent_activation_is_found(tmp_path, corrections):
+    _, silent, _ = calibrated(tmp_path, np.zeros((8, 3), np.float32), corrections=corrections)
+    assert [(activation.op, activation.name) for activation in silent] == [("Relu", "Relu:b")]
+
+
+@BOTH_WAYS
+def test_activation_below_zero_is_silent_where_that_gives_zero(tmp_path, corrections):
     data = np.ones((8, 3), np.float32)
-    for activation, silent in (("Relu (b0)", True), ("Sigmoid (b0)", False)):
+    for activation, is_silent in (("Relu (b0)", True), ("Sigmoid (b0)", False)):
         net = NET.replace("b =", "b1 = Abs (a) b0 = Neg (b1) b =")
-        _, warnings, _ = calibrated(tmp_path, data, activation, net)
-        assert bool(warnings) == silent
+        _, silent, _ = calibrated(tmp_path, data, activation, net, corrections)
+        assert bool(silent) == is_silent
 
 
-def test_overflowing_activations_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"input of Relu .* NaN or infinite"):
-        calibrated(tmp_path, np.full((8, 3), 3e38, np.float32))
+@BOTH_WAYS
+def test_overflowing_activations_are_refused(tmp_path, corrections):
+    data = np.full((8, 3), 3e38, np.float32)
+    with pytest.raises(DataError, match=r"input of Relu Relu:b NaN or infinite; check their sc"):
+        calibrated(tmp_path, data, corrections=corrections)

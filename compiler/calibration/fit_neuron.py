@@ -25,7 +25,8 @@ The error that is expected on new values is (n + p) / (n - p) times that on the 
 the numbers fitted to them (H. Akaike, Fitting autoregressive models for prediction, 1969): a
 staircase fits thresholds, levels and scales, mse its steps and the division by polarity, max
 nothing. With many values density wins, with fewer than a few per level it only fits the samples.
-Where n <= p nothing is known about new values, and the calibrator that fits least is taken.
+Where n <= p nothing is known about new values, and the calibrator that fits least is taken. Of
+scale neurons mse is tried only where (n + p) / (n - p) exceeds 1.1.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ from .uniform_staircase import find_uniform_staircase
 #: Points, at most, at which the error of a staircase is measured.
 _POINTS = 200_000
 _PARTS = 8
+#: Expected error over the error seen, from which a staircase is fitted to too few values.
+_FEW = 1.1
 
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
 _NEGATIVE = ActivationFunction(lambda x: np.minimum(x, 0.0), homogeneous=True)
@@ -169,7 +172,9 @@ class _Fit:
     ) -> ThresholdNeuron:
         """A MultiThresholdFire of ``function``, which is linear through 0 up to ``upper``."""
         rows = [row.of(function.evaluate) for row in self._rows]
-        levels = self._levels(rows, signed)
+        above = any(row.positive.peak > 0 for row in rows)
+        below = any(row.negative.peak > 0 for row in rows)
+        levels = self._levels(signed or (above and below))
 
         def candidate(calibrator: str) -> _Candidate:
             found = find_thresholds(
@@ -194,9 +199,9 @@ class _Fit:
     def staircase_neuron(self, function: ActivationFunction, why: str = "") -> StaircaseNeuron:
         """A ScaleFire that follows ``function``; ``why`` it is one goes before the reason."""
         options, rows = self._options, self._rows
-        levels = min(self._levels([row.of(function.evaluate) for row in rows]), MAX_THRESHOLDS)
         x, scales, weights = _points(rows)
         f = function.evaluate(x)
+        levels = min(self._levels(bool((f < 0).any() and (f > 0).any())), MAX_THRESHOLDS)
 
         def candidate(calibrator: str) -> _Candidate:
             if calibrator != DENSITY:
@@ -223,16 +228,19 @@ class _Fit:
             error = float(weights @ (f - unit * staircase(x / unit)) ** 2)
             return _Candidate(calibrator, neuron, error, fitted)
 
-        found = [candidate(name) for name in self._asked(DENSITY, "mse")]
+        asked = self._asked(DENSITY, "mse")
+        found = [candidate(asked[0])]
+        # The optimal staircase has the least error on the values seen, so that others can only be
+        # better where there are few of them.
+        if found[0].expected(self._values) > _FEW * found[0].squared_error:
+            found += [candidate(name) for name in asked[1:]]
         chosen = self._best(found, float(weights @ f**2), why)
         assert isinstance(chosen, StaircaseNeuron)
         return chosen
 
-    def _levels(self, rows: Sequence[Distribution], signed: bool = False) -> int:
+    def _levels(self, both: bool) -> int:
         """Levels besides silence, for values of one polarity or of both."""
-        above = any(row.positive.peak > 0 for row in rows)
-        below = any(row.negative.peak > 0 for row in rows)
-        return self._options.levels * (2 if signed or (above and below) else 1)
+        return self._options.levels * (2 if both else 1)
 
     def _asked(self, *automatic: str) -> tuple[str, ...]:
         """The calibrators to try, the one that fits least last."""

@@ -50,9 +50,9 @@ from .distribution import Distribution
 Function = Callable[[np.ndarray], np.ndarray]
 
 #: Groups per level, and the bounds of their number.
-_GROUPS_PER_LEVEL = 16
+_GROUPS_PER_LEVEL = 8
 _FEWEST_GROUPS = 256
-_MOST_GROUPS = 768
+_MOST_GROUPS = 512
 #: |f| below this share of its root mean square over the levels is near 0.
 _NEAR = 0.05
 #: What a level other than 0 near 0 is charged, as a share of the squared error to be expected.

