@@ -82,6 +82,13 @@ MAX_LEVELS = 1 << 16
     help="What the sums of residual blocks read past the linear operators.",
 )
 @click.option(
+    "--equalise/--no-equalise",
+    default=False,
+    show_default=True,
+    help="Divide the ranges of channels out of neurons, into neighbouring weights: for neurons "
+    "with one threshold per tensor.",
+)
+@click.option(
     "--sequential/--no-sequential",
     default=True,
     show_default=True,
@@ -98,6 +105,23 @@ MAX_LEVELS = 1 << 16
     default=True,
     show_default=True,
     help="Compensate in the weights of every linear operator.",
+)
+@click.option(
+    "--levels-budget",
+    type=click.FloatRange(0, min_open=True),
+    help="Give each neuron levels of its own, at this share of the spikes that --levels for each "
+    "would fire; 1 only moves them.",
+)
+@click.option("--search-scale", is_flag=True, help="Search one scale for the steps of all neurons.")
+@click.option(
+    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Trials of the search."
+)
+@click.option(
+    "--spike-weight",
+    type=click.FloatRange(0),
+    default=0.5,
+    show_default=True,
+    help="What spikes count against error in the search.",
 )
 @click.option(
     "--encode",
@@ -131,7 +155,12 @@ def main(
     granularity: str,
     levels: int,
     neuron: str,
+    levels_budget: float | None,
+    search_scale: bool,
+    trials: int,
+    spike_weight: float,
     shortcuts: str,
+    equalise: bool,
     sequential: bool,
     bias_correction: bool,
     compensation: bool,
@@ -151,6 +180,7 @@ def main(
         from .errors import UsageError
         from .pipeline import CompileOptions, compile_model
         from .save import check_output, save_result
+        from .search import SearchOptions
 
         read = [] if calibration is None else [calibration]
         check_output(output, model, *read)
@@ -162,6 +192,9 @@ def main(
             CalibrationOptions(levels, calibrator, percentile, granularity == "channel", neuron),
             Corrections(sequential, bias_correction, compensation),
             shortcuts,
+            equalise,
+            levels_budget=levels_budget,
+            search=SearchOptions(trials, spike_weight, seed=seed) if search_scale else None,
             encode=encode,
             encode_input=encode_input,
             strict=strict,

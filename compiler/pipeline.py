@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import metadata as distribution
@@ -28,8 +28,11 @@ from ..passes.neuron import PassContext
 from ..passes.recognise import recognise
 from ..passes.replace_activation import replace_activation
 from ..runtime_ops.operators import register_schemas
+from .calibration.budget import check_budget, plan_levels
 from .calibration.calibrate import calibrate
+from .calibration.equalisation import equalise_ranges
 from .calibration.options import CalibrationOptions, Corrections, check_options
+from .calibration.shrink_levels import shrink_levels
 from .coverage import Coverage, measure_coverage
 from .errors import DataError, ModelError, VerificationError
 from .load import Source, load_source
@@ -39,6 +42,7 @@ from .progress import Progress
 from .report import CompileReport, PassReport
 from .samples import FileSamples, InputSpec, Samples, input_specs
 from .save import check_folder, save_network
+from .search import SearchOptions, check_search, hold_out, search_scale
 from .session import batch_size, make_session, run_samples
 from .summary import neuron_reports
 from .synthetic import SyntheticSamples
@@ -47,6 +51,8 @@ from .verify import Reference, verify
 T = TypeVar("T")
 
 SYNTHETIC_SAMPLES = 64
+#: Activations that the runtime holds at once, taken as large as the largest.
+_ALIVE = 3
 SYNTHETIC_WARNING = (
     "no calibration data: thresholds come from synthetic inputs and the accuracy is likely to "
     "suffer; give --calibration with about 256 real samples"
@@ -62,6 +68,7 @@ class CompileOptions:
         corrections: which errors of spiking are corrected.
         shortcuts: "membrane": the sums of residual blocks read membrane potentials; "spikes": they
             read what the neurons fire.
+        equalise: divide the ranges of channels out of neurons, into neighbouring weights.
         encode: "all": encode every analog edge into a linear operator; "activations": only replace
             activations.
         encode_input: encode the network's own input too.
@@ -74,10 +81,13 @@ class CompileOptions:
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     corrections: Corrections = field(default_factory=Corrections)
     shortcuts: str = "membrane"
+    equalise: bool = False
     encode: str = "all"
     encode_input: bool = False
     strict: bool = False
     seed: int = 0
+    levels_budget: float | None = None
+    search: SearchOptions | None = None
     min_agreement: float | None = None
     dump_dir: Path | None = None
 
@@ -144,6 +154,10 @@ def _compile(
     progress: Progress,
 ) -> CompileResult:
     check_options(options.calibration)
+    if options.levels_budget is not None:
+        check_budget(options.levels_budget)
+    if options.search is not None:
+        check_search(options.search)
     steps = _Steps(options.dump_dir)
     register_schemas()
 
@@ -179,6 +193,8 @@ def _compile(
     if options.encode == "all":
         graph = steps.rewrite("encode_edges", lambda: encode_edges(graph, options.encode_input))
 
+    if options.equalise:
+        graph = steps.rewrite("equalise", lambda: equalise_ranges(graph, samples, 8, progress))
     if options.corrections.layers:
         graph = steps.rewrite("own_parameters", lambda: own_parameters(graph))
 
@@ -190,25 +206,56 @@ def _compile(
     _require_neurons(activations, report.coverage, options.strict)
 
     size, block = _batches(analog, activations, samples)
+    seen, held = hold_out(samples) if options.search else (samples, samples)
     reference = steps.run("reference", lambda: Reference(ann, samples, size, progress))
-    with closing(reference):
+    with ExitStack() as open_files:
+        open_files.enter_context(closing(reference))
+        if options.search is not None:
+            wanted = open_files.enter_context(closing(Reference(ann, held, size, progress)))
         ann.weights.clear()  # from here on only those of the folded network are held
+        levels: dict[str, int] = {}
+        if options.levels_budget is not None:
+            share = options.levels_budget
+            levels, report.levels_budget = steps.run(
+                "plan_levels",
+                lambda: plan_levels(
+                    analog, activations, seen, block, options.calibration, share, progress
+                ),
+            )
         calibrated = steps.run(
             "calibrate",
             lambda: calibrate(
                 analog,
                 activations,
                 layers,
-                samples,
+                seen,
                 block,
                 options.calibration,
                 options.corrections,
+                levels,
                 progress,
             ),
         )
         steps.reports[-1].changes += calibrated.changes
         set_parameters(graph, calibrated.parameters)
-        context = PassContext(calibrated.neurons)
+        neurons = calibrated.neurons
+        if options.search is not None:
+            search = options.search
+            corrected = export_network(graph)
+            neurons, report.search = steps.run(
+                "search_scale",
+                lambda: search_scale(
+                    corrected, activations, calibrated.neurons, held, wanted, search, progress
+                ),
+            )
+        neurons, changes = steps.run(
+            "shrink_levels",
+            lambda: shrink_levels(
+                export_network(graph), activations, neurons, samples, block, progress
+            ),
+        )
+        steps.reports[-1].changes += changes
+        context = PassContext(neurons)
         graph = steps.rewrite("insert_quant_clip", lambda: insert_quant_clip(graph, context))
         quantised = export_network(graph)
         graph = steps.rewrite("replace_activation", lambda: replace_activation(graph))
@@ -278,7 +325,8 @@ def _batches(network: Network, activations: list[Activation], samples: Samples) 
     names = list(dict.fromkeys(activation.input for activation in activations))
     session = make_session(with_outputs(network, names), library=False)
     seen = run_samples(session, next(samples.batches(1)), "the model")
-    return batch_size(seen), batch_size([max(seen, key=lambda array: array.nbytes)])
+    largest = max(seen, key=lambda array: array.nbytes)
+    return batch_size(seen), batch_size([largest] * _ALIVE)
 
 
 def _samples(
@@ -304,6 +352,7 @@ def _new_report(
             **asdict(options.calibration),
             "corrections": asdict(options.corrections),
             "shortcuts": options.shortcuts,
+            "equalise": options.equalise,
             "encode": options.encode,
             "encode_input": options.encode_input,
             "seed": options.seed,

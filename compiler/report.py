@@ -7,7 +7,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .calibration.budget import BudgetReport
 from .coverage import Coverage
+from .search import SearchReport
 from .verify import Verification
 
 
@@ -61,6 +63,8 @@ class CompileReport:
     passes: list[PassReport] = field(default_factory=list)
     neurons: list[NeuronReport] = field(default_factory=list)
     coverage: Coverage = field(default_factory=Coverage)
+    levels_budget: BudgetReport | None = None
+    search: SearchReport | None = None
     verification: Verification | None = None
     warnings: list[str] = field(default_factory=list)
 

@@ -23,7 +23,7 @@ from ..passes.network import Network
 from .activity import ActivityMeter, NeuronActivity
 from .fidelity import FidelityMeter, OutputFidelity, float_outputs
 from .progress import Progress
-from .samples import Feed, Samples
+from .samples import Samples
 from .session import make_session, run_samples
 
 _PROOF_SAMPLES = 8
@@ -96,18 +96,14 @@ def verify(
     progress: Progress,
 ) -> Verification:
     """Compare the three networks on ``samples``; see the module's text for what is compared."""
-    exact = _bit_exact(quantised, snn, samples)
+    exact = _bit_exact(quantised, snn, samples, reference.batch)
     meters, activity = _compare(reference, snn, samples, progress)
     return Verification(samples.count, exact, [meter.result() for meter in meters], activity)
 
 
-def proof_feed(samples: Samples) -> Feed:
-    """The batch of the conversion proof."""
-    return next(samples.batches(min(_PROOF_SAMPLES, samples.count)))
-
-
-def _bit_exact(quantised: Network, snn: Network, samples: Samples) -> bool:
-    feed = proof_feed(samples)
+def _bit_exact(quantised: Network, snn: Network, samples: Samples, batch: int) -> bool:
+    # Function bodies take many times the memory and time of what they stand for.
+    feed = next(samples.batches(min(_PROOF_SAMPLES, batch, samples.count)))
     results = []
     for network, library in ((quantised, False), (snn, True), (snn, False)):
         session = make_session(network, library=library, optimise=False)

@@ -259,14 +259,20 @@ def _channels(x: Tensor) -> tuple[int | None, int | None]:
 
 
 def _channels_read(node: Node) -> tuple[int | None, int | None]:
-    """Channel axis and count of an encoder, for products with a weight matrix alone.
+    """Channel axis and count of an encoder, for matrix products alone.
 
-    LayerNorm leaves channels of very different ranges in front of them. In front of convolutions
-    scales per channel gained nothing on networks and data that had not been calibrated on.
+    1. In front of a weight matrix: the axis that is summed. LayerNorm leaves channels of very
+       different ranges there.
+    2. In front of the product of two signals of rank 4, attention: the heads, axis 1.
+
+    In front of convolutions scales per channel gained nothing on networks and data that had not
+    been calibrated on.
     """
     x, consumers = node.inputs[0], node.outputs[0].outputs
     if x.shape is None or len(x.shape) < 2 or not consumers:
         return None, None
+    if all(c.op == "MatMul" and not any(map(is_constant, c.inputs)) for c in consumers):
+        return _counted(x, 1) if len(x.shape) == 4 else (None, None)
     summed_last = all(
         c.op in ("MatMul", "Gemm")
         and c.inputs[0] is node.outputs[0]

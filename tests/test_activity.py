@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from snn_compile.compiler.activity import ActivityMeter
-from snn_compile.compiler.calibration.options import CalibrationOptions
+from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
 from snn_compile.compiler.observe import with_outputs
 from snn_compile.compiler.pipeline import CompileOptions, compile_model
 from snn_compile.compiler.session import make_session
@@ -285,17 +285,16 @@ def test_the_network_stays_as_it_is_and_gives_what_is_kept():
 
 
 @pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_verification_reports_it(neuron, per_channel, digits, digits_calibration):
-    options = CompileOptions(CalibrationOptions(neuron=neuron, per_channel=per_channel))
+def test_verification_reports_it(neuron, digits, digits_calibration):
+    plain = Corrections(sequential=False, bias=False, weights=False)
+    options = CompileOptions(CalibrationOptions(neuron=neuron), plain)
     result = compile_model(digits, digits_calibration, options)
-    snn = detach(result.model)
-    nodes = neurons_of(snn.proto)
+    nodes = neurons_of(result.model)
     constants = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
-    names = [name for node in nodes for name in (node.input[0], node.output[0])]
-    session = make_session(with_outputs(snn, list(dict.fromkeys(names))))
+    names = list(dict.fromkeys(name for n in nodes for name in (n.input[0], n.output[0])))
+    session = make_session(with_outputs(detach(result.model), names))
     given = session.run(None, {"image": np.load(digits_calibration)["image"]})
-    found = dict(zip(dict.fromkeys(names), given, strict=True))
+    found = dict(zip(names, given, strict=True))
     assert len(nodes) == len(result.report.verification.neurons) > 3
     for node, activity in zip(nodes, result.report.verification.neurons, strict=True):
         x, y = found[node.input[0]], found[node.output[0]]
@@ -307,8 +306,10 @@ def test_verification_reports_it(neuron, per_channel, digits, digits_calibration
             level = (x[..., None] >= step[..., None] * tables[0]).sum(axis=-1)
             spikes = abs(level - int(abs(tables[1]).argmin()))
         else:
+            attributes = {a.name: a.i for a in node.attribute}
+            limit = np.where(x < 0, attributes["levels_neg"], attributes["levels_pos"])
             spikes = abs(y) / step
-            beyond = (abs(x) > 32.5 * step) & (spikes > 0)
+            beyond = (abs(x) > (limit + 0.5) * step) & (limit > 0)
             assert activity.clip_rate == pytest.approx(beyond.mean(), rel=0.02)
         assert activity.mean_spikes == pytest.approx(spikes.mean(), rel=1e-4)
 

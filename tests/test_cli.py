@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -72,7 +73,8 @@ def test_two_runs_write_the_same_bytes(tmp_path):
 def test_options_reach_the_compiler(tmp_path):
     report = tmp_path / "r.json"
     arguments = ["--calibrator", "percentile", "--percentile", 99, "--granularity", "tensor"]
-    arguments += ["--encode", "activations", "--encode-input"]
+    arguments += ["--encode", "activations", "--encode-input", "--neuron", "multi-threshold"]
+    arguments += ["--shortcuts", "spikes", "--no-sequential", "--no-compensation"]
     result = snn_compile(
         DIGITS, "-o", tmp_path / "s.onnx", "--report", report, "--seed", 5, *arguments
     )
@@ -82,10 +84,25 @@ def test_options_reach_the_compiler(tmp_path):
         "calibrator": "percentile",
         "percentile": 99.0,
         "per_channel": False,
+        "neuron": "multi-threshold",
+        "corrections": {"sequential": False, "bias": True, "weights": False},
+        "shortcuts": "spikes",
         "encode": "activations",
         "encode_input": True,
         "seed": 5,
     }
+
+
+def test_defaults_of_the_command_are_those_of_the_library(tmp_path):
+    report = tmp_path / "r.json"
+    model = model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }")
+    onnx.save(model, tmp_path / "m.onnx")
+    assert (
+        snn_compile(tmp_path / "m.onnx", "-o", tmp_path / "s.onnx", "--report", report).exit_code
+        == 0
+    )
+    expected = json.loads(pipeline.compile_model(model).report.to_json())["settings"]
+    assert json.loads(report.read_text())["settings"] == expected
 
 
 @pytest.fixture
@@ -113,6 +130,15 @@ def bad(tmp_path):
         (DIGITS, ["-o", "{out}", "--levels", "0"], 2, "--levels"),
         (DIGITS, ["-o", "{out}", "--levels", "many"], 2, "--levels"),
         (DIGITS, ["-o", "{out}", "--calibrator", "guess"], 2, "--calibrator"),
+        (DIGITS, ["-o", "{out}", "--neuron", "guess"], 2, "--neuron"),
+        (DIGITS, ["-o", "{out}", "--shortcuts", "guess"], 2, "--shortcuts"),
+        (DIGITS, ["-o", "{out}", "--neuron", "scale", "--levels", "256"], 2, "at most 255"),
+        (
+            DIGITS,
+            ["-o", "{out}", "--neuron", "multi-threshold", "--calibrator", "density"],
+            2,
+            "use mse, or scale neurons",
+        ),
         (DIGITS, ["-o", "{out}", "--min-agreement", "2"], 2, "--min-agreement"),
         (DIGITS, ["-o", "{bad}"], 2, "is a folder"),
         (DIGITS, ["-o", "{bad}/no/snn.onnx"], 2, "does not exist"),
@@ -164,9 +190,16 @@ def test_an_internal_error_exits_with_1_and_debug_shows_it(tmp_path, monkeypatch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_ctrl_c_leaves_nothing_behind(tmp_path):
-    """A real interrupt in the middle of calibration, on enough samples to last."""
-    np.savez(tmp_path / "big.npz", image=np.zeros((400_000, 1, 8, 8), np.float32))
+@pytest.mark.parametrize(
+    "sign",
+    ["dump/07_own_parameters.onnx", "temporary/snn-compile-*/*.2.npy"],
+    ids=["reference", "calibrate"],
+)
+def test_ctrl_c_leaves_nothing_behind(tmp_path, sign):
+    """A real interrupt in the middle of a step, on enough samples to last."""
+    np.savez(tmp_path / "big.npz", image=np.zeros((100_000, 1, 8, 8), np.float32))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     out = tmp_path / "snn.onnx"
     out.write_bytes(b"old")
     command = [sys.executable, "-c", "from snn_compile.compiler.cli import main; main()"]
@@ -175,8 +208,9 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         [*command, *map(str, arguments), "--dump-dir", str(tmp_path / "dump")],
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
     )
-    while not (tmp_path / "dump" / "05_encode_edges.onnx").exists():  # the samples are next
+    while not any(tmp_path.glob(sign)):
         with contextlib.suppress(subprocess.TimeoutExpired):
             assert process.wait(0.02) is None, process.stderr
     process.send_signal(signal.SIGINT)
@@ -185,7 +219,11 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     assert out.read_bytes() == b"old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["big.npz", "dump", "snn.onnx"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("big.npz", "dump", "snn.onnx", "temporary")
+    }
+    # The runtime leaves an empty .ses of its own.
+    assert [path for path in temporary.iterdir() if path.name != ".ses"] == []
 
 
 def test_help_imports_neither_onnx_nor_onnxruntime():

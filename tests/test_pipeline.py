@@ -11,9 +11,13 @@ from helpers import model_from_text, run_model
 from onnx.reference import ReferenceEvaluator
 from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
 from snn_compile.compiler import pipeline as pipeline_module
+from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.errors import DataError, ModelError, VerificationError
 from snn_compile.compiler.samples import input_specs
 from snn_compile.compiler.synthetic import SyntheticSamples
+
+#: For what does not depend on them: they take most of the time.
+NO_CORRECTIONS = Corrections(sequential=False, bias=False, weights=False)
 
 
 def images(count=16):
@@ -34,12 +38,31 @@ def compiled(tmp_path_factory):
     return result, folder
 
 
+@pytest.fixture(scope="module")
+def thresholds():
+    """The same with multi-threshold neurons, fitted to the values of the ANN."""
+    from conftest import MODELS
+
+    options = CompileOptions(CalibrationOptions(neuron="multi-threshold"), NO_CORRECTIONS)
+    model, data = MODELS / "digits_resnet_torchscript.onnx", MODELS / "digits_calibration.npz"
+    return compile_model(model, data, options)
+
+
 def test_every_activation_is_a_neuron_and_no_batchnorm_is_left(compiled):
     result, _ = compiled
-    ops = [node.op_type for node in result.model.graph.node]
-    assert ops.count("MultiThresholdFire") == 5
-    assert not {"Relu", "BatchNormalization", "Identity"} & set(ops)
+    nodes = result.model.graph.node
+    ops = [node.op_type for node in nodes]
+    assert ops.count("ScaleFire") == 6
+    assert not {"BatchNormalization", "Identity"} & set(ops)
+    copies = [node.name for node in nodes if node.op_type == "Relu"]
+    assert copies == ["/Relu.shortcut"]  # of the one block that adds its own input
     assert result.report.coverage.kept_activations() == []
+    assert [neuron.op for neuron in result.report.neurons] == ["ScaleFire"] * 6
+
+
+def test_multi_threshold_neurons_where_they_are_asked_for(thresholds):
+    ops = [node.op_type for node in thresholds.model.graph.node]
+    assert (ops.count("MultiThresholdFire"), ops.count("ScaleFire")) == (6, 0)
 
 
 def test_result_is_valid_and_runs_everywhere_with_the_same_bits(compiled):
@@ -65,10 +88,12 @@ def test_dumped_stages_are_valid_and_agree(compiled):
         "02_canonicalise.onnx",
         "03_recognise.onnx",
         "04_fold_batchnorm.onnx",
-        "05_encode_edges.onnx",
-        "08_insert_quant_clip.onnx",
-        "09_replace_activation.onnx",
-        "10_lower.onnx",
+        "05_membrane_shortcuts.onnx",
+        "06_encode_edges.onnx",
+        "07_own_parameters.onnx",
+        "10_insert_quant_clip.onnx",
+        "11_replace_activation.onnx",
+        "12_lower.onnx",
     ]
     outputs = {}
     for name, model in stages.items():
@@ -76,7 +101,8 @@ def test_dumped_stages_are_valid_and_agree(compiled):
         outputs[name] = run_model(model, images())[0]
     for same in ("canonicalise", "recognise"):
         np.testing.assert_array_equal(outputs["load"], outputs[same])
-    np.testing.assert_array_equal(outputs["fold_batchnorm"], outputs["encode_edges"])
+    for same in ("membrane_shortcuts", "encode_edges", "own_parameters"):
+        np.testing.assert_array_equal(outputs["fold_batchnorm"], outputs[same])
     np.testing.assert_allclose(outputs["fold_batchnorm"], outputs["load"], rtol=1e-4, atol=1e-4)
     quantised = outputs["insert_quant_clip"].view(np.uint32)
     np.testing.assert_array_equal(outputs["replace_activation"].view(np.uint32), quantised)
@@ -89,7 +115,9 @@ def test_interface_and_users_metadata_are_kept(digits, digits_calibration):
     model = onnx.load(digits)
     model.metadata_props.add(key="author", value="me")
     model.doc_string = "my network"
+    before = model.SerializeToString(deterministic=True)
     result = compile_model(model, digits_calibration).model
+    assert model.SerializeToString(deterministic=True) == before
     assert list(result.graph.input) == list(model.graph.input)
     assert list(result.graph.output) == list(model.graph.output)
     assert result.doc_string == "my network"
@@ -107,7 +135,9 @@ def test_report_accounts_for_every_step_and_neuron(compiled):
         "canonicalise",
         "recognise",
         "fold_batchnorm",
+        "membrane_shortcuts",
         "encode_edges",
+        "own_parameters",
         "reference",
         "calibrate",
         "insert_quant_clip",
@@ -120,24 +150,32 @@ def test_report_accounts_for_every_step_and_neuron(compiled):
     assert len(report["neurons"]) == len(report["verification"]["neurons"]) == 6
     for neuron, activity in zip(report["neurons"], report["verification"]["neurons"], strict=True):
         assert neuron["name"] == activity["name"]
-        if neuron["op"] == "MultiThresholdFire":
-            assert neuron["clip_rate"] == pytest.approx(activity["clip_rate"], abs=2e-3)
-        else:
-            assert neuron["clip_rate"] is None
-            assert 0 < neuron["error"] < 0.1
+        assert neuron["clip_rate"] is None
+        assert 0 < neuron["error"] < 0.1
+        assert "density" in neuron["calibrator"]
         assert 0 < activity["silent_rate"] < 1
         assert 0 < activity["mean_spikes"] < 32
+    corrected = report["passes"][8]["changes"]
+    assert len([line for line in corrected if " corrected, error " in line]) == 6
     assert report["coverage"]["counts"]["activation converted"] == 5
+    assert report["coverage"]["counts"]["activation shortcut"] == 1
     assert 0.98 < report["coverage"]["spiking_share"] < 1
     assert report["verification"]["bit_exact"] is True
     assert report["verification"]["outputs"][0]["agreement"] >= 0.98
 
 
-def test_activity_is_that_of_a_count_by_hand(compiled, digits_calibration):
+def test_clip_rates_of_calibration_are_those_of_verification(thresholds):
+    report = thresholds.report
+    for neuron, activity in zip(report.neurons, report.verification.neurons, strict=True):
+        assert neuron.name == activity.name
+        assert neuron.clip_rate == pytest.approx(activity.clip_rate, abs=2e-3)
+    assert any(neuron.clip_rate > 0 for neuron in report.neurons)
+
+
+def test_activity_is_that_of_a_count_by_hand(thresholds, digits_calibration):
     """The first neuron: spikes from its output, clipping from its input and the formula."""
-    result, _ = compiled
     model = onnx.ModelProto()
-    model.CopyFrom(result.model)
+    model.CopyFrom(thresholds.model)
     node = next(n for n in model.graph.node if n.op_type == "MultiThresholdFire")
     for name in (node.output[0], node.input[0]):
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
@@ -148,7 +186,7 @@ def test_activity_is_that_of_a_count_by_hand(compiled, digits_calibration):
     _, fired, potential = run_model(model, data, library=True, optimise=True)
     theta = theta.reshape(-1, 1, 1)
     spikes = fired / theta
-    activity = result.report.verification.neurons[0]
+    activity = thresholds.report.verification.neurons[0]
     assert activity.mean_spikes == pytest.approx(spikes.mean(), rel=1e-4)
     assert activity.silent_rate == pytest.approx((spikes == 0).mean(), rel=1e-4)
     beyond = (potential >= 32.5 * theta).mean()
@@ -156,11 +194,11 @@ def test_activity_is_that_of_a_count_by_hand(compiled, digits_calibration):
     assert activity.clip_rate == pytest.approx(beyond, rel=0.02)
 
 
-@pytest.mark.parametrize("calibrator", ["mse", "percentile"])
+@pytest.mark.parametrize("calibrator", ["density", "mse", "percentile"])
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_every_calibrator_keeps_the_answers(digits, digits_calibration, calibrator, per_channel):
     options = CalibrationOptions(calibrator=calibrator, per_channel=per_channel)
-    result = compile_model(digits, digits_calibration, CompileOptions(options))
+    result = compile_model(digits, digits_calibration, CompileOptions(options, NO_CORRECTIONS))
     assert result.report.verification.agreement >= 0.98
 
 
@@ -185,9 +223,10 @@ def test_same_input_same_bytes(digits, digits_calibration):
 def test_path_and_model_give_the_same_and_the_source_is_untouched(digits, digits_calibration):
     model = onnx.load(digits)
     before = model.SerializeToString(deterministic=True)
-    from_model = compile_model(model, digits_calibration).model
+    options = CompileOptions(corrections=NO_CORRECTIONS)
+    from_model = compile_model(model, digits_calibration, options).model
     assert model.SerializeToString(deterministic=True) == before
-    assert from_model == compile_model(digits, digits_calibration).model
+    assert from_model == compile_model(digits, digits_calibration, options).model
 
 
 def test_without_calibration_everything_says_so(digits):
@@ -200,12 +239,10 @@ def test_without_calibration_everything_says_so(digits):
 
 
 def test_seed_changes_the_synthetic_samples(digits):
+    settings = CalibrationOptions(neuron="multi-threshold")
     thetas = [
-        [
-            neuron.theta
-            for neuron in compile_model(digits, None, CompileOptions(seed=seed)).report.neurons
-        ]
-        for seed in (0, 1)
+        [neuron.theta for neuron in compile_model(digits, None, options).report.neurons]
+        for options in (CompileOptions(settings, NO_CORRECTIONS, seed=seed) for seed in (0, 1))
     ]
     assert thetas[0] != thetas[1]
 
@@ -223,20 +260,39 @@ def test_minimum_agreement_needs_classes():
         compile_model(model, None, CompileOptions(min_agreement=0.5))
 
 
-def test_a_broken_conversion_is_found(digits, digits_calibration, monkeypatch):
+def wrong_potential(network):
+    """The membrane potential of MultiThresholdFire starts elsewhere."""
+    for node in network.proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "v0":
+                attribute.f = 0.25
+
+
+def wrong_level(network):
+    """Each level of one ScaleFire is the next higher one."""
+    node = next(node for node in network.proto.graph.node if node.op_type == "ScaleFire")
+    for tensor in network.proto.graph.initializer:
+        if tensor.name == node.input[3]:
+            levels = onnx.numpy_helper.to_array(tensor).copy()
+            levels[:-1] = levels[1:]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(levels, tensor.name))
+
+
+@pytest.mark.parametrize(
+    ("neuron", "break_it"), [("multi-threshold", wrong_potential), ("scale", wrong_level)]
+)
+def test_a_broken_conversion_is_found(digits, digits_calibration, monkeypatch, neuron, break_it):
     """Verification must notice when the SNN is not the quantised ANN."""
     original = pipeline_module.lower
 
     def lower_wrongly(network):
-        for node in network.proto.graph.node:
-            for attribute in node.attribute:
-                if attribute.name == "v0":
-                    attribute.f = 0.25
+        break_it(network)
         return original(network)
 
     monkeypatch.setattr(pipeline_module, "lower", lower_wrongly)
+    options = CompileOptions(CalibrationOptions(neuron=neuron), NO_CORRECTIONS)
     with pytest.raises(VerificationError, match="bit for bit"):
-        compile_model(digits, digits_calibration)
+        compile_model(digits, digits_calibration, options)
 
 
 LOOP = """
@@ -269,7 +325,8 @@ def test_strict_refuses_what_the_default_keeps():
 
 def test_encode_chooses_what_is_encoded(digits, digits_calibration):
     def encoders(**options):
-        report = compile_model(digits, digits_calibration, CompileOptions(**options)).report
+        chosen = CompileOptions(corrections=NO_CORRECTIONS, **options)
+        report = compile_model(digits, digits_calibration, chosen).report
         return [n.name for n in report.neurons if n.source_op == "Encoder"]
 
     assert len(encoders()) == 1
@@ -291,7 +348,12 @@ def test_several_inputs_and_outputs(tmp_path):
     result = compile_model(model, tmp_path / "c.npz")
     assert [value.name for value in result.model.graph.output] == ["p", "q", "r"]
     assert [output.name for output in result.report.verification.outputs] == ["p", "q"]
-    assert len(result.report.neurons) == 3
+    assert len(result.report.neurons) == 2
+
+    dual = CompileOptions(CalibrationOptions(neuron="multi-threshold"))
+    branches = compile_model(model, tmp_path / "c.npz", dual).report.neurons
+    polarities = sorted(neuron.polarity for neuron in branches)
+    assert polarities == ["negative", "positive", "positive"]
 
 
 def test_fixed_batch_and_inputs_without_batch(tmp_path):

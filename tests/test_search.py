@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from helpers import model_from_text
-from snn_compile.compiler.activity import activity_of
+from onnx import helper, numpy_helper
 from snn_compile.compiler.errors import UsageError
 from snn_compile.compiler.fidelity import FidelityMeter
 from snn_compile.compiler.observe import with_outputs
@@ -32,12 +32,13 @@ from snn_compile.compiler.verify import Reference
 from snn_compile.passes.activations import find_activations
 from snn_compile.passes.canonicalise import canonicalise
 from snn_compile.passes.encode_edges import encode_edges
-from snn_compile.passes.graph import export_network, import_model
+from snn_compile.passes.graph import export_network, import_model, initializers_below
 from snn_compile.passes.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.lower import lower
+from snn_compile.passes.network import is_detached
 from snn_compile.passes.neuron import DualNeuron, PassContext, StaircaseNeuron, ThresholdNeuron
 from snn_compile.passes.replace_activation import replace_activation
-from snn_compile.runtime_ops.operators import register_schemas
+from snn_compile.runtime_ops.operators import neurons_of, register_schemas
 
 optuna = pytest.importorskip("optuna", reason="needs optuna, the extra 'search'")
 
@@ -155,8 +156,8 @@ class Case:
         graph = insert_quant_clip(import_model(self.network), PassContext(neurons)).graph
         snn = lower(export_network(replace_activation(graph).graph))
         outputs = [value.name for value in snn.proto.graph.output]
-        counters = activity_of(snn)
-        names = list(dict.fromkeys([*outputs, *(counter.input for counter in counters)]))
+        fired = neurons_of(snn.proto)
+        names = list(dict.fromkeys([*outputs, *(node.input[0] for node in fired)]))
         feed = next(self.samples.batches(self.samples.count))
         got = make_session(with_outputs(snn, names)).run(None, feed)
         found = dict(zip(names, got, strict=True))
@@ -164,13 +165,24 @@ class Case:
         for meter, wanted in zip(meters, make_session(self.network).run(None, feed), strict=True):
             meter.add(wanted, found[meter.result().name])
         error = np.sqrt(np.mean([meter.result().relative_l2 ** 2 for meter in meters]))
-        spikes = 0.0
-        for counter in counters:
-            x = found[counter.input]
-            if x.size:
-                counter.add(x)
-                spikes += counter.result().mean_spikes * x.size
+        spikes = sum(_spikes(snn, node, found[node.input[0]]) for node in fired)
         return error, spikes / self.samples.count
+
+
+def _spikes(snn, node, x):
+    """Spikes that a neuron fires on its membrane potentials."""
+    small = (t for t in initializers_below(snn.proto.graph) if not is_detached(t))
+    constants = {t.name: numpy_helper.to_array(t) for t in small} | snn.weights
+    step, *staircase = (constants[name] for name in node.input[1:])
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if step.ndim and x.size:
+        step = step.reshape(-1, *[1] * (x.ndim - given["axis"] - 1))
+    if staircase:
+        thresholds, levels = staircase
+        distance = np.abs(np.arange(len(levels)) - int(np.abs(levels).argmin()))
+        return float(distance[np.searchsorted(thresholds, x / step, side="right")].sum())
+    limit = np.where(x < 0, given["levels_neg"], given["levels_pos"])
+    return float(np.minimum(np.floor(np.abs(x) / step + 0.5), limit).sum())
 
 
 @pytest.mark.parametrize("kind", ["scale", "multi-threshold"])

@@ -11,7 +11,7 @@ bodies of If, which cannot be cut out, are fitted to the ANN's values before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
@@ -26,6 +26,7 @@ from ..errors import DataError
 from ..progress import Progress
 from ..samples import Samples
 from ..session import make_session, run_samples
+from .budget import with_levels
 from .fit_neuron import channel_axis, fit_neuron
 from .histogram import SignedHistogram
 from .leaky import leaky_functions
@@ -43,6 +44,7 @@ def calibrate(
     size: int,
     options: CalibrationOptions,
     corrections: Corrections,
+    levels: Mapping[str, int],
     progress: Progress,
 ) -> Calibrated:
     """Thresholds and levels for every activation, corrected parameters for every layer.
@@ -55,6 +57,7 @@ def calibrate(
         size: how many run at a time.
         options: how neurons are chosen and fitted.
         corrections: which errors are corrected.
+        levels: numbers of levels other than the options', by the activation's output tensor.
         progress: told how far it is.
 
     Raises:
@@ -62,7 +65,7 @@ def calibrate(
         UsageError: the options do not go together.
     """
     check_options(options)
-    fit = _NeuronFit(options, leaky_functions(network))
+    fit = _NeuronFit(options, levels, leaky_functions(network))
     made = {name for node in network.proto.graph.node for name in node.output}
     outer = [a for a in activations if a.output in made] if corrections.any else []
     inner = [a for a in activations if a not in outer]
@@ -88,9 +91,12 @@ class _NeuronFit:
     """How the options have neurons fitted."""
 
     def __init__(
-        self, options: CalibrationOptions, functions: dict[str, ActivationFunction]
+        self,
+        options: CalibrationOptions,
+        levels: Mapping[str, int],
+        functions: dict[str, ActivationFunction],
     ) -> None:
-        self._options, self._functions = options, functions
+        self._options, self._levels, self._functions = options, levels, functions
 
     def watch(self, activation: Activation) -> Watch:
         """What is observed: the input, per channel where a neuron of this kind has channels."""
@@ -100,7 +106,10 @@ class _NeuronFit:
     def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
         """The neuron for this distribution of its membrane potential."""
         function = self._functions.get(activation.output)
-        return fit_neuron(activation, histogram, self._options, function)
+        options = self._options
+        if activation.output in self._levels:
+            options = with_levels(options, self._levels[activation.output])
+        return fit_neuron(activation, histogram, options, function)
 
     def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
         """Whether all values count as 0, or all are below 0 where that gives 0."""

@@ -18,7 +18,7 @@ path too. Means over positions are written with a bar.
 4. Only a sample of the positions is used, :data:`ROWS_PER_UNKNOWN` for each unknown, drawn by a
    seed from each batch alike.
 5. Weights stay as they are, and only the bias is corrected, where the regression has more than
-   :data:`WIDEST` unknowns per output, where there are fewer rows than a tenth of the unknowns, for
+   :data:`WIDEST` unknowns per output, where there are fewer rows than twice the unknowns, for
    ConvTranspose, and for a Conv with automatic padding.
 
 Least squares on second moments of the quantised input is known from post-training quantisation and
@@ -36,6 +36,8 @@ from .patches import ConvPatches, as_weight
 
 #: Output positions that a layer's regression sees: so many for each unknown, within bounds.
 ROWS_PER_UNKNOWN = 20
+#: With fewer than this for each unknown the weights stay as they are.
+FEWEST_PER_UNKNOWN = 2
 FEWEST_ROWS, MOST_ROWS = 2_000, 20_000
 #: Unknowns per output beyond which the regression costs more than it is worth.
 WIDEST = 2304
@@ -135,7 +137,7 @@ class LayerErrors:
         remaining = squares - float((error**2).sum()) if correct_bias else squares
         shift = error.copy() if correct_bias else np.zeros_like(error)
         weight, ridge = self._weight, None
-        if self._regress and 10 * total.count >= self._unknowns:
+        if self._regress and total.count >= FEWEST_PER_UNKNOWN * self._unknowns:
             ridge = _best_ridge(*(half.centred() for half in self._halves if half.count))
         if ridge is not None:
             moments = total.centred()
@@ -244,12 +246,23 @@ class _Sums:
 
 
 def _best_ridge(*halves: _Moments) -> float | None:
-    """Rule 3; None where no ridge helps on the other half."""
+    """Rule 3; None where no ridge helps on the other half.
+
+    The gain rises and falls once with the ridge, so that the best is climbed to from the middle.
+    """
     if len(halves) < 2:
         return None
-    gains = [
-        sum(other.gain(one.regression(ridge)) for one, other in (halves, halves[::-1]))
-        for ridge in RIDGES
-    ]
-    best = int(np.argmax(gains))
-    return RIDGES[best] if gains[best] > 0 else None
+    gains: dict[int, float] = {}
+
+    def gain(at: int) -> float:
+        if at not in gains:
+            ridge = RIDGES[at]
+            pairs = (halves, halves[::-1])
+            gains[at] = sum(other.gain(one.regression(ridge)) for one, other in pairs)
+        return gains[at]
+
+    best = len(RIDGES) // 2
+    for step in (1, -1):
+        while 0 <= best + step < len(RIDGES) and gain(best + step) > gain(best):
+            best += step
+    return RIDGES[best] if gain(best) > 0 else None

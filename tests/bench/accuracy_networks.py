@@ -59,7 +59,8 @@ class Network:
 
 def _images(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[np.ndarray], np.ndarray]:
     def prepare(x: np.ndarray) -> np.ndarray:
-        scaled = (x.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+        centred = x.astype(np.float32) / 255 - np.array(mean, np.float32)
+        scaled = centred / np.array(std, np.float32)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
     return prepare
@@ -77,9 +78,7 @@ RESNET = Network(
     *("cifar10_resnet20", "ResNet-20, CIFAR-10", 256, 3000, "cifar10"),
     _images((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 )
-KEYWORDS = Network(
-    "kws_mlperf_dscnn", "DS-CNN, keyword spotting", 200, 500, "kws", _keywords
-)
+KEYWORDS = Network("kws_mlperf_dscnn", "DS-CNN, keyword spotting", 200, 500, "kws", _keywords)
 DIGITS = Network(
     *("mnist_ccexam_cnn", "small CNN, MNIST", 256, 2000, "mnist"), _images((0.1307,), (0.3081,))
 )

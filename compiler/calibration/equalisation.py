@@ -1,0 +1,54 @@
+"""Cross-layer equalisation by the ranges that calibration samples show.
+
+One pass over the samples finds the range of every channel of a site (``passes/equalise.py``): the
+scale of ``channel_scales.py``, of what the neuron will give. ``range_scales`` makes them alike, and
+the neighbouring weights take what is divided out, so that neurons with one threshold for a whole
+tensor serve all its channels. Normalisations get a copy for the encoders that read them, so that
+the large channels of a LayerNorm are equalised too. Sites with channels along several axes
+(attention heads) are scaled as far as others ask it of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...passes.equalise import equalise, find_sites, own_norms, range_scales
+from ...passes.graph import Graph, PassResult, export_network
+from ..progress import Progress
+from ..samples import Samples
+from ..session import make_session, run_samples
+from .channel_scales import channel_scales
+from .distribution import distributions
+from .observe import Observations, Watch, with_histograms
+
+
+def equalise_ranges(graph: Graph, samples: Samples, size: int, progress: Progress) -> PassResult:
+    """Give the channels of every site one range.
+
+    Args:
+        graph: the canonical graph with its encoders.
+        samples: calibration samples.
+        size: how many run at a time.
+        progress: told about batches done.
+    """
+    prepared = own_norms(graph)
+    graph = prepared.graph
+    sites = [site for site in find_sites(graph) if site.axis is not None]
+    watches = {s.input: Watch(s.input, s.axis, s.channels) for s in sites}
+    if not watches:
+        return prepared
+    observations = Observations(list(watches.values()))
+    runs = samples.batch_count(size)
+    network = with_histograms(export_network(graph), list(watches.values()), runs=runs)
+    session = make_session(network)
+    for feed in progress.track(samples.batches(size), runs, "ranges of channels"):
+        observations.add(run_samples(session, feed, "the model"))
+    scales = {}
+    for site in sites:
+        rows = distributions(observations.histograms[site.input])
+        if site.op == "Relu":
+            rows = [row.of(lambda x: np.maximum(x, 0)) for row in rows]
+        scales[site.output] = range_scales(channel_scales(rows))
+    result = equalise(graph, scales)
+    result.changes[:0] = prepared.changes
+    return result

@@ -1,0 +1,144 @@
+"""The tables of docs/accuracy.md, written between their markers.
+
+    <!-- table: NAME -->
+    ... replaced ...
+    <!-- end: NAME -->
+
+The text around them stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from accuracy_configuration import unpack
+from accuracy_statistics import Estimate, mean_interval, paired_difference, wilson
+from accuracy_tables import Row, Section
+
+Result = Mapping[str, Any]
+
+_HEADINGS = {
+    "classes": ("ANN top-1, %", "SNN top-1, %", "drop, points", "drop, seeds", "agreement, %"),
+    "embeddings": ("mean cosine", "cosine, seeds", "least cosine"),
+    "calibrate": (
+        "samples",
+        "inference, s",
+        "calibration, s",
+        "ratio",
+        "peak, MiB",
+        "to the first",
+    ),
+    "whole": ("samples", "compile, s", "peak, MiB"),
+}
+
+
+def replace_block(page: str, name: str, block: str) -> str:
+    """The page with a table's block replaced.
+
+    Raises:
+        ValueError: the page does not have the table's two markers once each, in order.
+    """
+    begin, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if page.count(begin) != 1 or page.count(end) != 1 or not pattern.search(page):
+        raise ValueError(f"the page needs {begin} and {end}, once each")
+    return pattern.sub(lambda _: f"{begin}\n{block.strip()}\n{end}", page)
+
+
+def table(section: Section, results: Mapping[Any, Result], errors: Mapping[Any, str]) -> list[str]:
+    """Markdown lines of one section.
+
+    Args:
+        section: its rows.
+        results: of configurations, by the key of :func:`identity`.
+        errors: why a configuration has none.
+    """
+    headings = (*section.labels, *_HEADINGS[section.figures], "seeds")
+    numbers = " | ".join(
+        ["---"] * len(section.labels) + ["---:"] * (len(headings) - len(section.labels))
+    )
+    lines = [f"| {' | '.join(headings)} |", f"| {numbers} |"]
+    first_peak: float | None = None
+    for row in section.rows:
+        keys = [identity(configuration) for configuration in row.configurations]
+        found = [results[key] for key in keys if key in results]
+        count = f"{len(found)}" if len(found) == len(keys) else f"{len(found)} of {len(keys)}"
+        if not found:
+            reason = next((errors[key] for key in keys if key in errors), "not measured")
+            cells = [reason.replace("|", "/")] + [""] * (len(_HEADINGS[section.figures]) - 1)
+        elif section.figures in ("classes", "embeddings"):
+            cells = figures(section.figures, found)
+        else:
+            peak = median(result["peak"] for result in found)
+            first_peak = first_peak or peak
+            cells = cost_figures(section.figures, row, found, first_peak)
+        lines.append(f"| {' | '.join([*row.labels, *cells, count])} |")
+    return lines
+
+
+def identity(configuration: Any) -> str:
+    """A configuration as text, equal for equal ones."""
+    return repr(sorted(configuration.as_dict().items(), key=lambda item: item[0]))
+
+
+def figures(kind: str, results: Sequence[Result]) -> list[str]:
+    """The cells of one row, from the results of its seeds."""
+    if kind == "embeddings":
+        cosines = np.array([result["cosine"] for result in results])
+        means = cosines.mean(axis=1)
+        estimate = mean_interval(cosines)
+        return [
+            f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]",
+            f"{means.min():.4f} to {means.max():.4f}",
+            f"{cosines.min():.4f}",
+        ]
+    count = results[0]["samples"]
+    ann = unpack(results[0]["ann"], count)
+    snn = np.array([unpack(result["snn"], count) for result in results])
+    same = np.array([unpack(result["same"], count) for result in results])
+    drops = 100 * (ann.mean() - snn.mean(axis=1))
+    drop = paired_difference(ann, snn)
+    return [
+        _share(wilson(float(ann.mean()), count)),
+        _share(wilson(float(snn.mean()), count)),
+        f"{_signed(100 * drop.value)} [{_signed(100 * drop.low)}, {_signed(100 * drop.high)}]",
+        f"{_signed(drops.min())} to {_signed(drops.max())}",
+        _share(wilson(float(same.mean()), count)),
+    ]
+
+
+def cost_figures(kind: str, row: Row, results: Sequence[Result], first_peak: float) -> list[str]:
+    """The cells of one row of the cost table: medians, and the range of seconds."""
+    samples = str(row.configurations[0].calibration)
+    seconds = [result["seconds"] for result in results]
+    peak = median(result["peak"] for result in results)
+    memory = f"{peak / 2**20:.0f}"
+    if kind == "whole":
+        return [samples, _spread(seconds), memory]
+    plain = [result["plain_seconds"] for result in results]
+    ratio = median(seconds) / median(plain)
+    return [
+        samples,
+        _spread(plain),
+        _spread(seconds),
+        f"{ratio:.2f}",
+        memory,
+        f"{peak / first_peak:.3f}",
+    ]
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.2f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def _signed(points: float) -> str:
+    return f"{points:.2f}".replace("-0.00", "0.00")
+
+
+def _spread(values: Sequence[float]) -> str:
+    middle = f"{median(values):.2f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.2f} to {max(values):.2f})"

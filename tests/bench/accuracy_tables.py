@@ -1,0 +1,277 @@
+"""The rows of the accuracy tables: which configurations each of them measures.
+
+To add a row, add its options where the table is built: they are fields of CompileOptions,
+CalibrationOptions or Corrections by name. The ablation has a row for every switch of Corrections by
+itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from accuracy_configuration import Configuration
+from accuracy_networks import DIGITS, EFFICIENTNET, KEYWORDS, MINILM, RESNET, Network
+from snn_compile.compiler.calibration.calibrators import UNIFORM_CALIBRATORS
+from snn_compile.compiler.calibration.options import (
+    MULTI_THRESHOLD,
+    SCALE,
+    CalibrationOptions,
+    Corrections,
+)
+from snn_compile.compiler.pipeline import CompileOptions
+
+DEFAULT_LEVELS = CalibrationOptions().levels
+
+#: What a switch is called on the command line, where it is not just its name.
+_FLAGS = {
+    "sequential": "--no-sequential",
+    "bias": "--no-bias-correction",
+    "weights": "--no-compensation",
+    "shortcuts": "--shortcuts spikes",
+}
+
+#: Switches that are no field of Corrections, and their other position.
+_OTHER_SWITCHES: dict[str, Any] = {"shortcuts": "spikes"}
+
+#: Calibration of the runtime's static quantisation; see ``accuracy_baselines.py``.
+METHODS = ("MinMax", "Entropy", "Percentile")
+
+#: The runtime's histograms hold all activations of all samples at once: 1 GB for ten images here.
+_FEWER_FOR_HISTOGRAMS = {EFFICIENTNET.name: 16}
+
+_QUICK_CALIBRATION, _QUICK_TEST, _QUICK_LEVELS = 8, 16, 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: the cells that tell what it is, and a configuration for each seed."""
+
+    labels: tuple[str, ...]
+    configurations: tuple[Configuration, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows of the same columns.
+
+    Attributes:
+        figures: "classes", "embeddings", "calibrate" or "whole"; see ``accuracy_page.py``.
+        labels: headings of the cells that tell what a row is.
+        rows: the rows.
+    """
+
+    figures: str
+    labels: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for.
+
+    Attributes:
+        networks: those that are there, in the order of the tables.
+        seeds: of each row.
+        quick: few samples and N = 8 only, to see that everything works.
+    """
+
+    networks: tuple[Network, ...]
+    seeds: tuple[int, ...]
+    quick: bool = False
+
+    def among(self, *wanted: Network) -> list[Network]:
+        """Those of the wanted networks that are there."""
+        return [network for network in self.networks if network in wanted]
+
+    def levels(self, *wanted: int) -> tuple[int, ...]:
+        """Numbers of levels."""
+        return (_QUICK_LEVELS,) if self.quick else wanted
+
+    def counts(self, network: Network) -> tuple[int, int]:
+        """Samples for calibration and for testing."""
+        if self.quick:
+            return _QUICK_CALIBRATION, _QUICK_TEST
+        return network.calibration, network.test
+
+    def measured(
+        self,
+        network: Network,
+        labels: Iterable[object],
+        options: dict[str, Any],
+        what: str = "compile",
+        calibration: int | None = None,
+    ) -> Row:
+        """A row, with as many calibration samples as the network has unless it is said."""
+        usual, test = self.counts(network)
+        samples = usual if calibration is None else calibration
+        chosen = {name: value for name, value in options.items() if value != _default(name)}
+        return Row(
+            (network.title, *map(str, labels)),
+            tuple(
+                Configuration(what, network.name, seed, samples, test, chosen)
+                for seed in self.seeds
+            ),
+        )
+
+
+def main_table(plan: Plan) -> list[Section]:
+    """Default options, N = 4 to 64."""
+    return _by_kind(
+        plan,
+        ("network", "N"),
+        lambda network: [
+            plan.measured(network, [n], {"levels": n}) for n in plan.levels(4, 8, 16, 32, 64)
+        ],
+    )
+
+
+def calibrators_table(plan: Plan) -> list[Section]:
+    """Calibrators, per tensor and per channel, for both kinds of neurons."""
+    choices = [
+        *((SCALE, calibrator) for calibrator in ("auto", "density", *UNIFORM_CALIBRATORS)),
+        *((MULTI_THRESHOLD, calibrator) for calibrator in ("auto", *UNIFORM_CALIBRATORS)),
+    ]
+
+    def rows(network: Network) -> list[Row]:
+        if network not in (RESNET, KEYWORDS):
+            return []
+        return [
+            plan.measured(
+                network,
+                [n, neuron, calibrator, "channel" if per_channel else "tensor"],
+                {
+                    "levels": n,
+                    "neuron": "auto" if neuron == SCALE else neuron,  # the same for these N
+                    "calibrator": calibrator,
+                    "per_channel": per_channel,
+                },
+            )
+            for n in plan.levels(8, 32)
+            for neuron, calibrator in choices
+            for per_channel in (True, False)
+        ]
+
+    return _by_kind(plan, ("network", "N", "neuron", "calibrator", "granularity"), rows)
+
+
+def corrections_table(plan: Plan) -> list[Section]:
+    """Each correction switched off alone, and all of them."""
+    wanted = {RESNET: 8, KEYWORDS: 8, EFFICIENTNET: 16, MINILM: 16}
+
+    def rows(network: Network) -> list[Row]:
+        if network not in wanted:
+            return []
+        (n,) = plan.levels(wanted[network])
+        changes: list[tuple[str, dict[str, Any]]] = [("all on", {})]
+        for name, value in switched().items():
+            flag = _FLAGS.get(name, f"{name} {'on' if value is True else 'off'}")
+            changes.append((f"`{flag}`" if name in _FLAGS else flag, {name: value}))
+        changes.append(("all off", all_off()))
+        return [plan.measured(network, [n, name], {"levels": n} | off) for name, off in changes]
+
+    return _by_kind(plan, ("network", "N", "corrections"), rows)
+
+
+def switched() -> dict[str, Any]:
+    """Every switch in the position that is not its default."""
+    defaults = Corrections()
+    flags = [f.name for f in fields(Corrections) if isinstance(getattr(defaults, f.name), bool)]
+    return {name: not getattr(defaults, name) for name in flags} | _OTHER_SWITCHES
+
+
+def all_off() -> dict[str, Any]:
+    """Every correction off."""
+    return {name: value for name, value in switched().items() if value is not True}
+
+
+def baselines_table(plan: Plan) -> list[Section]:
+    """Static quantisation of the runtime, and uniform levels as many as a neuron has."""
+
+    def rows(network: Network) -> list[Row]:
+        found = []
+        for method in METHODS:
+            few = None
+            if method != "MinMax" and not plan.quick:
+                few = _FEWER_FOR_HISTOGRAMS.get(network.name)
+            label = f"onnxruntime 8 bit, {method}" + (f", {few} samples" if few else "")
+            found.append(plan.measured(network, [label, 255], {"method": method}, "quantise", few))
+        for n in plan.levels(8, 16, 32):
+            for calibrator in ("max", "mse"):
+                options = all_off() | {
+                    "levels": n,
+                    "neuron": MULTI_THRESHOLD,
+                    "calibrator": calibrator,
+                }
+                found.append(plan.measured(network, [f"uniform, {calibrator}", n], options))
+            found.append(plan.measured(network, ["snn-compile, defaults", n], {"levels": n}))
+        return found
+
+    return _by_kind(plan, ("network", "method", "levels"), rows)
+
+
+def datafree_table(plan: Plan) -> list[Section]:
+    """With calibration samples and with made-up ones."""
+
+    def rows(network: Network) -> list[Row]:
+        if network not in (RESNET, KEYWORDS, DIGITS, EFFICIENTNET):
+            return []
+        (n,) = plan.levels(DEFAULT_LEVELS)
+        return [
+            plan.measured(network, [n, "real samples"], {"levels": n}),
+            plan.measured(network, [n, "none"], {"levels": n}, calibration=0),
+        ]
+
+    return _by_kind(plan, ("network", "N", "calibration"), rows)
+
+
+def cost_table(plan: Plan) -> list[Section]:
+    """Seconds and peak memory; the seeds are repetitions."""
+    calibration = [
+        plan.measured(network, [], all_off(), "calibrate", samples)
+        for network in plan.among(RESNET)
+        for samples in ((4, 8) if plan.quick else (32, 512))
+    ]
+    whole = [
+        plan.measured(network, [], {}, "whole", samples)
+        for network in plan.among(EFFICIENTNET, MINILM)
+        for samples in ((8,) if plan.quick else (64,))
+    ]
+    sections = [
+        Section("calibrate", ("network",), tuple(calibration)),
+        Section("whole", ("network",), tuple(whole)),
+    ]
+    return [section for section in sections if section.rows]
+
+
+def _default(option: str) -> Any:
+    """The default of an option, so that rows that say it and rows that do not share results."""
+    for kind in (CalibrationOptions, Corrections, CompileOptions):
+        for f in fields(kind):
+            if f.name == option:
+                return f.default
+    return None
+
+
+def _by_kind(
+    plan: Plan, labels: tuple[str, ...], rows: Callable[[Network], list[Row]]
+) -> list[Section]:
+    """Classifiers and embeddings have different columns."""
+    sections = []
+    for figures, embeddings in (("classes", False), ("embeddings", True)):
+        networks = [network for network in plan.networks if network.embeddings == embeddings]
+        found = tuple(row for network in networks for row in rows(network))
+        if found:
+            sections.append(Section(figures, labels, found))
+    return sections
+
+
+TABLES: dict[str, Callable[[Plan], list[Section]]] = {
+    "main": main_table,
+    "calibrators": calibrators_table,
+    "corrections": corrections_table,
+    "baselines": baselines_table,
+    "datafree": datafree_table,
+    "cost": cost_table,
+}

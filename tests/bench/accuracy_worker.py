@@ -1,0 +1,130 @@
+"""Measures one configuration: JSON on stdin, JSON on the last line of stdout.
+
+``what`` is one of
+
+=========  =========================================================================================
+compile    the network is compiled (without calibration samples if there are none) and run
+           on the test samples beside the ANN
+quantise   the same for onnxruntime's static quantisation, by ``options["method"]``
+calibrate  seconds and peak memory of calibration without corrections, and of plain inference
+whole      seconds and peak memory of compiling
+=========  =========================================================================================
+
+The result holds, for classes, one bit per test sample, as hexadecimal digits: ``ann`` and ``snn``
+right, ``same`` answer; for embeddings ``cosine`` per test sample.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from accuracy_baselines import quantise
+from accuracy_configuration import Configuration, compile_options, pack
+from accuracy_cost import measure_calibration, measure_whole, peak_memory
+from accuracy_networks import (
+    NETWORKS,
+    Feed,
+    Network,
+    calibration_samples,
+    load_model,
+    test_samples,
+)
+from snn_compile.compiler import compile_model
+from snn_compile.compiler.session import make_session
+
+#: Test samples per run: images of ImageNet's size give activations of some hundred MB.
+_BATCH_BYTES = 4 << 20
+
+
+def measure(configuration: Configuration, data: Path) -> dict[str, Any]:
+    """The result of one configuration."""
+    network = NETWORKS[configuration.network]
+    ann = load_model(network, data)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        samples = _write_samples(configuration, network, data, folder)
+        options = configuration.options
+        if configuration.what in ("calibrate", "whole"):
+            step = measure_calibration if configuration.what == "calibrate" else measure_whole
+            if samples is None:
+                raise ValueError("cost is measured with samples")
+            return step(ann, samples, folder, options, configuration.seed)
+        begin = time.perf_counter()
+        if configuration.what == "quantise":
+            feed = dict(np.load(samples)) if samples else {}
+            other = quantise(ann, feed, options["method"], folder)
+            seconds = time.perf_counter() - begin
+            # Unoptimised, the integers are turned into floats first, which no processor saturates.
+            session = make_session(other, library=False, optimise=False)
+        else:
+            chosen = compile_options(options, configuration.seed)
+            session = make_session(compile_model(ann, samples, chosen).network)
+            seconds = time.perf_counter() - begin
+    result = compare(network, make_session(ann, library=False), session, configuration, data)
+    return result | {"seconds": round(seconds, 2), "peak": peak_memory()}
+
+
+def compare(
+    network: Network,
+    ann: ort.InferenceSession,
+    snn: ort.InferenceSession,
+    configuration: Configuration,
+    data: Path,
+) -> dict[str, Any]:
+    """Both networks on the test samples."""
+    feed, labels = test_samples(network, data, configuration.test)
+    expected, got = run_batches(ann, feed), run_batches(snn, feed)
+    if network.embeddings:
+        norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
+        cosines = (expected * got).sum(axis=1) / norms
+        return {"cosine": [round(float(cosine), 6) for cosine in cosines]}
+    answers = expected.argmax(axis=1), got.argmax(axis=1)
+    return {
+        "samples": len(got),
+        "ann": pack(answers[0] == labels),
+        "snn": pack(answers[1] == labels),
+        "same": pack(answers[0] == answers[1]),
+    }
+
+
+def run_batches(session: ort.InferenceSession, feed: Feed) -> np.ndarray:
+    """The first output on all samples, a batch at a time."""
+    count = len(next(iter(feed.values())))
+    bytes_per_sample = sum(array.nbytes for array in feed.values()) // count
+    size = int(np.clip(_BATCH_BYTES // bytes_per_sample, 1, 64))
+    name = session.get_outputs()[0].name
+    outputs = []
+    for begin in range(0, count, size):
+        part = {key: array[begin : begin + size] for key, array in feed.items()}
+        outputs.append(session.run([name], part)[0])
+    return np.concatenate(outputs)
+
+
+def _write_samples(
+    configuration: Configuration, network: Network, data: Path, folder: Path
+) -> Path | None:
+    if configuration.calibration == 0:
+        return None
+    count, seed = configuration.calibration, configuration.seed
+    path = folder / "calibration.npz"
+    np.savez(path, **calibration_samples(network, data, count, seed))
+    return path
+
+
+def main() -> None:
+    """The command that the benchmark runs."""
+    request = json.load(sys.stdin)
+    ort.set_default_logger_severity(3)
+    result = measure(Configuration(**request["configuration"]), Path(request["data"]))
+    print("\n" + json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

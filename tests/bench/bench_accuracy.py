@@ -1,0 +1,318 @@
+"""Accuracy of compiled networks against their ANNs: the tables of docs/accuracy.md.
+
+    python tests/bench/bench_accuracy.py --data ../shared/data
+    python tests/bench/bench_accuracy.py --data ../shared/data --tables main --minutes 60
+    python tests/bench/bench_accuracy.py --data ../shared/data --quick
+
+1. Each configuration (a row of a table with one seed) is measured in a process of its own, so that
+   memory does not add up, and its result is kept in ``--cache``. What is there is not measured
+   again: an interrupted run goes on, and a long one can be done in portions (``--minutes``).
+2. A result belongs to the network, the samples, the options, the seed, the versions of the packages
+   and the code. The code is known by the hash of its files, or by ``--tag``, for results that
+   shall outlive a change of the code.
+3. The chosen tables are then written between their markers into ``--out``; rows without a result
+   say so. ``--quick`` measures a little of everything, and prints unless ``--out`` is given.
+
+Networks are in ``accuracy_networks.py``, rows in ``accuracy_tables.py``, what is measured in
+``accuracy_worker.py``, intervals in ``accuracy_statistics.py``. Exit code 1 if a configuration
+failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import snn_compile.compiler
+import snn_compile.passes
+import snn_compile.runtime_ops
+from accuracy_configuration import Configuration
+from accuracy_networks import MINILM, NETWORKS, absent, digest, sentence_counts
+from accuracy_page import identity, replace_block, table
+from accuracy_tables import TABLES, Plan, Section
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_WORKER = Path(__file__).with_name("accuracy_worker.py")
+_MEASURING = ("worker", "configuration", "networks", "sentences", "baselines", "cost")
+_PACKAGES = ("numpy", "onnx", "onnxruntime")
+_TIME_LIMIT = 3600
+
+
+def code_hash() -> str:
+    """Hash of the compiler and of what measures here."""
+    total = hashlib.sha256()
+    files = [Path(__file__).with_name(f"accuracy_{name}.py") for name in _MEASURING]
+    for package in (snn_compile.compiler, snn_compile.passes, snn_compile.runtime_ops):
+        for folder in package.__path__:
+            files += sorted(Path(folder).rglob("*.py"))
+            files += sorted(Path(folder).rglob("*.cc")) + sorted(Path(folder).rglob("*.h"))
+    for file in files:
+        total.update(file.name.encode() + file.read_bytes())
+    return total.hexdigest()[:12]
+
+
+@dataclass
+class Cache:
+    """Results by the hash of all that they depend on, in a file that is whole at any time.
+
+    Attributes:
+        path: the file.
+        code: the tag or hash of the code.
+        data: folder of networks and samples.
+    """
+
+    path: Path
+    code: str
+    data: Path
+    _entries: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path.is_file():
+            self._entries = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def get(self, configuration: Configuration) -> dict[str, Any] | None:
+        """The result, if there is one."""
+        entry = self._entries.get(self._key(configuration))
+        return None if entry is None else entry["result"]
+
+    def put(self, configuration: Configuration, result: dict[str, Any]) -> None:
+        """Keep a result."""
+        self._entries[self._key(configuration)] = {
+            "configuration": configuration.as_dict(),
+            "code": self.code,
+            "versions": versions(),
+            "result": result,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".part")
+        partial.write_text(json.dumps(self._entries, indent=1) + "\n", encoding="utf-8")
+        partial.replace(self.path)
+
+    def _key(self, configuration: Configuration) -> str:
+        content = {
+            "configuration": configuration.as_dict(),
+            "code": self.code,
+            "versions": versions(),
+            "data": digest(NETWORKS[configuration.network], self.data),
+        }
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def measure(configuration: Configuration, data: Path) -> dict[str, Any]:
+    """The result of a worker.
+
+    Raises:
+        RuntimeError: the worker failed; the message is its last line.
+    """
+    request = {"configuration": configuration.as_dict(), "data": str(data)}
+    try:
+        done = subprocess.run(
+            [sys.executable, str(_WORKER)],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=_TIME_LIMIT,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"took longer than {_TIME_LIMIT} s") from error
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def measure_missing(
+    configurations: list[Configuration],
+    cache: Cache,
+    until: float,
+    measure_one: Callable[[Configuration, Path], dict[str, Any]] = measure,
+) -> dict[str, str]:
+    """Fill the cache; what failed, by identity, with the reason.
+
+    Args:
+        configurations: in the order in which they are measured.
+        cache: gets the results, one by one.
+        until: when nothing new is begun, in seconds of time.monotonic.
+        measure_one: the measurement.
+    """
+    errors: dict[str, str] = {}
+    todo = missing(configurations, cache)
+    for number, configuration in enumerate(todo):
+        if time.monotonic() >= until:
+            print(f"time is up, {len(todo) - number} are left", file=sys.stderr)
+            break
+        begin = time.monotonic()
+        try:
+            cache.put(configuration, measure_one(configuration, cache.data))
+            outcome = "done"
+        except RuntimeError as error:
+            errors[identity(configuration)] = outcome = f"failed: {error}"
+        seconds = time.monotonic() - begin
+        where = f"{configuration.network} seed {configuration.seed} {configuration.options}"
+        print(
+            f"[{number + 1}/{len(todo)}] {seconds:6.1f} s {outcome}: {configuration.what} {where}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return errors
+
+
+def missing(configurations: list[Configuration], cache: Cache) -> list[Configuration]:
+    """Those that have no result, each once."""
+    unique = {identity(configuration): configuration for configuration in configurations}
+    return [configuration for configuration in unique.values() if cache.get(configuration) is None]
+
+
+def write_tables(
+    page: str,
+    sections: dict[str, list[Section]],
+    intros: dict[str, list[str]],
+    cache: Cache,
+    errors: dict[str, str],
+) -> str:
+    """The page with these tables."""
+    for name, parts in sections.items():
+        configurations = [c for part in parts for row in part.rows for c in row.configurations]
+        found = {identity(c): cache.get(c) for c in configurations}
+        results = {key: result for key, result in found.items() if result is not None}
+        lines = list(intros[name])
+        for part in parts:
+            lines += ["", *table(part, results, errors)]
+        page = replace_block(page, name, "\n".join(lines))
+    return page
+
+
+def intro(
+    name: str,
+    arguments: argparse.Namespace,
+    plan: Plan,
+    code: str,
+    gone: dict[str, str],
+    parts: list[Section],
+) -> list[str]:
+    """The lines above a table: the command, versions, sample counts, what is absent."""
+    seeds = ",".join(map(str, plan.seeds))
+    data = "DATA" if arguments.data.is_absolute() else arguments.data.as_posix()
+    command = f"python tests/bench/bench_accuracy.py --data {data} --tables {name} --seeds {seeds}"
+    if arguments.models:
+        command += f" --models {','.join(arguments.models)}"
+    if plan.quick:
+        command += " --quick"
+    packages = ", ".join(f"{package} {version}" for package, version in versions().items())
+    used = {c.network: c for part in parts for row in part.rows for c in row.configurations}
+    networks = [network for network in plan.networks if network.name in used]
+    counts = [f"{n.title} {plan.counts(n)[0]}, {plan.counts(n)[1]}" for n in networks]
+    lines = [
+        "```",
+        command,
+        "```",
+        "",
+        f"Code {code}, Python {platform.python_version()}, {packages}, "
+        f"{os.cpu_count()} processors ({platform.machine()}). Seeds {seeds}.",
+    ]
+    if name != "cost":
+        lines.append(f"Calibration and test samples: {'; '.join(counts)}.")
+    if MINILM in networks:
+        pool, rest, sha = sentence_counts()
+        lines.append(
+            f"Sentences: {pool} for calibration, {rest} for testing to choose from, {sha}."
+        )
+    lines += [f"Not measured: {NETWORKS[n].title}, {reason}." for n, reason in gone.items()]
+    return lines
+
+
+def _names(known: Any) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        chosen = text.split(",")
+        unknown = [name for name in chosen if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: there are {', '.join(known)}")
+        return [name for name in known if name in chosen]
+
+    return parse
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(int(seed) for seed in text.split(",")))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="networks and their samples")
+    parser.add_argument("--models", type=_names(NETWORKS), help="only these, with commas")
+    parser.add_argument("--tables", type=_names(TABLES), default=list(TABLES), help="with commas")
+    parser.add_argument("--seeds", type=_seeds, help="with commas; 0,1,2, of a quick run 0")
+    parser.add_argument("--out", type=Path, help="the page; docs/accuracy.md")
+    parser.add_argument("--cache", type=Path, default=_REPOSITORY / "build" / "accuracy.json")
+    parser.add_argument("--tag", help="name of the code, instead of its hash")
+    parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
+    parser.add_argument("--quick", action="store_true", help="few samples, N = 8, one seed")
+    parser.add_argument("--list", action="store_true", help="say what is left, measure nothing")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """The command."""
+    arguments = _arguments()
+    page_file = arguments.out or _REPOSITORY / "docs" / "accuracy.md"
+    page = page_file.read_text(encoding="utf-8")
+    for name in arguments.tables:
+        replace_block(page, name, "")  # a page without markers is refused before hours of work
+
+    names = arguments.models or list(NETWORKS)
+    reasons = {name: absent(NETWORKS[name], arguments.data) for name in names}
+    gone = {name: reason for name, reason in reasons.items() if reason is not None}
+    present = tuple(NETWORKS[name] for name in names if name not in gone)
+    plan = Plan(
+        present, arguments.seeds or ((0,) if arguments.quick else (0, 1, 2)), arguments.quick
+    )
+    cache = Cache(arguments.cache, arguments.tag or code_hash(), arguments.data)
+    sections = {name: TABLES[name](plan) for name in arguments.tables}
+    per_table = {
+        name: [c for part in parts for row in part.rows for c in row.configurations]
+        for name, parts in sections.items()
+    }
+    if arguments.list:
+        for name, configurations in per_table.items():
+            left = missing(configurations, cache)
+            print(f"{name}: {len(left)} of {len(configurations)} left")
+        return 0
+
+    until = math.inf if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
+    everything = [c for configurations in per_table.values() for c in configurations]
+    errors = measure_missing(everything, cache, until)
+    intros = {
+        name: intro(name, arguments, plan, cache.code, gone, parts)
+        for name, parts in sections.items()
+    }
+    page = write_tables(page, sections, intros, cache, errors)
+    if arguments.quick and arguments.out is None:
+        print(page)
+    else:
+        page_file.write_text(page, encoding="utf-8")
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,394 @@
+"""The accuracy benchmark's arithmetic, tables and cache; what it measures is not run here."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "bench"))
+try:
+    import accuracy_networks
+    import bench_accuracy
+    from accuracy_configuration import Configuration, compile_options, pack, unpack
+    from accuracy_networks import EFFICIENTNET, KEYWORDS, MINILM, NETWORKS, RESNET
+    from accuracy_page import identity, replace_block, table
+    from accuracy_sentences import split_sentences, word_pieces
+    from accuracy_statistics import mean_interval, paired_difference, wilson
+    from accuracy_tables import TABLES, Plan, Row, Section, all_off, switched
+finally:
+    sys.path.remove(str(Path(__file__).parent / "bench"))
+
+
+def bits(text):
+    return np.array([c == "1" for c in text])
+
+
+def classes(ann, snn, same):
+    return {
+        "samples": len(ann),
+        "ann": pack(bits(ann)),
+        "snn": pack(bits(snn)),
+        "same": pack(bits(same)),
+    }
+
+
+def configuration(**changes):
+    plain = Configuration("compile", KEYWORDS.name, 0, 4, 8, {"levels": 8})
+    return dataclasses.replace(plain, **changes)
+
+
+# Intervals
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "low", "high"),
+    [  # the first as tabulated by R. G. Newcombe 1998, method 3
+        (81, 263, 0.2553, 0.3662),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+    ],
+)
+def test_wilson(right, samples, low, high):
+    estimate = wilson(right / samples, samples)
+    assert estimate.value == right / samples
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=5e-5)
+    # The bounds are the shares q from which p is z standard deviations away.
+    z2 = 1.959963984540054**2
+    for bound in {estimate.low, estimate.high} - {0.0, 1.0}:
+        distance = (right / samples - bound) ** 2
+        assert distance == pytest.approx(z2 * bound * (1 - bound) / samples, rel=1e-9)
+
+
+def test_the_paired_interval_counts_only_samples_that_differ():
+    """40 samples, 6 right in the ANN alone, 2 in the SNN alone: Agresti and Min by hand."""
+    ann = bits("1" * 6 + "0" * 2 + "1" * 16 + "0" * 16)
+    snn = bits("0" * 6 + "1" * 2 + "1" * 16 + "0" * 16)
+    estimate = paired_difference(ann, snn[None])
+    b, c, n = 6.5, 2.5, 42
+    half = 1.959963984540054 * np.sqrt((b + c) - (b - c) ** 2 / n) / n
+    assert estimate.value == pytest.approx(4 / 40)
+    assert (estimate.low, estimate.high) == pytest.approx(((b - c) / n - half, (b - c) / n + half))
+
+
+def test_the_paired_interval_is_no_point_where_nothing_differs():
+    ann = bits("1011")
+    estimate = paired_difference(ann, ann[None])
+    assert estimate.value == 0
+    assert estimate.low == -estimate.high < 0
+
+
+def test_more_seeds_are_no_more_samples():
+    ann, snn = bits("11110000"), bits("11011000")
+    once = paired_difference(ann, snn[None])
+    thrice = paired_difference(ann, np.stack([snn] * 3))
+    assert thrice == pytest.approx(once)
+
+
+def test_seeds_are_averaged_within_a_sample():
+    ann = bits("1100")
+    estimate = paired_difference(ann, np.stack([bits("0100"), bits("1100")]))
+    assert estimate.value == pytest.approx(0.125)
+
+
+def test_mean_interval_takes_the_spread_over_samples():
+    values = np.array([[1.0, 3.0, 5.0], [1.0, 3.0, 5.0]])
+    estimate = mean_interval(values)
+    half = 1.959963984540054 * 2 / np.sqrt(3)
+    assert estimate == pytest.approx((3, 3 - half, 3 + half))
+
+
+# Tables
+
+
+def test_bits_survive_packing():
+    values = bits("10010110111")
+    np.testing.assert_array_equal(unpack(pack(values), 11), values)
+
+
+def test_a_row_of_classes():
+    row = Row(("net", "8"), (configuration(), configuration(seed=1)))
+    results = {
+        identity(configuration()): classes("1111", "1110", "1110"),
+        identity(configuration(seed=1)): classes("1111", "1111", "1111"),
+    }
+    lines = table(Section("classes", ("network", "N"), (row,)), results, {})
+    assert lines[0].startswith("| network | N | ANN top-1, % | SNN top-1, % | drop, points |")
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells[:2] == ["net", "8"]
+    assert cells[2].startswith("100.00 [51.0, 100.0]")
+    assert cells[3].startswith("87.50 [")
+    assert cells[4].startswith("12.50 [")
+    assert cells[5:] == ["0.00 to 25.00", cells[6], "2"]
+    assert cells[6].startswith("87.50 [")
+    assert len(cells) == lines[0].count("|") - 1
+
+
+def test_a_row_of_embeddings():
+    row = Row(("net",), (configuration(),))
+    results = {identity(configuration()): {"cosine": [0.9, 1.0]}}
+    line = table(Section("embeddings", ("network",), (row,)), results, {})[2]
+    assert line == "| net | 0.9500 [0.8520, 1.0480] | 0.9500 to 0.9500 | 0.9000 | 1 |"
+
+
+def test_rows_of_cost_are_medians_and_compared_with_the_first():
+    few, many = configuration(calibration=32), configuration(calibration=512)
+    rows = (Row(("net",), (few,)), Row(("net",), (many,)))
+    results = {
+        identity(few): {"seconds": 3.0, "plain_seconds": 2.0, "peak": 100 << 20},
+        identity(many): {"seconds": 9.0, "plain_seconds": 8.0, "peak": 110 << 20},
+    }
+    lines = table(Section("calibrate", ("network",), rows), results, {})
+    assert lines[2] == "| net | 32 | 2.00 | 3.00 | 1.50 | 100 | 1.000 | 1 |"
+    assert lines[3] == "| net | 512 | 8.00 | 9.00 | 1.12 | 110 | 1.100 | 1 |"
+
+
+@pytest.mark.parametrize("figures", ["classes", "embeddings", "calibrate", "whole"])
+def test_a_row_without_results_says_why(figures):
+    row = Row(("net",), (configuration(), configuration(seed=1)))
+    section = Section(figures, ("network",), (row,))
+    lines = table(section, {}, {})
+    assert lines[2].startswith("| net | not measured |")
+    assert lines[2].endswith("| 0 of 2 |")
+    assert lines[2].count("|") == lines[0].count("|")
+    lines = table(section, {}, {identity(configuration()): "failed: a | b"})
+    assert lines[2].startswith("| net | failed: a / b |")
+
+
+def test_a_row_with_some_seeds_says_how_many():
+    row = Row(("net",), (configuration(), configuration(seed=1)))
+    results = {identity(configuration()): {"cosine": [1.0, 1.0]}}
+    assert table(Section("embeddings", ("network",), (row,)), results, {})[2].endswith("| 1 of 2 |")
+
+
+def test_the_text_around_a_table_stays():
+    a = "<!-- table: a -->\nold \\1\n<!-- end: a -->"
+    page = f"before\n{a}\nafter\n<!-- table: b -->\n<!-- end: b -->"
+    changed = replace_block(page, "a", "new \\1\n")
+    assert changed == page.replace("old", "new")
+    assert replace_block(changed, "a", "new \\1") == changed
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "no markers",
+        "<!-- table: a -->",
+        "<!-- end: a --> <!-- table: a -->",
+        "<!-- table: a --><!-- end: a --><!-- table: a --><!-- end: a -->",
+    ],
+)
+def test_a_page_without_markers_is_refused(page):
+    with pytest.raises(ValueError, match="needs <!-- table: a -->"):
+        replace_block(page, "a", "new")
+
+
+def test_the_page_has_the_markers_of_every_table():
+    page = (Path(__file__).parent.parent / "docs" / "accuracy.md").read_text(encoding="utf-8")
+    for name in TABLES:
+        replace_block(page, name, "")
+
+
+# What is measured
+
+
+PLAN = Plan(tuple(NETWORKS.values()), (0, 1, 2))
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_options_of_every_row_exist(name, quick):
+    sections = TABLES[name](dataclasses.replace(PLAN, quick=quick))
+    assert sections
+    for section in sections:
+        for row in section.rows:
+            assert len(row.labels) == len(section.labels)
+            assert [c.seed for c in row.configurations] == [0, 1, 2]
+            for c in row.configurations:
+                if c.what != "quantise":
+                    assert compile_options(c.options, c.seed).seed == c.seed
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_networks_that_are_absent_have_no_rows(name):
+    assert TABLES[name](Plan((), (0,))) == []
+    sections = TABLES[name](Plan((EFFICIENTNET,), (0,)))
+    networks = {c.network for s in sections for row in s.rows for c in row.configurations}
+    assert networks <= {EFFICIENTNET.name}
+
+
+def test_the_main_table_covers_all_networks_and_levels():
+    rows = [row for section in TABLES["main"](PLAN) for row in section.rows]
+    levels = {(r.configurations[0].network, r.labels[1]) for r in rows}
+    assert levels == {(name, n) for name in NETWORKS for n in ("4", "8", "16", "32", "64")}
+    assert {c.calibration for r in rows for c in r.configurations} == {256, 200, 64}
+
+
+def test_the_ablation_switches_everything_off_once_alone_and_once_together():
+    (section,) = TABLES["corrections"](Plan((RESNET,), (0,)))
+    changed = [
+        {k: v for k, v in row.configurations[0].options.items() if k != "levels"}
+        for row in section.rows
+    ]
+    assert changed[0] == {}
+    assert changed[1:-1] == [{name: value} for name, value in switched().items()]
+    assert changed[-1] == all_off()
+    assert {"sequential", "bias", "weights", "shortcuts"} <= set(all_off())
+
+
+def test_rows_that_say_a_default_share_results_with_those_that_do_not():
+    rows = [
+        {row.labels: row.configurations for section in TABLES[name](PLAN) for row in section.rows}
+        for name in ("main", "calibrators", "datafree")
+    ]
+    default = rows[0][RESNET.title, "32"]
+    assert rows[1][RESNET.title, "32", "scale", "auto", "channel"] == default
+    assert rows[2][RESNET.title, "32", "real samples"] == default
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(ValueError, match="no option colour"):
+        compile_options({"levels": 8, "colour": 1}, 0)
+
+
+def test_options_reach_the_part_that_has_them():
+    options = compile_options({"levels": 8, "bias": False, "shortcuts": "spikes"}, 3)
+    assert options.calibration.levels == 8
+    assert (options.corrections.bias, options.corrections.weights) == (False, True)
+    assert (options.shortcuts, options.seed) == ("spikes", 3)
+
+
+def test_seeds_take_different_samples_and_none_twice(tmp_path):
+    write_images(tmp_path, 12)
+    taken = [taken_images(tmp_path, 5, seed) for seed in (0, 1, 0)]
+    assert taken[0] == taken[2] != taken[1]
+    assert len(set(taken[0])) == 5
+    with pytest.raises(ValueError, match="13 samples were asked for, there are 12"):
+        taken_images(tmp_path, 13, 0)
+
+
+def write_images(folder, count):
+    (folder / "kws").mkdir()
+    images = np.arange(count, dtype=np.int8).reshape(count, 1)
+    for split in ("calibration", "test"):
+        np.savez(folder / "kws" / f"{split}.npz", features=images, labels=np.arange(count))
+
+
+def taken_images(folder, count, seed):
+    raw, _ = accuracy_networks._archive(KEYWORDS, folder, "calibration")
+    return raw[accuracy_networks._choice(len(raw), count, seed)].ravel().tolist()
+
+
+def test_what_is_absent_is_named(tmp_path):
+    write_images(tmp_path, 2)
+    assert accuracy_networks.absent(KEYWORDS, tmp_path) == (
+        "models/kws_mlperf_dscnn.onnx not in the data folder"
+    )
+
+
+def test_an_absent_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(accuracy_networks, "_PACKAGE", "no_such_package")
+    reason = accuracy_networks.absent(MINILM, tmp_path)
+    assert reason == "the package no-such-package is not installed"
+
+
+# Sentences
+
+
+def test_sentences_are_prose_only():
+    text = """Compute the mean of all values along an axis. Too short a one. It has a
+    line break in the middle of it, but is whole.
+
+    >>> Not this one since it is a session, as the marks tell.
+
+    Parameters are numbered from 1 to 3 in this very sentence. Is a question such a sentence?
+    """
+    assert split_sentences(text) == [
+        "Compute the mean of all values along an axis.",
+        "It has a line break in the middle of it, but is whole.",
+    ]
+
+
+def test_word_pieces_are_the_longest_first():
+    vocabulary = {"mean", "quan", "quant", "##ize", "##i", "##d", "'", "."}
+    assert word_pieces("Quantized'mean.", vocabulary | {"##ized"}) == [
+        "quant", "##ized", "'", "mean", ".",
+    ]  # fmt: skip
+    assert word_pieces("quantized", vocabulary) == ["quant", "##ize", "##d"]
+    assert word_pieces("median", vocabulary) is None
+
+
+# Cache
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_accuracy, "digest", lambda *_: "data")
+    return bench_accuracy.Cache(tmp_path / "results" / "cache.json", "one", tmp_path)
+
+
+def test_results_are_measured_once_and_kept_on_disk(cache):
+    seen = []
+
+    def measure(chosen, _):
+        seen.append(chosen.seed)
+        return {"cosine": [1.0]}
+
+    wanted = [configuration(seed=seed) for seed in (0, 1, 0)]
+    assert bench_accuracy.measure_missing(wanted, cache, time.monotonic() + 1e6, measure) == {}
+    assert seen == [0, 1]
+    again = bench_accuracy.Cache(cache.path, "one", cache.data)
+    bench_accuracy.measure_missing(wanted, again, time.monotonic() + 1e6, measure)
+    assert seen == [0, 1]
+    assert again.get(wanted[0]) == {"cosine": [1.0]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"options": {"levels": 9}}, {"test": 9}, {"calibration": 5}, {"what": "whole"}],
+)
+def test_another_configuration_has_another_result(cache, changes):
+    cache.put(configuration(), {"cosine": [1.0]})
+    assert cache.get(configuration(**changes)) is None
+
+
+def test_other_code_data_or_versions_have_other_results(cache, monkeypatch):
+    cache.put(configuration(), {"cosine": [1.0]})
+    assert bench_accuracy.Cache(cache.path, "two", cache.data).get(configuration()) is None
+    monkeypatch.setattr(bench_accuracy, "versions", lambda: {"numpy": "0"})
+    assert cache.get(configuration()) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(bench_accuracy, "digest", lambda *_: "other data")
+    assert cache.get(configuration()) is None
+
+
+def test_nothing_is_begun_when_time_is_up(cache, capsys):
+    def measure(*_):
+        raise AssertionError("begun")
+
+    bench_accuracy.measure_missing([configuration()], cache, time.monotonic(), measure)
+    assert "time is up, 1 are left" in capsys.readouterr().err
+
+
+def test_a_failure_is_told_and_tried_again(cache, capsys):
+    def fail(*_):
+        raise RuntimeError("no sympy")
+
+    wanted = [configuration(), configuration(seed=1)]
+    errors = bench_accuracy.measure_missing(wanted, cache, time.monotonic() + 1e6, fail)
+    assert errors == {identity(c): "failed: no sympy" for c in wanted}
+    assert bench_accuracy.missing(wanted, cache) == wanted
+    assert "failed: no sympy" in capsys.readouterr().err
+
+
+def test_the_page_gets_its_tables_from_the_cache(cache):
+    cache.put(configuration(), classes("11", "11", "11"))
+    section = Section("classes", ("network",), (Row(("net",), (configuration(),)),))
+    page = "<!-- table: main -->\n<!-- end: main -->"
+    page = bench_accuracy.write_tables(page, {"main": [section]}, {"main": ["intro"]}, cache, {})
+    assert page.startswith("<!-- table: main -->\nintro\n\n| network | ANN top-1, %")
+    assert "| net | 100.00 [34.2, 100.0] |" in page
