@@ -232,8 +232,8 @@ def _compile(
                 block,
                 options.calibration,
                 options.corrections,
-                levels,
                 progress,
+                levels,
             ),
         )
         steps.reports[-1].changes += calibrated.changes

@@ -31,13 +31,15 @@ class NeuronReport:
         op: MultiThresholdFire or ScaleFire.
         source_node: the activation it replaces.
         source_op: that activation's operator, or "Encoder".
-        polarity: "positive" or "negative" branch, or "staircase".
+        polarity: "positive" or "negative" branch, "both" of a MultiThresholdFire with levels on
+            both sides, or "staircase".
         levels: number of levels N besides silence.
         theta: the threshold of a MultiThresholdFire, the scale of a ScaleFire, or its range over
             channels.
         calibrator: how it was found.
         clip_rate: share of the calibration values above the highest level; nan for a ScaleFire.
-        error: relative error of a ScaleFire on the calibration values; nan otherwise.
+        error: relative error to be expected, from the calibration values; nan for a quantiser of
+            the source model.
     """
 
     name: str

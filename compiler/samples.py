@@ -130,7 +130,17 @@ class Samples(ABC):
 def _join(blocks: list[Feed]) -> Feed:
     if len(blocks) == 1:
         return blocks[0]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    joined = {}
+    for name in blocks[0]:
+        arrays = [block[name] for block in blocks]
+        lengths = sorted({array.shape[1:] for array in arrays})
+        if len(lengths) > 1:
+            raise DataError(
+                f"'{name}': samples of shapes {list(lengths[0])} and {list(lengths[-1])} do not go "
+                "into one batch; pad them to one shape"
+            )
+        joined[name] = np.concatenate(arrays)
+    return joined
 
 
 class FileSamples(Samples):

@@ -23,6 +23,9 @@ from .activations import find_activations, is_activation, mark_shortcut
 from .encode_edges import is_linear, moved, moves_values
 from .graph import Graph, Node, PassResult, Tensor, add_node, scopes, tidy, unique_name, variable
 
+#: What reads no value of the tensor.
+_NO_SIGNAL = frozenset(["Shape", "Size"])
+
 
 def membrane_shortcuts(graph: Graph) -> PassResult:
     """Apply the rules above. The function computed is unchanged."""
@@ -62,7 +65,7 @@ def _kinds(graph: Graph, reader: Node, read: Tensor) -> set[bool]:
     seen: set[int] = set()
     while pending:
         node, tensor = pending.pop()
-        if id(node) in seen:
+        if id(node) in seen or node.op in _NO_SIGNAL:
             continue
         seen.add(id(node))
         if moves_values(node) and any(tensor is source for source in moved(node)):

@@ -19,7 +19,7 @@ try:
     from accuracy_page import identity, replace_block, table
     from accuracy_sentences import split_sentences, word_pieces
     from accuracy_statistics import mean_interval, paired_difference, wilson
-    from accuracy_tables import TABLES, Plan, Row, Section, all_off, switched
+    from accuracy_tables import TABLES, Plan, Row, Section, all_off
 finally:
     sys.path.remove(str(Path(__file__).parent / "bench"))
 
@@ -143,8 +143,8 @@ def test_rows_of_cost_are_medians_and_compared_with_the_first():
         identity(many): {"seconds": 9.0, "plain_seconds": 8.0, "peak": 110 << 20},
     }
     lines = table(Section("calibrate", ("network",), rows), results, {})
-    assert lines[2] == "| net | 32 | 2.00 | 3.00 | 1.50 | 100 | 1.000 | 1 |"
-    assert lines[3] == "| net | 512 | 8.00 | 9.00 | 1.12 | 110 | 1.100 | 1 |"
+    assert lines[2] == "| net | 32 | 2.00 | 3.00 | 1.50 | 0.00 | 100 | 1.000 | 1 |"
+    assert lines[3] == "| net | 512 | 8.00 | 9.00 | 1.12 | -3.00 | 110 | 1.100 | 1 |"
 
 
 @pytest.mark.parametrize("figures", ["classes", "embeddings", "calibrate", "whole"])
@@ -228,16 +228,23 @@ def test_the_main_table_covers_all_networks_and_levels():
     assert {c.calibration for r in rows for c in r.configurations} == {256, 200, 64}
 
 
-def test_the_ablation_switches_everything_off_once_alone_and_once_together():
+def test_the_ablation_turns_every_switch_alone_and_all_off_together():
     (section,) = TABLES["corrections"](Plan((RESNET,), (0,)))
-    changed = [
-        {k: v for k, v in row.configurations[0].options.items() if k != "levels"}
+    changed = {
+        row.labels[-1]: {k: v for k, v in row.configurations[0].options.items() if k != "levels"}
         for row in section.rows
-    ]
-    assert changed[0] == {}
-    assert changed[1:-1] == [{name: value} for name, value in switched().items()]
-    assert changed[-1] == all_off()
-    assert {"sequential", "bias", "weights", "shortcuts"} <= set(all_off())
+    }
+    assert changed["defaults"] == {}
+    assert changed["`--no-sequential`"] == {"sequential": False}
+    assert changed["`--no-bias-correction`"] == {"bias": False}
+    assert changed["`--no-compensation`"] == {"weights": False}
+    assert changed["`--shortcuts spikes`"] == {"shortcuts": "spikes"}
+    for name, value in all_off().items():
+        alone = [options for options in changed.values() if list(options) == [name]]
+        assert len(alone) == 1, name
+        assert changed["all off"].get(name, value) == value
+    off = {"sequential": False, "bias": False, "weights": False, "shortcuts": "spikes"}
+    assert changed["all off"].items() >= off.items()
 
 
 def test_rows_that_say_a_default_share_results_with_those_that_do_not():

@@ -87,6 +87,7 @@ def test_options_reach_the_compiler(tmp_path):
         "neuron": "multi-threshold",
         "corrections": {"sequential": False, "bias": True, "weights": False},
         "shortcuts": "spikes",
+        "equalise": False,
         "encode": "activations",
         "encode_input": True,
         "seed": 5,

@@ -226,8 +226,11 @@ def light(relu, conv, **others):
             light(57, 51, Conv_encoded=5, Gemm_encoded=1, LRN_encoded=2, Softmax_kept=1),
         ),
         ("inception_v2", light(69, 61, Conv_encoded=7, Gemm_encoded=1, Softmax_kept=1)),
-        ("resnet50", light(49, 52, Gemm_encoded=1, Softmax_kept=1)),
-        ("shufflenet", light(33, 32, Conv_encoded=16, Gemm_encoded=1, Softmax_kept=1)),
+        ("resnet50", light(49, 52, Relu_shortcut=12, Gemm_encoded=1, Softmax_kept=1)),
+        (
+            "shufflenet",
+            light(33, 32, Relu_shortcut=15, Conv_encoded=16, Gemm_encoded=1, Softmax_kept=1),
+        ),
         ("squeezenet", light(26, 25, Softmax_kept=1)),
         ("vgg19", light(18, 15, Gemm_converted=3, Softmax_kept=1)),
         ("zfnet512", light(7, 2, Conv_encoded=2, Gemm_converted=3, LRN_encoded=2, Softmax_kept=1)),

@@ -91,9 +91,9 @@ def test_dumped_stages_are_valid_and_agree(compiled):
         "05_membrane_shortcuts.onnx",
         "06_encode_edges.onnx",
         "07_own_parameters.onnx",
-        "10_insert_quant_clip.onnx",
-        "11_replace_activation.onnx",
-        "12_lower.onnx",
+        "11_insert_quant_clip.onnx",
+        "12_replace_activation.onnx",
+        "13_lower.onnx",
     ]
     outputs = {}
     for name, model in stages.items():
@@ -140,6 +140,7 @@ def test_report_accounts_for_every_step_and_neuron(compiled):
         "own_parameters",
         "reference",
         "calibrate",
+        "shrink_levels",
         "insert_quant_clip",
         "replace_activation",
         "lower",

@@ -207,3 +207,12 @@ def test_input_specs_leave_out_initializers_and_refuse_other_types():
     sequence = model_from_text("g (seq(float[N]) s) => (seq(float[N]) t) { t = Identity (s) }")
     with pytest.raises(ModelError, match="input 's' is of type sequence_type"):
         input_specs(sequence)
+
+
+def test_samples_of_different_shapes_do_not_go_into_one_batch(tmp_path):
+    for number, length in enumerate((3, 5)):
+        np.save(tmp_path / f"{number}.npy", np.zeros((1, length), np.float32))
+    samples = FileSamples(tmp_path, [InputSpec("x", np.dtype(np.float32), (None, None))])
+    assert [len(feed["x"]) for feed in samples.batches(1)] == [1, 1]
+    with pytest.raises(DataError, match=r"'x': samples of shapes \[3\] and \[5\] .* pad them"):
+        list(samples.batches(2))

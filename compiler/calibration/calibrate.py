@@ -44,8 +44,8 @@ def calibrate(
     size: int,
     options: CalibrationOptions,
     corrections: Corrections,
-    levels: Mapping[str, int],
     progress: Progress,
+    levels: Mapping[str, int] | None = None,
 ) -> Calibrated:
     """Thresholds and levels for every activation, corrected parameters for every layer.
 
@@ -57,15 +57,15 @@ def calibrate(
         size: how many run at a time.
         options: how neurons are chosen and fitted.
         corrections: which errors are corrected.
-        levels: numbers of levels other than the options', by the activation's output tensor.
         progress: told how far it is.
+        levels: numbers of levels other than the options', by the activation's output tensor.
 
     Raises:
         DataError: the network does not run on the samples, or gives NaN or inf.
         UsageError: the options do not go together.
     """
     check_options(options)
-    fit = _NeuronFit(options, levels, leaky_functions(network))
+    fit = _NeuronFit(options, levels or {}, leaky_functions(network))
     made = {name for node in network.proto.graph.node for name in node.output}
     outer = [a for a in activations if a.output in made] if corrections.any else []
     inner = [a for a in activations if a not in outer]

@@ -18,7 +18,7 @@ path too. Means over positions are written with a bar.
 4. Only a sample of the positions is used, :data:`ROWS_PER_UNKNOWN` for each unknown, drawn by a
    seed from each batch alike.
 5. Weights stay as they are, and only the bias is corrected, where the regression has more than
-   :data:`WIDEST` unknowns per output, where there are fewer rows than twice the unknowns, for
+   :data:`WIDEST` unknowns per output, where there are fewer rows than ten for each unknown, for
    ConvTranspose, and for a Conv with automatic padding.
 
 Least squares on second moments of the quantised input is known from post-training quantisation and
@@ -35,9 +35,9 @@ from ...passes.layers import Layer
 from .patches import ConvPatches, as_weight
 
 #: Output positions that a layer's regression sees: so many for each unknown, within bounds.
-ROWS_PER_UNKNOWN = 20
+ROWS_PER_UNKNOWN = 100
 #: With fewer than this for each unknown the weights stay as they are.
-FEWEST_PER_UNKNOWN = 2
+FEWEST_PER_UNKNOWN = 10
 FEWEST_ROWS, MOST_ROWS = 2_000, 20_000
 #: Unknowns per output beyond which the regression costs more than it is worth.
 WIDEST = 2304
@@ -100,8 +100,8 @@ class LayerErrors:
         """
         outputs_last = np.moveaxis(error, self._layer.channel_axis, -1)
         rows = outputs_last.reshape(-1, outputs_last.shape[-1])
-        if not len(rows):
-            return
+        if not len(rows) or not np.isfinite(rows).all():
+            return  # what is not finite is reported where a neuron sees it
         positions = np.arange(len(rows))
         if len(rows) > self._rows:
             positions = np.sort(self._rng.choice(len(rows), self._rows, replace=False))

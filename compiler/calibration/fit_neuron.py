@@ -52,6 +52,7 @@ _POINTS = 200_000
 _PARTS = 8
 #: Expected error over the error seen, from which a staircase is fitted to too few values.
 _FEW = 1.1
+_ENOUGH = "auto: enough values for levels that follow the density"
 
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
 _NEGATIVE = ActivationFunction(lambda x: np.minimum(x, 0.0), homogeneous=True)
@@ -234,6 +235,8 @@ class _Fit:
         # better where there are few of them.
         if found[0].expected(self._values) > _FEW * found[0].squared_error:
             found += [candidate(name) for name in asked[1:]]
+        elif len(asked) > 1:
+            why = "; ".join([*([why] if why else []), _ENOUGH])
         chosen = self._best(found, float(weights @ f**2), why)
         assert isinstance(chosen, StaircaseNeuron)
         return chosen

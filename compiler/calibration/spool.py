@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy_format
 
 
 class Spool:
@@ -23,8 +24,13 @@ class Spool:
     def put(self, name: str, batch: int, array: np.ndarray) -> None:
         """Keep an array; an earlier one of the same name and batch is replaced."""
         self._batches.setdefault(name, set()).add(batch)
+        contiguous = np.ascontiguousarray(array).reshape(np.shape(array))
         with self._path(name, batch).open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+            header = npy_format.header_data_from_array_1_0(contiguous)
+            npy_format.write_array_header_2_0(file, header)
+            file.write(
+                contiguous.reshape(-1).view(np.uint8).data
+            )  # tofile loses the cause of errors
 
     def get(self, name: str, batch: int) -> np.ndarray:
         """The array that was kept.

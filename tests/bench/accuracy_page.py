@@ -29,6 +29,7 @@ _HEADINGS = {
         "inference, s",
         "calibration, s",
         "ratio",
+        "beyond 1.5 x, s",
         "peak, MiB",
         "to the first",
     ),
@@ -121,11 +122,13 @@ def cost_figures(kind: str, row: Row, results: Sequence[Result], first_peak: flo
         return [samples, _spread(seconds), memory]
     plain = [result["plain_seconds"] for result in results]
     ratio = median(seconds) / median(plain)
+    beyond = median(seconds) - 1.5 * median(plain)
     return [
         samples,
         _spread(plain),
         _spread(seconds),
         f"{ratio:.2f}",
+        _signed(beyond),
         memory,
         f"{peak / first_peak:.3f}",
     ]

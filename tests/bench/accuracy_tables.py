@@ -1,8 +1,9 @@
 """The rows of the accuracy tables: which configurations each of them measures.
 
 To add a row, add its options where the table is built: they are fields of CompileOptions,
-CalibrationOptions or Corrections by name. The ablation has a row for every switch of Corrections by
-itself.
+CalibrationOptions or Corrections by name. The ablation has a row for every switch of Corrections
+without being told; a switch of CompileOptions is added to ``_OTHER_SWITCHES``, anything else to
+``_OTHER_OPTIONS``.
 """
 
 from __future__ import annotations
@@ -24,16 +25,24 @@ from snn_compile.compiler.pipeline import CompileOptions
 
 DEFAULT_LEVELS = CalibrationOptions().levels
 
-#: What a switch is called on the command line, where it is not just its name.
-_FLAGS = {
-    "sequential": "--no-sequential",
-    "bias": "--no-bias-correction",
-    "weights": "--no-compensation",
-    "shortcuts": "--shortcuts spikes",
+#: What turns a switch into its other position on the command line, by its name and that position.
+_FLAGS: dict[tuple[str, Any], str] = {
+    ("sequential", False): "--no-sequential",
+    ("bias", False): "--no-bias-correction",
+    ("weights", False): "--no-compensation",
+    ("shortcuts", "spikes"): "--shortcuts spikes",
+    ("equalise", True): "--equalise",
+    ("equalise", False): "--no-equalise",
 }
 
-#: Switches that are no field of Corrections, and their other position.
-_OTHER_SWITCHES: dict[str, Any] = {"shortcuts": "spikes"}
+#: Fields of CompileOptions that are switches too, and their positions: off first.
+_OTHER_SWITCHES: dict[str, tuple[Any, Any]] = {
+    "shortcuts": ("spikes", "membrane"),
+    "equalise": (False, True),
+}
+
+#: Other options that the ablation has a row for.
+_OTHER_OPTIONS: dict[str, dict[str, Any]] = {"--levels-budget 1": {"levels_budget": 1.0}}
 
 #: Calibration of the runtime's static quantisation; see ``accuracy_baselines.py``.
 METHODS = ("MinMax", "Entropy", "Percentile")
@@ -134,8 +143,10 @@ def calibrators_table(plan: Plan) -> list[Section]:
         *((MULTI_THRESHOLD, calibrator) for calibrator in ("auto", *UNIFORM_CALIBRATORS)),
     ]
 
+    networks = (KEYWORDS,) if plan.quick else (RESNET, KEYWORDS)
+
     def rows(network: Network) -> list[Row]:
-        if network not in (RESNET, KEYWORDS):
+        if network not in networks:
             return []
         return [
             plan.measured(
@@ -157,33 +168,36 @@ def calibrators_table(plan: Plan) -> list[Section]:
 
 
 def corrections_table(plan: Plan) -> list[Section]:
-    """Each correction switched off alone, and all of them."""
+    """Each switch turned alone, and all of them off."""
     wanted = {RESNET: 8, KEYWORDS: 8, EFFICIENTNET: 16, MINILM: 16}
+    changes: dict[str, dict[str, Any]] = {"defaults": {}}
+    for name, (off, on) in _switches().items():
+        value = on if _default(name) == off else off
+        changes[f"`{_FLAGS.get((name, value), f'{name} {value}')}`"] = {name: value}
+    changes |= {f"`{flag}`": options for flag, options in _OTHER_OPTIONS.items()}
+    changes["all off"] = all_off()
 
     def rows(network: Network) -> list[Row]:
         if network not in wanted:
             return []
         (n,) = plan.levels(wanted[network])
-        changes: list[tuple[str, dict[str, Any]]] = [("all on", {})]
-        for name, value in switched().items():
-            flag = _FLAGS.get(name, f"{name} {'on' if value is True else 'off'}")
-            changes.append((f"`{flag}`" if name in _FLAGS else flag, {name: value}))
-        changes.append(("all off", all_off()))
-        return [plan.measured(network, [n, name], {"levels": n} | off) for name, off in changes]
+        return [
+            plan.measured(network, [n, name], {"levels": n} | options)
+            for name, options in changes.items()
+        ]
 
-    return _by_kind(plan, ("network", "N", "corrections"), rows)
-
-
-def switched() -> dict[str, Any]:
-    """Every switch in the position that is not its default."""
-    defaults = Corrections()
-    flags = [f.name for f in fields(Corrections) if isinstance(getattr(defaults, f.name), bool)]
-    return {name: not getattr(defaults, name) for name in flags} | _OTHER_SWITCHES
+    return _by_kind(plan, ("network", "N", "options"), rows)
 
 
 def all_off() -> dict[str, Any]:
     """Every correction off."""
-    return {name: value for name, value in switched().items() if value is not True}
+    return {name: off for name, (off, _) in _switches().items()}
+
+
+def _switches() -> dict[str, tuple[Any, Any]]:
+    """Every switch and its two positions, off first."""
+    flags = [f.name for f in fields(Corrections) if isinstance(f.default, bool)]
+    return dict.fromkeys(flags, (False, True)) | _OTHER_SWITCHES
 
 
 def baselines_table(plan: Plan) -> list[Section]:

@@ -120,7 +120,7 @@ def measure(configuration: Configuration, data: Path) -> dict[str, Any]:
     """The result of a worker.
 
     Raises:
-        RuntimeError: the worker failed; the message is its last line.
+        RuntimeError: the worker failed; the message is its last line, all of it goes to stderr.
     """
     request = {"configuration": configuration.as_dict(), "data": str(data)}
     try:
@@ -134,6 +134,7 @@ def measure(configuration: Configuration, data: Path) -> dict[str, Any]:
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"took longer than {_TIME_LIMIT} s") from error
     if done.returncode != 0:
+        print(done.stderr, file=sys.stderr)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
