@@ -76,6 +76,8 @@ class Layer:
         residual: name of the other operand where one Add is all that reads the output and both
             have one shape, else None.
         total: name of the sum there, else the output.
+        bounds: what the activation that reads the total lets through: (0, inf) for Relu, its bounds
+            for Clip; (-inf, inf) where something else reads it.
         transposed: whether the weight of a Gemm is [O, C].
         geometry: of a Conv whose padding is explicit, else None.
     """
@@ -88,6 +90,7 @@ class Layer:
     output: str
     residual: str | None
     total: str
+    bounds: tuple[float, float]
     transposed: bool
     geometry: Geometry | None
 
@@ -229,6 +232,7 @@ def _layer(graph: Graph, node: Node) -> Layer:
         output.name,
         residual,
         total.outputs[0].name if total is not None else output.name,
+        _bounds(graph, total.outputs[0] if total is not None else output),
         bool(node.attrs.get("transB", 0)),
         _geometry(node) if node.op == "Conv" else None,
     )
@@ -244,6 +248,28 @@ def _residual_sum(graph: Graph, output: Tensor) -> Node | None:
     if other is output or is_constant(other) or output.shape is None:
         return None
     return add if other.shape == output.shape else None
+
+
+def _bounds(graph: Graph, tensor: Tensor) -> tuple[float, float]:
+    """The range outside which no reader of the tensor tells values apart."""
+    found = {_passes(reader) for reader in tensor.outputs}
+    return found.pop() if len(found) == 1 and tensor not in graph.outputs else (-np.inf, np.inf)
+
+
+def _passes(node: Node) -> tuple[float, float]:
+    if not is_standard(node):
+        return -np.inf, np.inf
+    if node.op == "Relu":
+        return 0.0, np.inf
+    if node.op != "Clip":
+        return -np.inf, np.inf
+    ends = [-np.inf, np.inf]
+    for position in (1, 2):
+        if len(node.inputs) > position and not node.inputs[position].is_empty():
+            if not is_constant(node.inputs[position]):
+                return -np.inf, np.inf
+            ends[position - 1] = float(node.inputs[position].values.reshape(()))
+    return ends[0], ends[1]
 
 
 def _geometry(node: Node) -> Geometry | None:

@@ -373,6 +373,14 @@ def test_other_code_data_or_versions_have_other_results(cache, monkeypatch):
     assert cache.get(configuration()) is None
 
 
+def test_the_anns_outputs_are_shared_by_what_has_the_same_network_and_samples(cache, monkeypatch):
+    path = cache.answers(configuration())
+    assert path == cache.answers(configuration(seed=1, options={"levels": 4}, calibration=3))
+    assert path != cache.answers(configuration(test=9))
+    monkeypatch.setattr(bench_accuracy, "digest", lambda *_: "other data")
+    assert path != cache.answers(configuration())
+
+
 def test_nothing_is_begun_when_time_is_up(cache, capsys):
     def measure(*_):
         raise AssertionError("begun")

@@ -12,7 +12,7 @@ from snn_compile.passes.layers import Geometry, Layer
 
 
 def layer(op: str, geometry: Geometry | None = None, transposed: bool = False) -> Layer:
-    return Layer("layer", op, "x", "w", "b", "y", None, "y", transposed, geometry)
+    return Layer("layer", op, "x", "w", "b", "y", None, "y", (-np.inf, np.inf), transposed, geometry)
 
 
 CONVOLUTIONS = [

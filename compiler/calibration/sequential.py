@@ -46,6 +46,7 @@ from .watches import Fit, NotFiniteError, watches_of
 #: Prefixes in the spool: of the spiking network's tensors where they differ from the ANN's, and of
 #: the ANN's values that a layer is corrected towards.
 _SPIKING, _EXPECTED = "spiking/", "expected/"
+_ALL = (-np.inf, np.inf)
 
 
 @dataclass
@@ -176,8 +177,10 @@ class _Twins:
                 name = totals[layer.name]
                 expected = self._spool.get(_EXPECTED + name, batch)
                 x = self._get(layer.input, batch, spiking=True)
+                bounds = layer.bounds if name == layer.total else _ALL
                 with np.errstate(invalid="ignore"):  # inf - inf; add leaves it out
-                    errors[layer.name].add(x, expected - outputs[name])
+                    error = np.clip(expected, *bounds) - np.clip(outputs[name], *bounds)
+                errors[layer.name].add(x, error)
         for name in wanted:
             self._spool.drop(_EXPECTED + name)
         for layer in this.layers:

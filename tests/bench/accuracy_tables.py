@@ -47,9 +47,6 @@ _OTHER_OPTIONS: dict[str, dict[str, Any]] = {"--levels-budget 1": {"levels_budge
 #: Calibration of the runtime's static quantisation; see ``accuracy_baselines.py``.
 METHODS = ("MinMax", "Entropy", "Percentile")
 
-#: The runtime's histograms hold all activations of all samples at once: 1 GB for ten images here.
-_FEWER_FOR_HISTOGRAMS = {EFFICIENTNET.name: 16}
-
 _QUICK_CALIBRATION, _QUICK_TEST, _QUICK_LEVELS = 8, 16, 8
 
 
@@ -204,13 +201,16 @@ def baselines_table(plan: Plan) -> list[Section]:
     """Static quantisation of the runtime, and uniform levels as many as a neuron has."""
 
     def rows(network: Network) -> list[Row]:
-        found = []
-        for method in METHODS:
-            few = None
-            if method != "MinMax" and not plan.quick:
-                few = _FEWER_FOR_HISTOGRAMS.get(network.name)
-            label = f"onnxruntime 8 bit, {method}" + (f", {few} samples" if few else "")
-            found.append(plan.measured(network, [label, 255], {"method": method}, "quantise", few))
+        found = [
+            plan.measured(
+                network,
+                [f"onnxruntime 8 bit, {method}, {operators} operators", 255],
+                {"method": method, "operators": operators},
+                "quantise",
+            )
+            for method in METHODS
+            for operators in ("all", "linear")
+        ]
         for n in plan.levels(8, 16, 32):
             for calibrator in ("max", "mse"):
                 options = all_off() | {

@@ -43,8 +43,8 @@ from snn_compile.compiler.session import make_session
 _BATCH_BYTES = 4 << 20
 
 
-def measure(configuration: Configuration, data: Path) -> dict[str, Any]:
-    """The result of one configuration."""
+def measure(configuration: Configuration, data: Path, answers: Path) -> dict[str, Any]:
+    """The result of one configuration; ``answers`` keeps the ANN's outputs between workers."""
     network = NETWORKS[configuration.network]
     ann = load_model(network, data)
     with tempfile.TemporaryDirectory() as name:
@@ -59,7 +59,7 @@ def measure(configuration: Configuration, data: Path) -> dict[str, Any]:
         begin = time.perf_counter()
         if configuration.what == "quantise":
             feed = dict(np.load(samples)) if samples else {}
-            other = quantise(ann, feed, options["method"], folder)
+            other = quantise(ann, feed, options["method"], options["operators"], folder)
             seconds = time.perf_counter() - begin
             # Unoptimised, the integers are turned into floats first, which no processor saturates.
             session = make_session(other, library=False, optimise=False)
@@ -67,20 +67,17 @@ def measure(configuration: Configuration, data: Path) -> dict[str, Any]:
             chosen = compile_options(options, configuration.seed)
             session = make_session(compile_model(ann, samples, chosen).network)
             seconds = time.perf_counter() - begin
-    result = compare(network, make_session(ann, library=False), session, configuration, data)
+    feed, labels = test_samples(network, data, configuration.test)
+    if not answers.is_file():
+        keep(answers, run_batches(make_session(ann, library=False), feed))
+    result = compare(network, np.load(answers), run_batches(session, feed), labels)
     return result | {"seconds": round(seconds, 2), "peak": peak_memory()}
 
 
 def compare(
-    network: Network,
-    ann: ort.InferenceSession,
-    snn: ort.InferenceSession,
-    configuration: Configuration,
-    data: Path,
+    network: Network, expected: np.ndarray, got: np.ndarray, labels: np.ndarray | None
 ) -> dict[str, Any]:
-    """Both networks on the test samples."""
-    feed, labels = test_samples(network, data, configuration.test)
-    expected, got = run_batches(ann, feed), run_batches(snn, feed)
+    """Outputs [samples, classes or features] of the ANN and of the other network."""
     if network.embeddings:
         norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
         cosines = (expected * got).sum(axis=1) / norms
@@ -92,6 +89,15 @@ def compare(
         "snn": pack(answers[1] == labels),
         "same": pack(answers[0] == answers[1]),
     }
+
+
+def keep(path: Path, outputs: np.ndarray) -> None:
+    """Write outputs so that the file is whole at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as stream:
+        np.save(stream, outputs)
+    partial.replace(path)
 
 
 def run_batches(session: ort.InferenceSession, feed: Feed) -> np.ndarray:
@@ -122,7 +128,8 @@ def main() -> None:
     """The command that the benchmark runs."""
     request = json.load(sys.stdin)
     ort.set_default_logger_severity(3)
-    result = measure(Configuration(**request["configuration"]), Path(request["data"]))
+    configuration = Configuration(**request["configuration"])
+    result = measure(configuration, Path(request["data"]), Path(request["answers"]))
     print("\n" + json.dumps(result))
 
 

@@ -5,8 +5,9 @@
     python tests/bench/bench_accuracy.py --data ../shared/data --quick
 
 1. Each configuration (a row of a table with one seed) is measured in a process of its own, so that
-   memory does not add up, and its result is kept in ``--cache``. What is there is not measured
-   again: an interrupted run goes on, and a long one can be done in portions (``--minutes``).
+   memory does not add up, and its result is kept in ``--cache`` (the ANN's outputs in a folder
+   beside it). What is there is not measured again: an interrupted run goes on, and a long one can
+   be done in portions (``--minutes``).
 2. A result belongs to the network, the samples, the options, the seed, the versions of the packages
    and the code. The code is known by the hash of its files, or by ``--tag``, for results that
    shall outlive a change of the code.
@@ -100,6 +101,12 @@ class Cache:
         partial.write_text(json.dumps(self._entries, indent=1) + "\n", encoding="utf-8")
         partial.replace(self.path)
 
+    def answers(self, configuration: Configuration) -> Path:
+        """Where the outputs of its ANN on its test samples are kept."""
+        what = f"{digest(NETWORKS[configuration.network], self.data)} {configuration.test}"
+        name = hashlib.sha256(f"{what} {versions()}".encode()).hexdigest()[:24]
+        return self.path.with_name(f"{self.path.stem}_ann") / f"{name}.npy"
+
     def _key(self, configuration: Configuration) -> str:
         content = {
             "configuration": configuration.as_dict(),
@@ -116,13 +123,17 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _PACKAGES}
 
 
-def measure(configuration: Configuration, data: Path) -> dict[str, Any]:
+def measure(configuration: Configuration, cache: Cache) -> dict[str, Any]:
     """The result of a worker.
 
     Raises:
         RuntimeError: the worker failed; the message is its last line, all of it goes to stderr.
     """
-    request = {"configuration": configuration.as_dict(), "data": str(data)}
+    request = {
+        "configuration": configuration.as_dict(),
+        "data": str(cache.data),
+        "answers": str(cache.answers(configuration)),
+    }
     try:
         done = subprocess.run(
             [sys.executable, str(_WORKER)],
@@ -145,7 +156,7 @@ def measure_missing(
     configurations: list[Configuration],
     cache: Cache,
     until: float,
-    measure_one: Callable[[Configuration, Path], dict[str, Any]] = measure,
+    measure_one: Callable[[Configuration, Cache], dict[str, Any]] = measure,
 ) -> dict[str, str]:
     """Fill the cache; what failed, by identity, with the reason.
 
@@ -163,7 +174,7 @@ def measure_missing(
             break
         begin = time.monotonic()
         try:
-            cache.put(configuration, measure_one(configuration, cache.data))
+            cache.put(configuration, measure_one(configuration, cache))
             outcome = "done"
         except RuntimeError as error:
             errors[identity(configuration)] = outcome = f"failed: {error}"
