@@ -155,7 +155,7 @@ def _is_layer(node: Node) -> bool:
     if is_constant(x) or not is_constant(weight) or weight.values.dtype != np.float32:
         return False
     if node.op == "MatMul":
-        return weight.values.ndim == 2
+        return bool(weight.values.ndim == 2)
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         bias = node.inputs[2]
         if not is_constant(bias) or bias.values.shape != (_width(node),):

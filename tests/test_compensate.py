@@ -12,7 +12,9 @@ from snn_compile.passes.layers import Geometry, Layer
 
 
 def layer(op: str, geometry: Geometry | None = None, transposed: bool = False) -> Layer:
-    return Layer("layer", op, "x", "w", "b", "y", None, "y", (-np.inf, np.inf), transposed, geometry)
+    return Layer(
+        "layer", op, "x", "w", "b", "y", None, "y", (-np.inf, np.inf), transposed, geometry
+    )
 
 
 CONVOLUTIONS = [
@@ -146,14 +148,15 @@ def test_weights_alone_leave_the_mean_where_it_was(monkeypatch):
     np.testing.assert_allclose((x @ found.weight + found.bias).mean(axis=0), 0, atol=1e-3)
 
 
-def test_convtranspose_and_automatic_padding_get_their_bias_corrected():
+def test_of_convtranspose_and_automatic_padding_the_bias_alone_can_be_corrected():
     for op in ("ConvTranspose", "Conv"):
         weight = np.ones((3, 2, 2), np.float32)
-        errors = LayerErrors(layer(op), weight, 1, weights=True, seed=0)
-        errors.add(np.ones((4, 3, 5), np.float32), np.full((4, 2, 6), [[1], [2]], np.float32))
-        found = errors.solve(np.zeros(2, np.float32))
-        assert found.ridge is None
-        np.testing.assert_array_equal(found.bias, [1, 2])
+        for weights, expected in ((False, [1, 2]), (True, [0, 0])):
+            errors = LayerErrors(layer(op), weight, 1, weights=weights, seed=0)
+            errors.add(np.ones((4, 3, 5), np.float32), np.full((4, 2, 6), [[1], [2]], np.float32))
+            found = errors.solve(np.zeros(2, np.float32))
+            assert found.ridge is None
+            np.testing.assert_array_equal(found.bias, expected)
 
 
 def test_too_few_rows_and_too_many_unknowns_leave_the_weights(monkeypatch):

@@ -33,6 +33,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -431,7 +432,7 @@ class _Rounded:
         step = np.array(self._steps[key] or 1, np.float32)
         graph.initializer.append(numpy_helper.from_array(step, f"{name}.step"))
 
-        def add(op: str, inputs: str, output: str, **attributes: int) -> None:
+        def add(op: str, inputs: str, output: str, **attributes: Any) -> None:
             names = [f"{name}.{what}" for what in inputs.split()]
             graph.node.append(helper.make_node(op, names, [output], **attributes))
 

@@ -17,9 +17,10 @@ path too. Means over positions are written with a bar.
    weights stay as they are. So only what generalises is compensated. D is then computed from all.
 4. Only a sample of the positions is used, :data:`ROWS_PER_UNKNOWN` for each unknown, drawn by a
    seed from each batch alike.
-5. Weights stay as they are, and only the bias is corrected, where the regression has more than
-   :data:`WIDEST` unknowns per output, where there are fewer rows than ten for each unknown, for
-   ConvTranspose, and for a Conv with automatic padding.
+5. A layer stays as it is where no ridge helps, where the regression has more than :data:`WIDEST`
+   unknowns per output, where there are fewer rows than ten for each unknown, for ConvTranspose, and
+   for a Conv with automatic padding. Its bias alone is corrected only where weights are not to be
+   corrected at all: on networks whose values have heavy tails a mean error is that of rare values.
 
 Least squares on second moments of the quantised input is known from post-training quantisation and
 pruning; what it is worth at one timestep is measured in docs/accuracy.md.
@@ -87,9 +88,9 @@ class LayerErrors:
         self._groups, self._unknowns = _sizes(layer, weight.shape)
         rows = min(max(ROWS_PER_UNKNOWN * self._unknowns, FEWEST_ROWS), MOST_ROWS)
         self._rows = -(-rows // max(batches, 1))
-        regress = weights and 0 < self._unknowns <= WIDEST
         self._halves = [_Sums(), _Sums()]
-        self._regress = regress
+        self._weights = weights
+        self._regress = weights and 0 < self._unknowns <= WIDEST
 
     def add(self, x: np.ndarray, error: np.ndarray) -> None:
         """Take one batch.
@@ -139,6 +140,9 @@ class LayerErrors:
         weight, ridge = self._weight, None
         if self._regress and total.count >= FEWEST_PER_UNKNOWN * self._unknowns:
             ridge = _best_ridge(*(half.centred() for half in self._halves if half.count))
+        if self._weights and ridge is None:
+            rms = float(np.sqrt(squares / error.size))
+            return Correction(self._weight, bias, rms, rms, ridge)
         if ridge is not None:
             moments = total.centred()
             delta = moments.regression(ridge)
@@ -157,7 +161,7 @@ class LayerErrors:
         """[g, outputs, unknowns] as the layer's weight."""
         if self._layer.geometry is not None:
             return as_weight(delta, self._layer.geometry)
-        matrix = delta[0]
+        matrix: np.ndarray = delta[0]
         return matrix if self._layer.transposed else matrix.T
 
 

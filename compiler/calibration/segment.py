@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
@@ -73,17 +73,17 @@ def segment(network: Network, inputs: Mapping[str, int], outputs: Sequence[str])
 def _output(
     name: str, inputs: Mapping[str, int], types: Mapping[str, ValueInfoProto]
 ) -> ValueInfoProto:
-    """An output of free shape; where nothing tells its element type the runtime infers it."""
+    """An output of free lengths; where nothing tells its element type the runtime infers it."""
     if name in inputs:
-        return _value(name, inputs[name], None)
+        return _value(name, inputs[name], types.get(name))
     if name in types:
-        return _value(name, types[name].type.tensor_type.elem_type, None)
+        return _value(name, types[name].type.tensor_type.elem_type, types[name])
     return ValueInfoProto(name=name)
 
 
 def _value(name: str, kind: int, known: ValueInfoProto | None) -> ValueInfoProto:
     """A tensor of free lengths, of the rank that is known."""
-    shape: Iterable[str] | None = None
+    shape: list[str | int | None] | None = None
     if known is not None and known.type.tensor_type.HasField("shape"):
         shape = [f"{name}.{axis}" for axis in range(len(known.type.tensor_type.shape.dim))]
     return helper.make_tensor_value_info(name, kind, shape)
