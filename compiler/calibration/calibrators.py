@@ -2,7 +2,8 @@
 
     y = step * k,   k = sign(x) * min(floor(|x| / step + 1/2), N_pos if x >= 0 else N_neg)
 
-with N_pos + N_neg = N. Keeping negative levels, as many of them as the data need, is polarity
+with N_pos + N_neg = N, the number of levels given (2 N of the option where both signs occur).
+Keeping negative levels, as many of them as the data need, is polarity
 mapping (arXiv 2508.14520, whose equations are not public here: our reading). A tensor without
 negative values gets N_neg = 0.
 
