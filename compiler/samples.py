@@ -113,8 +113,9 @@ class Samples(ABC):
             if held >= wanted:
                 joined = _join(pending)
                 yield self._feed({name: array[:wanted] for name, array in joined.items()})
-                pending = [{name: array[wanted:] for name, array in joined.items()}]
                 held -= wanted
+                rest = {name: array[wanted:] for name, array in joined.items()}
+                pending = [rest] if held else []
         if held and self.fixed_batch is None:
             yield self._feed(_join(pending))
 
