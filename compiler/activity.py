@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from ..passes.graph import initializers_below, nodes_below
+from ..passes.graph import initializers_below, unused_prefix
 from ..passes.network import Network, is_detached
 from ..runtime_ops.definition import DOMAIN, MAX_LEVELS
 from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
@@ -160,7 +160,7 @@ class _Twins:
 
     def __init__(self, proto: ModelProto, constants: Mapping[str, np.ndarray]) -> None:
         self._constants = constants
-        self._prefix = _unused_prefix(proto.graph)
+        self._prefix = unused_prefix(proto.graph, "activity")
         self._made = 0
 
     def add(self, graph: GraphProto, neuron: NodeProto) -> _ScaleCounter | _ThresholdCounter:
@@ -253,14 +253,3 @@ def _neurons_below(graph: GraphProto) -> Iterator[tuple[GraphProto, NodeProto]]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from _neurons_below(attribute.g)
-
-
-def _unused_prefix(graph: GraphProto) -> str:
-    """What no tensor's and no node's name begins with."""
-    taken = {value.name for value in graph.input} | {t.name for t in initializers_below(graph)}
-    for node in nodes_below(graph):
-        taken |= {node.name, *node.input, *node.output}
-    prefix = "activity"
-    while any(name.startswith(prefix + ".") for name in taken):
-        prefix += "_"
-    return prefix

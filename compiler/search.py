@@ -47,18 +47,16 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from ..passes.activations import Activation
 from ..passes.graph import (
     METADATA_PREFIX,
-    export_network,
-    import_model,
+    graphs_below,
     initializers_below,
-    nodes_below,
+    unused_prefix,
 )
-from ..passes.insert_quant_clip import insert_quant_clip
 from ..passes.lower import lower
 from ..passes.network import Network, is_detached
-from ..passes.neuron import DualNeuron, Neuron, PassContext, StaircaseNeuron, ThresholdNeuron
-from ..passes.replace_activation import replace_activation
+from ..passes.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ..runtime_ops.definition import DOMAIN
 from ..runtime_ops.scale_fire import SCALE_FIRE
+from .calibration.fire import fire
 from .calibration.spool import Spool
 from .errors import UsageError
 from .fidelity import FidelityMeter
@@ -375,8 +373,7 @@ class _Bench:
         scalable: set[str],
         spool: Spool,
     ) -> None:
-        graph = insert_quant_clip(import_model(analog), PassContext(neurons)).graph
-        self._snn = lower(export_network(replace_activation(graph).graph))
+        self._snn = lower(fire(analog, neurons))
         keys = {a.name: a.output for a in activations if a.output in neurons}
         self._counters = _add_counters(self._snn, keys)
         constants = {t.name: t for t in initializers_below(self._snn.proto.graph)}
@@ -465,14 +462,11 @@ def _add_counters(snn: Network, keys: Mapping[str, str]) -> list[_Counter]:
         snn: changed in place.
         keys: output tensors of activations by node name.
     """
-    used = {name for node in nodes_below(snn.proto.graph) for name in (*node.input, *node.output)}
-    prefix = "spikes"
-    while any(name.startswith(prefix) for name in used):
-        prefix += "_"
+    prefix = unused_prefix(snn.proto.graph, "spikes")
     opset = next(o.version for o in snn.proto.opset_import if o.domain in ("", "ai.onnx"))
     sizes = {t.name: t for t in initializers_below(snn.proto.graph)}
     counters: list[_Counter] = []
-    for graph in _graphs(snn.proto.graph):
+    for graph in graphs_below(snn.proto.graph):
         for node in [node for node in graph.node if node.domain == DOMAIN]:
             key = keys.get(_source_of(node))
             if key is None:
@@ -516,15 +510,6 @@ def _sum(graph: GraphProto, tensor: str, name: str, axis: int | None, opset: int
         graph.initializer.append(numpy_helper.from_array(np.array([at]), f"{name}.axes"))
     total = helper.make_node("ReduceL1", inputs, [name], keepdims=0, **axes)
     graph.node.extend([view, total])
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph and the bodies below it."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
 
 
 def _source_of(node: NodeProto) -> str:

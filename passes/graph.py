@@ -375,6 +375,26 @@ def nodes_below(proto: GraphProto) -> Iterator[NodeProto]:
                 yield from nodes_below(body)
 
 
+def graphs_below(proto: GraphProto) -> Iterator[GraphProto]:
+    """A graph and every control-flow body below it."""
+    yield proto
+    for node in proto.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs_below(attribute.g)
+
+
+def unused_prefix(proto: GraphProto, wanted: str) -> str:
+    """``wanted``, or with underscores, such that no tensor's or node's name is behind its dot."""
+    taken = {value.name for value in proto.input} | {t.name for t in initializers_below(proto)}
+    for node in nodes_below(proto):
+        taken |= {node.name, *node.input, *node.output}
+    prefix = wanted
+    while any(name.startswith(prefix + ".") for name in taken):
+        prefix += "_"
+    return prefix
+
+
 def nodes_of(function: onnx.FunctionProto) -> Iterator[NodeProto]:
     """Every node of a function, those in control-flow bodies included."""
     yield from nodes_below(GraphProto(node=function.node))

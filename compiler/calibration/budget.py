@@ -30,7 +30,7 @@ levels are only moved, with 0.5 half of the spikes have to go.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -40,7 +40,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from ...passes.activations import Activation
 from ...passes.functions import ActivationFunction
-from ...passes.graph import initializers_below, nodes_below
+from ...passes.graph import graphs_below, unused_prefix
 from ...passes.network import Network
 from ...passes.neuron import V0, DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS
@@ -51,11 +51,12 @@ from ..progress import Progress
 from ..samples import Feed, Samples
 from ..session import make_session, run_samples
 from .distribution import Distribution, distributions
-from .fit_neuron import channel_axis, fit_neuron, function_of
+from .fit_neuron import fit_neuron, function_of
 from .histogram import SignedHistogram
 from .leaky import leaky_functions
-from .observe import Observations, Watch, with_histograms
+from .observe import observe_samples
 from .options import DENSITY, SCALE, CalibrationOptions, check_options
+from .watches import watch_of, watches_of
 
 #: Samples on which sensitivities are measured, at most.
 MOST_SAMPLES = 16
@@ -383,9 +384,9 @@ class _Rounded:
         proto.CopyFrom(network.proto)
         self.network = Network(proto, network.weights)
         self._steps = {key: np.float32(step) for key, step in steps.items()}
-        prefix = _unused_prefix(proto)
+        prefix = unused_prefix(proto.graph, "rounded")
         self._names = {key: f"{prefix}.{number}" for number, key in enumerate(steps)}
-        for graph in _graphs(proto.graph):
+        for graph in graphs_below(proto.graph):
             nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
             if any(node.output[0] in steps for node in nodes if node.output):
                 del graph.node[:]
@@ -470,19 +471,10 @@ def _observe(
     progress: Progress,
 ) -> tuple[dict[str, SignedHistogram], int]:
     """The distribution of every membrane potential in the ANN, by the activation's output."""
-    watches: dict[str, Watch] = {}
-    for a in activations:
-        axis = channel_axis(a, options, leaky.get(a.output))
-        watch = Watch(a.input, axis, 1 if axis is None else a.channels or 1)
-        if watches.setdefault(a.input, watch) != watch:  # neurons want it differently
-            watches[a.input] = Watch(a.input, None, 1)
-    count = samples.batch_count(size)
-    session = make_session(with_histograms(network, list(watches.values()), runs=count))
-    observations = Observations(list(watches.values()))
-    seen = 0
-    for feed in progress.track(samples.batches(size), count, "distributions"):
-        observations.add(run_samples(session, feed, "the model"))
-        seen += _rows(samples, feed)
+    watches = watches_of(activations, lambda a: watch_of(a, options, leaky.get(a.output)))
+    observations = observe_samples(network, watches, samples, size, progress, "distributions")
+    fixed = samples.fixed_batch
+    seen = samples.batch_count(size) * fixed if fixed else samples.count
     if observations.not_finite:
         names = ", ".join(sorted(observations.not_finite))
         raise DataError(f"the samples make the input of a neuron NaN or infinite: {names}")
@@ -508,24 +500,3 @@ def _asked(options: CalibrationOptions) -> int:
 
 def _line(table: Sequence[Choice], levels: int) -> Choice:
     return next(line for line in table if line.levels == levels)
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph and the bodies below it."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-
-
-def _unused_prefix(proto: ModelProto) -> str:
-    """What no tensor's name begins with."""
-    taken = {value.name for value in proto.graph.input}
-    taken |= {tensor.name for tensor in initializers_below(proto.graph)}
-    for node in nodes_below(proto.graph):
-        taken |= {*node.input, *node.output}
-    prefix = "rounded"
-    while any(name.startswith(prefix) for name in taken):
-        prefix += "_"
-    return prefix

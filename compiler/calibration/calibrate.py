@@ -25,15 +25,14 @@ from ...passes.neuron import Neuron
 from ..errors import DataError
 from ..progress import Progress
 from ..samples import Samples
-from ..session import make_session, run_samples
 from .budget import with_levels
-from .fit_neuron import channel_axis, fit_neuron
+from .fit_neuron import fit_neuron
 from .histogram import SignedHistogram
 from .leaky import leaky_functions
-from .observe import Observations, Watch, with_histograms
+from .observe import Watch, observe_samples
 from .options import CalibrationOptions, Corrections, check_options
 from .sequential import Calibrated, calibrate_sequentially
-from .watches import NotFiniteError, watches_of
+from .watches import NotFiniteError, watch_of, watches_of
 
 
 def calibrate(
@@ -100,8 +99,7 @@ class _NeuronFit:
 
     def watch(self, activation: Activation) -> Watch:
         """What is observed: the input, per channel where a neuron of this kind has channels."""
-        axis = channel_axis(activation, self._options, self._functions.get(activation.output))
-        return Watch(activation.input, axis, 1 if axis is None else activation.channels or 1)
+        return watch_of(activation, self._options, self._functions.get(activation.output))
 
     def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
         """The neuron for this distribution of its membrane potential."""
@@ -129,13 +127,8 @@ def _in_one_pass(
     result = Calibrated()
     if not activations:
         return result
-    watches = watches_of(activations, fit)
-    observations = Observations(watches)
-    runs = samples.batch_count(size)
-    session = make_session(with_histograms(network, watches, runs=runs))
-    for feed in progress.track(samples.batches(size), runs, "calibrating"):
-        observations.add(run_samples(session, feed, "the model"))
-    del session
+    watches = watches_of(activations, fit.watch)
+    observations = observe_samples(network, watches, samples, size, progress, "calibrating")
     if observations.not_finite:
         raise NotFiniteError(observations.not_finite)
     for activation in progress.track(activations, len(activations), "thresholds"):

@@ -3,7 +3,8 @@
 Let x be the layer's input in the spiking network, one row per output position, and e the error
 there: the ANN's value minus the spiking network's, of the layer's output, or of the sum that adds
 it to a residual where that sum can be watched: then the layer makes up for the error of the other
-path too. Means over positions are written with a bar.
+path too. Where a Relu or Clip is all that reads the value, both are cut off at its bounds first:
+what the activation does not let through is no error. Means are over positions.
 
 1. Bias: b' = b + mean(e).
 2. Weights: W' = W + D with D the ridge regression of e on x, per group of a Conv,

@@ -16,10 +16,9 @@ from ...passes.equalise import equalise, find_sites, own_norms, range_scales
 from ...passes.graph import Graph, PassResult, export_network
 from ..progress import Progress
 from ..samples import Samples
-from ..session import make_session, run_samples
 from .channel_scales import channel_scales
 from .distribution import distributions
-from .observe import Observations, Watch, with_histograms
+from .observe import Watch, observe_samples
 
 
 def equalise_ranges(graph: Graph, samples: Samples, size: int, progress: Progress) -> PassResult:
@@ -37,12 +36,8 @@ def equalise_ranges(graph: Graph, samples: Samples, size: int, progress: Progres
     watches = {s.input: Watch(s.input, s.axis, s.channels) for s in sites}
     if not watches:
         return prepared
-    observations = Observations(list(watches.values()))
-    runs = samples.batch_count(size)
-    network = with_histograms(export_network(graph), list(watches.values()), runs=runs)
-    session = make_session(network)
-    for feed in progress.track(samples.batches(size), runs, "ranges of channels"):
-        observations.add(run_samples(session, feed, "the model"))
+    network, watched = export_network(graph), list(watches.values())
+    observations = observe_samples(network, watched, samples, size, progress, "ranges of channels")
     scales = {}
     for site in sites:
         rows = distributions(observations.histograms[site.input])

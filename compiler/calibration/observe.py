@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ValueInfoProto, helper
 
-from ...passes.graph import initializers_below, nodes_below
+from ...passes.graph import unused_prefix
 from ...passes.network import Network
 from ..observe import with_outputs
+from ..progress import Progress
+from ..samples import Samples
+from ..session import make_session, run_samples
 from .histogram import SignedHistogram
 
 #: Of the operators that serve calibration only.
@@ -61,7 +64,7 @@ def with_histograms(
     outputs = [_as_output(found[name], declared) for name in keep]
     del proto.graph.output[:]
     proto.graph.output.extend(outputs)
-    prefix = _unused_prefix(proto)
+    prefix = unused_prefix(proto.graph, "observed")
     for number, watch in enumerate(watched):
         made = [f"{prefix}.{number}.{output}" for output in _OUTPUTS]
         histogram = SignedHistogram(watch.rows)
@@ -108,18 +111,32 @@ class Observations:
                 self.not_finite.add(name)
 
 
+def observe_samples(
+    network: Network,
+    watched: Sequence[Watch],
+    samples: Samples,
+    size: int,
+    progress: Progress,
+    label: str,
+) -> Observations:
+    """Run a network over all samples and observe it.
+
+    Args:
+        network: any that runs on the samples.
+        watched: what is observed.
+        samples: calibration samples.
+        size: how many run at a time.
+        progress: told about batches done.
+        label: what for.
+    """
+    observations = Observations(watched)
+    runs = samples.batch_count(size)
+    session = make_session(with_histograms(network, watched, runs=runs))
+    for feed in progress.track(samples.batches(size), runs, label):
+        observations.add(run_samples(session, feed, "the model"))
+    return observations
+
+
 def _as_output(value: ValueInfoProto, declared: set[str]) -> ValueInfoProto:
     """Without a type that the model does not declare: the runtime finds it out."""
     return value if value.name in declared else ValueInfoProto(name=value.name)
-
-
-def _unused_prefix(proto: ModelProto) -> str:
-    """What no tensor's and no node's name begins with."""
-    graph = proto.graph
-    taken = {value.name for value in graph.input} | {t.name for t in initializers_below(graph)}
-    for node in nodes_below(graph):
-        taken |= {node.name, *node.input, *node.output}
-    prefix = "observed"
-    while any(name.startswith(prefix + ".") for name in taken):
-        prefix += "_"
-    return prefix

@@ -25,16 +25,14 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from ...passes.activations import Activation
-from ...passes.graph import export_network, import_model
-from ...passes.insert_quant_clip import insert_quant_clip
 from ...passes.layers import Layer
 from ...passes.network import Network, constant_of, set_constant
-from ...passes.neuron import Neuron, PassContext
-from ...passes.replace_activation import replace_activation
+from ...passes.neuron import Neuron
 from ..progress import Progress
 from ..samples import Samples
 from ..session import make_session, run_samples
 from .compensate import Correction, LayerErrors
+from .fire import fire
 from .histogram import SignedHistogram
 from .observe import Observations, Watch, with_histograms
 from .options import Corrections
@@ -214,7 +212,7 @@ class _Twins:
         """Compute the frontier of a stage from another one, and observe what its neurons see."""
         following = self._schedule.rounds[stage]
         missing = [name for name in following.frontier if name not in frontier]
-        watches = watches_of(following.neurons, self._fit)
+        watches = watches_of(following.neurons, self._fit.watch)
         fires = self._schedule.spiking
         in_snn = fires if self._corrections.sequential else set()
         self._compute(
@@ -265,7 +263,7 @@ class _Twins:
         names = list(dict.fromkeys([*wanted, *(watch.tensor for watch in watches)]))
         part = segment(network, {name: self._types[name] for name in given}, names)
         if spiking:
-            part = self._fire(part)
+            part = fire(part, {**self._settled, **self.result.neurons})
         session = make_session(with_histograms(part, watches, wanted, self._batches))
         inputs = [value.name for value in part.proto.graph.input]
         for batch in range(self._batches):
@@ -273,13 +271,6 @@ class _Twins:
             outputs = run_samples(session, feed, "the model")
             tensors = dict(zip(wanted, outputs, strict=False))
             yield batch, tensors, outputs[len(wanted) :]
-
-    def _fire(self, part: Network) -> Network:
-        """Replace the activations that are settled by their neurons."""
-        graph = import_model(part)
-        context = PassContext({**self._settled, **self.result.neurons})
-        graph = insert_quant_clip(graph, context).graph
-        return export_network(replace_activation(graph).graph)
 
     def _get(self, name: str, batch: int, spiking: bool) -> np.ndarray:
         own = spiking and name in self._schedule.spiking

@@ -12,15 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...passes.activations import Activation
-from ...passes.graph import export_network, import_model
-from ...passes.insert_quant_clip import insert_quant_clip
 from ...passes.network import Network
-from ...passes.neuron import DualNeuron, Neuron, PassContext, StaircaseNeuron, ThresholdNeuron
-from ...passes.replace_activation import replace_activation
+from ...passes.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ..progress import Progress
 from ..samples import Samples
-from ..session import make_session, run_samples
-from .observe import Observations, Watch, with_histograms
+from .fire import fire
+from .observe import Watch, observe_samples
 from .options import DENSITY
 from .shrink import count_levels_in, shrink
 
@@ -53,13 +50,9 @@ def shrink_levels(
     changes: list[str] = []
     if not watches:
         return found, changes
-    graph = insert_quant_clip(import_model(network), PassContext(neurons)).graph
-    snn = export_network(replace_activation(graph).graph)
-    observations = Observations(list(watches.values()))
-    runs = samples.batch_count(size)
-    session = make_session(with_histograms(snn, list(watches.values()), runs=runs))
-    for feed in progress.track(samples.batches(size), runs, "levels that occur"):
-        observations.add(run_samples(session, feed, "the SNN"))
+    observations = observe_samples(
+        fire(network, neurons), list(watches.values()), samples, size, progress, "levels that occur"
+    )
     for activation in wanted:
         before = neurons[activation.output]
         histogram = observations.histograms[activation.input]

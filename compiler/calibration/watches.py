@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ...passes.activations import Activation
+from ...passes.functions import ActivationFunction
 from ...passes.neuron import Neuron
+from .fit_neuron import channel_axis
 from .histogram import SignedHistogram
 from .observe import Watch
+from .options import CalibrationOptions
 
 
 class NotFiniteError(Exception):
@@ -36,11 +39,27 @@ class Fit(Protocol):
         """Whether the activation is 0 on everything that was seen."""
 
 
-def watches_of(activations: Sequence[Activation], fit: Fit) -> list[Watch]:
+def watch_of(
+    activation: Activation, options: CalibrationOptions, function: ActivationFunction | None
+) -> Watch:
+    """The membrane potential, per channel where a neuron of this kind has channels.
+
+    Args:
+        activation: what becomes a neuron.
+        options: how neurons are chosen.
+        function: as for ``fit_neuron``.
+    """
+    axis = channel_axis(activation, options, function)
+    return Watch(activation.input, axis, 1 if axis is None else activation.channels or 1)
+
+
+def watches_of(
+    activations: Sequence[Activation], watch_of_one: Callable[[Activation], Watch]
+) -> list[Watch]:
     """One watch for each tensor; where neurons want it differently, as a whole."""
     found: dict[str, Watch] = {}
     for activation in activations:
-        watch = fit.watch(activation)
+        watch = watch_of_one(activation)
         if found.setdefault(watch.tensor, watch) != watch:
             found[watch.tensor] = Watch(watch.tensor, None, 1)
     return list(found.values())

@@ -1,0 +1,22 @@
+"""From a calibrated network, or a part of one, to its spiking counterpart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...passes.graph import export_network, import_model
+from ...passes.insert_quant_clip import insert_quant_clip
+from ...passes.network import Network
+from ...passes.neuron import Neuron, PassContext
+from ...passes.replace_activation import replace_activation
+
+
+def fire(network: Network, neurons: Mapping[str, Neuron]) -> Network:
+    """The network with neurons in place of the activations that have one.
+
+    Args:
+        network: canonical ANN; it stays as it is.
+        neurons: by the activation's output tensor; others may be among them.
+    """
+    graph = insert_quant_clip(import_model(network), PassContext(neurons)).graph
+    return export_network(replace_activation(graph).graph)
