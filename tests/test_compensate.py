@@ -245,3 +245,20 @@ def test_batches_of_one_sample_are_halved_too():
         errors.add(x, x[..., :1] * 2)
     found = errors.solve(np.zeros(1, np.float32))
     assert found.ridge == min(compensate.RIDGES)
+
+
+def test_fewer_rows_than_unknowns_are_compensated_only_where_that_generalises():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 8, 64)).astype(np.float32)
+    noise = rng.standard_normal((4, 8, 2)).astype(np.float32)
+    common = x.mean(axis=-1, keepdims=True) * np.ones(2, np.float32)
+
+    def corrected(error):
+        errors = LayerErrors(layer("MatMul"), np.zeros((64, 2), np.float32), 1, True, 0)
+        errors.add(x + x.mean(axis=-1, keepdims=True) * 20, error)
+        return errors.solve(np.zeros(2, np.float32))
+
+    assert corrected(noise).ridge is None
+    found = corrected(common)
+    assert found.ridge is not None
+    assert found.after < 0.5 * found.before

@@ -15,13 +15,15 @@ what the activation does not let through is no error. Means are over positions.
    channels of different ranges are treated alike.
 3. Ridge: the samples are halved. Of r in :data:`RIDGES` that one is taken whose D from one half
    reduces the squared error on the other half most, both ways summed; where none reduces it, the
-   weights stay as they are. So only what generalises is compensated. D is then computed from all.
+   weights stay as they are. So only what generalises is compensated, however few the rows are. D is
+   then computed from all.
 4. Only a sample of the positions is used, :data:`ROWS_PER_UNKNOWN` for each unknown, drawn by a
    seed from each batch alike.
 5. A layer stays as it is where no ridge helps, where the regression has more than :data:`WIDEST`
-   unknowns per output, where there are fewer rows than ten for each unknown, for ConvTranspose, and
-   for a Conv with automatic padding. Its bias alone is corrected only where weights are not to be
-   corrected at all: on networks whose values have heavy tails a mean error is that of rare values.
+   unknowns per output, for ConvTranspose, and for a Conv with automatic padding. Its bias alone is
+   corrected only where weights are not to be corrected at all: noise raises the mean of what a Relu
+   lets through where the ANN is silent, and a bias that takes this off again takes it off the
+   values that carry the signal too. The regression sees both and weighs them.
 
 Least squares on second moments of the quantised input is known from post-training quantisation and
 pruning; what it is worth at one timestep is measured in docs/accuracy.md.
@@ -38,13 +40,11 @@ from .patches import ConvPatches, as_weight
 
 #: Output positions that a layer's regression sees: so many for each unknown, within bounds.
 ROWS_PER_UNKNOWN = 100
-#: With fewer than this for each unknown the weights stay as they are.
-FEWEST_PER_UNKNOWN = 10
 FEWEST_ROWS, MOST_ROWS = 2_000, 20_000
 #: Unknowns per output beyond which the regression costs more than it is worth.
 WIDEST = 2304
 #: Ridges to choose from: rule 3.
-RIDGES = (0.03, 0.2, 1.0, 5.0, 30.0)
+RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 #: Variances below this share of the mean one count as that: an input that is hardly ever active.
 _LEAST_VARIANCE = 1e-4
 #: Bytes of rows handled at a time.
@@ -139,7 +139,7 @@ class LayerErrors:
         remaining = squares - float((error**2).sum()) if correct_bias else squares
         shift = error.copy() if correct_bias else np.zeros_like(error)
         weight, ridge = self._weight, None
-        if self._regress and total.count >= FEWEST_PER_UNKNOWN * self._unknowns:
+        if self._regress:
             ridge = _best_ridge(*(half.centred() for half in self._halves if half.count))
         if self._weights and ridge is None:
             rms = float(np.sqrt(squares / error.size))
