@@ -48,6 +48,9 @@ def make_session(
     # Without optimisation thousands of small nodes remain, and planning which of their outputs may
     # share memory takes time quadratic in that number (28 s for 65 neurons).
     options.enable_mem_reuse = optimise
+    # A pattern is laid out in a block of its own after the first run, whose memory stays: two
+    # batches would take more than one.
+    options.enable_mem_pattern = False
     if library:
         register(options)
     try:
