@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from snn_compile.passes.graph import graphs_below
 
 Random = np.random.Generator
 
@@ -68,14 +69,7 @@ def _mutate_bytes(data: bytes, other: bytes, rng: Random) -> bytes:
 
 
 def _graphs(model: ModelProto) -> list[GraphProto]:
-    def below(graph: GraphProto) -> Iterator[GraphProto]:
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    yield from below(attribute.g)
-
-    return list(below(model.graph))
+    return list(graphs_below(model.graph))
 
 
 def _node(model: ModelProto, rng: Random) -> NodeProto:
