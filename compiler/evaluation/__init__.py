@@ -1,0 +1,1 @@
+"""What ``snn-eval`` measures: outputs, neurons, spikes and energy, latency, baselines, sweeps."""

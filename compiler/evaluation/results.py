@@ -1,0 +1,228 @@
+"""What an evaluation found, as plain data: the tables, the JSON and the HTML report show it.
+
+Shares are between 0 and 1, times in seconds, energies in picojoules per sample. What was not
+measured, or does not apply, is None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval over the samples."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass
+class OutputResult:
+    """One floating-point output of a network, against that of the ANN.
+
+    Attributes:
+        name: of the output.
+        max_abs: largest absolute difference; inf where only one is finite, or shapes differ.
+        relative_l2: ||network - ann|| / ||ann||.
+        cosine: mean over samples of the cosine between the two outputs of a sample.
+        agreement: share of samples with the same argmax; of [batch, classes] outputs.
+        ann_top1: share of samples whose argmax is the label, of the ANN; needs labels.
+        top1: likewise of the network.
+        drop: ann_top1 - top1, with the interval of the paired difference.
+        ann_top5: share of samples whose label is among the five highest; from six classes on.
+        top5: likewise of the network.
+    """
+
+    name: str
+    max_abs: float
+    relative_l2: float
+    cosine: float | None = None
+    agreement: Estimate | None = None
+    ann_top1: Estimate | None = None
+    top1: Estimate | None = None
+    drop: Estimate | None = None
+    ann_top5: Estimate | None = None
+    top5: Estimate | None = None
+
+
+@dataclass
+class NeuronResult:
+    """One neuron node of the SNN: a tensor of neurons, each with one value per sample.
+
+    Attributes:
+        name: node name.
+        op: MultiThresholdFire or ScaleFire.
+        source_node: the activation it stands for, "" where the model does not say.
+        source_op: its operator, or "Encoder".
+        neurons: how many values it has per sample.
+        levels: [negative, positive], number of levels of either polarity.
+        firing_rate: mean number of spikes |k| per neuron and sample.
+        active: share of values with at least one spike.
+        silent_neurons: share of neurons that fire on no sample.
+        saturated_neurons: share of neurons at their outermost level on every sample.
+        clip_rate: share of values beyond the highest level; of MultiThresholdFire only.
+        entropy: of the levels over all values, in bits.
+        level_counts: how often each k was seen, from the lowest k to the highest.
+        lowest_level: the k of the first of them.
+        flips: share of values whose level differs between sessions with and without graph
+            optimisation, on the samples compared.
+    """
+
+    name: str
+    op: str
+    source_node: str
+    source_op: str
+    neurons: int
+    levels: tuple[int, int]
+    firing_rate: float
+    active: float
+    silent_neurons: float
+    saturated_neurons: float
+    clip_rate: float | None
+    entropy: float
+    level_counts: list[int] = field(default_factory=list)
+    lowest_level: int = 0
+    flips: float | None = None
+
+
+@dataclass
+class SynapseResult:
+    """One linear operator: multiply-accumulates of the ANN, synaptic operations of the SNN.
+
+    All counts are means per sample. Definitions: docs/energy.md.
+
+    Attributes:
+        name: node name.
+        op: Conv, ConvTranspose, Gemm or MatMul.
+        inputs: names of the neurons whose spikes it reads; empty where its input is analog.
+        analog: why it counts as analog: "" where it reads spikes.
+        macs: multiply-accumulates over weights that are not 0, borders left out.
+        events: values that are not silent, times one: sum [k_j != 0].
+        unary: sum |k_j| f_j.
+        bit_serial: sum popcount(|k_j|) f_j.
+        graded: sum [k_j != 0] f_j, one multiply per event and synapse.
+        bits: ceil(log2(N + 1)) of the neuron it reads.
+        energy: in pJ, by accounting: see EnergyResult.
+    """
+
+    name: str
+    op: str
+    inputs: list[str]
+    analog: str
+    macs: float
+    events: float = 0.0
+    unary: float = 0.0
+    bit_serial: float = 0.0
+    graded: float = 0.0
+    bits: int = 0
+    energy: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class ResidueResult:
+    """Float arithmetic that no accounting of synapses sees: softmax, normalisation, sums."""
+
+    name: str
+    op: str
+    elements: float
+
+
+@dataclass
+class EnergyResult:
+    """Estimated energy per sample.
+
+    Attributes:
+        constants: pJ per operation, by name, as used.
+        constants_source: where they come from.
+        synapses: per linear operator.
+        residue: float operators, listed apart and not in any total.
+        totals: pJ per sample by accounting: "unary", "bit_serial", "graded" of the SNN;
+            "ann_fp32", "ann_int8", "ann_bits" (a network of ceil(log2(N + 1)) bits).
+        analog_share: share of the MACs in layers with analog input.
+        notes: what the figures leave out.
+    """
+
+    constants: dict[str, float]
+    constants_source: str
+    synapses: list[SynapseResult]
+    residue: list[ResidueResult]
+    totals: dict[str, float]
+    analog_share: float
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LatencyResult:
+    """One network at one batch size.
+
+    Attributes:
+        network: "ann", "snn" (with the library), "snn_functions" (without), or a baseline's name.
+        batch: samples per run.
+        seconds: median of the processes' median times of a run.
+        ratio: median over rounds of its time over that of the ANN in the same round.
+        peak_bytes: largest resident memory of its process.
+    """
+
+    network: str
+    batch: int
+    seconds: float
+    ratio: float
+    peak_bytes: int
+
+
+@dataclass
+class BaselineResult:
+    """Another network made from the same ANN, on the same samples."""
+
+    name: str
+    description: str
+    outputs: list[OutputResult]
+
+
+@dataclass
+class EvaluationResult:
+    """The outcome of ``snn-eval``.
+
+    Attributes:
+        ann: file, SHA-256, and size in bytes.
+        snn: likewise, and the compiler's own metadata.
+        data: file, SHA-256, samples, whether labelled.
+        outputs: SNN against ANN, per output.
+        neurons: per neuron node, in the order they run.
+        energy: None where it was not asked for.
+        latency: empty where it was not asked for.
+        baselines: those asked for.
+        flips_outputs: SNN without graph optimisation against SNN with it, per output.
+        versions: of the packages used.
+        command: as typed.
+        warnings: what the user should know.
+    """
+
+    ann: dict[str, Any]
+    snn: dict[str, Any]
+    data: dict[str, Any]
+    samples: int
+    outputs: list[OutputResult]
+    neurons: list[NeuronResult] = field(default_factory=list)
+    energy: EnergyResult | None = None
+    latency: list[LatencyResult] = field(default_factory=list)
+    baselines: list[BaselineResult] = field(default_factory=list)
+    flips_outputs: list[OutputResult] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SweepPoint:
+    """One compiled network of a sweep, or a baseline in the same plot."""
+
+    label: str
+    levels: int | None
+    scale: float | None
+    outputs: list[OutputResult]
+    energy: dict[str, float]
+    pareto: bool = False
