@@ -157,17 +157,22 @@ def test_of_convtranspose_and_automatic_padding_the_bias_alone_can_be_corrected(
             found = errors.solve(np.zeros(2, np.float32))
             assert found.ridge is None
             np.testing.assert_array_equal(found.bias, expected)
+            reason = "its padding is automatic" if op == "Conv" else f"{op} is not compensated"
+            assert found.left == (reason if weights else "")
 
 
 def test_too_few_rows_and_too_many_unknowns_leave_the_weights(monkeypatch):
     x, error = np.ones((2, 30), np.float32), np.ones((2, 4), np.float32)
     errors = LayerErrors(layer("MatMul"), np.ones((30, 4), np.float32), 1, True, 0)
     errors.add(x, error)
-    assert errors.solve(np.zeros(4, np.float32)).ridge is None
+    found = errors.solve(np.zeros(4, np.float32))
+    assert (found.ridge, found.left) == (None, "no ridge helps")
     monkeypatch.setattr(compensate, "WIDEST", 29)
     errors = LayerErrors(layer("MatMul"), np.ones((30, 4), np.float32), 1, True, 0)
     errors.add(np.tile(x, (100, 1)), np.tile(error, (100, 1)))
-    assert errors.solve(np.zeros(4, np.float32)).ridge is None
+    found = errors.solve(np.zeros(4, np.float32))
+    assert found.ridge is None
+    assert found.left == "its outputs have 30 weights each, more than 29"
 
 
 def test_positions_are_a_sample_of_every_batch_and_the_same_for_a_seed(monkeypatch):

@@ -61,6 +61,7 @@ class Correction:
         before: root of the mean squared error before the correction.
         after: what is expected of it afterwards.
         ridge: of the regression; None where the weights are as they were.
+        left: why the layer stays as it is; "" where it does not.
     """
 
     weight: np.ndarray
@@ -68,6 +69,7 @@ class Correction:
     before: float
     after: float
     ridge: float | None
+    left: str = ""
 
 
 class LayerErrors:
@@ -134,7 +136,7 @@ class LayerErrors:
         """
         total = self._halves[0] + self._halves[1]
         if not total.count:
-            return Correction(self._weight, bias, 0.0, 0.0, None)
+            return Correction(self._weight, bias, 0.0, 0.0, None, "it has no finite output")
         error, squares = total.error / total.count, total.squares / total.count
         remaining = squares - float((error**2).sum()) if correct_bias else squares
         shift = error.copy() if correct_bias else np.zeros_like(error)
@@ -143,7 +145,7 @@ class LayerErrors:
             ridge = _best_ridge(*(half.centred() for half in self._halves if half.count))
         if self._weights and ridge is None:
             rms = float(np.sqrt(squares / error.size))
-            return Correction(self._weight, bias, rms, rms, ridge)
+            return Correction(self._weight, bias, rms, rms, None, self._obstacle())
         if ridge is not None:
             moments = total.centred()
             delta = moments.regression(ridge)
@@ -157,6 +159,16 @@ class LayerErrors:
             float(np.sqrt(max(remaining, 0.0) / error.size)),
             ridge,
         )
+
+    def _obstacle(self) -> str:
+        """Why the weights stay as they are: rule 5."""
+        if self._regress:
+            return "no ridge helps"
+        if self._unknowns:
+            return f"its outputs have {self._unknowns} weights each, more than {WIDEST}"
+        if self._layer.op == "Conv":
+            return "its padding is automatic"
+        return f"{self._layer.op} is not compensated"
 
     def _shaped(self, delta: np.ndarray) -> np.ndarray:
         """[g, outputs, unknowns] as the layer's weight."""

@@ -188,8 +188,8 @@ class _Twins:
             self._apply(layer, correction)
 
     def _apply(self, layer: Layer, correction: Correction) -> None:
-        if correction.ridge is None and self._corrections.weights:
-            self.result.changes.append(f"{layer.op} {layer.name}: left as it is, no ridge helps")
+        if correction.left:
+            self.result.changes.append(f"{layer.op} {layer.name}: left as it is, {correction.left}")
             return
         what = "bias" if correction.ridge is None else f"weights (ridge {correction.ridge:g}), bias"
         self.result.changes.append(
