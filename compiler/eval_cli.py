@@ -40,9 +40,9 @@ class _Command(click.Command):
 @click.command(
     cls=_Command,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 evaluated, 1 internal error or out of memory, 2 usage, 3 a model refused, "
-    "or the two do not belong together, 4 data refused, 128 + n stopped by signal n (130 Ctrl-C). "
-    "Warnings go to stderr and into the result, and do not change the exit code.",
+    epilog="Exit codes: 0 evaluated, 1 internal error or out of memory, 2 usage, 3 a model "
+    "refused, or the two do not belong together, 4 data refused, 128 + n stopped by signal n "
+    "(130 Ctrl-C). Warnings go to stderr and into the result, and do not change the exit code.",
 )
 @click.argument("ann", type=click.Path(path_type=Path))
 @click.argument("snn", type=click.Path(path_type=Path))

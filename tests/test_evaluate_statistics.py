@@ -77,4 +77,6 @@ def test_mean_interval_takes_the_spread_over_samples():
 
 def test_the_drop_from_counts_is_that_of_the_samples():
     ann, snn = bits("1" * 6 + "0" * 2 + "1" * 32), bits("0" * 6 + "1" * 2 + "1" * 32)
-    assert astuple(paired_drop(6, 2, 40)) == pytest.approx(astuple(paired_difference(ann, snn[None])))
+    assert astuple(paired_drop(6, 2, 40)) == pytest.approx(
+        astuple(paired_difference(ann, snn[None]))
+    )

@@ -74,6 +74,9 @@ def check_options(options: EvaluationOptions) -> None:
     Raises:
         UsageError: says which.
     """
+    unknown = set(options.baselines) - {INT8}
+    if unknown:
+        raise UsageError(f"no baseline is called {min(unknown)}; there is {INT8}")
     if options.baselines and options.calibration is None:
         raise UsageError(
             f"--baseline {options.baselines[0]} needs --calibration: the samples that the SNN was "
@@ -122,10 +125,9 @@ def evaluate(
     )
     with tempfile.TemporaryDirectory(prefix="snn-eval-") as name:
         folder = Path(name)
-        baselines = {
-            INT8: _int8_baseline(pair, options, folder, result, progress)
-            for _ in options.baselines
-        }
+        baselines = {}
+        if INT8 in options.baselines:
+            baselines[INT8] = _int8_baseline(pair, options, folder, result, progress)
         _compare(pair, baselines, samples, labels, result, progress)
         if options.flips and neurons_of(pair.snn.proto):
             flips, result.flips_outputs = level_flips(pair.snn, samples, progress)

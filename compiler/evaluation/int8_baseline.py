@@ -97,7 +97,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser prints, logs to the root logger, and warns of what is not the user's to mend."""
+    """The quantiser prints, logs and warns of what is not the user's to mend."""
     root, disabled = logging.getLogger(), logging.root.manager.disable
     handlers = root.handlers[:]
     logging.disable(logging.CRITICAL)

@@ -62,8 +62,8 @@ def labelled_outputs(labels: np.ndarray, classes: Mapping[str, int]) -> set[str]
     if classes and not fitting:
         have = ", ".join(f"'{name}' has {count}" for name, count in classes.items())
         raise DataError(
-            f"'labels' has {highest} at sample {int(labels.argmax())}, but of the networks' outputs "
-            f"{have} classes, counted from 0; give the labels of these samples"
+            f"'labels' has {highest} at sample {int(labels.argmax())}, but of the networks' "
+            f"outputs {have} classes, counted from 0; give the labels of these samples"
         )
     return fitting
 
@@ -73,7 +73,8 @@ def _labels_in(file: Path) -> np.ndarray | None:
         return None
     try:
         with np.load(file, allow_pickle=False) as archive:
-            return archive["labels"] if "labels" in archive else None
+            labels: np.ndarray | None = archive.get("labels")
+            return labels
     except UNREADABLE as error:
         raise DataError(f"{file}: 'labels' is not readable: {error}") from error
 

@@ -34,7 +34,7 @@ from .results import LatencyResult
 #: Seconds of one process above which a network is measured in one round only.
 SLOW = 10.0
 
-# Not from the current folder: it is not ours, and a module there could take the place of a real one.
+# Nothing is imported from the current folder, where a module may take the place of a real one.
 _START = (
     "import sys; sys.path[:] = filter(None, sys.path);"
     "from snn_compile.compiler.evaluation.latency_child import main; main()"
@@ -150,9 +150,7 @@ def measure_latency(
     return results, problems
 
 
-def _measure(
-    candidate: Candidate, feed: Path, options: LatencyOptions
-) -> tuple[float, int | None]:
+def _measure(candidate: Candidate, feed: Path, options: LatencyOptions) -> tuple[float, int | None]:
     """Seconds and peak memory that a process of its own finds."""
     request = {
         "path": str(candidate.path),

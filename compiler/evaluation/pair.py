@@ -106,4 +106,5 @@ def _kind(value: ValueInfoProto) -> str:
     if kind != "tensor_type":
         return f" {kind.removesuffix('_type')}"
     elements = value.type.tensor_type.elem_type
-    return "" if elements == TensorProto.FLOAT else f" {TensorProto.DataType.Name(elements).lower()}"
+    name: str = TensorProto.DataType.Name(elements)
+    return "" if elements == TensorProto.FLOAT else f" {name.lower()}"
