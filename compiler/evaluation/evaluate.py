@@ -144,8 +144,13 @@ class _Runner:
 
     name: str
     session: ort.InferenceSession
-    positions: list[int]
     comparison: OutputComparison
+    positions: list[int]
+
+    def run(self, feed: Feed) -> list[np.ndarray]:
+        """The outputs that are compared."""
+        outputs = run_samples(self.session, feed, self.name)
+        return [outputs[i] for i in self.positions]
 
 
 def _compare(
@@ -157,16 +162,16 @@ def _compare(
     progress: Progress,
 ) -> None:
     """Fill in what all samples tell: outputs, neurons, baselines."""
-    ann = make_session(pair.ann)
-    floats = float_outputs(ann)
-    names = [name for _, name in floats]
+    session = make_session(pair.ann)
+    names = [name for _, name in float_outputs(session)]
 
     def runner(name: str, session: ort.InferenceSession) -> _Runner:
         own = {output.name: i for i, output in enumerate(session.get_outputs())}
         comparison = OutputComparison(name, names, unbatched=bool(samples.unbatched))
-        return _Runner(name, session, [own[output] for output in names], comparison)
+        return _Runner(name, session, comparison, [own[output] for output in names])
 
-    # The place for a network that counts what its neurons do: its outputs come first, by name.
+    ann = runner("the ANN", session)
+    # The place for a network that counts what its neurons do.
     runners = [runner("the SNN", make_session(pair.snn))]
     runners += [
         runner(name, make_session(read_model(path), library=False, optimise=False))
@@ -176,14 +181,13 @@ def _compare(
     labelled: set[str] = set()
     feeds = progress.track(samples.batches(size), samples.batch_count(size), "evaluating")
     for feed in feeds:
-        expected = _outputs(ann, feed, [i for i, _ in floats], "the ANN")
+        expected = ann.run(feed)
         count = samples.count_in(feed)
         if labels is not None and result.samples == 0:
             labelled = _labelled(labels, names, expected, count, samples, result)
         own = labels[result.samples : result.samples + count] if labels is not None else None
         for one in runners:
-            found = _outputs(one.session, feed, one.positions, one.name)
-            one.comparison.add(expected, found, count, own, labelled)
+            one.comparison.add(expected, one.run(feed), count, own, labelled)
         result.samples += count
     snn, *others = runners
     result.outputs = snn.comparison.results()
@@ -200,13 +204,6 @@ def _compare(
             f"the last {left} samples were left out: they do not fill a batch of "
             f"{samples.fixed_batch}, which the model fixes"
         )
-
-
-def _outputs(
-    session: ort.InferenceSession, feed: Feed, positions: list[int], what: str
-) -> list[np.ndarray]:
-    outputs = run_samples(session, feed, what)
-    return [outputs[i] for i in positions]
 
 
 def _labelled(

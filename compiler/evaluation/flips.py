@@ -84,8 +84,8 @@ def _visible(snn: Network, outputs: list[str]) -> tuple[Network, dict[str, int]]
             continue
         break
     for value in network.proto.graph.output[len(outputs) :]:
-        # The runtime knows its type, which need not be float32.
-        value.CopyFrom(ValueInfoProto(name=value.name))
+        if value.name in names:  # not of a branch; the runtime knows its type, float32 or another
+            value.CopyFrom(ValueInfoProto(name=value.name))
     return network, {name: names.index(tensor) for name, tensor in tensors.items()}
 
 

@@ -6,12 +6,14 @@
    figure is the median over its processes; the ratio is taken within a round, then the median.
 2. Each process measures for :attr:`LatencyOptions.seconds`, and at least one run. Where a process
    needs more than :data:`SLOW` seconds in all, its network is measured in one round only; if it is
-   the first network, to which the ratios are, so are the others at this batch size. After
-   :attr:`LatencyOptions.limit` seconds a process is stopped and its network has no figure.
+   the first network, to which the ratios are, so are the others at this batch size. A process that
+   needs :attr:`LatencyOptions.limit` seconds is stopped, and one run of which can be expected to
+   take that long, from batch 1, is not started: the network has no figure there.
 3. The samples are real ones, since where a branch or the number of detections depends on the data
    so does the time. Where there are fewer than a batch needs, they are repeated.
 4. A model that fixes its batch size, or has no batch axis, is measured as it is.
-5. Models are files that we wrote ourselves: they name no other file than one of ours beside them.
+5. No process outlives this one: it ends when its input does.
+6. Models are files that we wrote ourselves: they name no other file than one of ours beside them.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import IO
 
 import numpy as np
 
@@ -57,7 +61,7 @@ class LatencyOptions:
     rounds: int = 3
     seconds: float = 0.5
     threads: int = 0
-    limit: float = 60.0
+    limit: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def measure_latency(
             continue
         begin = time.perf_counter()
         try:
+            _check_expected(batch, found.get((1, candidate)), options)
             seconds, peak = _measure(candidate, feeds[batch], options)
         except _FailedError as reason:
             problems.append(f"latency of {candidate.name} at batch {batch}: {reason}")
@@ -150,6 +155,13 @@ def measure_latency(
     return results, problems
 
 
+def _check_expected(batch: int, alone: _Measured | None, options: LatencyOptions) -> None:
+    """Refuse a batch that would take too long, from what one sample took."""
+    expected = batch * min(alone.seconds.values(), default=0.0) if alone and batch > 1 else 0.0
+    if expected > options.limit:
+        raise _FailedError(f"a run would take about {expected:.0f} s; give a smaller batch")
+
+
 def _measure(candidate: Candidate, feed: Path, options: LatencyOptions) -> tuple[float, int | None]:
     """Seconds and peak memory that a process of its own finds."""
     request = {
@@ -161,17 +173,36 @@ def _measure(candidate: Candidate, feed: Path, options: LatencyOptions) -> tuple
     }
     command = [sys.executable, "-c", _START, json.dumps(request)]
     try:
-        # Whatever interrupts this, the child is killed and waited for.
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=options.limit, text=True
-        )
+        code, stdout, stderr = _run(command, options.limit)
     except subprocess.TimeoutExpired as error:
-        raise _FailedError(f"takes more than {options.limit:g} s") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]
-        raise _FailedError(f"not measured, {lines[-1]}")
-    answer = json.loads(done.stdout.splitlines()[-1])
+        raise _FailedError(f"no figure within {options.limit:g} s; give a smaller batch") from error
+    if code != 0:
+        lines = stderr.strip().splitlines() or [f"ended with code {code}"]
+        raise _FailedError(f"{lines[-1]}")
+    answer = json.loads(stdout.splitlines()[-1])
     return answer["seconds"], answer["peak_bytes"]
+
+
+def _run(command: list[str], limit: float) -> tuple[int, str, str]:
+    """Exit code and what was printed; whatever interrupts this, the process ends first."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        # Its input is the sign that this process is alive.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr)
+        try:
+            code = process.wait(limit)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+        return code, *(_text_of(stream) for stream in (stdout, stderr))
+
+
+def _text_of(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode(errors="replace")
 
 
 def _repeated(feed: Feed, size: int) -> Feed:
