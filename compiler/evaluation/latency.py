@@ -197,7 +197,7 @@ def _run(command: list[str], limit: float) -> tuple[int, str, str]:
         finally:
             if process.stdin is not None:
                 process.stdin.close()
-        return code, *(_text_of(stream) for stream in (stdout, stderr))
+        return code, _text_of(stdout), _text_of(stderr)
 
 
 def _text_of(stream: IO[bytes]) -> str:
