@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from itertools import count
 from pathlib import Path
 
@@ -170,3 +173,12 @@ def test_a_process_that_does_not_come_to_an_end_is_stopped(model, tmp_path):
     results, problems = measured_files(model, feed=feed, limit=0.01)
     assert results == []
     assert problems == ["latency of 0 at batch 1: no figure within 0.01 s; give a smaller batch"]
+
+
+def test_a_process_ends_when_nobody_waits_for_it(model, tmp_path):
+    request = {"path": str(model), "library": False, "threads": 1, "seconds": 1e6}
+    request["feed"] = str(write_feeds(samples_for(model), [1], tmp_path)[1])
+    command = [sys.executable, "-c", latency._START, json.dumps(request)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        process.stdin.close()
+        assert process.wait(60) == 1

@@ -106,7 +106,7 @@ def evaluate(
     check_options(options)
     pair = read_pair(ann, snn)
     samples = FileSamples(data, pair.specs)
-    labels = read_labels(samples)
+    labels = read_labels(samples, {spec.name for spec in pair.specs})
     result = EvaluationResult(
         ann=_describe(ann, pair.ann),
         snn=_describe(snn, pair.snn)

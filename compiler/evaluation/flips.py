@@ -11,8 +11,9 @@ with ORT_ENABLE_ALL and with ORT_DISABLE_ALL, the neurons' outputs among its own
    fixes its size, so memory is that of all neurons' values of one sample (one batch), twice.
 3. Neurons in branches of If are seen where the branch is taken. Those in bodies of Loop and Scan
    are not seen.
-4. A neuron is an operator that the runtime does not know, so nothing is fused across it, whether or
-   not its output is given out.
+4. A neuron is an operator that the runtime does not know, so nothing is fused across it. Giving out
+   its output changed no bit of the networks' own outputs where that was tried (ResNet-20,
+   EfficientNet-Lite0 and the bundled network, with and without optimisation).
 """
 
 from __future__ import annotations

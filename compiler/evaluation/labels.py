@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,21 @@ import numpy as np
 from ..errors import DataError
 from ..samples import UNREADABLE, FileSamples
 
+_NAME = "labels"
 
-def read_labels(samples: FileSamples) -> np.ndarray | None:
+
+def read_labels(samples: FileSamples, inputs: Collection[str]) -> np.ndarray | None:
     """The class of each sample, int64 [samples]; None where the data have no labels.
+
+    Args:
+        samples: the samples.
+        inputs: names of the networks' inputs; one that is called 'labels' is no label.
 
     Raises:
         DataError: they do not fit the samples.
     """
+    if _NAME in inputs:
+        return None
     found = {file: _labels_in(file) for file in samples.files}
     arrays = [labels for labels in found.values() if labels is not None]
     if not arrays:
@@ -73,7 +81,7 @@ def _labels_in(file: Path) -> np.ndarray | None:
         return None
     try:
         with np.load(file, allow_pickle=False) as archive:
-            labels: np.ndarray | None = archive.get("labels")
+            labels: np.ndarray | None = archive.get(_NAME)
             return labels
     except UNREADABLE as error:
         raise DataError(f"{file}: 'labels' is not readable: {error}") from error

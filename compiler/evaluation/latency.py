@@ -178,7 +178,7 @@ def _measure(candidate: Candidate, feed: Path, options: LatencyOptions) -> tuple
         raise _FailedError(f"no figure within {options.limit:g} s; give a smaller batch") from error
     if code != 0:
         lines = stderr.strip().splitlines() or [f"ended with code {code}"]
-        raise _FailedError(f"{lines[-1]}")
+        raise _FailedError(lines[-1])
     answer = json.loads(stdout.splitlines()[-1])
     return answer["seconds"], answer["peak_bytes"]
 
