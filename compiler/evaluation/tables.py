@@ -6,9 +6,19 @@ import math
 from collections.abc import Iterator
 
 from ..terminal import say, show_table
-from .results import Estimate, EvaluationResult, LatencyResult, NeuronResult, OutputResult
+from .results import (
+    EnergyResult,
+    Estimate,
+    EvaluationResult,
+    LatencyResult,
+    NeuronResult,
+    OutputResult,
+)
 
 _NETWORKS = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
+
+
+_PREFIXES = {-4: "p", -3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T"}
 
 
 def show_result(result: EvaluationResult) -> None:
@@ -36,6 +46,8 @@ def show_result(result: EvaluationResult) -> None:
             "SNN without graph optimisation against SNN with it, first samples",
             {"SNN": result.flips_outputs},
         )
+    if result.energy is not None:
+        _show_energy(result.energy)
     if result.latency:
         _show_latency(result.latency)
 
@@ -74,7 +86,7 @@ def _show_neurons(neurons: list[NeuronResult]) -> None:
             [
                 neuron.name,
                 neuron.source_op,
-                f"-{neuron.levels[0]}..{neuron.levels[1]}" if neuron.levels[0] else _upper(neuron),
+                _levels(neuron),
                 f"{neuron.firing_rate:.2f}",
                 f"{neuron.silent_neurons:.1%}",
                 f"{neuron.saturated_neurons:.1%}",
@@ -99,7 +111,7 @@ def _show_latency(latency: list[LatencyResult]) -> None:
             [
                 _NETWORKS.get(one.network, one.network),
                 str(one.batch),
-                _time(one.seconds),
+                f"{_count(one.seconds)}s",
                 f"{one.ratio:.2f} x",
                 "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f} MiB",
             ]
@@ -108,8 +120,51 @@ def _show_latency(latency: list[LatencyResult]) -> None:
     )
 
 
-def _upper(neuron: NeuronResult) -> str:
-    return str(neuron.levels[1])
+def _show_energy(energy: EnergyResult) -> None:
+    show_table(
+        "per sample: multiply-accumulates of the ANN, synaptic operations of the SNN",
+        ["layer", "operator", "reads", "MACs", "events", "unary", "bit-serial", "graded"],
+        [
+            [
+                layer.name,
+                layer.op,
+                "analog" if layer.analog else "spikes",
+                _count(layer.macs),
+                *(
+                    "-" if layer.analog else _count(count)
+                    for count in (layer.events, layer.unary, layer.bit_serial, layer.graded)
+                ),
+            ]
+            for layer in energy.synapses
+        ],
+    )
+    ann = energy.totals.get("ann_fp32")
+    show_table(
+        f"energy per sample, estimates ({energy.constants_source})",
+        ["accounting", "energy", "to the ANN in float32"],
+        [
+            [name, f"{_count(pj * 1e-12)}J", f"{pj / ann:.2f} x" if ann else "-"]
+            for name, pj in energy.totals.items()
+        ],
+    )
+    say(f"{energy.analog_share:.1%} of the multiply-accumulates are in layers with analog input")
+    for note in energy.notes:
+        say(note)
+
+
+def _levels(neuron: NeuronResult) -> str:
+    negative, positive = neuron.levels
+    return f"-{negative}..{positive}" if negative else str(positive)
+
+
+def _count(value: float) -> str:
+    """Three digits and the prefix of the unit."""
+    if value == 0:
+        return "0 "
+    power = min(max(math.floor(math.log10(abs(value)) / 3), -4), 4)
+    scaled = value / 1000.0**power
+    digits = max(2 - math.floor(math.log10(abs(scaled))), 0)
+    return f"{scaled:.{digits}f} {_PREFIXES[power]}"
 
 
 def _share(estimate: Estimate | None) -> str:
@@ -125,11 +180,3 @@ def _points(estimate: Estimate | None) -> str:
     parts = (100 * part for part in (estimate.value, estimate.low, estimate.high))
     value, low, high = (f"{part:.2f}".replace("-0.00", "0.00") for part in parts)
     return f"{value} [{low}, {high}]"
-
-
-def _time(seconds: float) -> str:
-    """Three digits, in the unit that suits."""
-    unit, name = (1.0, "s") if seconds >= 1 else (1e-3, "ms") if seconds >= 1e-3 else (1e-6, "us")
-    value = seconds / unit
-    digits = max(2 - math.floor(math.log10(value)), 0) if value > 0 else 0
-    return f"{value:.{digits}f} {name}"
