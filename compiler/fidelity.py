@@ -95,21 +95,21 @@ class FidelityMeter:
             labels: the class of each sample, for outputs [samples, classes]; 0 or above, and below
                 the number of classes.
         """
-        for i, output in enumerate((reference, other)):
-            rows = _rows(output, samples)
-            self.not_numbers[i] += int(np.isnan(rows).any(axis=1).sum())
+        reference, other = reference.astype(np.float64), other.astype(np.float64)
+        rows = [_rows(output, samples) for output in (reference, other)]
+        for i in range(2):
+            self.not_numbers[i] += int(np.isnan(rows[i]).any(axis=1).sum())
         if reference.shape != other.shape:
             self._max_abs = self._error = np.inf
             self._answers = self._compared = None
             return
-        difference = _difference(reference.astype(np.float64), other.astype(np.float64))
+        difference = _difference(reference, other)
         if difference.size:
             self._max_abs = max(self._max_abs, float(np.abs(difference).max()))
         self._error += float((difference**2).sum())
-        finite = reference[np.isfinite(reference)].astype(np.float64)
-        self._energy += float((finite**2).sum())
+        self._energy += float((reference[np.isfinite(reference)] ** 2).sum())
         if self._compared is not None:
-            cosines = _cosines(_rows(reference, samples), _rows(other, samples))
+            cosines = _cosines(*rows)
             self._cosines += float(cosines.sum())
             self._compared += len(cosines)
         if not has_classes(reference, samples):
@@ -137,10 +137,10 @@ def has_classes(output: np.ndarray, samples: int | None = None) -> bool:
 
 
 def _rows(output: np.ndarray, samples: int | None) -> np.ndarray:
-    """The output as [samples, values], in double precision."""
+    """The output as [samples, values]."""
     whole = output.ndim == 0 or samples not in (None, len(output))
     count = 1 if whole else len(output)
-    return output.astype(np.float64).reshape(count, output.size // max(count, 1))
+    return output.reshape(count, output.size // max(count, 1))
 
 
 def _cosines(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
