@@ -384,6 +384,21 @@ def test_an_snn_of_another_version_is_warned_of(pair, samples):
     assert "was compiled by version 0.0, this is" in warning
 
 
+def test_neurons_that_cannot_be_seen_are_warned_of(tmp_path):
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "ai.snn" : 1]>
+        g (float16[N,3] x, bool c) => (float16[N,3] y) <float16 theta = {1}> {
+            y = If (c) <
+                then_branch = yes () => (float16[N,3] p) {
+                    [fire] p = ai.snn.MultiThresholdFire <levels_pos = 9> (x, theta) },
+                else_branch = no () => (float16[N,3] q) { q = Neg (x) }
+            > }""")
+    onnx.save(model, tmp_path / "snn.onnx")
+    np.savez(tmp_path / "d.npz", x=np.ones((2, 1, 3), np.float16), c=np.array([True, False]))
+    found = evaluated(tmp_path / "snn.onnx", tmp_path / "snn.onnx", "--data", tmp_path / "d.npz")
+    assert found["warnings"][-1].startswith("level flips are not counted: onnxruntime")
+    assert found["outputs"][0]["max_abs"] == 0
+
+
 def test_labels_without_classes_are_warned_of(tmp_path, pair):
     ann, snn = pair(RELU.replace("N,3", "N,3,2"))
     np.savez(tmp_path / "d.npz", x=np.ones((4, 3, 2), np.float32), labels=np.zeros(4, int))

@@ -26,7 +26,7 @@ import onnxruntime as ort
 
 from ...passes.network import Network
 from ...runtime_ops.operators import neurons_of
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..fidelity import float_outputs, has_classes
 from ..load import read_model
 from ..progress import Progress
@@ -130,9 +130,7 @@ def evaluate(
             baselines[INT8] = _int8_baseline(pair, options, folder, result, progress)
         _compare(pair, baselines, samples, labels, result, progress)
         if options.flips and neurons_of(pair.snn.proto):
-            flips, result.flips_outputs = level_flips(pair.snn, samples, progress)
-            for neuron in result.neurons:
-                neuron.flips = flips.get(neuron.name)
+            _count_flips(pair.snn, samples, result, progress)
         if options.latency is not None:
             _time(pair, baselines, samples, options.latency, folder, result, progress)
     return result
@@ -204,6 +202,18 @@ def _compare(
             f"the last {left} samples were left out: they do not fill a batch of "
             f"{samples.fixed_batch}, which the model fixes"
         )
+
+
+def _count_flips(
+    snn: Network, samples: FileSamples, result: EvaluationResult, progress: Progress
+) -> None:
+    try:
+        flips, result.flips_outputs = level_flips(snn, samples, progress)
+    except ModelError as reason:  # a neuron of another type than float32, in a branch
+        result.warnings.append(f"level flips are not counted: {reason}")
+        return
+    for neuron in result.neurons:
+        neuron.flips = flips.get(neuron.name)
 
 
 def _labelled(
