@@ -64,7 +64,7 @@ def test_energy(capsys):
         SynapseResult("c2", "Conv", ["n"], "", 2e9, 10.0, 12_340.0, 999.0, 0.5),
     ]
     totals = {"unary": 2.5e6, "ann_fp32": 1e7}
-    energy = EnergyResult({}, "45 nm", synapses, [], totals, 0.25, ["nothing for memory"])
+    energy = EnergyResult({}, "45 nm", synapses, [], totals, 0.25, ["nothing for memory " * 9])
     rows, text = shown(capsys, energy=energy)
     assert ["c1", "Conv", "analog", "1.50 M", "-", "-", "-", "-"] in rows
     assert ["c2", "Conv", "spikes", "2.00 G", "10.0", "12.3 k", "999", "500 m"] in rows

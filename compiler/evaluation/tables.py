@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 
 from ..terminal import say, show_table
@@ -17,6 +18,8 @@ from .results import (
 
 _NETWORKS = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
 
+
+_WIDTH = 100  # of text
 
 _PREFIXES = {-4: "p", -3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T"}
 
@@ -149,7 +152,7 @@ def _show_energy(energy: EnergyResult) -> None:
     )
     say(f"{energy.analog_share:.1%} of the multiply-accumulates are in layers with analog input")
     for note in energy.notes:
-        say(note)
+        say(textwrap.fill(note, _WIDTH))
 
 
 def _levels(neuron: NeuronResult) -> str:
