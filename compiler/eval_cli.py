@@ -1,58 +1,132 @@
-"""``snn-eval``: does the spiking network still do what the ANN did, on test data?"""
+"""``snn-eval``: does the spiking network still do what the ANN did, how fast, against what?"""
 
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from .terminal import progress_bar, run_command, say, show_table
+from .terminal import progress_bar, run_command, say, warn
+
+_GROUPS = {
+    "Data": ("data", "calibration"),
+    "What is measured": ("baseline", "flips", "latency", "batch", "rounds"),
+    "Output": ("as_json",),
+}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    """A command that shows its options in groups and keeps what was typed."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        titles = {name: title for title, names in _GROUPS.items() for name in names}
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in [*_GROUPS, "Other"]}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections[titles.get(parameter.name or "", "Other")].append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["command"] = shlex.join(["snn-eval", *args])
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    cls=_Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 evaluated, 1 internal error or out of memory, 2 usage, 3 a model "
+    "refused, or the two do not belong together, 4 data refused, 128 + n stopped by signal n "
+    "(130 Ctrl-C). Warnings go to stderr and into the result, and do not change the exit code.",
+)
 @click.argument("ann", type=click.Path(path_type=Path))
 @click.argument("snn", type=click.Path(path_type=Path))
 @click.option(
     "--data",
     required=True,
     type=click.Path(path_type=Path),
-    help="Samples as for snn-compile --calibration; an .npz may hold 'labels' for top-1.",
+    help="Samples as for snn-compile --calibration; an .npz may hold 'labels', one class index "
+    "per sample, for top-1 and top-5.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="Samples to calibrate a baseline on: those that the SNN was compiled with.",
+)
+@click.option(
+    "--baseline",
+    "baseline",
+    type=click.Choice(["int8"]),
+    help="Evaluate another network made from the ANN too: int8 is onnxruntime's static "
+    "quantisation. Needs --calibration.",
+)
+@click.option(
+    "--flips/--no-flips",
+    default=True,
+    show_default=True,
+    help="Count the levels that graph optimisation changes, on the first samples.",
+)
+@click.option(
+    "--latency/--no-latency",
+    default=True,
+    show_default=True,
+    help="Measure latency and peak memory, at batch 1 and at --batch.",
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=32, show_default=True, help="The other batch size."
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Processes per network and batch size.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @click.version_option(package_name="snn-compile")
-def main(ann: Path, snn: Path, data: Path, as_json: bool, debug: bool) -> None:
+@click.pass_context
+def main(
+    context: click.Context,
+    ann: Path,
+    snn: Path,
+    data: Path,
+    calibration: Path | None,
+    baseline: str | None,
+    flips: bool,
+    latency: bool,
+    batch: int,
+    rounds: int,
+    as_json: bool,
+    debug: bool,
+) -> None:
     """Compare the network ANN with the compiled network SNN on test data."""
 
     def work() -> None:
-        from .evaluate import evaluate
+        from .evaluation.evaluate import EvaluationOptions, evaluate
+        from .evaluation.latency import LatencyOptions
+        from .evaluation.tables import show_result
         from .report import finite
 
-        with progress_bar() as progress:
-            evaluation = evaluate(ann, snn, data, progress)
-        if as_json:
-            say(json.dumps(finite(asdict(evaluation)), indent=2, allow_nan=False))
-            return
-        show_table(
-            f"{evaluation.samples} samples",
-            ["output", "ANN top-1", "SNN top-1", "agreement", "relative error", "largest diff."],
-            [
-                [
-                    output.fidelity.name,
-                    _share(output.ann_top1),
-                    _share(output.snn_top1),
-                    _share(output.fidelity.agreement),
-                    f"{output.fidelity.relative_l2:.4f}",
-                    f"{output.fidelity.max_abs:.4g}",
-                ]
-                for output in evaluation.outputs
-            ],
+        options = EvaluationOptions(
+            [baseline] if baseline else [],
+            calibration,
+            flips,
+            LatencyOptions(batch, rounds) if latency else None,
+            context.meta["command"],
         )
+        with progress_bar() as progress:
+            result = evaluate(ann, snn, data, options, progress)
+        if as_json:
+            say(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
+        else:
+            show_result(result)
+        for text in result.warnings:
+            warn(text)
 
     run_command(work, debug)
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"

@@ -1,10 +1,21 @@
-"""How close one network's outputs are to another's, accumulated batch by batch."""
+"""How close one network's outputs are to another's, accumulated batch by batch.
+
+1. The samples of a run are the rows of an output, or, where it has another number of rows than the
+   run has samples, the output as a whole counts as one.
+2. An output [samples, classes] of at least two classes answers with its argmax, the first where
+   several are equal. A label is among the five highest where fewer than five classes are higher, or
+   equal and before it. A row with NaN is never right.
+3. The cosine of a sample whose outputs are the same, bit for bit or both NaN, is 1; otherwise it is
+   0 where one of them is all 0 or has a value that is not finite.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+_FIVE = 5
 
 
 @dataclass
@@ -17,51 +28,157 @@ class OutputFidelity:
         relative_l2: ||other - reference|| / ||reference||.
         agreement: share of samples with the same argmax over the last axis; None unless the output
             is [batch, classes] with at least 2 classes.
+        cosine: mean over samples of the cosine between the two outputs; None where shapes differ.
     """
 
     name: str
     max_abs: float
     relative_l2: float
     agreement: float | None
+    cosine: float | None
+
+
+@dataclass
+class Answers:
+    """How many samples of an output [batch, classes] were answered how.
+
+    Attributes:
+        samples: how many there are.
+        agreeing: both networks give the same answer.
+        labelled: how many had a label; the counts below are of them.
+        right: the reference, and the other network, give the label.
+        lost: only the reference gives the label.
+        gained: only the other network does.
+        among_five: the label is among the five highest of the reference, and of the other network;
+            None below six classes.
+    """
+
+    samples: int = 0
+    agreeing: int = 0
+    labelled: int = 0
+    right: tuple[int, int] = (0, 0)
+    lost: int = 0
+    gained: int = 0
+    among_five: tuple[int, int] | None = None
 
 
 class FidelityMeter:
-    """Accumulates :class:`OutputFidelity` for one floating-point output."""
+    """Accumulates :class:`OutputFidelity` for one floating-point output.
+
+    Attributes:
+        not_numbers: how many samples had NaN, of the reference and of the other network.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._max_abs = 0.0
         self._error = 0.0
         self._energy = 0.0
-        self._agreeing: int | None = 0
-        self._rows = 0
+        self._answers: Answers | None = Answers()
+        self._cosines = 0.0
+        self._compared: int | None = 0
+        self.not_numbers = [0, 0]
 
-    def add(self, reference: np.ndarray, other: np.ndarray) -> None:
-        """Compare one batch of outputs; where shapes depend on the data they may differ."""
+    def add(
+        self,
+        reference: np.ndarray,
+        other: np.ndarray,
+        samples: int | None = None,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        """Compare one batch of outputs; where shapes depend on the data they may differ.
+
+        Args:
+            reference: output of the one network.
+            other: the same output of the other network.
+            samples: how many the run had; None: as many as the output has rows.
+            labels: the class of each sample, for outputs [samples, classes]; 0 or above, and below
+                the number of classes.
+        """
+        reference, other = reference.astype(np.float64), other.astype(np.float64)
+        rows = [_rows(output, samples) for output in (reference, other)]
+        for i in range(2):
+            self.not_numbers[i] += int(np.isnan(rows[i]).any(axis=1).sum())
         if reference.shape != other.shape:
             self._max_abs = self._error = np.inf
-            self._agreeing = None
+            self._answers = self._compared = None
             return
-        difference = _difference(reference.astype(np.float64), other.astype(np.float64))
+        difference = _difference(reference, other)
         if difference.size:
             self._max_abs = max(self._max_abs, float(np.abs(difference).max()))
         self._error += float((difference**2).sum())
-        finite = reference[np.isfinite(reference)].astype(np.float64)
-        self._energy += float((finite**2).sum())
-        if reference.ndim != 2 or reference.shape[1] < 2:
-            self._agreeing = None
-        elif self._agreeing is not None:
-            self._agreeing += int((reference.argmax(1) == other.argmax(1)).sum())
-            self._rows += len(reference)
+        self._energy += float((reference[np.isfinite(reference)] ** 2).sum())
+        if self._compared is not None:
+            cosines = _cosines(*rows)
+            self._cosines += float(cosines.sum())
+            self._compared += len(cosines)
+        if not has_classes(reference, samples):
+            self._answers = None
+        elif self._answers is not None:
+            _count(self._answers, reference, other, labels)
 
     def result(self) -> OutputFidelity:
         """The comparison so far."""
-        agreement = None
-        if self._agreeing is not None and self._rows:
-            agreement = self._agreeing / self._rows
+        answers = self.answers()
+        agreement = answers.agreeing / answers.samples if answers else None
         relative = np.sqrt(self._error / self._energy) if self._energy else float(self._error > 0)
         relative = np.inf if np.isinf(self._error) else relative
-        return OutputFidelity(self._name, self._max_abs, float(relative), agreement)
+        cosine = self._cosines / self._compared if self._compared else None
+        return OutputFidelity(self._name, self._max_abs, float(relative), agreement, cosine)
+
+    def answers(self) -> Answers | None:
+        """What was counted of an output [batch, classes]; None of others."""
+        return self._answers if self._answers and self._answers.samples else None
+
+
+def has_classes(output: np.ndarray, samples: int | None = None) -> bool:
+    """Whether an output is [samples, classes], of at least two classes."""
+    return output.ndim == 2 and samples in (None, len(output)) and output.shape[1] > 1
+
+
+def _rows(output: np.ndarray, samples: int | None) -> np.ndarray:
+    """The output as [samples, values]."""
+    whole = output.ndim == 0 or samples not in (None, len(output))
+    count = 1 if whole else len(output)
+    return output.reshape(count, output.size // max(count, 1))
+
+
+def _cosines(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
+    same = ((reference == other) | (np.isnan(reference) & np.isnan(other))).all(axis=1)
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(other, axis=1)
+        cosines = (reference * other).sum(axis=1) / norms
+    cosines = np.where(np.isfinite(cosines), np.clip(cosines, -1, 1), 0)
+    return np.where(same, 1, cosines)
+
+
+def _count(
+    answers: Answers, reference: np.ndarray, other: np.ndarray, labels: np.ndarray | None
+) -> None:
+    answers.samples += len(reference)
+    answers.agreeing += int((reference.argmax(1) == other.argmax(1)).sum())
+    if labels is None:
+        return
+    answers.labelled += len(labels)
+    ranks = [_ranks(scores, labels) for scores in (reference, other)]
+    first, second = (rank == 0 for rank in ranks)
+    answers.right = _added(answers.right, [first, second])
+    answers.lost += int((first & ~second).sum())
+    answers.gained += int((second & ~first).sum())
+    if reference.shape[1] > _FIVE:
+        answers.among_five = _added(answers.among_five or (0, 0), [r < _FIVE for r in ranks])
+
+
+def _added(counts: tuple[int, int], found: list[np.ndarray]) -> tuple[int, int]:
+    return counts[0] + int(found[0].sum()), counts[1] + int(found[1].sum())
+
+
+def _ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes come before the label; all of them in rows with NaN."""
+    own = scores[np.arange(len(labels)), labels][:, None]
+    before = np.arange(scores.shape[1])[None] < labels[:, None]
+    ranks: np.ndarray = ((scores > own) | ((scores == own) & before)).sum(axis=1)
+    return np.where(np.isnan(scores).any(axis=1), scores.shape[1], ranks)
 
 
 def _difference(reference: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -66,7 +66,12 @@ def _add_output(node: NodeProto, branch: str, inner: str) -> str:
     outer = f"{inner}.observed"
     for attribute in node.attribute:
         body = attribute.g
-        if attribute.name == branch:
+        if attribute.name == branch and any(own.name == inner for own in body.output):
+            # Of two outputs of a body that are one tensor the runtime fills only the first.
+            copy = f"{outer}.copy"
+            body.node.append(helper.make_node("Identity", [inner], [copy]))
+            body.output.append(_value(copy))
+        elif attribute.name == branch:
             body.output.append(_value(inner))
         else:
             empty = f"{outer}.absent"

@@ -122,6 +122,10 @@ class Samples(ABC):
     def _feed(self, batch: Feed) -> Feed:
         return {k: array[0, ...] if k in self.unbatched else array for k, array in batch.items()}
 
+    def count_in(self, feed: Feed) -> int:
+        """How many samples a feed holds."""
+        return 1 if self.unbatched else len(next(iter(feed.values())))
+
     def batch_count(self, size: int) -> int:
         """How many feeds :meth:`batches` gives."""
         wanted = self.fixed_batch or size
@@ -147,6 +151,10 @@ def _join(blocks: list[Feed]) -> Feed:
 class FileSamples(Samples):
     """Samples for the inputs ``specs`` from a file or a folder of .npz and .npy files.
 
+    Attributes:
+        files: those that hold them, in order.
+        sha256: of the files' bytes, one after the other.
+
     Raises:
         DataError: a file is missing, unreadable or empty, or its arrays do not fit the inputs.
     """
@@ -155,10 +163,10 @@ class FileSamples(Samples):
 
     def __init__(self, path: Path, specs: list[InputSpec]) -> None:
         self._specs = specs
-        self._files = _list_files(path)
+        self.files = _list_files(path)
         counts, unbatched = [], set()
         digest = hashlib.sha256()
-        for file in self._files:
+        for file in self.files:
             headers = _headers(file, specs)
             rows = {spec.name: _check_array(file, spec, headers[spec.name]) for spec in specs}
             if len(set(rows.values())) > 1:
@@ -178,11 +186,12 @@ class FileSamples(Samples):
                 f"{path}: {self.count} samples do not fill one batch of {self.fixed_batch}, "
                 "which the model fixes; give more samples or export with a dynamic batch axis"
             )
-        self.origin = f"{self.count} samples, sha256 {digest.hexdigest()[:16]}"
+        self.sha256 = digest.hexdigest()
+        self.origin = f"{self.count} samples, sha256 {self.sha256[:16]}"
 
     def _blocks(self, size: int) -> Iterator[Feed]:
         position = 0
-        for file in self._files:
+        for file in self.files:
             with ExitStack() as stack:
                 readers = {
                     spec.name: stack.enter_context(_Reader(file, spec.name)) for spec in self._specs

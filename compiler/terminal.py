@@ -36,6 +36,10 @@ _STOPPING = ("SIGTERM", "SIGHUP")
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
+#: Columns that no table needs: what rich measures a table against.
+_UNLIMITED = 100_000
+
+
 class _Stopped(BaseException):
     """Another signal than Ctrl-C asked to stop."""
 
@@ -156,7 +160,8 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     shown = Console()
-    width = shown.width if shown.is_terminal else max(80, shown.measure(table).maximum)
+    whole = Console(width=_UNLIMITED).measure(table).maximum
+    width = shown.width if shown.is_terminal else max(80, whole)
     text = io.StringIO()  # printing to stdout, rich would exit where nobody reads
     Console(file=text, force_terminal=shown.is_terminal, width=width).print(table)
     say(text.getvalue().removesuffix("\n"))

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import MODELS
 from helpers import model_from_text
-from snn_compile.compiler import cli, eval_cli, pipeline
+from snn_compile.compiler import cli, pipeline
 
 DIGITS = MODELS / "digits_resnet_dynamo.onnx"
 CALIBRATION = MODELS / "digits_calibration.npz"
@@ -238,67 +238,3 @@ def test_help_imports_neither_onnx_nor_onnxruntime():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert "Exit codes" in result.stdout
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """The bundled network, compiled."""
-    output = tmp_path_factory.mktemp("compiled") / "snn.onnx"
-    assert snn_compile(DIGITS, "-o", output, "--calibration", CALIBRATION).exit_code == 0
-    return output
-
-
-def test_eval_shows_top_1_of_both_and_agreement(compiled):
-    result = run(eval_cli.main, DIGITS, compiled, "--data", TEST)
-    assert result.exit_code == 0, result.output
-    assert "360 samples" in result.stdout
-    assert "98.89%" in result.stdout  # ANN top-1, as models/README.md has it
-
-
-def test_eval_json_equals_a_count_by_hand(compiled):
-    from snn_compile.compiler.load import read_model
-    from snn_compile.compiler.session import make_session
-
-    result = run(eval_cli.main, DIGITS, compiled, "--data", TEST, "--json")
-    evaluation = json.loads(result.stdout)
-    with np.load(TEST) as data:
-        images, labels = data["image"], data["labels"]
-    ann, snn = (
-        make_session(read_model(path)).run(None, {"image": images})[0].argmax(1)
-        for path in (DIGITS, compiled)
-    )
-    output = evaluation["outputs"][0]
-    assert evaluation["samples"] == 360
-    # Batches of another size may round another way: one image of 360 may tip.
-    assert output["ann_top1"] == pytest.approx((ann == labels).mean(), abs=1.1 / 360)
-    assert output["snn_top1"] == pytest.approx((snn == labels).mean(), abs=1.1 / 360)
-    assert output["fidelity"]["agreement"] == pytest.approx((ann == snn).mean(), abs=1.1 / 360)
-
-
-def test_eval_without_labels_shows_agreement_only(compiled):
-    evaluation = json.loads(
-        run(eval_cli.main, DIGITS, compiled, "--data", CALIBRATION, "--json").stdout
-    )
-    assert evaluation["outputs"][0]["ann_top1"] is None
-    assert evaluation["outputs"][0]["fidelity"]["agreement"] > 0.9
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [(np.zeros(3, np.int64), "expected 4 integers"), (np.zeros(4), "expected 4 integers")],
-)
-def test_eval_refuses_labels_that_do_not_fit(tmp_path, compiled, labels, message):
-    np.savez(tmp_path / "t.npz", image=np.zeros((4, 1, 8, 8), np.float32), labels=labels)
-    result = run(eval_cli.main, DIGITS, compiled, "--data", tmp_path / "t.npz")
-    assert result.exit_code == 4
-    assert message in result.stderr
-
-
-def test_eval_refuses_models_that_do_not_belong_together(tmp_path, compiled):
-    other = model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }")
-    onnx.save(other, tmp_path / "other.onnx")
-    result = run(eval_cli.main, tmp_path / "other.onnx", compiled, "--data", TEST)
-    assert result.exit_code == 3
-    assert "different inputs" in result.stderr
-    result = run(eval_cli.main, tmp_path / "no.onnx", compiled, "--data", TEST)
-    assert result.exit_code == 3

@@ -49,3 +49,12 @@ def test_observes_every_branch_and_leaves_the_outputs_alone(taken):
 def test_unknown_names_are_an_error():
     with pytest.raises(KeyError):
         with_outputs(detach(model_from_text(NESTED)), ["nowhere"])
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_output_of_a_branch_can_be_observed_too(taken):
+    model = model_from_text(NESTED)
+    feed = {"x": np.ones((3, 4), np.float32), "c": np.array(taken), "d": np.array(True)}
+    y, p, q, r = run_model(with_outputs(detach(model), ["y", "p", "q", "r"]), feed)
+    for name, found, there in (("p", p, taken), ("q", q, not taken), ("r", r, taken)):
+        np.testing.assert_array_equal(found, y if there else [], err_msg=name)

@@ -3,7 +3,6 @@ and the files that are left. Limits, pipes and signals get processes of their ow
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,6 @@ from conftest import MODELS
 from helpers import model_from_text
 from onnx import helper
 from snn_compile.compiler.cli import main
-from snn_compile.compiler.eval_cli import main as evaluate
 
 DIGITS = MODELS / "digits_resnet_dynamo.onnx"
 COMMAND = [sys.executable, "-c", "from snn_compile.compiler.cli import main; main()"]
@@ -182,63 +180,6 @@ def test_the_runtime_writes_no_log_of_its_own(folder):
     assert result.returncode == 3
     assert "cannot be reshaped" in result.stderr
     assert "[E:onnxruntime" not in result.stderr
-
-
-NET = "g (float[N,3] x) => (float[N,4] y) <float[3,4] w> { a = MatMul (x, w) y = Relu (a) }"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (NET.replace("4]", "5]"), "'y' is [8, 4] of one and [8, 5] of the other"),
-        (NET.replace("N,3", "N,2").replace("[3,4]", "[2,4]"), "have different inputs"),
-        (NET.replace("x)", "z)").replace("(x", "(z"), "have different inputs"),
-        (NET.replace(" y", " q"), "have different outputs: ['y'] and ['q']"),
-        ("g (float[N,3] x) => (float[M,N] y) { r = Relu (x) y = Transpose (r) }", "[8, 4] of one"),
-    ],
-)
-def test_eval_refuses_networks_that_are_not_one_pair(folder, text, message):
-    onnx.save(model_from_text(text), folder / "other.onnx")
-    np.savez(folder / "data.npz", x=np.ones((8, 3), np.float32))
-    models = [folder / "net.onnx", folder / "other.onnx"]
-    refused(folder, 3, message, *models, "--data", folder / "data.npz", command=evaluate)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"x": np.full((8, 3), np.nan, np.float32)}, "has NaN or inf in sample 0"),
-        ({"x": np.ones((8, 2), np.float32)}, "does not fit the input"),
-        ({"labels": np.zeros(8, np.int64)}, "no array named 'x'"),
-        ({"x": np.ones((8, 3), np.float32), "labels": np.zeros(7, int)}, "expected 8 integers"),
-        ({"x": np.ones((8, 3), np.float32), "labels": np.zeros(8)}, "expected 8 integers"),
-    ],
-)
-def test_eval_refuses_data_that_do_not_fit(folder, arrays, message):
-    np.savez(folder / "data.npz", **arrays)
-    models = [folder / "net.onnx", folder / "net.onnx"]
-    refused(folder, 4, message, *models, "--data", folder / "data.npz", command=evaluate)
-
-
-def test_eval_needs_data(folder):
-    models = [folder / "net.onnx", folder / "net.onnx"]
-    refused(folder, 2, "Missing option '--data'", *models, command=evaluate)
-    refused(folder, 4, "no such file", *models, "--data", folder / "none.npz", command=evaluate)
-    refused(
-        folder, 3, "no such file", folder / "none.onnx", models[0], "--data", folder,
-        command=evaluate,
-    )  # fmt: skip
-
-
-def test_eval_writes_valid_json_of_networks_that_give_nan(folder):
-    onnx.save(model_from_text(RELU.replace("Relu (x)", "Sqrt (x)")), folder / "nan.onnx")
-    onnx.save(model_from_text(RELU.replace("Relu (x)", "Abs (x)")), folder / "abs.onnx")
-    np.savez(folder / "data.npz", x=np.full((8, 3), -1, np.float32))
-    models = [str(folder / "abs.onnx"), str(folder / "nan.onnx")]
-    result = CliRunner().invoke(evaluate, [*models, "--data", str(folder / "data.npz"), "--json"])
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout, parse_constant=pytest.fail)
-    assert found["outputs"][0]["fidelity"]["max_abs"] is None
 
 
 # Outputs ----------------------------------------------------------------------------------------

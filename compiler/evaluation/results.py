@@ -163,14 +163,14 @@ class LatencyResult:
         batch: samples per run.
         seconds: median of the processes' median times of a run.
         ratio: median over rounds of its time over that of the ANN in the same round.
-        peak_bytes: largest resident memory of its process.
+        peak_bytes: largest resident memory of its processes; None where the system does not say.
     """
 
     network: str
     batch: int
     seconds: float
     ratio: float
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 @dataclass

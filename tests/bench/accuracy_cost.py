@@ -1,14 +1,11 @@
 """Seconds and peak memory of calibration, each in a process of its own.
 
-A process holds what is measured and the interpreter; its peak is what the kernel kept of its own
-(VmHWM), since the figure that a parent gets counts what the parent held. Where there is no such
-figure, it is resource.getrusage's.
+A process holds what is measured and the interpreter.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,6 +16,7 @@ import onnx
 from accuracy_configuration import compile_options
 from onnx import ModelProto
 from snn_compile.compiler import compile_model
+from snn_compile.compiler.evaluation.latency_child import peak_memory
 from snn_compile.compiler.samples import FileSamples, input_specs
 from snn_compile.compiler.session import make_session
 
@@ -87,16 +85,6 @@ def _compile(model: Path, samples: Path, chosen: dict[str, Any], seed: int) -> d
     report = compile_model(model, samples, options, seed).report
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "steps": {step.name: step.seconds for step in report.passes}}
-
-
-def peak_memory() -> int:
-    """Bytes that this process held at most."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(dict(line.split(":") for line in status.splitlines())["VmHWM"].split()[0]) * 1024
-    except (OSError, KeyError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 from accuracy_configuration import unpack
-from accuracy_statistics import Estimate, mean_interval, paired_difference, wilson
 from accuracy_tables import Row, Section
+from snn_compile.compiler.evaluation.results import Estimate
+from snn_compile.compiler.evaluation.statistics import mean_interval, paired_difference, wilson
 
 Result = Mapping[str, Any]
 

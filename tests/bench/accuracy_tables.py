@@ -44,7 +44,7 @@ _OTHER_SWITCHES: dict[str, tuple[Any, Any]] = {
 #: Other options that the ablation has a row for.
 _OTHER_OPTIONS: dict[str, dict[str, Any]] = {"--levels-budget 1": {"levels_budget": 1.0}}
 
-#: Calibration of the runtime's static quantisation; see ``accuracy_baselines.py``.
+#: Calibration of the runtime's static quantisation; see ``compiler/evaluation/int8_baseline.py``.
 METHODS = ("MinMax", "Entropy", "Percentile")
 
 _QUICK_CALIBRATION, _QUICK_TEST, _QUICK_LEVELS = 8, 16, 8

@@ -25,9 +25,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from accuracy_baselines import quantise
 from accuracy_configuration import Configuration, compile_options, pack
-from accuracy_cost import measure_calibration, measure_whole, peak_memory
+from accuracy_cost import measure_calibration, measure_whole
 from accuracy_networks import (
     NETWORKS,
     Feed,
@@ -37,7 +36,12 @@ from accuracy_networks import (
     test_samples,
 )
 from snn_compile.compiler import compile_model
+from snn_compile.compiler.evaluation import int8_baseline
+from snn_compile.compiler.evaluation.latency_child import peak_memory
+from snn_compile.compiler.load import read_model
+from snn_compile.compiler.samples import FileSamples, input_specs
 from snn_compile.compiler.session import make_session
+from snn_compile.passes.network import detach
 
 #: Test samples per run: images of ImageNet's size give activations of some hundred MB.
 _BATCH_BYTES = 4 << 20
@@ -58,8 +62,18 @@ def measure(configuration: Configuration, data: Path, answers: Path) -> dict[str
             return step(ann, samples, folder, options, configuration.seed)
         begin = time.perf_counter()
         if configuration.what == "quantise":
-            feed = dict(np.load(samples)) if samples else {}
-            other = quantise(ann, feed, options["method"], options["operators"], folder)
+            if samples is None:
+                raise ValueError("quantisation is calibrated with samples")
+            feeds = FileSamples(samples, input_specs(ann)).batches(int8_baseline.BATCH)
+            other = read_model(
+                int8_baseline.quantise(
+                    detach(ann),
+                    feeds,
+                    folder,
+                    method=options["method"],
+                    linear_only=options["operators"] == "linear",
+                )
+            )
             seconds = time.perf_counter() - begin
             # Unoptimised, the integers are turned into floats first, which no processor saturates.
             session = make_session(other, library=False, optimise=False)

@@ -15,8 +15,8 @@
    say so. ``--quick`` measures a little of everything, and prints unless ``--out`` is given.
 
 Networks are in ``accuracy_networks.py``, rows in ``accuracy_tables.py``, what is measured in
-``accuracy_worker.py``, intervals in ``accuracy_statistics.py``. Exit code 1 if a configuration
-failed.
+``accuracy_worker.py``, intervals in the package's ``compiler/evaluation/statistics.py``. Exit code
+1 if a configuration failed.
 """
 
 from __future__ import annotations

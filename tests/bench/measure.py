@@ -1,52 +1,20 @@
-"""Honest timing of ONNX Runtime sessions: one session per process, processes interleaved.
+"""Timing of networks for the benchmarks: the way of ``compiler/evaluation/latency.py``, batch 1.
 
-Several multi-threaded sessions in one process disturb each other, and a machine's speed drifts, so
-each round starts one process per candidate, in turn, and a candidate's figure is the median of its
-processes' medians. Ratios are taken within a round, then their median.
+Inputs are normal.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
+import tempfile
 from pathlib import Path
-from statistics import median
 
 import numpy as np
-import onnxruntime as ort
-from snn_compile.runtime_ops import register
+import onnx
+from snn_compile.compiler.evaluation.latency import Candidate, LatencyOptions, measure_latency
+from snn_compile.compiler.progress import Progress
+from snn_compile.compiler.samples import input_specs
 
-SECONDS = 1.0
-WARM_UP = 3
-
-
-def _child(path: str, library: bool, threads: int) -> float:
-    """Median seconds of one run of the model at ``path``, buffers bound once."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if library:
-        register(options)
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    binding = session.io_binding()
-    for value in session.get_inputs():
-        shape = [dim if isinstance(dim, int) else 1 for dim in value.shape]
-        data = rng.standard_normal(shape, np.float32)
-        binding.bind_ortvalue_input(value.name, ort.OrtValue.ortvalue_from_numpy(data))
-    for value in session.get_outputs():
-        shape = [dim if isinstance(dim, int) else 1 for dim in value.shape]
-        empty = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
-        binding.bind_ortvalue_output(value.name, empty)
-    times: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while time.perf_counter() < end or len(times) < 2 * WARM_UP:
-        begin = time.perf_counter()
-        session.run_with_iobinding(binding)
-        times.append(time.perf_counter() - begin)
-    return median(times[WARM_UP:])
+_BATCH = 1
 
 
 def compare(
@@ -55,21 +23,20 @@ def compare(
     """Median seconds of each candidate, and the median ratio to the first one.
 
     Args:
-        candidates: model file, and whether our library is registered, by name.
+        candidates: model file, and whether our library is registered, by name; all with the same
+            inputs.
         threads: threads inside an operator.
         rounds: processes per candidate.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, (path, library) in candidates.items():
-            command = [sys.executable, __file__, str(path), str(int(library)), str(threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            seconds[name].append(json.loads(done.stdout))
-    first = seconds[next(iter(seconds))]
-    return {
-        name: (median(values), median(a / b for a, b in zip(values, first, strict=True)))
-        for name, values in seconds.items()
-    }
+    first = next(iter(candidates.values()))[0]
+    options = LatencyOptions(rounds=rounds, seconds=1.0, threads=threads)
+    with tempfile.TemporaryDirectory() as folder:
+        feeds = {_BATCH: _write_feed(first, Path(folder))}
+        networks = [Candidate(name, *one) for name, one in candidates.items()]
+        results, problems = measure_latency(networks, feeds, options, Progress())
+    if problems:
+        raise RuntimeError("; ".join(problems))
+    return {result.network: (result.seconds, result.ratio) for result in results}
 
 
 def show(title: str, results: dict[str, tuple[float, float]]) -> None:
@@ -79,5 +46,11 @@ def show(title: str, results: dict[str, tuple[float, float]]) -> None:
         print(f"  {name:24s} {seconds * 1e6:12.1f} us   {ratio:6.2f} x")
 
 
-if __name__ == "__main__":
-    print(json.dumps(_child(sys.argv[1], sys.argv[2] == "1", int(sys.argv[3]))))
+def _write_feed(model: Path, folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    feed = {}
+    for spec in input_specs(onnx.load(model, load_external_data=False)):
+        shape = [_BATCH if dim is None else dim for dim in spec.shape]
+        feed[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+    np.savez(folder / "feed.npz", **feed)
+    return folder / "feed.npz"

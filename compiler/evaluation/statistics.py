@@ -1,4 +1,4 @@
-"""Intervals of the accuracy tables, all at 95 %.
+"""Intervals of what an evaluation counts, all at 95 %.
 
 Wilson (E. B. Wilson 1927) for the share p of n samples, z = 1.96:
 
@@ -21,19 +21,12 @@ Mean for cosines: the normal interval of the mean over samples, m -+ z s / sqrt(
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
+from .results import Estimate
+
 _Z = 1.959963984540054
-
-
-class Estimate(NamedTuple):
-    """A value and its interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def wilson(share: float, samples: int) -> Estimate:
@@ -55,11 +48,18 @@ def paired_difference(first: np.ndarray, others: np.ndarray) -> Estimate:
         others: the same for each seed, bool [seeds, n].
     """
     differences = (first[None].astype(float) - others.astype(float)).mean(axis=0)
-    count = len(differences) + 2
-    mean = differences.sum() / count
-    variance = max(((differences**2).sum() + 1) / count - mean**2, 0.0)
-    half = _Z * math.sqrt(variance / count)
-    return Estimate(float(differences.mean()), float(mean - half), float(mean + half))
+    return _paired(float(differences.sum()), float((differences**2).sum()), len(differences))
+
+
+def paired_drop(lost: int, gained: int, samples: int) -> Estimate:
+    """The same from counts, of one seed.
+
+    Args:
+        lost: how many samples only the first network has right.
+        gained: how many only the other has right.
+        samples: how many there are.
+    """
+    return _paired(float(lost - gained), float(lost + gained), samples)
 
 
 def mean_interval(values: np.ndarray) -> Estimate:
@@ -68,3 +68,11 @@ def mean_interval(values: np.ndarray) -> Estimate:
     mean = float(per_sample.mean())
     half = _Z * float(per_sample.std(ddof=1)) / math.sqrt(len(per_sample))
     return Estimate(mean, mean - half, mean + half)
+
+
+def _paired(total: float, squares: float, samples: int) -> Estimate:
+    count = samples + 2
+    mean = total / count
+    variance = max((squares + 1) / count - mean**2, 0.0)
+    half = _Z * math.sqrt(variance / count)
+    return Estimate(total / samples, mean - half, mean + half)

@@ -1,0 +1,110 @@
+"""onnxruntime's static quantisation, to compare with: 8 bits, QDQ, as its own guide has it.
+
+1. The model is prepared with ``quant_pre_process`` (without symbolic shape inference where sympy is
+   not installed), activations become uint8 per tensor, weights int8 per channel.
+2. Ranges come from its MinMax, Entropy or Percentile calibration with default settings. Its entropy
+   calibration has as many bins as quantised bins by default (128), so there is nothing to choose:
+   it gives the ranges of MinMax.
+3. By default operators of all kinds are quantised, also sums and Softmax, and an attention mask of
+   -10000 shares a scale with the scores it is added to; ``linear_only`` quantises linear operators
+   only, which are those that the compiler encodes for.
+4. Outputs are to be compared without graph optimisation. With it, linear operators run on integers,
+   and on processors without 8-bit dot products the sums of products saturate: an error of the
+   machine, not of 8 bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from ...passes.network import Network
+from ..errors import ModelError, SnnCompileError
+from ..samples import Feed
+from ..save import save_network
+
+#: Samples per run of calibration.
+BATCH = 8
+
+_LINEAR = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+
+
+def quantise(
+    ann: Network,
+    feeds: Iterable[Feed],
+    folder: Path,
+    *,
+    method: str = "MinMax",
+    linear_only: bool = False,
+) -> Path:
+    """The file of the quantised model.
+
+    Args:
+        ann: the trained network.
+        feeds: batches of calibration samples.
+        folder: for the file, and for intermediate ones.
+        method: of the runtime's calibration: MinMax, Entropy or Percentile.
+        linear_only: leave other operators than linear ones as they are.
+
+    Raises:
+        ModelError: the runtime cannot quantise the network.
+    """
+    source, prepared, output = (folder / f"{i}.onnx" for i in ("source", "prepared", "quantised"))
+    save_network(ann, source)
+    no_sympy = importlib.util.find_spec("sympy") is None
+    try:
+        with _quiet():
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=no_sympy)
+            quantize_static(
+                str(prepared),
+                str(output),
+                _Reader(feeds),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=_LINEAR if linear_only else None,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod[method],
+            )
+    except (SnnCompileError, MemoryError):
+        raise
+    except Exception as error:  # whatever the runtime and its tools raise
+        raise ModelError(f"onnxruntime cannot quantise the ANN: {error}") from error
+    return output
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, feeds: Iterable[Feed]) -> None:
+        self._feeds = iter(feeds)
+
+    def get_next(self) -> Feed | None:
+        return next(self._feeds, None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser prints, logs and warns of what is not the user's to mend."""
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    handlers = root.handlers[:]
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers

@@ -1,0 +1,110 @@
+"""The two networks to compare, and whether they belong together.
+
+1. Inputs have the same names, types and shapes, outputs the same names and types, in the same
+   order; otherwise the pair is refused.
+2. Warned of, not refused: an SNN without neurons, an ANN with neurons, and an SNN that says it was
+   compiled from another network than this ANN, or by another version of the compiler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from onnx import TensorProto, ValueInfoProto
+
+from ...passes.graph import METADATA_PREFIX
+from ...passes.network import Network
+from ...runtime_ops.operators import neurons_of
+from ..errors import ModelError
+from ..load import load_source, read_model
+from ..samples import InputSpec, input_specs
+
+
+@dataclass
+class Pair:
+    """An ANN and its SNN.
+
+    Attributes:
+        ann: the trained network.
+        snn: the network to compare with it.
+        specs: inputs of both.
+        provenance: what the SNN says of how it was compiled.
+        warnings: what does not look like a pair.
+    """
+
+    ann: Network
+    snn: Network
+    specs: list[InputSpec]
+    provenance: dict[str, str]
+    warnings: list[str]
+
+
+def read_pair(ann_path: Path, snn_path: Path) -> Pair:
+    """Read both networks.
+
+    Raises:
+        ModelError: one is unreadable, or the two do not have the same inputs and outputs.
+    """
+    ann, snn = read_model(ann_path), read_model(snn_path)
+    specs = [input_specs(network.proto) for network in (ann, snn)]
+    pairs = {
+        "inputs": [[_describe(spec) for spec in own] for own in specs],
+        "outputs": [_outputs(network) for network in (ann, snn)],
+    }
+    for what, (first, second) in pairs.items():
+        if first != second:
+            raise ModelError(
+                f"{ann_path} and {snn_path} have different {what}: {first} and {second}; "
+                "give the SNN that was compiled from this ANN"
+            )
+    provenance = {
+        entry.key.removeprefix(METADATA_PREFIX): entry.value
+        for entry in snn.proto.metadata_props
+        if entry.key.startswith(METADATA_PREFIX)
+    }
+    warnings = []
+    if neurons_of(ann.proto):
+        warnings.append(f"{ann_path} is a spiking network, not an ANN; are the two swapped?")
+    if not neurons_of(snn.proto):
+        warnings.append(f"{snn_path} has no spiking neurons: it is not a compiled network")
+    else:
+        warnings += _origin_warnings(ann_path, snn_path, provenance)
+    return Pair(ann, snn, specs[0], provenance, warnings)
+
+
+def _origin_warnings(ann: Path, snn: Path, provenance: dict[str, str]) -> list[str]:
+    """What the SNN's provenance says against this ANN; nothing where it has none."""
+    made, version = provenance.get("version"), metadata.version("snn-compile")
+    if made is None:
+        return []
+    if made != version:
+        # Another version may read the same file into another graph, of another digest.
+        return [f"{snn} was compiled by version {made}, this is {version}"]
+    try:
+        digest = load_source(ann).network.sha256()
+    except ModelError:  # not a network to compile, as the other warnings say
+        return []
+    if provenance.get("source_sha256") == digest:
+        return []
+    return [f"{snn} was compiled from another network than {ann}, as its metadata say"]
+
+
+def _describe(spec: InputSpec) -> str:
+    shape = ", ".join("?" if dim is None else str(dim) for dim in spec.shape)
+    return f"{spec.name} {spec.dtype}[{shape}]"
+
+
+def _outputs(network: Network) -> list[str]:
+    return [f"{value.name}{_kind(value)}" for value in network.proto.graph.output]
+
+
+def _kind(value: ValueInfoProto) -> str:
+    """The type of an output, without its shape; nothing for float32, which nearly all are."""
+    kind = value.type.WhichOneof("value") or "tensor_type"
+    if kind != "tensor_type":
+        return f" {kind.removesuffix('_type')}"
+    elements = value.type.tensor_type.elem_type
+    name: str = TensorProto.DataType.Name(elements)
+    return "" if elements == TensorProto.FLOAT else f" {name.lower()}"

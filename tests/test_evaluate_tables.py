@@ -1,0 +1,89 @@
+"""The tables of an evaluation, from results made up here."""
+
+from __future__ import annotations
+
+import pytest
+from snn_compile.compiler.evaluation.results import (
+    BaselineResult,
+    EnergyResult,
+    Estimate,
+    EvaluationResult,
+    LatencyResult,
+    NeuronResult,
+    OutputResult,
+    SynapseResult,
+)
+from snn_compile.compiler.evaluation.tables import show_result
+
+
+def shown(capsys, **parts):
+    parts = {"outputs": []} | parts
+    show_result(EvaluationResult({}, {}, {}, samples=7, **parts))
+    text = capsys.readouterr().out
+    assert all(len(line) <= 100 for line in text.splitlines())
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()], text
+
+
+def test_outputs_with_labels(capsys):
+    estimate = Estimate(0.5, 0.25, 0.875)
+    drop = Estimate(-0.00001, -0.1, 0.1)
+    output = OutputResult(
+        "logits", 1.5, 0.25, 0.75, estimate, estimate, estimate, drop, estimate, estimate
+    )
+    rows, text = shown(capsys, outputs=[output], baselines=[BaselineResult("int8", "", [output])])
+    share = "50.00 [25.0, 87.5]"
+    assert ["logits", "ANN", share, share, ""] in rows
+    assert ["", "SNN", share, share, "0.00 [-10.00, 10.00]"] in rows
+    assert ["", "int8", share, share, "0.00 [-10.00, 10.00]"] in rows
+    assert ["logits", "int8", share, "0.2500", "0.7500", "1.5"] in rows
+    assert "7 samples, with 95 % intervals" in text
+
+
+def test_outputs_without_labels(capsys):
+    rows, text = shown(capsys, outputs=[OutputResult("map", float("inf"), float("inf"))])
+    assert ["map", "SNN", "-", "inf", "-", "inf"] in rows
+    assert "7 samples, against the ANN" in text
+    assert "top-1" not in text
+
+
+def test_neurons(capsys):
+    fields = [10, (31, 33), 2.5, 0.5, 0.125, 0.25, None, 3.25]
+    neurons = [
+        NeuronResult("a", "ScaleFire", "", "Relu", *fields),
+        NeuronResult("b", "MultiThresholdFire", "", "Clip", 10, (0, 9), *fields[2:6], 0.5, 1.0),
+    ]
+    neurons[1].flips = 0.0001
+    rows, _ = shown(capsys, neurons=neurons)
+    assert ["a", "Relu", "-31..33", "2.50", "12.5%", "25.0%", "-", "3.25", "-"] in rows
+    assert ["b", "Clip", "9", "2.50", "12.5%", "25.0%", "50.00%", "1.00", "0.010%"] in rows
+
+
+def test_energy(capsys):
+    synapses = [
+        SynapseResult("c1", "Conv", [], "reads the input", 1_500_000.0),
+        SynapseResult("c2", "Conv", ["n"], "", 2e9, 10.0, 12_340.0, 999.0, 0.5),
+    ]
+    totals = {"unary": 2.5e6, "ann_fp32": 1e7}
+    energy = EnergyResult({}, "45 nm", synapses, [], totals, 0.25, ["nothing for memory " * 9])
+    rows, text = shown(capsys, energy=energy)
+    assert ["c1", "Conv", "analog", "1.50 M", "-", "-", "-", "-"] in rows
+    assert ["c2", "Conv", "spikes", "2.00 G", "10.0", "12.3 k", "999", "500 m"] in rows
+    assert ["unary", "2.50 uJ", "0.25 x"] in rows
+    assert ["ann_fp32", "10.0 uJ", "1.00 x"] in rows
+    assert "energy per sample, estimates (45 nm)" in text
+    assert "25.0% of the multiply-accumulates" in text
+    assert "nothing for memory" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "time"),
+    [(2.5, "2.50 s"), (0.0123, "12.3 ms"), (1e-6, "1.00 us"), (5e-8, "50.0 ns")],
+)
+def test_latency(capsys, seconds, time):
+    latency = [
+        LatencyResult("snn_functions", 32, seconds, 1.234, 5 << 20),
+        LatencyResult("int8", 1, seconds, 1.0, None),
+    ]
+    rows, _ = shown(capsys, latency=latency)
+    assert ["SNN, function bodies", "32", time, "1.23 x", "5 MiB"] in rows
+    assert ["int8", "1", time, "1.00 x", "-"] in rows
