@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from helpers import model_from_text
 from snn_compile.compiler.cli import main
 from snn_compile.compiler.errors import UsageError
+from snn_compile.compiler.evaluation.sweep import mark_pareto
 from snn_compile.compiler.report_html import compile_html, evaluation_html
 from snn_compile.compiler.report_html.chosen import MOST_CHOSEN, choose
 from snn_compile.compiler.report_reader import read_report
@@ -24,7 +25,12 @@ from snn_compile.compiler.report_reader import read_report
 pytest.importorskip("jinja2", reason="needs the extra 'report'")
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 
-from snn_compile.compiler.report_html.figures import Point, neuron_figure, points_figure
+from snn_compile.compiler.report_html.figures import (
+    Point,
+    neuron_figure,
+    points_figure,
+    sweep_figure,
+)
 from snn_compile.compiler.report_html.numbers import count, energy, percent, seconds
 from snn_compile.compiler.report_html.svg import short, with_prefix
 
@@ -290,6 +296,19 @@ def test_a_neuron_is_drawn_with_its_thresholds_levels_and_spikes():
     assert "at calibration" in figure(many, [1.0])
 
 
+def test_a_sweep_is_drawn_with_its_front():
+    points = [made_up.point(0.8, 1e6), made_up.point(0.7, 3e6), made_up.point(0.9, 1e7)]
+    points = mark_pareto([*points, made_up.point(None, 1e6)], "unary")
+    baseline = made_up.point(0.85, 2e6, "int8")
+    svg = sweep_figure("title", points, [baseline], "unary")
+    labels = re.findall(r">([^<>\n]*)</text>", svg)
+    assert [x for x in labels if x in ("1", "2", "3", "4", "int8")][-4:] == ["1", "2", "3", "int8"]
+    paths = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--series-1\); stroke-width: 1.2', svg)
+    assert len([p for p in paths if p.count("L") == 1]) == 1  # from the first to the third
+    free = [made_up.point(0.8, 0.0), made_up.point(0.9, 1e6)]  # 0 is on no logarithmic axis
+    assert "estimated energy" in sweep_figure("title", free, [], "unary")
+
+
 def test_the_chosen_have_most_of_something():
     names = [f"n{i}" for i in range(9)]
     measures = {
@@ -311,7 +330,7 @@ def test_numbers():
     assert percent(0.98765) == "98.77 %" and percent(None) == "-" == percent(math.nan)
     assert count(12345.6) == "12,346" and count(3.0) == "3" and count(2.5) == "2.50"
     assert [energy(e) for e in (2.0, 2.5e3, 2.5e6, 2.5e9)] == ["2 pJ", "2.5 nJ", "2.5 µJ", "2.5 mJ"]
-    assert seconds(0.0012) == "1.2 ms" and seconds(1.5) == "1.5 s"
+    assert [seconds(t) for t in (1.5, 0.0012, 8.25e-5)] == ["1.5 s", "1.2 ms", "82.5 µs"]
 
 
 def test_labels_of_figures_are_short_ascii():

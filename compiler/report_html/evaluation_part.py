@@ -174,30 +174,32 @@ def _sweep(
         return None
     figure = sweep_figure("Accuracy against energy", points, baselines, accounting)
     caption = (
-        f"Accuracy against estimated energy ({name_of(accounting)}). Coloured: "
-        "on the Pareto front, no other compiled network is as accurate for as little. Diamonds: "
-        "baselines."
+        f"Accuracy against estimated energy ({name_of(accounting)}). Numbers: see the table. "
+        "Coloured: on the Pareto front, no other compiled network is as accurate for as little. "
+        "Diamonds: baselines."
     )
-    spent = spiking({key: None for point in points for key in point.energy})
-    header = ["network", *[name_of(key) + "\t" for key in spent], "Pareto front"]
-    header += [
-        f"{what} {name}\t"
-        for name in _output_names(points)
-        for what in ("top-1", "agreement", "relative error")
-    ]
+    names = _output_names(points)
+    measures = ("top-1", "agreement", "relative error")
+    spent = spiking(key for point in points for key in point.energy)
+    header = ["network", "Pareto front"]
+    header += [f"{measure} {name}\t" for name in names for measure in measures]
+    header += [name_of(key) + "\t" for key in spent]
     rows = []
-    for point in [*points, *baselines]:
-        row = [point.label, *[energy(energy_of(point, key)) for key in spent]]
-        row.append("yes" if point.pareto else "")
-        found = {output.name: output for output in point.outputs}
-        for name in _output_names(points):
-            output = found.get(name)
+    for place, point in enumerate([*points, *baselines], start=1):
+        compiled = place <= len(points)
+        row = [
+            f"{place}. {point.label}" if compiled else point.label,
+            "yes" if point.pareto else "",
+        ]
+        outputs = {output.name: output for output in point.outputs}
+        for name in names:
+            output = outputs.get(name)
             row += (
                 [estimate(output.top1), estimate(output.agreement), number(output.relative_l2, 3)]
                 if output
-                else [NOTHING] * 3
+                else [NOTHING] * len(measures)
             )
-        rows.append(row)
+        rows.append(row + [energy(energy_of(point, key)) for key in spent])
     tables = [Table("Networks of the sweep", header, rows)]
     return Section("sweep", "Sweep", figures=[Figure(figure, caption)], tables=tables)
 

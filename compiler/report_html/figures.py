@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..calibration.membrane import MembraneHistogram
 from ..evaluation.results import SweepPoint
@@ -112,7 +112,7 @@ def layers_figure(
             axes.plot(*places, marker, color=INK, markersize=size, label=name)
         axes.set_xscale("log")
         axes.set_xlim(left=least)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_major_formatter(_plain)
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(unit)
         _rows(axes, layers)
@@ -179,7 +179,7 @@ def neuron_figure(
 def sweep_figure(
     label: str, points: Sequence[SweepPoint], baselines: Sequence[SweepPoint], accounting: str
 ) -> str:
-    """Accuracy against energy: compiled networks, their Pareto front, and baselines.
+    """Accuracy against energy: compiled networks by number, their Pareto front, and baselines.
 
     Args:
         label: what the figure shows.
@@ -190,28 +190,33 @@ def sweep_figure(
     with drawing(label, 2.7, Margins()) as canvas:
         axes = canvas.axes[0]
         front = []
+        energies = []
         measure = ""
-        for point in [*points, *baselines]:
+        for number, point in enumerate([*points, *baselines], start=1):
             accuracy, energy = accuracy_of(point), energy_of(point, accounting)
             if accuracy is None or energy is None:
                 continue
             measure = accuracy.measure
             x, y = energy / 1e6, accuracy.shown
-            compiled = any(point is p for p in points)
+            energies.append(x)
+            compiled = number <= len(points)
+            name = str(number) if compiled else short(point.label)
             colour = (SERIES[0] if point.pareto else MUTED) if compiled else SERIES[1]
             if accuracy.interval is not None:
                 axes.plot([x, x], accuracy.interval, color=colour, linewidth=0.8)
             axes.plot([x], [y], "o" if compiled else "D", color=colour, markersize=6)
-            axes.annotate(
-                short(point.label), (x, y), (6, -10), textcoords="offset points", fontsize=8,
-                color=INK,
-            )  # fmt: skip
+            axes.annotate(name, (x, y), (5, -10), textcoords="offset points", fontsize=8)
             if point.pareto:
                 front.append((x, y))
         front.sort()
         if len(front) > 1:
             axes.plot(*zip(*front, strict=True), color=SERIES[0], zorder=1)
-        axes.margins(x=0.2, y=0.15)
+        if energies and min(energies) > 0:
+            axes.set_xscale("log")
+            for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                formatted(_plain)
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.margins(x=0.15, y=0.15)
         axes.set_xlabel(f"estimated energy per sample, µJ ({short(accounting)})")
         axes.set_ylabel(measure)
     return canvas.svg
@@ -249,6 +254,11 @@ def _draw_membrane(axes: Axes, membrane: MembraneHistogram) -> None:
     right.yaxis.set_major_locator(MaxNLocator(4))
     right.tick_params(axis="y", labelcolor=SERIES[1])
     right.set_ylabel(f"level / {unit}", color=SERIES[1])
+
+
+def _plain(value: float, _: int | None) -> str:
+    """A label of a logarithmic axis; matplotlib's own are TeX."""
+    return f"{value:g}"
 
 
 def _positive(values: Sequence[float | None]) -> list[tuple[int, float]]:

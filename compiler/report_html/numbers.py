@@ -45,7 +45,10 @@ def energy(picojoules: float | None) -> str:
 
 def seconds(value: float) -> str:
     """A time."""
-    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e-6:.3g} µs"
 
 
 def mebibytes(value: int | None) -> str:
