@@ -256,7 +256,7 @@ def _draw_membrane(axes: Axes, membrane: MembraneHistogram) -> None:
     right.set_ylabel(f"level / {unit}", color=SERIES[1])
 
 
-def _plain(value: float, _: int | None) -> str:
+def _plain(value: float, _: float) -> str:
     """A label of a logarithmic axis; matplotlib's own are TeX."""
     return f"{value:g}"
 
