@@ -2,10 +2,14 @@
 PYTHON ?= python3
 SECONDS ?= 60
 
-.PHONY: help fuzz fuzz-compiler mutate sanitize abi arm
+.PHONY: help docs fuzz fuzz-compiler mutate sanitize abi arm
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+docs:  ## The documentation as a site in build/site; needs the extra 'docs'
+	$(PYTHON) docs/generate_operators.py
+	$(PYTHON) -m mkdocs build --strict
 
 fuzz:  ## Fuzz the C++ operators for SECONDS
 	bash tests/native/fuzz.sh $(SECONDS)

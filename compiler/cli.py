@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,7 +141,10 @@ MAX_LEVELS = 1 << 16
     help="Fail unless ANN and SNN give the same argmax on this share of the samples.",
 )
 @click.option(
-    "--report", "report_path", type=click.Path(path_type=Path), help="Write the report as JSON."
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path),
+    help="Write the report: as a page if the name ends in .html, otherwise as JSON.",
 )
 @click.option(
     "--dump-dir", type=click.Path(path_type=Path), help="Write the model after each step into here."
@@ -179,6 +184,7 @@ def main(
         from .calibration.options import CalibrationOptions, Corrections
         from .errors import UsageError
         from .pipeline import CompileOptions, compile_model
+        from .report_html import check_packages, compile_html, is_html
         from .save import check_output, save_result
         from .search import SearchOptions
 
@@ -188,6 +194,8 @@ def main(
             check_output(report_path, model, *read)
             if report_path.resolve() == output.resolve():
                 raise UsageError(f"{report_path}: is the output too; give the report another name")
+            if is_html(report_path):
+                check_packages()
         options = CompileOptions(
             CalibrationOptions(levels, calibrator, percentile, granularity == "channel", neuron),
             Corrections(sequential, bias_correction, compensation),
@@ -209,11 +217,15 @@ def main(
         with progress_bar() as progress:
             result = compile_model(model, calibration, options, progress)
         _show(result.report)  # first: a result that cannot be shown writes nothing
+        if report_path is not None and is_html(report_path):
+            report = compile_html(result.report, shlex.join(["snn-compile", *sys.argv[1:]]))
+        else:
+            report = result.report.to_json()
         save_result(
             result.network,
             output,
             external_data=bool(result.external_data),
-            report=result.report.to_json(),
+            report=report,
             report_path=report_path,
             keep=[model, *result.external_data],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -34,7 +35,7 @@ from .calibration.equalisation import equalise_ranges
 from .calibration.options import CalibrationOptions, Corrections, check_options
 from .calibration.shrink_levels import shrink_levels
 from .coverage import Coverage, measure_coverage
-from .errors import DataError, ModelError, VerificationError
+from .errors import DataError, ModelError, UsageError, VerificationError
 from .load import Source, load_source
 from .match_samples import matched_samples
 from .observe import with_outputs
@@ -42,9 +43,9 @@ from .progress import Progress
 from .report import CompileReport, PassReport
 from .samples import FileSamples, InputSpec, Samples, input_specs
 from .save import check_folder, save_network
-from .search import SearchOptions, check_search, hold_out, search_scale
+from .search import SearchOptions, check_search, hold_out, scale_steps, search_scale
 from .session import batch_size, make_session, run_samples
-from .summary import neuron_reports
+from .summary import membrane_histograms, neuron_reports
 from .synthetic import SyntheticSamples
 from .verify import Reference, verify
 
@@ -74,6 +75,8 @@ class CompileOptions:
         encode_input: encode the network's own input too.
         strict: refuse a model of which an activation would be kept.
         seed: seed of the synthetic samples.
+        scale: multiplies the steps of the neurons whose steps may be scaled: a lambda that is
+            known, where ``search`` finds one; 1 leaves them as calibrated.
         min_agreement: lowest share of samples on which ANN and SNN must give the same argmax.
         dump_dir: folder that gets the model after each step.
     """
@@ -86,6 +89,7 @@ class CompileOptions:
     encode_input: bool = False
     strict: bool = False
     seed: int = 0
+    scale: float = 1.0
     levels_budget: float | None = None
     search: SearchOptions | None = None
     min_agreement: float | None = None
@@ -110,6 +114,18 @@ class CompileResult:
     def model(self) -> ModelProto:
         """The network whole; runs in any ONNX runtime, faster with our operator library."""
         return self.network.attached()
+
+
+def check_scale(options: CompileOptions) -> None:
+    """Refuse a scale that is none, or is given where one is searched.
+
+    Raises:
+        UsageError: it is not a finite number above 0, or a search is asked for too.
+    """
+    if not 0 < options.scale < math.inf:
+        raise UsageError(f"the scale {options.scale:g} is not a finite number above 0")
+    if options.search is not None and options.scale != 1:
+        raise UsageError("a scale is searched and given; leave one of them out")
 
 
 def compile_model(
@@ -154,6 +170,7 @@ def _compile(
     progress: Progress,
 ) -> CompileResult:
     check_options(options.calibration)
+    check_scale(options)
     if options.levels_budget is not None:
         check_budget(options.levels_budget)
     if options.search is not None:
@@ -248,6 +265,10 @@ def _compile(
                     corrected, activations, calibrated.neurons, held, wanted, search, progress
                 ),
             )
+        if options.scale != 1:
+            neurons = steps.run(
+                "scale_steps", lambda: scale_steps(activations, calibrated.neurons, options.scale)
+            )
         neurons, changes = steps.run(
             "shrink_levels",
             lambda: shrink_levels(
@@ -266,7 +287,8 @@ def _compile(
             "verify", lambda: verify(reference, quantised, snn, samples, progress)
         )
     report.passes = steps.reports
-    report.neurons = neuron_reports(snn)
+    membranes = membrane_histograms(activations, neurons, calibrated.membranes)
+    report.neurons = neuron_reports(snn, membranes)
     report.warnings += [f"{a.op} {a.name} is silent on every sample" for a in calibrated.silent]
     if not report.verification.outputs:
         report.warnings.append("no output holds floats: how close the SNN is was not measured")
@@ -355,6 +377,7 @@ def _new_report(
             "equalise": options.equalise,
             "encode": options.encode,
             "encode_input": options.encode_input,
+            "scale": options.scale,
             "seed": options.seed,
         },
         calibration={

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .calibration.budget import BudgetReport
+from .calibration.membrane import MembraneHistogram
 from .coverage import Coverage
 from .search import SearchReport
 from .verify import Verification
@@ -40,6 +41,7 @@ class NeuronReport:
         clip_rate: share of the calibration values above the highest level; nan for a ScaleFire.
         error: relative error to be expected, from the calibration values; nan for a quantiser of
             the source model.
+        membrane: what it saw at calibration; None for a quantiser of the source model.
     """
 
     name: str
@@ -52,6 +54,7 @@ class NeuronReport:
     calibrator: str
     clip_rate: float
     error: float
+    membrane: MembraneHistogram | None = None
 
 
 @dataclass

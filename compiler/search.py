@@ -231,7 +231,7 @@ def search_scale(
     """
     check_search(options)
     optuna = _import_optuna()
-    scalable = {a.output for a in activations if a.output in neurons and is_homogeneous(a)}
+    scalable = _scalable(activations, neurons)
     with closing(Spool()) as spool:
         bench = _Bench(analog, activations, neurons, scalable, spool)
         bench.keep(samples, reference)
@@ -253,11 +253,28 @@ def search_scale(
         fixed=len(neurons) - len(scalable),
         trials=trials,
     )
-    found = {
-        name: scale_neuron(neuron, best) if name in scalable else neuron
+    return scale_steps(activations, neurons, best), report
+
+
+def scale_steps(
+    activations: Sequence[Activation], neurons: Mapping[str, Neuron], scale: float
+) -> dict[str, Neuron]:
+    """The neurons, the steps of those that rule 2 names scaled.
+
+    Args:
+        activations: of the network.
+        neurons: keyed by the activation's output tensor.
+        scale: lambda, above 0.
+    """
+    scalable = _scalable(activations, neurons)
+    return {
+        name: scale_neuron(neuron, scale) if name in scalable else neuron
         for name, neuron in neurons.items()
     }
-    return found, report
+
+
+def _scalable(activations: Sequence[Activation], neurons: Mapping[str, Neuron]) -> set[str]:
+    return {a.output for a in activations if a.output in neurons and is_homogeneous(a)}
 
 
 def is_homogeneous(activation: Activation) -> bool:

@@ -90,6 +90,7 @@ def test_options_reach_the_compiler(tmp_path):
         "equalise": False,
         "encode": "activations",
         "encode_input": True,
+        "scale": 1.0,
         "seed": 5,
     }
 

@@ -29,6 +29,7 @@ from .budget import with_levels
 from .fit_neuron import fit_neuron
 from .histogram import SignedHistogram
 from .leaky import leaky_functions
+from .membrane import Membrane
 from .observe import Watch, observe_samples
 from .options import CalibrationOptions, Corrections, check_options
 from .sequential import Calibrated, calibrate_sequentially
@@ -77,6 +78,7 @@ def calibrate(
             found.neurons = result.neurons | found.neurons
             found.silent = result.silent + found.silent
             result = found
+        result.membranes = fit.membranes
     except NotFiniteError as error:
         read = [a for a in activations if a.input in error.tensors]
         where = ", ".join(f"{a.op} {a.name}" for a in read[:3])
@@ -87,7 +89,11 @@ def calibrate(
 
 
 class _NeuronFit:
-    """How the options have neurons fitted."""
+    """How the options have neurons fitted.
+
+    Attributes:
+        membranes: what the neurons were fitted to, by the activation's output tensor.
+    """
 
     def __init__(
         self,
@@ -96,6 +102,7 @@ class _NeuronFit:
         functions: dict[str, ActivationFunction],
     ) -> None:
         self._options, self._levels, self._functions = options, levels, functions
+        self.membranes: dict[str, Membrane] = {}
 
     def watch(self, activation: Activation) -> Watch:
         """What is observed: the input, per channel where a neuron of this kind has channels."""
@@ -107,7 +114,9 @@ class _NeuronFit:
         options = self._options
         if activation.output in self._levels:
             options = with_levels(options, self._levels[activation.output])
-        return fit_neuron(activation, histogram, options, function)
+        neuron = fit_neuron(activation, histogram, options, function)
+        self.membranes[activation.output] = Membrane(histogram, neuron)
+        return neuron
 
     def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
         """Whether all values count as 0, or all are below 0 where that gives 0."""

@@ -158,7 +158,7 @@ def distributions(histogram: SignedHistogram) -> list[Distribution]:
     result = []
     for row in range(len(histogram.counts)):
         means, counts = histogram.distribution(row)
-        spread = _spread(means, counts.astype(np.float64), histogram.leading)
+        spread = spread_bins(means, counts.astype(np.float64), histogram.leading)
         _extend(spread, float(histogram.minima[row]), float(histogram.maxima[row]))
         result.append(spread)
     return result
@@ -191,7 +191,7 @@ def pool(
     sizes = np.bincount(group, weights=counts)
     sums = np.bincount(group, weights=counts * means)
     kept = sizes > 0
-    return _spread(sums[kept] / sizes[kept], sizes[kept], leading)
+    return spread_bins(sums[kept] / sizes[kept], sizes[kept], leading)
 
 
 def _leading_bits(mantissa: np.ndarray, leading: int) -> np.ndarray:
@@ -200,8 +200,14 @@ def _leading_bits(mantissa: np.ndarray, leading: int) -> np.ndarray:
     return bits
 
 
-def _spread(means: np.ndarray, counts: np.ndarray, leading: int) -> Distribution:
-    """Rule 1."""
+def spread_bins(means: np.ndarray, counts: np.ndarray, leading: int) -> Distribution:
+    """Rule 1, the outermost intervals like the others.
+
+    Args:
+        means: float64 [n], of bins of 2^-leading octaves.
+        counts: float64 [n], how many values each bin has.
+        leading: bins per octave as a power of two.
+    """
     magnitude = np.abs(means)
     mantissa, exponent = np.frexp(magnitude)
     start = 0.5 + _leading_bits(mantissa, leading) / (2 << leading)

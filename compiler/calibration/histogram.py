@@ -132,16 +132,25 @@ class SignedHistogram:
     def distribution(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """The occupied bins of a row: float64 [n], ascending means, and int64 [n], counts."""
         used = np.flatnonzero(self.counts[row])
-        counts = self.counts[row, used]
+        return self._means(np.full(len(used), row), used), self.counts[row, used]
+
+    def occupied(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The occupied bins of all rows: int64 [n], rows; float64 [n], means; int64 [n], counts."""
+        rows, used = np.nonzero(self.counts)
+        return rows, self._means(rows, used), self.counts[rows, used]
+
+    def _means(self, rows: np.ndarray, used: np.ndarray) -> np.ndarray:
+        """Mean of the values in each of the bins ``used`` of the rows: float64 [n]."""
         shift = _MANTISSA_BITS - self.leading
         bins = np.abs(used - self._side)
-        lowest = (int(self.tops[row]) - self.octaves + 1) << self.leading
+        lowest = (self.tops[rows].astype(np.int64) - self.octaves + 1) << self.leading
         leading = bins - 1 + lowest
         exponent = leading >> self.leading
         known = (leading - (exponent << self.leading)) << shift
-        mantissa = known + self.rests[row, used] / counts
+        mantissa = known + self.rests[rows, used] / self.counts[rows, used]
         means = np.ldexp(1 + mantissa / (1 << _MANTISSA_BITS), exponent - _EXPONENT_BIAS)
-        return np.sign(used - self._side) * means, counts
+        signed: np.ndarray = np.sign(used - self._side) * means
+        return signed
 
     def _count(self, bits: np.ndarray) -> None:
         shift = _MANTISSA_BITS - self.leading

@@ -34,6 +34,7 @@ from ..session import make_session, run_samples
 from .compensate import Correction, LayerErrors
 from .fire import fire
 from .histogram import SignedHistogram
+from .membrane import Membrane
 from .observe import Observations, Watch, with_histograms
 from .options import Corrections
 from .schedule import Round, Schedule, make_schedule
@@ -56,12 +57,14 @@ class Calibrated:
         parameters: corrected weights and biases by name.
         changes: one line per corrected layer.
         silent: activations that are 0 on every sample.
+        membranes: what the neurons were fitted to, keyed like these.
     """
 
     neurons: dict[str, Neuron] = field(default_factory=dict)
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     silent: list[Activation] = field(default_factory=list)
+    membranes: dict[str, Membrane] = field(default_factory=dict)
 
 
 def calibrate_sequentially(

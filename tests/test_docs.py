@@ -1,0 +1,52 @@
+"""The documentation: what is generated is up to date, and links and navigation lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+DOCS = REPOSITORY / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"])
+
+sys.path.insert(0, str(DOCS))
+try:
+    import generate_operators
+finally:
+    sys.path.remove(str(DOCS))
+
+
+def test_the_operator_reference_is_what_the_schemas_say():
+    page = generate_operators.PAGE.read_text("utf-8")
+    assert generate_operators.written(page) == page, "run python docs/generate_operators.py"
+    stale = page.replace("N-, the number", "the number")
+    assert stale != page and generate_operators.written(stale) == page
+    with pytest.raises(ValueError, match="<!-- schema: ScaleFire -->"):
+        generate_operators.written(page.replace("<!-- schema: ScaleFire -->", ""))
+
+
+def anchors(page):
+    """As both the code hosting site and mkdocs make them of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in headings]
+    return {re.sub(r"\s", "-", heading) for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.is_file(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def test_every_page_is_in_the_navigation():
+    text = (REPOSITORY / "mkdocs.yml").read_text("utf-8")
+    listed = re.findall(r"- (\S+\.md)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
