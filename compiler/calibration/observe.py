@@ -35,11 +35,17 @@ class Watch:
         tensor: its name; float32.
         axis: of the channels, counted from the front; None: the tensor is one row.
         rows: number of channels; 1 where axis is None.
+        bins: of its histogram, where they are not those that calibration uses.
     """
 
     tensor: str
     axis: int | None
     rows: int
+    bins: tuple[int, int] | None = None
+
+    def histogram(self) -> SignedHistogram:
+        """An empty one."""
+        return SignedHistogram(self.rows, self.bins)
 
 
 def with_histograms(
@@ -67,7 +73,7 @@ def with_histograms(
     prefix = unused_prefix(proto.graph, "observed")
     for number, watch in enumerate(watched):
         made = [f"{prefix}.{number}.{output}" for output in _OUTPUTS]
-        histogram = SignedHistogram(watch.rows)
+        histogram = watch.histogram()
         node = helper.make_node(
             "Observe",
             [found[watch.tensor].name],
@@ -95,7 +101,7 @@ class Observations:
     """
 
     def __init__(self, watched: Sequence[Watch]) -> None:
-        self.histograms = {watch.tensor: SignedHistogram(watch.rows) for watch in watched}
+        self.histograms = {watch.tensor: watch.histogram() for watch in watched}
         self.not_finite: set[str] = set()
 
     def add(self, outputs: Sequence[np.ndarray]) -> None:
