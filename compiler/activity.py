@@ -4,8 +4,8 @@ It is counted inside the graph, so that no activation leaves the runtime, and ev
 
 1. Beside a neuron stands a twin (``twins.py``, which also defines the spikes k). ``Observe`` makes
    the histogram of its values.
-2. The twin of a ScaleFire gives a code of the level: c = 1 + |k|, negative where the neuron's output
-   is 0. Codes are 1..256, and the histogram has a bin for each:
+2. The twin of a ScaleFire gives a code of the level: c = 1 + |k|, negative where the neuron's
+   output is 0. Codes are 1..256, and the histogram has a bin for each:
 
        spikes = sum of (|c| - 1)    silent = how often c < 0
 

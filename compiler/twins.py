@@ -1,7 +1,7 @@
 """Twins: operators put beside the neurons of a network, to count what these do while it runs.
 
-A twin stands in the same graph or body as its neuron, sees the same membrane potential and makes the
-same comparisons, but gives other values.
+A twin stands in the same graph or body as its neuron, sees the same membrane potential and makes
+the same comparisons, but gives other values.
 
 What counts as a spike, for a neuron at its i-th level of i = 0, 1, ...:
 

@@ -3,9 +3,9 @@
 A code is a float32 tensor of the shape of the values it stands for: the signed number of spikes k
 of each, exactly (``twins.py`` defines k). NaN stands for NaN.
 
-1. MultiThresholdFire: its twin of threshold 1 sees X / theta. The kernel divides |X| by theta before
-   all else, so it is the same arithmetic. The twin has one level more on each side that has any;
-   what reaches it is clipped.
+1. MultiThresholdFire: its twin of threshold 1 sees X / theta. The kernel divides |X| by theta
+   before all else, so it is the same arithmetic. The twin has one level more on each side that has
+   any; what reaches it is clipped.
 2. ScaleFire with one step: its twin gives k. With a step per channel the twin gives step * k / 256,
    which is divided by step / 256 and rounded: the quotient is within 0.01 of k.
 3. Operators that only move or select values (``encode_edges.moves_values``) are repeated on the

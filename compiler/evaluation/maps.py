@@ -1,10 +1,10 @@
 """Maps of counts: for each position of a code, sums over the samples, made inside the graph.
 
-1. Axis 0 of a code counts samples where its length is a multiple of the number B of samples in the
-   run, samples foremost: position p of a sample is its place in what is left of the shape. Otherwise,
-   and where the caller says so, the run is one sample.
-2. Only sums over samples leave the runtime: per table (``pack.py``) float32 [groups, positions], and
-   the shape of the code.
+1. Axis 0 of a tensor counts samples where its length is a multiple of the number B of samples in
+   the run, samples foremost: a position is a place in what is left of the shape. Otherwise, and
+   where the caller says so, the run is one sample.
+2. Only sums over samples leave the runtime: per table (``pack.py``) float32 [groups, positions],
+   and the shape of the tensor.
 3. Positions are kept apart by the shape of a sample: inputs of several sizes have maps of several
    sizes.
 """
