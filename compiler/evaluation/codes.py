@@ -276,7 +276,7 @@ class Codes:
         return list(clone.output)
 
     def _clone(self, home: GraphProto, stored: NodeProto) -> NodeProto:
-        clone = home.node.add()
+        clone: NodeProto = home.node.add()
         clone.CopyFrom(stored)
         clone.name = self._twins.name()
         return clone

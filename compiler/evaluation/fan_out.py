@@ -77,7 +77,7 @@ class LinearOperator:
             return _of_matmul(position, shape, mask)
         own, other = self._labels(position)
         kept = "".join(label for label in own if label in other)
-        counts = np.einsum(f"{other}->{kept}", mask.astype(np.int64))
+        counts: np.ndarray = np.einsum(f"{other}->{kept}", mask.astype(np.int64))
         return counts.reshape(
             [size if label in kept else 1 for label, size in zip(own, shape, strict=True)]
         )
@@ -161,6 +161,7 @@ class LinearOperator:
     def _of_windows(self, shape: Shape, mask: np.ndarray) -> np.ndarray:
         """Rule 2."""
         groups = self.attributes.get("group", 1)
+        counts: np.ndarray
         if self.op == "Conv":
             split = mask.reshape(groups, -1, *mask.shape[1:])
             counts = split.sum(1, dtype=np.int64).reshape(-1, *mask.shape[2:])
@@ -190,7 +191,8 @@ class LinearOperator:
                 begin = end = 0
             length = (size + begin + end - reach) // stride + 1
             step, rest = np.divmod(x + begin - offset, stride)
-            return ((rest == 0) & (step >= 0) & (step < length)).astype(np.int64)
+            hits: np.ndarray = (rest == 0) & (step >= 0) & (step < length)
+            return hits.astype(np.int64)
         extra = self.attributes.get("output_padding", [0] * spatial)[axis]
         full = stride * (size - 1) + extra + reach
         if "output_shape" in self.attributes:
@@ -203,7 +205,8 @@ class LinearOperator:
             begin = end = 0
         length = full - begin - end
         position = x * stride + offset - begin
-        return ((position >= 0) & (position < length)).astype(np.int64)
+        hits = (position >= 0) & (position < length)
+        return hits.astype(np.int64)
 
 
 def total_fan_out(fan_out: np.ndarray, shape: Shape) -> int:

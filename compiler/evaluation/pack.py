@@ -114,7 +114,7 @@ def _tables(twins: Twins, home: GraphProto, code: str, span: Span, clips: bool) 
     k = _levels(span, clips)
     if k is not None:
         fired = np.clip(k, span.low, span.high)
-        return [Table(code, np.float32(k[1:]), _fields(k, span, clips), fired)]
+        return [Table(code, k[1:].astype(np.float32), _fields(k, span, clips), fired)]
     found = []
     bounds = [twins.constant(home, float(end)) for end in (span.low, span.high)]
     rest = twins.node(home, "Abs", twins.node(home, "Clip", code, *bounds))
@@ -125,12 +125,12 @@ def _tables(twins: Twins, home: GraphProto, code: str, span: Span, clips: bool) 
         above = twins.node(home, "Floor", twins.node(home, "Div", rest, base))
         digit = twins.node(home, "Sub", rest, twins.node(home, "Mul", above, base))
         fields = (Field("spikes", worth, size), Field("bits", 1, popcount(size)))
-        found.append(Table(digit, np.float32(size[1:]), fields))
+        found.append(Table(digit, size[1:].astype(np.float32), fields))
         rest, worth, most = above, worth * _DIGIT, most // _DIGIT
     edges = {span.low - 1, span.low, span.low + 1, 0, 1, span.high, span.high + 1}
     k = np.array(sorted(k for k in edges if abs(k) <= _EXACT))  # the least one of each level
     flags = [field for field in _fields(k, span, clips) if field.name not in ("spikes", "bits")]
-    found.append(Table(code, np.float32(k[1:]), tuple(flags)))
+    found.append(Table(code, k[1:].astype(np.float32), tuple(flags)))
     return found
 
 

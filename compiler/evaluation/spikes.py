@@ -32,7 +32,7 @@ from .codes import Codes
 from .maps import Batch, CountMap
 from .pack import leading_bits, tables_of_neuron
 from .results import NeuronResult, SynapseResult
-from .synapses import Synapses
+from .synapses import SynapseCounter, Synapses
 
 
 class SpikeMeter:
@@ -71,7 +71,7 @@ class SpikeMeter:
             self._neurons.append(_Neuron(node, counts))
         self._synapses = list(Synapses(twins, codes, batch, maps).counters())
         self._maps = list(maps.values())
-        self._parts = [*self._maps, *self._synapses]
+        self._parts: list[CountMap | SynapseCounter] = [*self._maps, *self._synapses]
         names = [batch.size, *(name for part in self._parts for name in part.outputs)]
         self._distinct = list(dict.fromkeys(names))
         self._kept = len(keep)

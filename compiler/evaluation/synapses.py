@@ -81,12 +81,12 @@ class _Operator:
 
     def macs(self, shapes: Sequence[Shape]) -> int:
         """Multiply-accumulates for operands of these shapes."""
-        masks = self.masks
-        if masks[0] is not None:
-            return total_fan_out(self.linear.fan_out(1, shapes[1], masks[0]), shapes[1])
-        if masks[1] is not None or self.linear.op in ("Conv", "ConvTranspose"):
-            mask = np.ones(shapes[1], bool) if masks[1] is None else masks[1]
+        first, second = self.masks
+        if second is not None or self.linear.op in ("Conv", "ConvTranspose"):
+            mask = np.ones(shapes[1], bool) if second is None else second
             return total_fan_out(self.linear.fan_out(0, shapes[0], mask), shapes[0])
+        if first is not None:
+            return total_fan_out(self.linear.fan_out(1, shapes[1], first), shapes[1])
         return self.linear.products(shapes[0], shapes[1])
 
 
@@ -264,8 +264,8 @@ class Synapses:
         operator = _Operator(stored.name, linear, [_mask(tensor) for tensor in operands[:2]])
         try:
             linear.check()
-        except NotCounted as reason:
-            return _Uncounted(operator, str(reason))
+        except NotCounted as refused:
+            return _Uncounted(operator, str(refused))
         if closed:
             return _Uncounted(operator, closed)
         spans = [self._codes.span(tensor) for tensor in operands]
