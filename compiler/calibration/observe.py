@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ValueInfoProto, helper
+from onnx import GraphProto, ValueInfoProto, helper
 
-from ...passes.graph import unused_prefix
+from ...passes.graph import graphs_below, nodes_below, unused_prefix
 from ...passes.network import Network
 from ..observe import with_outputs
 from ..progress import Progress
@@ -89,7 +89,32 @@ def with_histograms(
         proto.graph.node.append(node)
         proto.graph.output.extend(ValueInfoProto(name=name) for name in made)
     proto.opset_import.append(helper.make_opsetid(TOOL_DOMAIN, 1))
+    _run_early(proto.graph)
     return visible
+
+
+def _run_early(graph: GraphProto) -> None:
+    """Let what is observed be observed, and freed, as soon as it is there.
+
+    The runtime starts from nodes that nothing reads, the last one first, and runs before each what
+    it needs. So these nodes are put at the end, those that need the longest chain of nodes first.
+    """
+    depths: dict[str, int] = {}
+    read: set[str] = set()
+    for node in graph.node:
+        depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
+        depths.update(dict.fromkeys(node.output, depth))
+    for inner in nodes_below(graph):
+        read.update(inner.input)
+    for body in graphs_below(graph):
+        if body is not graph:
+            read.update(value.name for value in body.output)
+    others = [node for node in graph.node if read.intersection(node.output)]
+    leaves = [node for node in graph.node if not read.intersection(node.output)]
+    leaves.sort(key=lambda node: -max(depths[name] for name in node.output))
+    ordered = GraphProto(node=[*others, *leaves])
+    del graph.node[:]
+    graph.node.extend(ordered.node)
 
 
 class Observations:

@@ -24,8 +24,6 @@ from .codes import Span
 from .fan_out import Shape
 from .pack import Table, samples_that_fit
 
-_NAMES = ("negative", "spikes", "bits", "events", "clipped")
-
 
 @dataclass
 class Totals:
@@ -33,7 +31,7 @@ class Totals:
 
     Attributes:
         samples: how many there were.
-        counts: int64 [positions] by name, see ``pack.py``; 0 where a neuron does not have it.
+        counts: int64 [positions] by name, those that the tables have (``pack.py``).
     """
 
     samples: int
@@ -115,7 +113,8 @@ class CountMap:
                 "counted; look for NaN or overflow in the data, and in the network on them"
             )
         if sample not in self.totals:
-            zeros = {name: np.zeros(positions, np.int64) for name in _NAMES}
+            names = {counted.name for table in self.tables for counted in table.fields}
+            zeros = {name: np.zeros(positions, np.int64) for name in names}
             self.totals[sample] = Totals(0, zeros)
         totals = self.totals[sample]
         totals.samples += rows

@@ -170,7 +170,8 @@ class _Neuron:
             positions += len(events)
             silent += int((events == 0).sum())
             # The most it may have fired on samples of the signs that it had.
-            negative = totals.counts["negative"] if high else totals.samples
+            one_sign = 0 if high else totals.samples
+            negative = totals.counts.get("negative", one_sign)
             most = low * negative + high * (totals.samples - negative)
             saturated += int(((totals.counts["spikes"] == most) & (events > 0)).sum())
         return silent / max(positions, 1), saturated / max(positions, 1), positions
