@@ -139,6 +139,12 @@ MOVED = {
         {},
         3,
     ),
+    "MaxPool of several": (
+        "c = Concat <axis = 1> (y, v) a = MaxPool <kernel_shape = [2, 2]> (c) "
+        "m = MaxPool <kernel_shape = [2, 2]> (a)",
+        {},
+        6,
+    ),
     "MaxPool by columns": ("m, i = MaxPool <kernel_shape = [2, 2], storage_order = 1> (y)", {}, 3),
     "MaxPool of steps mixed": (
         "t = Transpose <perm = [0, 2, 1, 3]> (y) m = MaxPool <kernel_shape = [2, 2]> (t)",
@@ -300,6 +306,27 @@ def test_neurons_of_both_polarities_on_one_potential_are_one_source(slope):
     _, synapses = measure(snn, {"x": x})
     above, below = values_of(snn, ["above", "below"], {"x": x})
     k = np.rint(above / np.float32(0.31) + below / STEPS[:, None]).astype(np.int64)
+    assert_counted(synapses["Conv of z"], count(snn.proto.graph.node[-1], k, weights), 5)
+
+
+@pytest.mark.parametrize("pool", ["MaxPool <kernel_shape = [3]>", "GlobalMaxPool"])
+def test_pools_of_levels_that_do_not_ascend(pool):
+    """As those of GELU do not: the highest value has not the highest k."""
+    rng = np.random.default_rng(2)
+    levels = np.float32([0, -0.3, -0.1, 0.6, 0.5, 2])
+    weights = sparse(rng, 2, 3, 1)
+    snn = network(
+        f"""g (float[N, 3, 9] x) => (float[N, C, W] z) {{
+            y = ai.snn.ScaleFire (x, step, thresholds, levels)
+            m = {pool} (y)
+            z = Conv (m, w)
+        }}""",
+        step=STEPS, thresholds=THRESHOLDS, levels=levels, w=weights,
+    )  # fmt: skip
+    x = potentials(rng, 5, 3, 9) - 1
+    _, synapses = measure(snn, {"x": x})
+    spikes = spikes_of_values((STEPS, dict(enumerate(map(float, levels)))))
+    k = spikes(values_of(snn, ["m"], {"x": x})[0])
     assert_counted(synapses["Conv of z"], count(snn.proto.graph.node[-1], k, weights), 5)
 
 

@@ -12,7 +12,9 @@ of each, exactly (``twins.py`` defines k). NaN stands for NaN.
    codes. Where the values decide what is selected, they still do: MaxPool says where the largest
    value is, and the code is taken from there; of GlobalMaxPool and ReduceMax it is that of the
    value that equals the result (the highest, of several), of Max and Min that of the first input
-   that does. Constants fire nothing: their code is 0.
+   that does. Where codes are in the order of the values, since the levels ascend and a channel has
+   one step, MaxPool and GlobalMaxPool of the codes are the same and faster. Constants fire
+   nothing: their code is 0.
 4. The sum of two neurons of opposite polarity on one membrane potential, either multiplied by a
    constant (a LeakyRelu), has the sum of their codes: never do both fire.
 5. What an If gives has the code that the branch taken gives.
@@ -48,6 +50,8 @@ from ..twins import Twins, attributes_of, spikes_of_levels
 
 #: Keeps a step times a number of spikes from overflowing; a power of two.
 _UNIT = np.float32(256)
+#: Take the largest value of each channel's windows.
+_POOLS = ("MaxPool", "GlobalMaxPool")
 #: Below every k.
 _NOTHING = -float(1 << 25)
 
@@ -259,9 +263,10 @@ class Codes:
     def _repeated(self, home: GraphProto, node: Node, codes: dict[str, str]) -> list[str]:
         """A moving operator on codes: the names of its outputs."""
         stored = self.proto(node)[1]
-        if stored.op_type == "MaxPool":
+        in_order = stored.op_type in _POOLS and self._in_order(node.inputs[0])
+        if stored.op_type == "MaxPool" and not in_order:
             return [self._at_maxima(home, stored, codes[stored.input[0]])]
-        if stored.op_type in ("GlobalMaxPool", "ReduceMax"):
+        if stored.op_type in ("GlobalMaxPool", "ReduceMax") and not in_order:
             return [self._at_maximum(home, stored, codes[stored.input[0]])]
         if stored.op_type in ("Max", "Min"):
             return [self._of_first_equal(home, stored, codes)]
@@ -280,6 +285,21 @@ class Codes:
         clone.CopyFrom(stored)
         clone.name = self._twins.name()
         return clone
+
+    def _in_order(self, tensor: Tensor) -> bool:
+        """Whether in each channel, axis 1, a higher value always has a higher code."""
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is None:
+            return False
+        if node.domain != DOMAIN:
+            joins = node.op == "Concat" and node.attrs.get("axis") == 1
+            pools = node.op in _POOLS and is_standard(node)
+            return (joins or pools) and all(self._in_order(part) for part in moved(node))
+        neuron = self.proto(node)[1]
+        step, *tables = self._twins.parameters(neuron)
+        if step.size > 1 and attributes_of(neuron).get("axis", 1) != 1:
+            return False
+        return not tables or bool(np.all(np.diff(tables[1]) > 0))
 
     def _at_maxima(self, home: GraphProto, pool: NodeProto, code: str) -> str:
         positions = self._twins.name()
