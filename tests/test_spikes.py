@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.errors import DataError, ModelError
+from snn_compile.compiler.evaluation.flips import level_flips
 from snn_compile.compiler.evaluation.spikes import SpikeMeter
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.session import make_session, run_samples
 from spikes_by_hand import assert_counted, count, measure, network, spikes_of_values, values_of
 
 #: No multiple of one is a multiple of another.
@@ -629,3 +630,29 @@ def test_a_compiled_network_gives_the_same_outputs_and_its_names_are_left_alone(
     neurons, _ = measure(snn, {"x": np.float32([[1, 0, 1]])})
     assert list(neurons) == ["counted.1"]
     assert snn.proto.SerializeToString(deterministic=True) == before
+
+
+def test_level_flips_are_counted(monkeypatch):
+    snn = network(
+        """g (float[N, 3] x) => (float[N, 3] z) {
+            y = ai.snn.MultiThresholdFire <levels_pos = 5> (x, theta)
+            z = ai.snn.ScaleFire (y, step, thresholds, levels)
+        }""",
+        theta=STEPS, step=np.float32(1), thresholds=THRESHOLDS, levels=LEVELS,
+    )  # fmt: skip
+    feeds = [{"x": STEPS * np.float32([[0, 1, 2], [3, 4, 9]])}, {"x": STEPS[None]}]
+    unchanged = {"MultiThresholdFire of y": 0, "ScaleFire of z": 0}
+    assert level_flips(snn, feeds) == unchanged
+    made = []
+
+    def make(network, *, optimise):
+        made.append(make_session(network, optimise=optimise))
+        return made[-1]
+
+    def run(session, feed, what):
+        shifted = feed["x"] + np.float32([1, 0, 0]) * STEPS * (session is made[1])
+        return run_samples(session, {"x": shifted.astype(np.float32)}, what)
+
+    monkeypatch.setattr("snn_compile.compiler.evaluation.flips.make_session", make)
+    monkeypatch.setattr("snn_compile.compiler.evaluation.flips.run_samples", run)
+    assert level_flips(snn, feeds)["MultiThresholdFire of y"] == 3 / 9
