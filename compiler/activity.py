@@ -2,11 +2,10 @@
 
 It is counted inside the graph, so that no activation leaves the runtime, and every count is exact.
 
-1. Beside a neuron, in the same graph or body, stands a twin: an operator of the same kind that sees
-   the same membrane potential and makes the same comparisons, but gives other values. ``Observe``
-   makes their histogram.
-2. The twin of a ScaleFire gives a code of the level: c = 1 + its distance from the silent level,
-   negative where the neuron's output is 0. Codes are 1..256, and the histogram has a bin for each:
+1. Beside a neuron stands a twin (``twins.py``, which also defines the spikes k). ``Observe`` makes
+   the histogram of its values.
+2. The twin of a ScaleFire gives a code of the level: c = 1 + |k|, negative where the neuron's
+   output is 0. Codes are 1..256, and the histogram has a bin for each:
 
        spikes = sum of (|c| - 1)    silent = how often c < 0
 
@@ -20,21 +19,18 @@ It is counted inside the graph, so that no activation leaves the runtime, and ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto
 
-from ..passes.graph import initializers_below, unused_prefix
-from ..passes.network import Network, is_detached
-from ..runtime_ops.definition import DOMAIN, MAX_LEVELS
+from ..passes.network import Network
+from ..runtime_ops.definition import MAX_LEVELS
 from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
-from ..runtime_ops.scale_fire import SCALE_FIRE
 from .calibration.histogram import SignedHistogram
 from .calibration.observe import Observations, Watch, with_histograms
+from .twins import Twins, attributes_of, neurons_with_graphs, spikes_of_levels
 
 #: What a code is above an integer, so that rounding errors on either side keep its bin.
 _ABOVE = 0.25
@@ -75,14 +71,13 @@ class ActivityMeter:
             snn: spiking network with float32 neurons.
             keep: names of tensors to give out too.
         """
-        proto = ModelProto()
-        proto.CopyFrom(snn.proto)
-        twins = _Twins(proto, _constants(snn))
-        self._counters = [twins.add(graph, neuron) for graph, neuron in _neurons_below(proto.graph)]
+        twins = Twins(snn, "activity")
+        counting = _Counting(twins)
+        self._counters = [counting.add(*found) for found in neurons_with_graphs(twins.proto.graph)]
         watches = [
             Watch(tensor, None, 1) for counter in self._counters for tensor in counter.tensors
         ]
-        self.network = with_histograms(Network(proto, snn.weights), watches, keep)
+        self.network = with_histograms(Network(twins.proto, snn.weights), watches, keep)
         self._kept = len(keep)
         self._observations = Observations(watches)
 
@@ -150,18 +145,11 @@ def _zeros_and_others(histogram: SignedHistogram) -> tuple[int, int]:
     return zeros, int(counts.sum()) - zeros
 
 
-class _Twins:
-    """Adds twins and what makes them countable to the graphs of a model.
+class _Counting:
+    """Puts beside each neuron what counts it."""
 
-    Args:
-        proto: the model.
-        constants: small initializers and detached weights by name.
-    """
-
-    def __init__(self, proto: ModelProto, constants: Mapping[str, np.ndarray]) -> None:
-        self._constants = constants
-        self._prefix = unused_prefix(proto.graph, "activity")
-        self._made = 0
+    def __init__(self, twins: Twins) -> None:
+        self._twins = twins
 
     def add(self, graph: GraphProto, neuron: NodeProto) -> _ScaleCounter | _ThresholdCounter:
         """Count a neuron of ``graph``, which is a body or the main graph."""
@@ -170,86 +158,28 @@ class _Twins:
         return self._add_scale(graph, neuron)
 
     def _add_scale(self, graph: GraphProto, neuron: NodeProto) -> _ScaleCounter:
-        scale, thresholds, levels = (self._constants[name] for name in neuron.input[1:])
-        distance = np.abs(np.arange(len(levels)) - int(np.abs(levels).argmin()))
+        scale, _, levels = self._twins.parameters(neuron)
+        distance = np.abs(spikes_of_levels(levels))
         codes = np.where(levels == 0, -1, 1) * (1 + distance + _ABOVE) / _UNIT
         if scale.size > 1:
-            scaled = self._scale_fire(graph, neuron, neuron.input[2], codes)
-            return _ScaleCounter(
-                neuron.name, self._node(graph, "Div", scaled, self._steps(graph, neuron))
-            )
-        own = self._constant(graph, (scale * thresholds).reshape(-1))
-        return _ScaleCounter(neuron.name, self._scale_fire(graph, neuron, own, codes, step=1.0))
+            scaled = self._twins.scaled_staircase(graph, neuron, neuron.input[2], codes)
+            codes_of_channels = self._twins.node(graph, "Div", scaled, self._steps(graph, neuron))
+            return _ScaleCounter(neuron.name, codes_of_channels)
+        return _ScaleCounter(neuron.name, self._twins.of_scale_fire(graph, neuron, codes))
 
     def _add_threshold(self, graph: GraphProto, neuron: NodeProto) -> _ThresholdCounter:
-        fired, theta = neuron.output[0], neuron.input[1]
-        if self._constants[theta].size > 1:
+        twins, fired, theta = self._twins, neuron.output[0], neuron.input[1]
+        if twins.parameters(neuron)[0].size > 1:
             theta = self._steps(graph, neuron)
-        spikes = self._node(graph, "Round", self._node(graph, "Div", fired, theta))
-        attributes = MULTI_THRESHOLD_FIRE.defaults | _attributes(neuron)
+        spikes = twins.node(graph, "Round", twins.node(graph, "Div", fired, theta))
+        attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
         for side in ("levels_pos", "levels_neg"):
             # A side without levels is cut off by the function, it does not saturate.
             attributes[side] = min(attributes[side] + (attributes[side] > 0), MAX_LEVELS)
-        raised = self._neuron(graph, neuron.op_type, list(neuron.input), attributes)
-        return _ThresholdCounter(neuron.name, spikes, self._node(graph, "Sub", raised, fired))
+        raised = twins.neuron(graph, neuron.op_type, *neuron.input, **attributes)
+        return _ThresholdCounter(neuron.name, spikes, twins.node(graph, "Sub", raised, fired))
 
     def _steps(self, graph: GraphProto, neuron: NodeProto) -> str:
         """The step or threshold of each of the neuron's values."""
-        nothing = self._constant(graph, [0.0])
-        return self._scale_fire(graph, neuron, nothing, [1.0, 1.0])
-
-    def _scale_fire(
-        self,
-        graph: GraphProto,
-        neuron: NodeProto,
-        thresholds: str,
-        levels: ArrayLike,
-        step: float | None = None,
-    ) -> str:
-        """A ScaleFire of the neuron's membrane potential, and of its step if none is given."""
-        own = neuron.input[1] if step is None else self._constant(graph, step)
-        inputs = [neuron.input[0], own, thresholds, self._constant(graph, levels)]
-        axis = {name: value for name, value in _attributes(neuron).items() if name == "axis"}
-        return self._neuron(graph, SCALE_FIRE.name, inputs, axis)
-
-    def _neuron(
-        self, graph: GraphProto, op: str, inputs: list[str], attributes: dict[str, Any]
-    ) -> str:
-        return self._node(graph, op, *inputs, domain=DOMAIN, **attributes)
-
-    def _node(self, graph: GraphProto, op: str, *inputs: str, **attributes: Any) -> str:
-        name = self._name()
-        graph.node.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def _constant(self, graph: GraphProto, values: ArrayLike) -> str:
-        name = self._name()
-        graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
-        return name
-
-    def _name(self) -> str:
-        self._made += 1
-        return f"{self._prefix}.{self._made}"
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
-def _constants(network: Network) -> dict[str, np.ndarray]:
-    """The values of all initializers by name, wherever they are held."""
-    values = dict(network.weights)
-    for tensor in initializers_below(network.proto.graph):
-        if not is_detached(tensor):
-            values[tensor.name] = numpy_helper.to_array(tensor)
-    return values
-
-
-def _neurons_below(graph: GraphProto) -> Iterator[tuple[GraphProto, NodeProto]]:
-    """Each neuron and the graph or body that it is in; nodes may be added meanwhile."""
-    for node in list(graph.node):
-        if node.domain == DOMAIN:
-            yield graph, node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _neurons_below(attribute.g)
+        nothing = self._twins.constant(graph, [0.0])
+        return self._twins.scaled_staircase(graph, neuron, nothing, [1.0, 1.0])

@@ -35,9 +35,8 @@ from ..passes.activations import (
 from ..passes.encode_edges import Carries, EdgeAnalysis, is_linear, signal_inputs
 from ..passes.graph import Graph, Node, Tensor, is_constant, nodes_below, scopes
 from ..passes.network import Network
-from .observe import with_outputs
+from .observe import shapes_of
 from .samples import Feed
-from .session import make_session, run_samples
 
 CONVERTED, ENCODED, SHORTCUT, KEPT = "converted", "encoded", "shortcut", "kept"
 
@@ -259,15 +258,7 @@ def _shapes(graph: Graph, network: Network, sample: Feed) -> dict[str, list[int]
             if is_linear(node):
                 tensors = [*node.inputs, node.outputs[0]]
                 names.update((t.name, None) for t in tensors if _is_observable(t))
-    if not names:
-        return {}
-    session = make_session(with_outputs(network, list(names)), library=False)
-    values = run_samples(session, sample, "the model")
-    return {
-        name: list(value.shape)
-        for name, value in zip(names, values, strict=True)
-        if value is not None and value.size
-    }
+    return shapes_of(network, list(names), sample, library=False)
 
 
 def _is_observable(tensor: Tensor) -> bool:

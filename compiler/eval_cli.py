@@ -13,8 +13,10 @@ from .terminal import progress_bar, run_command, say, warn
 
 _GROUPS = {
     "Data": ("data", "calibration"),
-    "What is measured": ("baseline", "flips", "latency", "batch", "rounds"),
-    "Output": ("as_json",),
+    "What is measured": (
+        *("baseline", "energy_table", "sweep", "flips", "latency", "batch", "rounds"),
+    ),
+    "Output": ("as_json", "html", "compile_report"),
 }
 
 
@@ -45,7 +47,7 @@ class _Command(click.Command):
     "(130 Ctrl-C). Warnings go to stderr and into the result, and do not change the exit code.",
 )
 @click.argument("ann", type=click.Path(path_type=Path))
-@click.argument("snn", type=click.Path(path_type=Path))
+@click.argument("snn", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--data",
     required=True,
@@ -56,7 +58,8 @@ class _Command(click.Command):
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="Samples to calibrate a baseline on: those that the SNN was compiled with.",
+    help="Samples to calibrate a baseline and the networks of a sweep on: those that the SNN was "
+    "compiled with.",
 )
 @click.option(
     "--baseline",
@@ -64,6 +67,19 @@ class _Command(click.Command):
     type=click.Choice(["int8"]),
     help="Evaluate another network made from the ANN too: int8 is onnxruntime's static "
     "quantisation. Needs --calibration.",
+)
+@click.option(
+    "--energy-table",
+    type=click.Path(path_type=Path),
+    help="JSON with the pJ of one operation: fp32_mac, fp32_add, int8_mac, int8_add. Default: "
+    "45 nm (docs/energy.md).",
+)
+@click.option(
+    "--sweep",
+    multiple=True,
+    metavar="NAME=V,V,...",
+    help="Compile with one setting after another and compare each: levels=4,8,16 or "
+    "scale=0.5,1,2, which multiplies all steps; both give all pairs. Needs --calibration.",
 )
 @click.option(
     "--flips/--no-flips",
@@ -88,40 +104,72 @@ class _Command(click.Command):
     help="Processes per network and batch size.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write everything as a page too.")
+@click.option(
+    "--compile-report",
+    type=click.Path(path_type=Path),
+    help="What snn-compile --report report.json wrote of this SNN, for the page: coverage, and "
+    "what the neurons saw at calibration.",
+)
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @click.version_option(package_name="snn-compile")
 @click.pass_context
 def main(
     context: click.Context,
     ann: Path,
-    snn: Path,
+    snn: Path | None,
     data: Path,
     calibration: Path | None,
     baseline: str | None,
+    energy_table: Path | None,
+    sweep: tuple[str, ...],
     flips: bool,
     latency: bool,
     batch: int,
     rounds: int,
     as_json: bool,
+    html: Path | None,
+    compile_report: Path | None,
     debug: bool,
 ) -> None:
-    """Compare the network ANN with the compiled network SNN on test data."""
+    """Compare the network ANN with the compiled network SNN on test data.
+
+    Without SNN it is compiled from --calibration, with default options.
+    """
 
     def work() -> None:
-        from .evaluation.evaluate import EvaluationOptions, evaluate
+        from .errors import UsageError
+        from .evaluation.energy import HOROWITZ_45_NM, read_energy_table
+        from .evaluation.evaluate import EvaluationOptions, check_options, evaluate
         from .evaluation.latency import LatencyOptions
+        from .evaluation.sweep import parse_sweep
         from .evaluation.tables import show_result
         from .report import finite
+        from .report_html import check_packages, evaluation_html
+        from .report_reader import read_report
+        from .save import check_output, write_bytes
 
         options = EvaluationOptions(
-            [baseline] if baseline else [],
-            calibration,
-            flips,
-            LatencyOptions(batch, rounds) if latency else None,
-            context.meta["command"],
+            baselines=[baseline] if baseline else [],
+            calibration=calibration,
+            flips=flips,
+            latency=LatencyOptions(batch, rounds) if latency else None,
+            energy=read_energy_table(energy_table) if energy_table else HOROWITZ_45_NM,
+            sweep=parse_sweep(sweep) if sweep else [],
+            command=context.meta["command"],
         )
+        check_options(options, snn)
+        if html is not None:  # before any long work
+            check_packages()
+            read = (snn, data, calibration, energy_table, compile_report)
+            check_output(html, ann, *(path for path in read if path is not None))
+        elif compile_report is not None:
+            raise UsageError("--compile-report serves --html only; leave it out, or add --html")
+        compiled = read_report(compile_report) if compile_report is not None else None
         with progress_bar() as progress:
             result = evaluate(ann, snn, data, options, progress)
+        if html is not None:
+            write_bytes(html, evaluation_html(result, compiled).encode())
         if as_json:
             say(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
         else:

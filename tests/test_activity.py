@@ -88,7 +88,8 @@ def staircase_by_hand(x, step, thresholds, levels):
     """Silent rate and mean spikes of a ScaleFire."""
     fires = x[..., None] >= spread(step)[..., None] * thresholds
     level = fires.sum(axis=-1)[~np.isnan(x)]
-    distance = abs(level - int(abs(levels).argmin()))
+    silent = int(abs(levels).argmin())
+    distance = np.where(levels[level] == levels[silent], 0, abs(level - silent))
     return (levels[level] == 0).sum() / x.size, distance.sum() / x.size
 
 

@@ -86,8 +86,7 @@ def sections(page):
 def whole():
     """Everything there can be."""
     points = [made_up.point(0.8, 1e6, "levels=4", pareto=True), made_up.point(0.9, 2e6)]
-    baselines = [made_up.point(0.88, 1e6, "int8")]
-    return evaluation_html(made_up.evaluation(), made_up.compilation(), points, baselines)
+    return evaluation_html(made_up.evaluation(sweep=points), made_up.compilation())
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +189,9 @@ def hostile(value):
 
 
 def test_texts_of_the_model_are_only_text(whole, compiled):
-    points = [hostile(made_up.point(0.8, 1e6))]
-    bad = evaluation_html(
-        hostile(made_up.evaluation()), hostile(made_up.compilation()), points, points
-    )
+    points = [made_up.point(0.8, 1e6)]
+    result = hostile(made_up.evaluation(sweep=points))
+    bad = evaluation_html(result, hostile(made_up.compilation()))
     also_bad = compile_html(hostile(made_up.compilation()), HOSTILE)
     for html, good in ((bad, whole), (also_bad, compiled)):
         page = Page(html)
@@ -240,11 +238,13 @@ def test_odd_values_do_not_stop_the_page():
     )
     nothing = made_up.synapse("layer", "one", 0.0)
     result = made_up.evaluation(
-        outputs=[output], neurons=[silent], energy=made_up.energies([nothing]), baselines=[]
+        outputs=[output],
+        neurons=[silent],
+        energy=made_up.energies([nothing]),
+        baselines=[],
+        sweep=[made_up.point(None, None), made_up.point(0.5, math.nan)],
     )
-    page = Page(
-        evaluation_html(result, None, [made_up.point(None, None), made_up.point(0.5, math.nan)])
-    )
+    page = Page(evaluation_html(result))
     assert "inf" in page.text and "chosen" not in sections(page)
     empty = made_up.evaluation(energy=made_up.energies([]), outputs=[], versions={}, ann={}, snn={})
     assert "energy" in sections(Page(evaluation_html(empty)))

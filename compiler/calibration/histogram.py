@@ -52,8 +52,9 @@ class SignedHistogram:
         not_finite: int64 [rows], how many values were NaN or infinite.
     """
 
-    def __init__(self, rows: int = 1) -> None:
-        self.leading, self.octaves = _TENSOR_BINS if rows == 1 else _CHANNEL_BINS
+    def __init__(self, rows: int = 1, bins: tuple[int, int] | None = None) -> None:
+        """Empty; ``bins``: bins per octave as a power of two, at most 10, and octaves."""
+        self.leading, self.octaves = bins or (_TENSOR_BINS if rows == 1 else _CHANNEL_BINS)
         self._side = self.octaves << self.leading
         self.counts = np.zeros((rows, 2 * self._side + 1), np.int64)
         self.rests = np.zeros_like(self.counts)

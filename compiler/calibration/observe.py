@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ValueInfoProto, helper
+from onnx import GraphProto, ValueInfoProto, helper
 
-from ...passes.graph import unused_prefix
+from ...passes.graph import graphs_below, nodes_below, unused_prefix
 from ...passes.network import Network
 from ..observe import with_outputs
 from ..progress import Progress
@@ -35,11 +35,17 @@ class Watch:
         tensor: its name; float32.
         axis: of the channels, counted from the front; None: the tensor is one row.
         rows: number of channels; 1 where axis is None.
+        bins: of its histogram, where they are not those that calibration uses.
     """
 
     tensor: str
     axis: int | None
     rows: int
+    bins: tuple[int, int] | None = None
+
+    def histogram(self) -> SignedHistogram:
+        """An empty one."""
+        return SignedHistogram(self.rows, self.bins)
 
 
 def with_histograms(
@@ -67,7 +73,7 @@ def with_histograms(
     prefix = unused_prefix(proto.graph, "observed")
     for number, watch in enumerate(watched):
         made = [f"{prefix}.{number}.{output}" for output in _OUTPUTS]
-        histogram = SignedHistogram(watch.rows)
+        histogram = watch.histogram()
         node = helper.make_node(
             "Observe",
             [found[watch.tensor].name],
@@ -83,7 +89,32 @@ def with_histograms(
         proto.graph.node.append(node)
         proto.graph.output.extend(ValueInfoProto(name=name) for name in made)
     proto.opset_import.append(helper.make_opsetid(TOOL_DOMAIN, 1))
+    _run_early(proto.graph)
     return visible
+
+
+def _run_early(graph: GraphProto) -> None:
+    """Let what is observed be observed, and freed, as soon as it is there.
+
+    The runtime starts from nodes that nothing reads, the last one first, and runs before each what
+    it needs. So these nodes are put at the end, those that need the longest chain of nodes first.
+    """
+    depths: dict[str, int] = {}
+    read: set[str] = set()
+    for node in graph.node:
+        depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
+        depths.update(dict.fromkeys(node.output, depth))
+    for inner in nodes_below(graph):
+        read.update(inner.input)
+    for body in graphs_below(graph):
+        if body is not graph:
+            read.update(value.name for value in body.output)
+    others = [node for node in graph.node if read.intersection(node.output)]
+    leaves = [node for node in graph.node if not read.intersection(node.output)]
+    leaves.sort(key=lambda node: -max(depths[name] for name in node.output))
+    ordered = GraphProto(node=[*others, *leaves])
+    del graph.node[:]
+    graph.node.extend(ordered.node)
 
 
 class Observations:
@@ -95,7 +126,7 @@ class Observations:
     """
 
     def __init__(self, watched: Sequence[Watch]) -> None:
-        self.histograms = {watch.tensor: SignedHistogram(watch.rows) for watch in watched}
+        self.histograms = {watch.tensor: watch.histogram() for watch in watched}
         self.not_finite: set[str] = set()
 
     def add(self, outputs: Sequence[np.ndarray]) -> None:

@@ -1,11 +1,14 @@
 """Compare an ANN with its compiled SNN on test data, in one run.
 
-1. All samples go through the ANN, the SNN and the baselines, batch by batch: outputs, and what the
-   neurons do. Memory grows with the models, not with the samples.
+1. All samples go through the ANN, the SNN and the baselines, batch by batch: outputs, spikes and
+   synaptic operations, from which energy is estimated (:mod:`.compare`).
 2. Level flips on the first samples (:mod:`.flips`).
 3. Latency and peak memory, each network in processes of its own (:mod:`.latency`); this process
    holds no session meanwhile.
+4. A sweep compiles networks with one setting after another and compares each like the SNN
+   (:mod:`.sweep`).
 
+Without a file of an SNN one is compiled from the calibration samples, with default options.
 Intermediate files are in one temporary folder, which is gone afterwards whatever happens.
 """
 
@@ -27,19 +30,19 @@ import onnxruntime as ort
 from ...passes.network import Network
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
-from ..fidelity import float_outputs, has_classes
-from ..load import read_model
+from ..pipeline import CompileOptions, compile_model
 from ..progress import Progress
-from ..samples import Feed, FileSamples
+from ..samples import FileSamples
 from ..save import save_network
-from ..session import batch_size, make_session, run_samples
+from .compare import compare
+from .energy import HOROWITZ_45_NM, EnergyTable
 from .flips import level_flips
 from .int8_baseline import BATCH, quantise
-from .labels import labelled_outputs, read_labels
+from .labels import read_labels
 from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
-from .outputs import OutputComparison
 from .pair import Pair, read_pair
-from .results import BaselineResult, EvaluationResult
+from .results import BaselineResult, EvaluationResult, OutputResult
+from .sweep import Setting, sweep
 
 INT8 = "int8"
 
@@ -55,9 +58,11 @@ class EvaluationOptions:
 
     Attributes:
         baselines: names of the networks to compare with; "int8" is the one there is.
-        calibration: samples for them.
+        calibration: samples for them, for a sweep, and for an SNN that has no file.
         flips: whether level flips are counted.
         latency: how latency is measured; None: not at all.
+        energy: energies per operation.
+        sweep: settings to compile and measure.
         command: as typed, for the record.
     """
 
@@ -65,10 +70,12 @@ class EvaluationOptions:
     calibration: Path | None = None
     flips: bool = True
     latency: LatencyOptions | None = field(default_factory=LatencyOptions)
+    energy: EnergyTable = HOROWITZ_45_NM
+    sweep: Sequence[Setting] = ()
     command: str = ""
 
 
-def check_options(options: EvaluationOptions) -> None:
+def check_options(options: EvaluationOptions, snn: Path | None) -> None:
     """Refuse options that contradict one another.
 
     Raises:
@@ -77,23 +84,31 @@ def check_options(options: EvaluationOptions) -> None:
     unknown = set(options.baselines) - {INT8}
     if unknown:
         raise UsageError(f"no baseline is called {min(unknown)}; there is {INT8}")
-    if options.baselines and options.calibration is None:
+    serves = {
+        "--baseline": bool(options.baselines),
+        "--sweep": bool(options.sweep),
+        "an SNN that is not given": snn is None,
+    }
+    wanting = [what for what, wanted in serves.items() if wanted]
+    if wanting and options.calibration is None:
         raise UsageError(
-            f"--baseline {options.baselines[0]} needs --calibration: the samples that the SNN was "
-            "calibrated on"
+            f"{wanting[0]} needs --calibration: the samples that the SNN is calibrated on"
         )
-    if options.calibration is not None and not options.baselines:
-        raise UsageError("--calibration serves --baseline only; leave it out, or add a baseline")
+    if options.calibration is not None and not wanting:
+        raise UsageError(
+            "--calibration serves --baseline and --sweep only; leave it out, or add one of them"
+        )
 
 
 def evaluate(
-    ann: Path, snn: Path, data: Path, options: EvaluationOptions, progress: Progress
+    ann: Path, snn: Path | None, data: Path, options: EvaluationOptions, progress: Progress
 ) -> EvaluationResult:
     """Run the networks on all samples.
 
     Args:
         ann: file of the trained network.
-        snn: file of the network that was compiled from it.
+        snn: file of the network that was compiled from it; None: it is compiled, with default
+            options.
         data: test samples, and labels if there are.
         options: what else is measured.
         progress: told about batches done.
@@ -103,105 +118,58 @@ def evaluate(
         ModelError: a model is unreadable, or the two do not have the same inputs and outputs.
         DataError: the data do not fit the models.
     """
-    check_options(options)
-    pair = read_pair(ann, snn)
-    samples = FileSamples(data, pair.specs)
-    labels = read_labels(samples, {spec.name for spec in pair.specs})
-    result = EvaluationResult(
-        ann=_describe(ann, pair.ann),
-        snn=_describe(snn, pair.snn)
-        | {"neurons": len(neurons_of(pair.snn.proto)), "metadata": pair.provenance},
-        data={
-            "file": str(data),
-            "sha256": samples.sha256,
-            "samples": samples.count,
-            "labels": labels is not None,
-        },
-        samples=0,
-        outputs=[],
-        versions=_versions(),
-        command=options.command,
-        warnings=list(pair.warnings),
-    )
+    check_options(options, snn)
     with tempfile.TemporaryDirectory(prefix="snn-eval-") as name:
         folder = Path(name)
-        baselines = {}
+        pair = read_pair(ann, snn or _compiled(ann, options, folder, progress))
+        samples = FileSamples(data, pair.specs)
+        labels = read_labels(samples, {spec.name for spec in pair.specs})
+        baselines: dict[str, Path] = {}
+        warnings = list(pair.warnings)
         if INT8 in options.baselines:
-            baselines[INT8] = _int8_baseline(pair, options, folder, result, progress)
-        _compare(pair, baselines, samples, labels, result, progress)
+            baselines[INT8] = _int8_baseline(pair, options, folder, warnings, progress)
+        found = compare(pair.ann, pair.snn, baselines, samples, labels, options.energy, progress)
+        result = EvaluationResult(
+            ann=_describe(ann, pair.ann),
+            snn=_describe(snn, pair.snn)
+            | {"neurons": len(neurons_of(pair.snn.proto)), "metadata": pair.provenance},
+            data={
+                "file": str(data),
+                "sha256": samples.sha256,
+                "samples": samples.count,
+                "labels": labels is not None,
+            },
+            samples=found.samples,
+            outputs=found.outputs,
+            neurons=found.neurons,
+            energy=found.energy,
+            baselines=[
+                BaselineResult(name, _INT8_DESCRIPTION, outputs)
+                for name, outputs in found.baselines.items()
+            ],
+            versions=_versions(),
+            command=options.command,
+            warnings=[*warnings, *found.warnings],
+        )
         if options.flips and neurons_of(pair.snn.proto):
             _count_flips(pair.snn, samples, result, progress)
         if options.latency is not None:
             _time(pair, baselines, samples, options.latency, folder, result, progress)
+        if options.sweep:
+
+            def measure(network: Network) -> tuple[list[OutputResult], dict[str, float]]:
+                one = compare(pair.ann, network, {}, samples, labels, options.energy, progress)
+                return one.outputs, one.energy.totals if one.energy else {}
+
+            plain = CompileOptions()
+            result.sweep = sweep(ann, options.calibration, plain, options.sweep, measure, progress)
     return result
 
 
-@dataclass
-class _Runner:
-    """A network that runs on every sample, and its comparison with the ANN."""
-
-    name: str
-    session: ort.InferenceSession
-    comparison: OutputComparison
-    positions: list[int]
-
-    def run(self, feed: Feed) -> list[np.ndarray]:
-        """The outputs that are compared."""
-        outputs = run_samples(self.session, feed, self.name)
-        return [outputs[i] for i in self.positions]
-
-
-def _compare(
-    pair: Pair,
-    baselines: dict[str, Path],
-    samples: FileSamples,
-    labels: np.ndarray | None,
-    result: EvaluationResult,
-    progress: Progress,
-) -> None:
-    """Fill in what all samples tell: outputs, neurons, baselines."""
-    session = make_session(pair.ann)
-    names = [name for _, name in float_outputs(session)]
-
-    def runner(name: str, session: ort.InferenceSession) -> _Runner:
-        own = {output.name: i for i, output in enumerate(session.get_outputs())}
-        comparison = OutputComparison(name, names, unbatched=bool(samples.unbatched))
-        return _Runner(name, session, comparison, [own[output] for output in names])
-
-    ann = runner("the ANN", session)
-    # The place for a network that counts what its neurons do.
-    runners = [runner("the SNN", make_session(pair.snn))]
-    runners += [
-        runner(name, make_session(read_model(path), library=False, optimise=False))
-        for name, path in baselines.items()
-    ]
-    size = samples.fixed_batch or batch_size(list(next(samples.batches(1)).values()))
-    labelled: set[str] = set()
-    feeds = progress.track(samples.batches(size), samples.batch_count(size), "evaluating")
-    for feed in feeds:
-        expected = ann.run(feed)
-        count = samples.count_in(feed)
-        if labels is not None and result.samples == 0:
-            labelled = _labelled(labels, names, expected, count, samples, result)
-        own = labels[result.samples : result.samples + count] if labels is not None else None
-        for one in runners:
-            one.comparison.add(expected, one.run(feed), count, own, labelled)
-        result.samples += count
-    snn, *others = runners
-    result.outputs = snn.comparison.results()
-    result.baselines = [
-        BaselineResult(one.name, _INT8_DESCRIPTION, one.comparison.results()) for one in others
-    ]
-    result.warnings += snn.comparison.warnings(of_ann=True)
-    for one in runners:
-        result.warnings += one.comparison.warnings(of_ann=False)
-    if not names:
-        result.warnings.append("the networks have no floating-point output, so none is compared")
-    if left := samples.count - result.samples:
-        result.warnings.append(
-            f"the last {left} samples were left out: they do not fill a batch of "
-            f"{samples.fixed_batch}, which the model fixes"
-        )
+def _compiled(ann: Path, options: EvaluationOptions, folder: Path, progress: Progress) -> Path:
+    path = folder / "compiled.onnx"
+    save_network(compile_model(ann, options.calibration, progress=progress).network, path)
+    return path
 
 
 def _count_flips(
@@ -216,33 +184,11 @@ def _count_flips(
         neuron.flips = flips.get(neuron.name)
 
 
-def _labelled(
-    labels: np.ndarray,
-    names: list[str],
-    outputs: list[np.ndarray],
-    count: int,
-    samples: FileSamples,
-    result: EvaluationResult,
-) -> set[str]:
-    """The outputs that the labels belong to, seen on the first batch."""
-    shown = [
-        output[None] if samples.unbatched and output.ndim == 1 else output for output in outputs
-    ]
-    classes = {
-        name: output.shape[1]
-        for name, output in zip(names, shown, strict=True)
-        if has_classes(output, count)
-    }
-    if not classes:
-        result.warnings.append("'labels' are not used: no output is [batch, classes]")
-    return labelled_outputs(labels, classes)
-
-
 def _int8_baseline(
     pair: Pair,
     options: EvaluationOptions,
     folder: Path,
-    result: EvaluationResult,
+    warnings: list[str],
     progress: Progress,
 ) -> Path:
     if options.calibration is None:
@@ -250,7 +196,7 @@ def _int8_baseline(
     samples = FileSamples(options.calibration, pair.specs)
     calibrated_on = pair.provenance.get("calibration", samples.origin)
     if calibrated_on != samples.origin:
-        result.warnings.append(
+        warnings.append(
             f"int8 is calibrated on other samples than the SNN: {samples.origin}, and the SNN on "
             f"{calibrated_on}"
         )
@@ -283,7 +229,9 @@ def _time(
     result.warnings += problems
 
 
-def _describe(path: Path, network: Network) -> dict[str, Any]:
+def _describe(path: Path | None, network: Network) -> dict[str, Any]:
+    if path is None:
+        return {"file": "compiled with default options", "bytes": network.nbytes()}
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):

@@ -183,6 +183,27 @@ class BaselineResult:
 
 
 @dataclass
+class SweepPoint:
+    """One compiled network of a sweep, or a baseline in the same plot.
+
+    Attributes:
+        label: as it was specified: "levels=8 scale=0.5"; a baseline's name.
+        levels: number of levels N, where they are swept.
+        scale: what multiplies all steps, where it is swept.
+        outputs: against the ANN.
+        energy: pJ per sample by accounting.
+        pareto: whether no other point of the sweep is better in accuracy and energy.
+    """
+
+    label: str
+    levels: int | None
+    scale: float | None
+    outputs: list[OutputResult]
+    energy: dict[str, float]
+    pareto: bool = False
+
+
+@dataclass
 class EvaluationResult:
     """The outcome of ``snn-eval``.
 
@@ -195,6 +216,7 @@ class EvaluationResult:
         energy: None where it was not asked for.
         latency: empty where it was not asked for.
         baselines: those asked for.
+        sweep: networks compiled with one setting after another; empty where not asked for.
         flips_outputs: SNN without graph optimisation against SNN with it, per output.
         versions: of the packages used.
         command: as typed.
@@ -210,19 +232,8 @@ class EvaluationResult:
     energy: EnergyResult | None = None
     latency: list[LatencyResult] = field(default_factory=list)
     baselines: list[BaselineResult] = field(default_factory=list)
+    sweep: list[SweepPoint] = field(default_factory=list)
     flips_outputs: list[OutputResult] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     warnings: list[str] = field(default_factory=list)
-
-
-@dataclass
-class SweepPoint:
-    """One compiled network of a sweep, or a baseline in the same plot."""
-
-    label: str
-    levels: int | None
-    scale: float | None
-    outputs: list[OutputResult]
-    energy: dict[str, float]
-    pareto: bool = False

@@ -35,7 +35,7 @@ from ..cli import MAX_LEVELS
 from ..errors import SnnCompileError, UsageError
 from ..pipeline import CompileOptions, check_scale, compile_model
 from ..progress import Progress
-from .results import OutputResult, SweepPoint
+from .results import EvaluationResult, OutputResult, SweepPoint
 
 #: What may be swept.
 LEVELS, SCALE = "levels", "scale"
@@ -165,6 +165,20 @@ def energy_of(point: SweepPoint, accounting: str) -> float | None:
     if accounting not in point.energy and len(point.energy) == 1:
         return next(iter(point.energy.values()))
     return point.energy.get(accounting)
+
+
+def baseline_points(result: EvaluationResult) -> list[SweepPoint]:
+    """The baselines of an evaluation, to be drawn beside its sweep.
+
+    A baseline "int8" has the energy that the accounting "ann_int8" says.
+    """
+    totals = result.energy.totals if result.energy is not None else {}
+    points = []
+    for baseline in result.baselines:
+        key = f"ann_{baseline.name}"
+        energy = {key: totals[key]} if key in totals else {}
+        points.append(SweepPoint(baseline.name, None, None, baseline.outputs, energy))
+    return points
 
 
 def mark_pareto(points: Sequence[SweepPoint], accounting: str) -> list[SweepPoint]:

@@ -14,7 +14,9 @@ from .results import (
     LatencyResult,
     NeuronResult,
     OutputResult,
+    SweepPoint,
 )
+from .sweep import accuracy_of, baseline_points, energy_of
 
 _NETWORKS = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
 
@@ -53,6 +55,8 @@ def show_result(result: EvaluationResult) -> None:
         _show_energy(result.energy)
     if result.latency:
         _show_latency(result.latency)
+    if result.sweep:
+        _show_sweep([*result.sweep, *baseline_points(result)])
 
 
 def _accuracy(ann: OutputResult, networks: dict[str, OutputResult]) -> Iterator[list[str]]:
@@ -153,6 +157,29 @@ def _show_energy(energy: EnergyResult) -> None:
     say(f"{energy.analog_share:.1%} of the multiply-accumulates are in layers with analog input")
     for note in energy.notes:
         say(textwrap.fill(note, _WIDTH))
+
+
+def _show_sweep(points: list[SweepPoint]) -> None:
+    accountings = ("unary", "bit_serial", "graded")
+    rows = []
+    for point in points:
+        accuracy = accuracy_of(point)
+        energies = [energy_of(point, name) for name in accountings]
+        rows.append(
+            [
+                point.label,
+                "-" if accuracy is None else f"{accuracy.shown:.4g}",
+                *("-" if pj is None else f"{_count(pj * 1e-12)}J" for pj in energies),
+                "yes" if point.pareto else "",
+            ]
+        )
+    known = [found for point in points if (found := accuracy_of(point)) is not None]
+    measure = known[0].measure if known else "accuracy"
+    show_table(
+        "sweep, front by accuracy and unary energy",
+        ["network", measure, *accountings, "Pareto front"],
+        rows,
+    )
 
 
 def _levels(neuron: NeuronResult) -> str:

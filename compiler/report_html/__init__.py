@@ -13,14 +13,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..evaluation.results import EvaluationResult, SweepPoint
+    from ..evaluation.results import EvaluationResult
     from ..report import CompileReport
 
 #: File names that ask for HTML.
@@ -68,8 +67,6 @@ def compile_html(report: CompileReport, command: str = "") -> str:
 def evaluation_html(
     result: EvaluationResult,
     compile_report: CompileReport | None = None,
-    sweep: Sequence[SweepPoint] = (),
-    baselines: Sequence[SweepPoint] = (),
     accounting: str = "unary",
 ) -> str:
     """An evaluation as a page.
@@ -78,9 +75,7 @@ def evaluation_html(
         result: of ``snn-eval``.
         compile_report: of the same SNN, where it is known: adds what the neurons saw at
             calibration, coverage, and how it was compiled.
-        sweep: compiled networks, drawn as accuracy against energy.
-        baselines: other networks in that drawing.
-        accounting: of the energy in it.
+        accounting: of the energy in the drawing of a sweep.
 
     Raises:
         UsageError: a package that it needs is not installed.
@@ -90,5 +85,5 @@ def evaluation_html(
     from .page import render
 
     name = result.snn.get("file") or "a compiled model"
-    sections = evaluation_sections(result, compile_report, sweep, baselines, accounting)
+    sections = evaluation_sections(result, compile_report, accounting)
     return render(f"{Path(str(name)).name}: evaluation", sections)

@@ -12,7 +12,7 @@ from ..evaluation.results import (
     OutputResult,
     SweepPoint,
 )
-from ..evaluation.sweep import energy_of
+from ..evaluation.sweep import baseline_points, energy_of
 from ..report import CompileReport
 from .chosen import chosen_of
 from .compile_part import MEMBRANE_TEXT, clipping, coverage, reproduce_compilation
@@ -32,8 +32,6 @@ from .page import Figure, Section, Table
 def evaluation_sections(
     result: EvaluationResult,
     report: CompileReport | None,
-    points: Sequence[SweepPoint],
-    baselines: Sequence[SweepPoint],
     accounting: str,
 ) -> list[Section]:
     """The page of one evaluation."""
@@ -41,7 +39,7 @@ def evaluation_sections(
     sections = [
         _summary(result),
         _accuracy(result),
-        _sweep(points, baselines, accounting),
+        _sweep(result, accounting),
         _activity(result.neurons),
         energy_section(result.energy),
         _chosen(result, report),
@@ -167,11 +165,10 @@ def _row(network: str, output: OutputResult) -> list[str]:
     ]
 
 
-def _sweep(
-    points: Sequence[SweepPoint], baselines: Sequence[SweepPoint], accounting: str
-) -> Section | None:
-    if not points:
+def _sweep(result: EvaluationResult, accounting: str) -> Section | None:
+    if not result.sweep:
         return None
+    points, baselines = result.sweep, baseline_points(result)
     figure = sweep_figure("Accuracy against energy", points, baselines, accounting)
     caption = (
         f"Accuracy against estimated energy ({name_of(accounting)}). Numbers: see the table. "

@@ -1,0 +1,392 @@
+"""Codes: what neurons fire, as tensors inside the graph that go where the spikes go.
+
+A code is a float32 tensor of the shape of the values it stands for: the signed number of spikes k
+of each, exactly (``twins.py`` defines k). NaN stands for NaN.
+
+1. MultiThresholdFire: its twin of threshold 1 sees X / theta. The kernel divides |X| by theta
+   before all else, so it is the same arithmetic. The twin has one level more on each side that has
+   any; what reaches it is clipped.
+2. ScaleFire with one step: its twin gives k. With a step per channel the twin gives step * k / 256,
+   which is divided by step / 256 and rounded: the quotient is within 0.01 of k.
+3. Operators that only move or select values (``encode_edges.moves_values``) are repeated on the
+   codes. Where the values decide what is selected, they still do: MaxPool says where the largest
+   value is, and the code is taken from there; of GlobalMaxPool and ReduceMax it is that of the
+   value that equals the result (the highest, of several), of Max and Min that of the first input
+   that does. Where codes are in the order of the values, since the levels ascend and a channel has
+   one step, MaxPool and GlobalMaxPool of the codes are the same and faster. Constants fire
+   nothing: their code is 0.
+4. The sum of two neurons of opposite polarity on one membrane potential, either multiplied by a
+   constant (a LeakyRelu), has the sum of their codes: never do both fire.
+5. What an If gives has the code that the branch taken gives.
+6. All else has no code: it is analog.
+
+A reader in a body gets its codes there, made anew where its spikes come from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+from ...passes.encode_edges import Carries, EdgeAnalysis, moved, moves_values
+from ...passes.graph import (
+    Graph,
+    Node,
+    Tensor,
+    bodies,
+    import_model,
+    is_constant,
+    is_standard,
+)
+from ...passes.network import Network
+from ...runtime_ops.definition import DOMAIN, MAX_LEVELS
+from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
+from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from ..errors import ModelError
+from ..twins import Twins, attributes_of, spikes_of_levels
+
+#: Keeps a step times a number of spikes from overflowing; a power of two.
+_UNIT = np.float32(256)
+#: Take the largest value of each channel's windows.
+_POOLS = ("MaxPool", "GlobalMaxPool")
+#: Below every k.
+_NOTHING = -float(1 << 25)
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a tensor of spikes may hold.
+
+    Attributes:
+        low: the lowest k, at most 0.
+        high: the highest, at least 0.
+        neurons: names of the neurons that the spikes come from.
+    """
+
+    low: int
+    high: int
+    neurons: tuple[str, ...]
+
+    @property
+    def levels(self) -> int:
+        """Number of levels other than the silent one, N."""
+        return self.high - self.low
+
+
+class Codes:
+    """Finds what tensors carry spikes, and makes their codes in the graphs of a model.
+
+    Attributes:
+        graph: the network, for analysis; nothing is added to it.
+        analysis: what its tensors carry.
+    """
+
+    def __init__(self, twins: Twins) -> None:
+        """Look at the model that ``twins`` adds to, before anything was added.
+
+        Raises:
+            ModelError: it has neurons that fire over several timesteps.
+        """
+        self._twins = twins
+        self.graph = import_model(Network(twins.proto, twins.weights))
+        self._nodes: dict[int, tuple[GraphProto, NodeProto]] = {}
+        self._homes: dict[int, GraphProto] = {}
+        self._attach(self.graph, twins.proto.graph)
+        for _, node in self.neurons():
+            if node.op_type == INTEGRATE_FIRE.name:
+                raise ModelError(
+                    f"{node.op_type} '{node.name}' fires over several timesteps; spikes are "
+                    "counted of networks of one timestep, as snn-compile makes them"
+                )
+        self.analysis = EdgeAnalysis(self.graph, {node.output[0] for _, node in self.neurons()})
+        self._spans: dict[int, Span | None] = {}
+        self._made: dict[tuple[int, str], str] = {}
+
+    def proto(self, node: Node) -> tuple[GraphProto, NodeProto]:
+        """The graph that a node is in, and the node, as they stand in the model."""
+        return self._nodes[id(node)]
+
+    def neurons(self) -> Iterator[tuple[GraphProto, NodeProto]]:
+        """Every neuron and the graph that it is in, in order."""
+        return ((home, node) for home, node in self._nodes.values() if node.domain == DOMAIN)
+
+    def neuron_of(self, tensor: Tensor) -> NodeProto | None:
+        """The neuron that writes the tensor itself."""
+        producer = tensor.inputs[0] if tensor.inputs else None
+        if producer is None or producer.domain != DOMAIN:
+            return None
+        return self.proto(producer)[1]
+
+    def span_of(self, neuron: NodeProto) -> Span:
+        """What a neuron may fire."""
+        if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
+            attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
+            low, high = -int(attributes["levels_neg"]), int(attributes["levels_pos"])
+        else:
+            spikes = spikes_of_levels(self._twins.parameters(neuron)[2])
+            low, high = int(spikes.min()), int(spikes.max())
+        return Span(low, high, (neuron.name,))
+
+    def span(self, tensor: Tensor) -> Span | None:
+        """What a tensor of spikes may hold; None where it is none."""
+        if id(tensor) not in self._spans:
+            self._spans[id(tensor)] = self._find_span(tensor)
+        return self._spans[id(tensor)]
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether no signal is in the tensor."""
+        return is_constant(tensor) or self.analysis.of(tensor) == Carries.CONSTANT
+
+    def code(self, home: GraphProto, tensor: Tensor) -> str:
+        """The code of a tensor that has a span, made in the graph ``home``: its name."""
+        key = (id(home), str(tensor.name))
+        if key not in self._made:
+            producer = tensor.inputs[0]
+            names = self._make(home, producer)
+            for output, name in zip(producer.outputs, names, strict=False):
+                self._made[id(home), str(output.name)] = name
+        return self._made[key]
+
+    def raised(self, home: GraphProto, neuron: NodeProto) -> str:
+        """The code of a neuron; a MultiThresholdFire's is one beyond its span where clipped."""
+        key = (id(home), f"{neuron.output[0]} raised")  # no name of a tensor: it has a blank
+        if key not in self._made:
+            make = self._of_scale_fire
+            if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
+                make = self._of_multi_threshold_fire
+            self._made[key] = make(home, neuron)
+        return self._made[key]
+
+    def _attach(self, graph: Graph, proto: GraphProto) -> None:
+        """Pair the nodes of a graph and its bodies with those of the model."""
+        self._homes[id(graph)] = proto
+        for node, stored in zip(graph.nodes, proto.node, strict=True):
+            self._nodes[id(node)] = (proto, stored)
+            for attribute in stored.attribute:
+                if attribute.HasField("g"):
+                    self._attach(node.attrs[attribute.name], attribute.g)
+
+    def _find_span(self, tensor: Tensor) -> Span | None:
+        producer = tensor.inputs[0] if tensor.inputs else None
+        if producer is None:
+            return None
+        if producer.domain == DOMAIN:
+            return self.span_of(self.proto(producer)[1])
+        if not is_standard(producer):
+            return None
+        if producer.op == "If":
+            position = producer.outputs.index(tensor)
+            parts = [body.outputs[position] for body in bodies(producer)]
+        elif producer.op == "Add":
+            parts = [neuron.outputs[0] for neuron in self._dual(producer)]
+        elif moves_values(producer):
+            parts = [part for part in moved(producer) if not self.is_constant(part)]
+        else:
+            return None
+        spans = [self.span(part) for part in parts]
+        known = [span for span in spans if span is not None]
+        if not spans or len(known) < len(spans):
+            return None
+        neurons = tuple(dict.fromkeys(name for span in known for name in span.neurons))
+        return Span(min(s.low for s in known), max(s.high for s in known), neurons)
+
+    def _make(self, home: GraphProto, producer: Node) -> list[str]:
+        """The codes of a node's outputs."""
+        if producer.domain == DOMAIN:
+            return [self._fired(home, self.proto(producer)[1])]
+        if producer.op == "If":
+            return self._of_branches(producer)
+        if producer.op == "Add":
+            codes = [self.code(home, neuron.outputs[0]) for neuron in self._dual(producer)]
+            return [self._twins.node(home, "Add", *codes)]
+        names = {}
+        for part in moved(producer):
+            if self.is_constant(part):  # it fires nothing
+                names[part.name] = self._twins.node(home, "Sub", part.name, part.name)
+            else:
+                names[part.name] = self.code(home, part)
+        return self._repeated(home, producer, names)
+
+    # Rules 1 and 2.
+
+    def _of_multi_threshold_fire(self, home: GraphProto, neuron: NodeProto) -> str:
+        twins = self._twins
+        (theta,) = twins.parameters(neuron)
+        attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
+        for side in ("levels_pos", "levels_neg"):
+            # A side without levels is cut off by the function, it does not saturate.
+            attributes[side] = min(attributes[side] + (attributes[side] > 0), MAX_LEVELS)
+        scaled = self._divided(home, neuron, neuron.input[0], theta)
+        one = twins.constant(home, 1.0)
+        return twins.neuron(home, neuron.op_type, scaled, one, **attributes)
+
+    def _of_scale_fire(self, home: GraphProto, neuron: NodeProto) -> str:
+        twins = self._twins
+        scale, _, levels = twins.parameters(neuron)
+        spikes = spikes_of_levels(levels)
+        if scale.size == 1:
+            return twins.of_scale_fire(home, neuron, spikes)
+        scaled = twins.scaled_staircase(home, neuron, neuron.input[2], spikes / _UNIT)
+        return twins.node(home, "Round", self._divided(home, neuron, scaled, scale / _UNIT))
+
+    def _divided(self, home: GraphProto, neuron: NodeProto, tensor: str, steps: np.ndarray) -> str:
+        """``tensor`` of the neuron's shape, divided by a step or by one for each channel."""
+        twins = self._twins
+        if steps.size == 1:
+            return twins.node(home, "Div", tensor, twins.constant(home, steps.reshape(())))
+        axis = (MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron))["axis"]
+        # [C, 1, ..., 1], with as many dimensions as X has from the axis on.
+        tail = twins.node(home, "Shape", tensor, start=int(axis))
+        first, last = (twins.constant(home, [end], np.int64) for end in (1, np.iinfo(np.int64).max))
+        trailing = twins.node(home, "Shape", twins.node(home, "Slice", tail, first, last))
+        one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
+        ones = twins.node(home, "ConstantOfShape", trailing, value=one)
+        channels = twins.constant(home, [steps.size], np.int64)
+        shape = twins.node(home, "Concat", channels, ones, axis=0)
+        held = twins.constant(home, steps)
+        return twins.node(home, "Div", tensor, twins.node(home, "Reshape", held, shape))
+
+    def _fired(self, home: GraphProto, neuron: NodeProto) -> str:
+        """The code of a neuron, what is clipped at its outermost level."""
+        raised = self.raised(home, neuron)
+        if neuron.op_type != MULTI_THRESHOLD_FIRE.name:
+            return raised
+        span = self.span_of(neuron)
+        bounds = [self._twins.constant(home, float(k)) for k in (span.low, span.high)]
+        return self._twins.node(home, "Clip", raised, *bounds)
+
+    # Rule 3.
+
+    def _repeated(self, home: GraphProto, node: Node, codes: dict[str, str]) -> list[str]:
+        """A moving operator on codes: the names of its outputs."""
+        stored = self.proto(node)[1]
+        in_order = stored.op_type in _POOLS and self._in_order(node.inputs[0])
+        if stored.op_type == "MaxPool" and not in_order:
+            return [self._at_maxima(home, stored, codes[stored.input[0]])]
+        if stored.op_type in ("GlobalMaxPool", "ReduceMax") and not in_order:
+            return [self._at_maximum(home, stored, codes[stored.input[0]])]
+        if stored.op_type in ("Max", "Min"):
+            return [self._of_first_equal(home, stored, codes)]
+        first_alone = stored.op_type != "Concat"
+        clone = self._clone(home, stored)
+        for position, name in enumerate(stored.input):
+            if name in codes and (position == 0 or not first_alone):
+                clone.input[position] = codes[name]
+        outputs = stored.output if stored.op_type == "Split" else stored.output[:1]
+        del clone.output[:]
+        clone.output.extend(self._twins.name() for _ in outputs)
+        return list(clone.output)
+
+    def _clone(self, home: GraphProto, stored: NodeProto) -> NodeProto:
+        clone: NodeProto = home.node.add()
+        clone.CopyFrom(stored)
+        clone.name = self._twins.name()
+        return clone
+
+    def _in_order(self, tensor: Tensor) -> bool:
+        """Whether in each channel, axis 1, a higher value always has a higher code."""
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is None:
+            return False
+        if node.domain != DOMAIN:
+            joins = node.op == "Concat" and node.attrs.get("axis") == 1
+            pools = node.op in _POOLS and is_standard(node)
+            return (joins or pools) and all(self._in_order(part) for part in moved(node))
+        neuron = self.proto(node)[1]
+        step, *tables = self._twins.parameters(neuron)
+        if step.size > 1 and attributes_of(neuron).get("axis", 1) != 1:
+            return False
+        return not tables or bool(np.all(np.diff(tables[1]) > 0))
+
+    def _at_maxima(self, home: GraphProto, pool: NodeProto, code: str) -> str:
+        positions = self._twins.name()
+        clone = self._clone(home, pool)
+        clone.output[:] = [self._twins.name(), positions]
+        kept = [a for a in clone.attribute if a.name != "storage_order"]
+        del clone.attribute[:]
+        clone.attribute.extend(kept)
+        everything = self._twins.constant(home, [-1], np.int64)
+        flat = self._twins.node(home, "Reshape", code, everything)
+        return self._twins.node(home, "Gather", flat, positions)
+
+    def _at_maximum(self, home: GraphProto, reduction: NodeProto, code: str) -> str:
+        largest = self._clone(home, reduction)
+        largest.output[:] = [self._twins.name()]
+        if reduction.op_type == "ReduceMax":
+            kept = [a for a in largest.attribute if a.name != "keepdims"]
+            del largest.attribute[:]
+            largest.attribute.extend([*kept, helper.make_attribute("keepdims", 1)])
+        equal = self._twins.node(home, "Equal", reduction.input[0], largest.output[0])
+        nothing = self._twins.constant(home, _NOTHING)
+        candidates = self._twins.node(home, "Where", equal, code, nothing)
+        clone = self._clone(home, reduction)
+        clone.input[0] = candidates
+        clone.output[:] = [self._twins.name()]
+        return str(clone.output[0])
+
+    def _of_first_equal(self, home: GraphProto, node: NodeProto, codes: dict[str, str]) -> str:
+        *others, last = node.input
+        result = codes[last]
+        for name in reversed(others):
+            equal = self._twins.node(home, "Equal", name, node.output[0])
+            result = self._twins.node(home, "Where", equal, codes[name], result)
+        return result
+
+    # Rule 4.
+
+    def _dual(self, add: Node) -> list[Node]:
+        """The two neurons that rule 4 speaks of; empty where it does not apply."""
+        neurons = [self._weighted_neuron(tensor) for tensor in add.inputs]
+        found = [neuron for neuron in neurons if neuron is not None]
+        if len(found) < 2 or found[0].inputs[0] is not found[1].inputs[0]:
+            return []
+        one, other = (self.proto(neuron)[1] for neuron in found)
+        if self._fires_only(one, positive=True) and self._fires_only(other, positive=False):
+            return found
+        if self._fires_only(one, positive=False) and self._fires_only(other, positive=True):
+            return found
+        return []
+
+    def _weighted_neuron(self, tensor: Tensor) -> Node | None:
+        """The neuron that writes a tensor, up to a factor that is constant."""
+        producer = tensor.inputs[0] if tensor.inputs else None
+        if producer is not None and producer.op == "Mul" and is_standard(producer):
+            factors = [t for t in producer.inputs if not self.is_constant(t)]
+            if len(factors) != 1 or not factors[0].inputs:
+                return None
+            producer = factors[0].inputs[0]
+        return producer if producer is not None and producer.domain == DOMAIN else None
+
+    def _fires_only(self, neuron: NodeProto, positive: bool) -> bool:
+        """Whether a neuron is silent on one side of 0."""
+        if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
+            attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
+            return not attributes["levels_neg" if positive else "levels_pos"]
+        _, thresholds, levels = self._twins.parameters(neuron)
+        spikes = spikes_of_levels(levels)
+        fires = np.flatnonzero(spikes)
+        if positive:  # level i is reached at threshold i - 1
+            return bool(len(fires) == 0 or (fires[0] > 0 and thresholds[fires[0] - 1] > 0))
+        return bool(len(fires) == 0 or (fires[-1] < len(thresholds) and thresholds[fires[-1]] <= 0))
+
+    # Rule 5.
+
+    def _of_branches(self, node: Node) -> list[str]:
+        stored = self.proto(node)[1]
+        given = []
+        for position, output in enumerate(node.outputs):
+            if self.span(output) is None:
+                given.append("")
+                continue
+            for body in bodies(node):
+                home = self._homes[id(body)]
+                code = self.code(home, body.outputs[position])
+                # A name of its own: a graph gives out a tensor once.
+                own = self._twins.node(home, "Identity", code)
+                home.output.append(helper.make_tensor_value_info(own, TensorProto.FLOAT, None))
+            given.append(self._twins.name())
+            stored.output.append(given[-1])
+        return given

@@ -1,0 +1,198 @@
+"""Run networks side by side on all samples, batch by batch: what their outputs are, what fires.
+
+Memory grows with the networks, not with the samples. The SNN counts its own spikes inside the graph
+(``spikes.py``); where they cannot be counted that is a warning, and the outputs are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from ...passes.network import Network
+from ...runtime_ops.operators import neurons_of
+from ..errors import ModelError
+from ..fidelity import float_outputs, has_classes
+from ..load import read_model
+from ..progress import Progress
+from ..samples import Feed, FileSamples
+from ..session import batch_size, make_session, run_samples
+from .energy import EnergyTable, estimate_energy
+from .labels import labelled_outputs
+from .outputs import OutputComparison
+from .residue import float_residue
+from .results import EnergyResult, NeuronResult, OutputResult
+from .spikes import SpikeMeter
+
+
+@dataclass
+class Comparison:
+    """What all samples tell.
+
+    Attributes:
+        samples: how many were run.
+        outputs: SNN against ANN.
+        neurons: of the SNN; empty where spikes are not counted.
+        energy: None where they are not.
+        baselines: outputs of the other networks against the ANN, by name.
+        warnings: what the user should know.
+    """
+
+    samples: int = 0
+    outputs: list[OutputResult] = field(default_factory=list)
+    neurons: list[NeuronResult] = field(default_factory=list)
+    energy: EnergyResult | None = None
+    baselines: dict[str, list[OutputResult]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def compare(
+    ann: Network,
+    snn: Network,
+    baselines: Mapping[str, Path],
+    samples: FileSamples,
+    labels: np.ndarray | None,
+    table: EnergyTable,
+    progress: Progress,
+) -> Comparison:
+    """Run the networks on all samples.
+
+    Args:
+        ann: the trained network.
+        snn: one that was compiled from it.
+        baselines: files of other networks made from it, which we wrote, by name.
+        samples: test samples.
+        labels: int64 [samples]; None where there are none.
+        table: energies per operation.
+        progress: told about batches done.
+
+    Raises:
+        ModelError: a network cannot be run.
+        DataError: a network does not run on the samples, or they are not fit for it.
+    """
+    found = Comparison()
+    session = make_session(ann)
+    names = [name for _, name in float_outputs(session)]
+    runner = _Runner.of("the ANN", session, names, samples)
+    meter = _meter(snn, names, samples, found)
+    counted = make_session(snn if meter is None else meter.network)
+    runners = [_Runner.of("the SNN", counted, names, samples, meter)]
+    runners += [
+        _Runner.of(
+            name, make_session(read_model(path), library=False, optimise=False), names, samples
+        )
+        for name, path in baselines.items()
+    ]
+    _run(runner, runners, names, samples, labels, found, progress)
+    snn_runner, *others = runners
+    found.outputs = snn_runner.comparison.results()
+    if meter is not None:
+        found.neurons, synapses = meter.result()
+        feed = next(samples.batches(1))
+        residue = float_residue(snn, feed, samples.count_in(feed))
+        found.energy = estimate_energy(found.neurons, synapses, residue, table)
+    found.baselines = {one.name: one.comparison.results() for one in others}
+    found.warnings += snn_runner.comparison.warnings(of_ann=True)
+    for one in runners:
+        found.warnings += one.comparison.warnings(of_ann=False)
+    if not names:
+        found.warnings.append("the networks have no floating-point output, so none is compared")
+    if left := samples.count - found.samples:
+        found.warnings.append(
+            f"the last {left} samples were left out: they do not fill a batch of "
+            f"{samples.fixed_batch}, which the model fixes"
+        )
+    return found
+
+
+@dataclass
+class _Runner:
+    """A network that runs on every sample, and its comparison with the ANN."""
+
+    name: str
+    session: ort.InferenceSession
+    comparison: OutputComparison
+    positions: list[int]
+    meter: SpikeMeter | None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        session: ort.InferenceSession,
+        outputs: Sequence[str],
+        samples: FileSamples,
+        meter: SpikeMeter | None = None,
+    ) -> _Runner:
+        """A session that gives these outputs, among others."""
+        own = {output.name: i for i, output in enumerate(session.get_outputs())}
+        comparison = OutputComparison(name, list(outputs), unbatched=bool(samples.unbatched))
+        return cls(name, session, comparison, [own[output] for output in outputs], meter)
+
+    def run(self, feed: Feed) -> list[np.ndarray]:
+        """The outputs that are compared."""
+        outputs = run_samples(self.session, feed, self.name)
+        if self.meter is not None:
+            self.meter.add(outputs)
+        return [outputs[i] for i in self.positions]
+
+
+def _meter(
+    snn: Network, outputs: Sequence[str], samples: FileSamples, found: Comparison
+) -> SpikeMeter | None:
+    """What counts the spikes, where there are any and they can be counted."""
+    if neurons_of(snn.proto):
+        try:
+            return SpikeMeter(snn, outputs, samples.unbatched)
+        except ModelError as reason:
+            found.warnings.append(f"spikes are not counted: {reason}")
+    return None
+
+
+def _run(
+    ann: _Runner,
+    others: Sequence[_Runner],
+    names: Sequence[str],
+    samples: FileSamples,
+    labels: np.ndarray | None,
+    found: Comparison,
+    progress: Progress,
+) -> None:
+    size = samples.fixed_batch or batch_size(list(next(samples.batches(1)).values()))
+    labelled: set[str] = set()
+    feeds = progress.track(samples.batches(size), samples.batch_count(size), "evaluating")
+    for feed in feeds:
+        expected = ann.run(feed)
+        count = samples.count_in(feed)
+        if labels is not None and found.samples == 0:
+            labelled = _labelled(labels, names, expected, count, samples, found)
+        own = labels[found.samples : found.samples + count] if labels is not None else None
+        for one in others:
+            one.comparison.add(expected, one.run(feed), count, own, labelled)
+        found.samples += count
+
+
+def _labelled(
+    labels: np.ndarray,
+    names: Sequence[str],
+    outputs: list[np.ndarray],
+    count: int,
+    samples: FileSamples,
+    found: Comparison,
+) -> set[str]:
+    """The outputs that the labels belong to, seen on the first batch."""
+    shown = [
+        output[None] if samples.unbatched and output.ndim == 1 else output for output in outputs
+    ]
+    classes = {
+        name: output.shape[1]
+        for name, output in zip(names, shown, strict=True)
+        if has_classes(output, count)
+    }
+    if not classes:
+        found.warnings.append("'labels' are not used: no output is [batch, classes]")
+    return labelled_outputs(labels, classes)

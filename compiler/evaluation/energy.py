@@ -1,0 +1,183 @@
+"""Estimated energy, from counted operations and a table of energies per operation.
+
+Definitions, sources and limits: docs/energy.md. Every figure is an estimate: operations times a
+constant, nothing for moving data, which costs more than arithmetic on most machines.
+
+    accounting        an operator that reads spikes                    an analog one
+    unary             fp32_add * unary                                 fp32_mac * MACs
+    bit_serial        fp32_add * bit-serial                            fp32_mac * MACs
+    graded            fp32_mac * graded                                fp32_mac * MACs
+    unary_int8        int8_add * unary                                 int8_mac * MACs
+    bit_serial_int8   int8_add * bit-serial                            int8_mac * MACs
+    graded_int8       int8_mac * graded                                int8_mac * MACs
+    ann_fp32          fp32_mac * MACs                                  fp32_mac * MACs
+    ann_int8          int8_mac * MACs                                  int8_mac * MACs
+    ann_bits          int8_mac * MACs * bits / 8                       int8_mac * MACs
+
+The accountings of the SNN with int8 weights stand beside ``ann_int8``, so that a precision of the
+weights is not taken for a merit of spikes. ``ann_bits`` is a network of the same number of levels:
+activations of bits = ceil(log2(N + 1)) and weights of 8; that the energy of a product is in
+proportion to the bits of one factor is an assumption: an array multiplier has a row of adders for
+each bit of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...runtime_ops.scale_fire import SCALE_FIRE
+from ..errors import UsageError
+from .results import EnergyResult, NeuronResult, ResidueResult, SynapseResult
+
+#: Accountings of the SNN and of networks of the same operators without spikes.
+ACCOUNTINGS: Mapping[str, str] = {
+    "unary": "SNN, one accumulate per spike and synapse",
+    "bit_serial": "SNN, one accumulate per bit of the spike count and synapse",
+    "graded": "SNN, one multiply-accumulate per event and synapse",
+    "unary_int8": "as unary, int8 weights",
+    "bit_serial_int8": "as bit_serial, int8 weights",
+    "graded_int8": "as graded, int8 weights",
+    "ann_fp32": "ANN, float32",
+    "ann_int8": "ANN, int8",
+    "ann_bits": "ANN, int8 weights and activations of as many levels as the neurons",
+}
+
+_SOURCE = "45 nm, M. Horowitz, Computing's energy problem, ISSCC 2014"
+_BITS_OF_INT8 = 8
+#: Bytes of a table's file; a table has four numbers.
+_LARGEST_FILE = 1 << 20
+
+
+@dataclass(frozen=True)
+class EnergyTable:
+    """Energies per operation.
+
+    Attributes:
+        constants: pJ by operation: "fp32_mac", "fp32_add", "int8_mac" and "int8_add".
+        source: where they come from.
+    """
+
+    constants: Mapping[str, float]
+    source: str
+
+
+#: A multiply-accumulate is a multiplication (3.7 and 0.2 pJ) and an addition.
+HOROWITZ_45_NM = EnergyTable(
+    {"fp32_mac": 4.6, "fp32_add": 0.9, "int8_mac": 0.23, "int8_add": 0.03}, _SOURCE
+)
+
+
+def read_energy_table(path: Path) -> EnergyTable:
+    """A table from a JSON file: the keys of :data:`HOROWITZ_45_NM`, in pJ, and maybe "source".
+
+    Raises:
+        UsageError: it is not readable, a key is missing or unknown, or a value is no energy.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise UsageError(f"{path}: larger than {_LARGEST_FILE} bytes; {_expected()}")
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: no readable JSON file: {error}; {_expected()}") from error
+    if not isinstance(read, dict):
+        raise UsageError(f"{path}: holds no JSON object; {_expected()}")
+    source = read.pop("source", str(path))
+    if not isinstance(source, str):
+        raise UsageError(f"{path}: 'source' is {source!r}; give a text")
+    wanted = HOROWITZ_45_NM.constants
+    for problem, keys in (("unknown", set(read) - set(wanted)), ("no", set(wanted) - set(read))):
+        if keys:
+            names = ", ".join(f"'{key}'" for key in sorted(keys))
+            raise UsageError(f"{path}: {problem} key {names}; {_expected()}")
+    for key, value in read.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= 1e300 or not math.isfinite(value):
+            raise UsageError(f"{path}: '{key}' is {value!r}; give a finite number of pJ, 0 or more")
+    return EnergyTable({key: float(read[key]) for key in wanted}, source)
+
+
+def _expected() -> str:
+    keys = ", ".join(f'"{key}"' for key in HOROWITZ_45_NM.constants)
+    return f'give an object with the keys {keys}, in pJ, and maybe "source"'
+
+
+def estimate_energy(
+    neurons: Sequence[NeuronResult],
+    synapses: Sequence[SynapseResult],
+    residue: Sequence[ResidueResult],
+    table: EnergyTable = HOROWITZ_45_NM,
+) -> EnergyResult:
+    """Energies per sample of each operator and in total, by the accountings above.
+
+    Args:
+        neurons: of :meth:`.spikes.SpikeMeter.result`.
+        synapses: likewise; they are left as they are.
+        residue: of :func:`.residue.float_residue`.
+        table: energies per operation.
+    """
+    counted = [replace(synapse, energy=_energies(synapse, table)) for synapse in synapses]
+    totals = {name: math.fsum(s.energy[name] for s in counted) for name in ACCOUNTINGS}
+    macs = sum(synapse.macs for synapse in synapses)
+    analog = sum(synapse.macs for synapse in synapses if synapse.analog)
+    return EnergyResult(
+        constants=dict(table.constants),
+        constants_source=table.source,
+        synapses=counted,
+        residue=list(residue),
+        totals=totals,
+        analog_share=analog / macs if macs else 0.0,
+        notes=_notes(neurons, synapses, residue),
+    )
+
+
+def _energies(synapse: SynapseResult, table: EnergyTable) -> dict[str, float]:
+    pj, macs = table.constants, synapse.macs
+    bits = _BITS_OF_INT8 if synapse.analog else synapse.bits
+    ann = {
+        "ann_fp32": pj["fp32_mac"] * macs,
+        "ann_int8": pj["int8_mac"] * macs,
+        "ann_bits": pj["int8_mac"] * macs * bits / _BITS_OF_INT8,
+    }
+    found = {}
+    for suffix, kind in (("", "fp32"), ("_int8", "int8")):
+        mac, add = pj[f"{kind}_mac"], pj[f"{kind}_add"]
+        spiking = {
+            "unary": add * synapse.unary,
+            "bit_serial": add * synapse.bit_serial,
+            "graded": mac * synapse.graded,
+        }
+        for name, energy in spiking.items():
+            found[name + suffix] = mac * macs if synapse.analog else energy
+    return {**found, **ann}
+
+
+def _notes(
+    neurons: Sequence[NeuronResult],
+    synapses: Sequence[SynapseResult],
+    residue: Sequence[ResidueResult],
+) -> list[str]:
+    spiking = {name for synapse in synapses for name in synapse.inputs}
+    notes = [
+        "Estimates: operations times a constant; moving weights, spikes and membrane potentials, "
+        "the neurons themselves and idle circuits are left out.",
+    ]
+    if any(neuron.op == SCALE_FIRE.name and neuron.name in spiking for neuron in neurons):
+        notes.append(
+            "Levels of ScaleFire are in general no multiples of one step: its k is the number of "
+            "levels between this one and the silent one. Unary is then a thermometer code whose "
+            "spikes have weights of their own, bit-serial sends the index of a level, which the "
+            "receiver looks up in a table. Only the graded accounting applies to any ScaleFire."
+        )
+    uncounted = [s.name for s in synapses if s.analog.startswith("not counted")]
+    if uncounted:
+        notes.append(f"In no figure: {', '.join(uncounted)}, which could not be counted.")
+    elements = sum(result.elements for result in residue)
+    if elements:
+        notes.append(
+            f"In no total: float arithmetic on {elements:,.0f} values per sample, listed apart."
+        )
+    return notes

@@ -1,0 +1,178 @@
+"""Counts of spikes packed into float32, so that sums over samples are exact and leave as one map.
+
+Of each k these are counted:
+
+    spikes    |k|                  negative   [k < 0], of neurons of both signs
+    bits      popcount(|k|)        clipped    [the level is one beyond], of MultiThresholdFire
+    events    [k is not 0]
+
+1. A table gives all counts in one number, each in a field of its own: with `most` the largest count
+   of a field, sums of n samples need the product of the (n * most + 1) to be at most 2^24, up to
+   which float32 holds integers exactly. Such a table is a ScaleFire: of the neuron's own thresholds
+   where one step holds for all channels, else of the codes (``codes.py``), integers.
+2. A ScaleFire has 256 levels. Where a neuron has more, |k| is cut into digits of 8 bits, exactly,
+   since it is divided by powers of 2. A table for each digit gives "spikes", worth 1, 2^8, ..., and
+   "bits"; another one the rest.
+3. "negative" and "spikes" are the highest fields, so that a histogram with enough bins tells all k
+   apart by the packed counts; n is lowered where at most 2^10 bins per octave would not.
+4. A batch is summed by a product with a matrix of ones and zeros, a row per n samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import GraphProto, NodeProto
+
+from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from ...runtime_ops.scale_fire import MAX_THRESHOLDS
+from ..twins import Twins, spikes_of_levels
+from .codes import Codes, Span
+
+#: float32 holds integers exactly up to here.
+_EXACT = 1 << 24
+#: Bins per octave that ``Observe`` has at most, as a power of two.
+_MOST_LEADING = 10
+_MANTISSA_BITS = 23
+_DIGIT = 256
+
+
+@dataclass(frozen=True)
+class Field:
+    """One count of a table.
+
+    Attributes:
+        name: "negative", "spikes", "bits", "events" or "clipped".
+        worth: what it is multiplied by.
+        counts: int64, for each level of the table.
+    """
+
+    name: str
+    worth: int
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Table:
+    """Counts of what a tensor holds.
+
+    Attributes:
+        tensor: its name.
+        thresholds: float32, ascending; one fewer than levels.
+        fields: what is counted, the highest one first.
+        k: int64, the spikes of each level; None where a level has several.
+    """
+
+    tensor: str
+    thresholds: np.ndarray
+    fields: tuple[Field, ...]
+    k: np.ndarray | None = None
+
+    def radices(self, n: int) -> list[int]:
+        """Sizes of the fields for sums of ``n``."""
+        return [n * int(field.counts.max()) + 1 for field in self.fields]
+
+    def packed(self, n: int) -> np.ndarray:
+        """The packed counts of each level, int64."""
+        levels = np.zeros(len(self.thresholds) + 1, np.int64)
+        for field, radix in zip(self.fields, self.radices(n), strict=True):
+            levels = levels * radix + field.counts
+        return levels
+
+
+def popcount(values: np.ndarray) -> np.ndarray:
+    """Number of bits that are 1, of integers from 0 to 2^24."""
+    bits = (values[..., None] >> np.arange(_EXACT.bit_length())) & 1
+    counts: np.ndarray = bits.sum(-1)
+    return counts
+
+
+def tables_of_neuron(
+    twins: Twins, codes: Codes, home: GraphProto, neuron: NodeProto
+) -> list[Table]:
+    """What counts a neuron, in the graph ``home``."""
+    span = codes.span_of(neuron)
+    if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
+        return _tables(twins, home, codes.raised(home, neuron), span, clips=True)
+    scale, thresholds, levels = twins.parameters(neuron)
+    if scale.size > 1:
+        return _tables(twins, home, codes.raised(home, neuron), span, clips=False)
+    k = spikes_of_levels(levels)
+    own = (scale * thresholds).reshape(-1)  # rounded as the kernel rounds it
+    return [Table(neuron.input[0], own, _fields(k, span, clips=False), k)]
+
+
+def tables_of_code(twins: Twins, home: GraphProto, code: str, span: Span) -> list[Table]:
+    """What counts a code."""
+    return _tables(twins, home, code, span, clips=False)
+
+
+def _tables(twins: Twins, home: GraphProto, code: str, span: Span, clips: bool) -> list[Table]:
+    k = _levels(span, clips)
+    if k is not None:
+        fired = np.clip(k, span.low, span.high)
+        return [Table(code, k[1:].astype(np.float32), _fields(k, span, clips), fired)]
+    found = []
+    bounds = [twins.constant(home, float(end)) for end in (span.low, span.high)]
+    rest = twins.node(home, "Abs", twins.node(home, "Clip", code, *bounds))
+    base = twins.constant(home, float(_DIGIT))
+    worth, most = 1, max(span.high, -span.low)
+    while most:
+        size = np.arange(min(most, _DIGIT - 1) + 1)
+        above = twins.node(home, "Floor", twins.node(home, "Div", rest, base))
+        digit = twins.node(home, "Sub", rest, twins.node(home, "Mul", above, base))
+        fields = (Field("spikes", worth, size), Field("bits", 1, popcount(size)))
+        found.append(Table(digit, size[1:].astype(np.float32), fields))
+        rest, worth, most = above, worth * _DIGIT, most // _DIGIT
+    edges = {span.low - 1, span.low, span.low + 1, 0, 1, span.high, span.high + 1}
+    k = np.array(sorted(k for k in edges if abs(k) <= _EXACT))  # the least one of each level
+    flags = [field for field in _fields(k, span, clips) if field.name not in ("spikes", "bits")]
+    found.append(Table(code, k[1:].astype(np.float32), tuple(flags)))
+    return found
+
+
+def _levels(span: Span, clips: bool) -> np.ndarray | None:
+    """Each k that one table tells apart, or None if they are too many."""
+    low = span.low - (clips and span.low < 0)
+    high = span.high + (clips and span.high > 0)
+    high = max(high, low + 1)  # a table has a threshold
+    return np.arange(low, high + 1) if high - low <= MAX_THRESHOLDS else None
+
+
+def _fields(k: np.ndarray, span: Span, clips: bool) -> tuple[Field, ...]:
+    """What is counted of levels with these spikes, by name."""
+    fired = np.clip(k, span.low, span.high)
+    fields = [
+        Field("spikes", 1, np.abs(fired)),
+        Field("bits", 1, popcount(np.abs(fired))),
+        Field("events", 1, (fired != 0).astype(np.int64)),
+    ]
+    if span.low < 0 < span.high:
+        fields.insert(0, Field("negative", 1, (fired < 0).astype(np.int64)))
+    if clips:
+        fields.append(Field("clipped", 1, (fired != k).astype(np.int64)))
+    return tuple(fields)
+
+
+def samples_that_fit(found: Sequence[Table]) -> int:
+    """How many samples may be summed, by rules 1 and 3."""
+    n = 1
+    while all(math.prod(table.radices(n + 1)) <= _EXACT for table in found):
+        n += 1
+    while n > 1 and any(t.k is not None and leading_bits(t, n) is None for t in found):
+        n -= 1
+    return n
+
+
+def leading_bits(table: Table, n: int) -> int | None:
+    """Bins per octave, as a power of two, that tell the k of a table apart; None: too many."""
+    assert table.k is not None
+    levels = table.packed(n).astype(np.float32).view(np.int32).astype(np.int64)
+    for leading in range(1, _MOST_LEADING + 1):
+        bins = levels >> (_MANTISSA_BITS - leading)
+        if len(np.unique(bins)) == len(np.unique(bins * (2 * _EXACT) + table.k)):
+            return leading
+    return None

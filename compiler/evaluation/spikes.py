@@ -1,0 +1,187 @@
+"""What the neurons of a spiking network fire on the samples, and where their spikes go.
+
+All of it is counted inside the graph while the network runs, exactly; no activation leaves the
+runtime. Codes of the spikes (``codes.py``) are summed over samples (``maps.py``); ``Observe`` makes
+the histograms of levels; ``synapses.py`` puts counts and fan-out together.
+
+1. A neuron is a position of a neuron node's tensor within a sample. It is silent if it fires on no
+   sample, saturated if it is at an outermost level on every sample. Where inputs come in several
+   sizes, positions of each size are neurons of their own.
+2. A value is clipped if one level more would have changed it; of MultiThresholdFire only, since the
+   outer levels of a ScaleFire have no end.
+3. Of neurons with more than 256 levels (a MultiThresholdFire: 254) level counts are empty and the
+   entropy is nan.
+4. Of a branch of If that is not taken nothing is counted; shares over no values are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+import numpy as np
+from onnx import NodeProto
+
+from ...passes.graph import METADATA_PREFIX
+from ...passes.network import Network
+from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from ..calibration.histogram import SignedHistogram
+from ..calibration.observe import Observations, Watch, with_histograms
+from ..errors import DataError
+from ..twins import Twins
+from .codes import Codes
+from .maps import Batch, CountMap
+from .pack import leading_bits, tables_of_neuron
+from .results import NeuronResult, SynapseResult
+from .synapses import SynapseCounter, Synapses
+
+
+class SpikeMeter:
+    """Counts spikes and synaptic operations of a network while it runs.
+
+    Attributes:
+        network: a copy of the network that counts, for a session that has the library. Its outputs
+            are the tensors ``keep``, and behind them the counts.
+        samples: how many were added.
+    """
+
+    def __init__(
+        self, snn: Network, keep: Sequence[str], unbatched: Set[str] = frozenset()
+    ) -> None:
+        """Put twins beside the neurons, and beside the linear operators what counts their input.
+
+        Args:
+            snn: spiking network of one timestep with float32 neurons.
+            keep: names of tensors to give out too.
+            unbatched: inputs without a batch axis (``Samples.unbatched``). Samples are counted
+                along axis 0 of the first input that is none of them.
+
+        Raises:
+            ModelError: it fires over several timesteps, or a neuron's levels are not constant.
+        """
+        self.samples = 0
+        twins = Twins(snn, "counted")
+        codes = Codes(twins)
+        batch = Batch(twins, _batched_input(snn, unbatched))
+        maps: dict[tuple[int, str, bool], CountMap] = {}
+        self._neurons = []
+        for home, node in codes.neurons():
+            tables = tables_of_neuron(twins, codes, home, node)
+            counts = CountMap(twins, home, tables, codes.span_of(node), batch)
+            maps[id(home), node.output[0], False] = counts
+            self._neurons.append(_Neuron(node, counts))
+        self._synapses = list(Synapses(twins, codes, batch, maps).counters())
+        self._maps = list(maps.values())
+        self._parts: list[CountMap | SynapseCounter] = [*self._maps, *self._synapses]
+        names = [batch.size, *(name for part in self._parts for name in part.outputs)]
+        self._distinct = list(dict.fromkeys(names))
+        self._kept = len(keep)
+        watches = [watch for neuron in self._neurons for watch in neuron.watches()]
+        self._observations = Observations(watches)
+        self.network = with_histograms(twins.finish(), watches, [*keep, *self._distinct])
+
+    def add(self, outputs: Sequence[np.ndarray]) -> None:
+        """Add what one run of :attr:`network` gave.
+
+        Raises:
+            DataError: a membrane potential was NaN.
+        """
+        end = self._kept + len(self._distinct)
+        counts = dict(zip(self._distinct, outputs[self._kept : end], strict=True))
+        self.samples += int(counts[self._distinct[0]][0])
+        for part in self._parts:
+            part.add([counts[name] for name in part.outputs])
+        self._observations.add(outputs[end:])
+
+    def result(self) -> tuple[list[NeuronResult], list[SynapseResult]]:
+        """Each neuron node and each linear operator, in order, those in bodies of If included.
+
+        Raises:
+            DataError: nothing was added.
+        """
+        if not self.samples:
+            raise DataError("no sample was run, so there are no spikes to count; give samples")
+        neurons = [neuron.result(self._observations.histograms) for neuron in self._neurons]
+        return neurons, [synapse.result(self.samples) for synapse in self._synapses]
+
+
+class _Neuron:
+    """A neuron node, what counts it and what is observed of it."""
+
+    def __init__(self, node: NodeProto, counts: CountMap) -> None:
+        self._node, self._counts, self._span = node, counts, counts.span
+        (self._table, *more) = counts.tables
+        self._leading = None if more else leading_bits(self._table, counts.fitting)
+
+    def watches(self) -> list[Watch]:
+        """The packed counts, where a histogram tells the levels apart by them."""
+        if self._leading is None:
+            return []
+        levels = self._table.packed(self._counts.fitting)
+        ratio = levels.max() / levels[levels > 0].min()
+        bins = self._leading, int(np.log2(ratio)) + 2
+        return [Watch(self._counts.packed[0], None, 1, bins)]
+
+    def result(self, histograms: dict[str, SignedHistogram]) -> NeuronResult:
+        counts, span = self._counts, self._span
+        silent, saturated, positions = self._shares()
+        total = sum(len(t.counts["events"]) * t.samples for t in counts.totals.values())
+        values = max(total, 1)
+        levels = self._level_counts(histograms)
+        shares = np.array([count for count in levels if count]) / values
+        entropy = float(abs((shares * np.log2(shares)).sum()))
+        source = {p.key: p.value for p in self._node.metadata_props}
+        clips = self._node.op_type == MULTI_THRESHOLD_FIRE.name
+        return NeuronResult(
+            name=self._node.name,
+            op=self._node.op_type,
+            source_node=source.get(METADATA_PREFIX + "source_node", ""),
+            source_op=source.get(METADATA_PREFIX + "source_op", ""),
+            neurons=positions,
+            levels=(-span.low, span.high),
+            firing_rate=counts.sum("spikes") / values,
+            active=counts.sum("events") / values,
+            silent_neurons=silent,
+            saturated_neurons=saturated,
+            clip_rate=counts.sum("clipped") / values if clips else None,
+            entropy=float("nan") if self._leading is None else entropy,
+            level_counts=levels,
+            lowest_level=span.low,
+        )
+
+    def _level_counts(self, histograms: dict[str, SignedHistogram]) -> list[int]:
+        """How often each k was seen; empty where the histogram does not tell."""
+        if self._leading is None:
+            return []
+        assert self._table.k is not None
+        means, seen = histograms[self._counts.packed[0]].distribution(0)
+        levels = self._table.packed(self._counts.fitting)
+        nearest = np.abs(means[:, None] - levels).argmin(axis=1)
+        k = self._table.k[nearest] - self._span.low
+        counts = np.zeros(self._span.levels + 1, np.int64)
+        np.add.at(counts, k, seen)
+        return [int(count) for count in counts]
+
+    def _shares(self) -> tuple[float, float, int]:
+        """Shares of silent and of saturated neurons, and how many there are."""
+        silent = saturated = positions = 0
+        low, high = -self._span.low, self._span.high
+        for totals in self._counts.totals.values():
+            events = totals.counts["events"]
+            positions += len(events)
+            silent += int((events == 0).sum())
+            # The most it may have fired on samples of the signs that it had.
+            one_sign = 0 if high else totals.samples
+            negative = totals.counts.get("negative", one_sign)
+            most = low * negative + high * (totals.samples - negative)
+            saturated += int(((totals.counts["spikes"] == most) & (events > 0)).sum())
+        return silent / max(positions, 1), saturated / max(positions, 1), positions
+
+
+def _batched_input(snn: Network, unbatched: Set[str]) -> str | None:
+    """The first input with a batch axis."""
+    initialised = {tensor.name for tensor in snn.proto.graph.initializer}
+    for value in snn.proto.graph.input:
+        known = value.type.tensor_type.shape.dim
+        if value.name not in initialised and value.name not in unbatched and len(known):
+            return str(value.name)
+    return None

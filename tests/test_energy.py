@@ -1,0 +1,156 @@
+"""Energy from counts and a table of constants; the float residue."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from snn_compile.compiler.errors import UsageError
+from snn_compile.compiler.evaluation.energy import (
+    ACCOUNTINGS,
+    HOROWITZ_45_NM,
+    EnergyTable,
+    estimate_energy,
+    read_energy_table,
+)
+from snn_compile.compiler.evaluation.residue import float_residue
+from snn_compile.compiler.evaluation.results import NeuronResult, ResidueResult, SynapseResult
+from spikes_by_hand import measure, network
+
+CONSTANTS = {"fp32_mac": 7.0, "fp32_add": 3.0, "int8_mac": 0.5, "int8_add": 0.125}
+SPIKING = SynapseResult("b", "Conv", ["n"], "", 1000, 10, 400, 120, 80, bits=6)
+ANALOG = SynapseResult("a", "Conv", [], "reads the network's own input", 200)
+
+
+def neuron(op, name="n"):
+    return NeuronResult(name, op, "", "", 1, (0, 32), 1.0, 1.0, 0.0, 0.0, None, 0.0)
+
+
+def test_accountings():
+    table = EnergyTable(CONSTANTS, "made up")
+    result = estimate_energy([], [ANALOG, SPIKING], [], table)
+    analog, spiking = (synapse.energy for synapse in result.synapses)
+    assert spiking == {
+        "unary": 3 * 400, "bit_serial": 3 * 120, "graded": 7 * 80,
+        "unary_int8": 0.125 * 400, "bit_serial_int8": 0.125 * 120, "graded_int8": 0.5 * 80,
+        "ann_fp32": 7 * 1000, "ann_int8": 0.5 * 1000, "ann_bits": 0.5 * 1000 * 6 / 8,
+    }  # fmt: skip
+    assert analog == {
+        name: (0.5 if name.endswith(("int8", "bits")) else 7) * 200 for name in ACCOUNTINGS
+    }
+    assert result.totals == {name: analog[name] + spiking[name] for name in ACCOUNTINGS}
+    assert result.analog_share == 200 / 1200
+    assert (result.constants, result.constants_source) == (CONSTANTS, "made up")
+    assert SPIKING.energy == {}
+
+
+def test_constants_of_45_nm():
+    spiking = estimate_energy([], [SPIKING], []).totals
+    assert spiking["ann_fp32"] == pytest.approx(4600)
+    assert spiking["unary"] == pytest.approx(360)
+    assert spiking["ann_int8"] == pytest.approx(230)
+    assert spiking["unary_int8"] == pytest.approx(12)
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "told"),
+    [("ScaleFire", "n", True), ("ScaleFire", "m", False), ("MultiThresholdFire", "n", False)],
+)
+def test_levels_that_are_no_multiples_are_told(op, name, told):
+    notes = estimate_energy([neuron(op, name)], [SPIKING], []).notes
+    assert any("Only the graded accounting applies" in note for note in notes) == told
+    assert notes[0].startswith("Estimates:")
+
+
+def test_what_is_left_out_is_told():
+    lost = SynapseResult("c", "Einsum", [], "not counted: its equation", 0)
+    residue = [ResidueResult("s", "Softmax", 1500.0)]
+    result = estimate_energy([], [SPIKING, lost], residue)
+    assert any("In no figure: c," in note for note in result.notes)
+    assert any("1,500 values" in note for note in result.notes)
+    assert result.residue == residue
+    assert result.totals == estimate_energy([], [SPIKING], []).totals
+
+
+def test_a_network_without_products_has_no_energy():
+    result = estimate_energy([], [], [])
+    assert set(result.totals.values()) == {0}
+    assert result.analog_share == 0
+
+
+def test_a_table_is_read(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({**CONSTANTS, "fp32_mac": 7, "source": "7 nm, made up"}))
+    assert read_energy_table(path) == EnergyTable(CONSTANTS, "7 nm, made up")
+    path.write_text(json.dumps(CONSTANTS))
+    assert read_energy_table(path).source == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no readable JSON file"),
+        ("[" * 200_000, "no readable JSON file"),
+        ("\x80", "holds no JSON object"),
+        ("[1]", "holds no JSON object"),
+        (json.dumps({**CONSTANTS, "fp16_mac": 1}), "unknown key 'fp16_mac'"),
+        (json.dumps({"fp32_mac": 1, "int8_mac": 1}), "no key 'fp32_add', 'int8_add'"),
+        (json.dumps({**CONSTANTS, "int8_add": -1}), "'int8_add' is -1"),
+        (json.dumps({**CONSTANTS, "int8_add": "1"}), "'int8_add' is '1'"),
+        (json.dumps({**CONSTANTS, "int8_add": True}), "'int8_add' is True"),
+        (json.dumps({**CONSTANTS, "int8_add": float("nan")}), "'int8_add' is nan"),
+        (json.dumps({**CONSTANTS, "int8_add": float("inf")}), "'int8_add' is inf"),
+        (json.dumps({**CONSTANTS, "int8_add": 10**400}), "'int8_add' is 1000"),
+        (json.dumps({**CONSTANTS, "source": 3}), "'source' is 3"),
+        (" " * (1 << 20) + "{}", "larger than"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(tmp_path, text, message):
+    path = tmp_path / "table.json"
+    path.write_text("3" if text == "\x80" else text)
+    with pytest.raises(UsageError, match=message) as refused:
+        read_energy_table(path)
+    assert str(path) in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no readable JSON file"):
+        read_energy_table(tmp_path / "none.json")
+    (tmp_path / "latin.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(UsageError, match="no readable JSON file"):
+        read_energy_table(tmp_path / "latin.json")
+
+
+TEXT = """g (float[N, 3, 4] x) => (float[N, 3] z) {
+    scaled = Mul (x, half)
+    y = ai.snn.MultiThresholdFire <levels_pos = 4> (scaled, theta)
+    a = Conv (y, w)
+    t = Transpose <perm = [0, 2, 1]> (a)
+    s = Softmax (t)
+    z = ReduceMean <axes = [1], keepdims = 0> (s)
+}"""
+
+
+def test_float_arithmetic_is_listed_by_its_values():
+    snn = network(TEXT, half=np.float32(0.5), theta=np.float32(1), w=np.ones((3, 3, 1), np.float32))
+    x = np.ones((2, 3, 4), np.float32)
+    found = [(r.name, r.op, r.elements) for r in float_residue(snn, {"x": x}, 2)]
+    assert found == [
+        ("Mul of scaled", "Mul", 12), ("Softmax of s", "Softmax", 12),
+        ("ReduceMean of z", "ReduceMean", 12),
+    ]  # fmt: skip
+
+
+def test_everything_together():
+    snn = network(TEXT, half=np.float32(0.5), theta=np.float32(1), w=np.ones((3, 3, 1), np.float32))
+    feed = {"x": np.full((2, 3, 4), 5, np.float32)}
+    neurons, synapses = measure(snn, feed)
+    result = estimate_energy(
+        list(neurons.values()), list(synapses.values()), float_residue(snn, feed, 2)
+    )
+    products = 3 * 3 * 4
+    assert result.totals["ann_fp32"] == HOROWITZ_45_NM.constants["fp32_mac"] * products
+    # round half up of 2.5
+    assert result.totals["unary"] == HOROWITZ_45_NM.constants["fp32_add"] * (products * 3)
