@@ -78,9 +78,8 @@ def compare(
     session = make_session(ann)
     names = [name for _, name in float_outputs(session)]
     runner = _Runner.of("the ANN", session, names, samples)
-    meter = _meter(snn, names, samples, found)
-    counted = make_session(snn if meter is None else meter.network)
-    runners = [_Runner.of("the SNN", counted, names, samples, meter)]
+    counting, meter = _counting(snn, names, samples, found)
+    runners = [_Runner.of("the SNN", counting, names, samples, meter)]
     runners += [
         _Runner.of(
             name, make_session(read_model(path), library=False, optimise=False), names, samples
@@ -141,16 +140,17 @@ class _Runner:
         return [outputs[i] for i in self.positions]
 
 
-def _meter(
+def _counting(
     snn: Network, outputs: Sequence[str], samples: FileSamples, found: Comparison
-) -> SpikeMeter | None:
-    """What counts the spikes, where there are any and they can be counted."""
+) -> tuple[ort.InferenceSession, SpikeMeter | None]:
+    """A session of the SNN that counts its spikes, where there are any and they can be counted."""
     if neurons_of(snn.proto):
         try:
-            return SpikeMeter(snn, outputs, samples.unbatched)
-        except ModelError as reason:
+            meter = SpikeMeter(snn, outputs, samples.unbatched)
+            return make_session(meter.network), meter
+        except ModelError as reason:  # several timesteps, or another type than float32
             found.warnings.append(f"spikes are not counted: {reason}")
-    return None
+    return make_session(snn), None
 
 
 def _run(
