@@ -15,8 +15,11 @@ from snn_compile.passes.network import detach
 from snn_compile.runtime_ops.operators import register_schemas
 
 
-def network(text, **constants):
-    """A network from text, with names for its nodes and these constants."""
+def network(text, *, inferred=True, **constants):
+    """A network from text, with names for its nodes and these constants.
+
+    ``inferred``: with the shapes of its tensors, as compiled networks have them.
+    """
     register_schemas()
     header = '<ir_version: 8, opset_import: ["" : 17, "ai.snn" : 1]>\n'
     model = onnx.parser.parse_model(header + text)
@@ -25,7 +28,7 @@ def network(text, **constants):
     for node in model.graph.node:
         node.name = f"{node.op_type} of {node.output[0]}"
     onnx.checker.check_model(model, full_check=True)
-    return detach(model)
+    return detach(onnx.shape_inference.infer_shapes(model) if inferred else model)
 
 
 def measure(snn, *feeds, **options):

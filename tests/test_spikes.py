@@ -112,6 +112,11 @@ MOVED = {
         3,
     ),
     "Concat": ("m = Concat <axis = 1> (y, v, y)", {}, 9),
+    "Concat of other spans": (
+        "b = ai.snn.MultiThresholdFire <levels_pos = 1> (x, theta) m = Concat <axis = 1> (b, y)",
+        {},
+        6,
+    ),
     "Concat with a constant": (
         "m = Concat <axis = 1> (y, one)",
         {"one": np.ones((4, 1, 6, 4), np.float32)},
@@ -194,7 +199,7 @@ def test_spikes_are_counted_where_they_are_moved_to(moved):
         inside[:, :, 1:, 2:-1] = 1
         expected["macs"] = count(snn.proto.graph.node[-1], inside, weights)["graded"]
     assert_counted(synapses["Conv of z"], expected, 8)
-    neurons = {"MultiThresholdFire of y", "ScaleFire of v"}
+    neurons = {f"MultiThresholdFire of {name}" for name in "yb"} | {"ScaleFire of v"}
     assert set(synapses["Conv of z"].inputs) <= neurons
 
 
@@ -216,8 +221,9 @@ PRODUCTS = {
 }
 
 
+@pytest.mark.parametrize("inferred", [True, False])
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_product_with_weights(product):
+def test_product_with_weights(product, inferred):
     node, shape, weights_shape = PRODUCTS[product]
     rng = np.random.default_rng(len(product))
     axis = shape.index(3)
@@ -229,7 +235,7 @@ def test_product_with_weights(product):
                 <levels_pos = 5, levels_neg = 3, axis = {axis}> (x, theta)
             z = {node}
         }}""".replace("(z)", f"(float[{', '.join('PQRS'[: _rank(node, shape, weights)])}] z)"),
-        theta=STEPS, w=weights, bias=np.zeros(4, np.float32),
+        inferred=inferred, theta=STEPS, w=weights, bias=np.zeros(4, np.float32),
     )  # fmt: skip
     x = potentials(rng, *shape)
     _, synapses = measure(snn, {"x": x})
@@ -577,6 +583,27 @@ def test_inputs_without_a_batch_axis_are_one_sample():
     neurons, synapses = measure(snn, {"x": x}, {"x": x}, unbatched=frozenset(["x"]))
     assert synapses["MatMul of z"].unary == 4 * (1 * 1 + 2 * 2 + 5 * 0)
     assert neurons["MultiThresholdFire of y"].neurons == 12
+
+
+def test_tensors_whose_first_axis_is_not_that_of_the_samples():
+    rng = np.random.default_rng(0)
+    weights = sparse(rng, 3, 2)
+    snn = network(
+        """g (float[N, 3, 4] x) => (float[1, M, 2] z) {
+            rows = Reshape (x, shape)
+            y = ai.snn.MultiThresholdFire <levels_pos = 5, levels_neg = 3, axis = 2> (rows, theta)
+            z = MatMul (y, w)
+        }""",
+        shape=np.int64([1, -1, 3]), theta=STEPS, w=weights,
+    )  # fmt: skip
+    feeds = [{"x": potentials(rng, size, 3, 4)} for size in (2, 2, 5)]
+    neurons, synapses = measure(snn, *feeds)
+    expected = Counter()
+    for feed in feeds:
+        k = FIRED(values_of(snn, ["y"], feed)[0])
+        expected.update(count(snn.proto.graph.node[-1], k, weights))
+    assert_counted(synapses["MatMul of z"], expected, 9)
+    assert neurons["MultiThresholdFire of y"].neurons == 2 * 12 + 5 * 12
 
 
 def test_what_cannot_be_counted_is_refused():

@@ -64,8 +64,9 @@ class NeuronResult:
         silent_neurons: share of neurons that fire on no sample.
         saturated_neurons: share of neurons at their outermost level on every sample.
         clip_rate: share of values beyond the highest level; of MultiThresholdFire only.
-        entropy: of the levels over all values, in bits.
-        level_counts: how often each k was seen, from the lowest k to the highest.
+        entropy: of the levels over all values, in bits; nan where there are too many to tell.
+        level_counts: how often each k was seen, from the lowest k to the highest; empty where
+            there are too many to tell.
         lowest_level: the k of the first of them.
         flips: share of values whose level differs between sessions with and without graph
             optimisation, on the samples compared.
@@ -139,8 +140,9 @@ class EnergyResult:
         constants_source: where they come from.
         synapses: per linear operator.
         residue: float operators, listed apart and not in any total.
-        totals: pJ per sample by accounting: "unary", "bit_serial", "graded" of the SNN;
-            "ann_fp32", "ann_int8", "ann_bits" (a network of ceil(log2(N + 1)) bits).
+        totals: pJ per sample by accounting: "unary", "bit_serial", "graded" of the SNN, and with
+            "_int8" of one with int8 weights; "ann_fp32", "ann_int8", "ann_bits" (a network of
+            ceil(log2(N + 1)) bits). What each is: ACCOUNTINGS of energy.py.
         analog_share: share of the MACs in layers with analog input.
         notes: what the figures leave out.
     """
