@@ -134,8 +134,8 @@ def test_models_that_are_no_models(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--baseline", "int8"], "--baseline int8 needs --calibration"),
-        (["--calibration", "{data}"], "--calibration serves --baseline only"),
+        (["--baseline", "int8"], "--baseline needs --calibration"),
+        (["--calibration", "{data}"], "--calibration serves --baseline and --sweep only"),
         (["--baseline", "int4", "--calibration", "{data}"], "'int4'"),
         (["--batch", "0"], "--batch"),
         (["--rounds", "0"], "--rounds"),
