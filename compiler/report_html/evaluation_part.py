@@ -70,15 +70,18 @@ def _summary(result: EvaluationResult) -> Section:
         spikes = sum(neuron.firing_rate * neuron.neurons for neuron in result.neurons)
         rate = f"{number(spikes / values if values else None, 3)} per value"
         facts.append(("spikes per sample", count(round(spikes)), rate))
-    if result.energy is not None and "unary" in result.energy.totals:
-        baseline = energy(result.energy.totals.get("ann_int8"))
-        facts.append(
-            (
-                "energy per sample",
-                energy(result.energy.totals["unary"]),
-                f"estimate, unary; ANN in INT8: {baseline}",
-            )
-        )
+    if result.energy is not None:
+        # Each beside the ANN of the same precision: docs/energy.md.
+        for suffix, ann, precision in (("", "ann_fp32", "float32"), ("_int8", "ann_int8", "int8")):
+            totals = result.energy.totals
+            if (spent := totals.get(f"unary{suffix}")) is not None:
+                facts.append(
+                    (
+                        f"energy, {precision}",
+                        energy(spent),
+                        f"per sample, estimate, unary; ANN: {energy(totals.get(ann))}",
+                    )
+                )
     for latency in result.latency:
         if latency.network == "snn":
             ratio = f"{number(latency.ratio, 3)} times the ANN's"
