@@ -149,6 +149,13 @@ def main(
         from .report_reader import read_report
         from .save import check_output, write_bytes
 
+        if html is not None:  # before any long work
+            check_packages()
+            read = (snn, data, calibration, energy_table, compile_report)
+            check_output(html, ann, *(path for path in read if path is not None))
+        elif compile_report is not None:
+            raise UsageError("--compile-report serves --html only; leave it out, or add --html")
+        compiled = read_report(compile_report) if compile_report is not None else None
         options = EvaluationOptions(
             baselines=[baseline] if baseline else [],
             calibration=calibration,
@@ -157,15 +164,9 @@ def main(
             energy=read_energy_table(energy_table) if energy_table else HOROWITZ_45_NM,
             sweep=parse_sweep(sweep) if sweep else [],
             command=context.meta["command"],
+            report=compiled,
         )
         check_options(options, snn)
-        if html is not None:  # before any long work
-            check_packages()
-            read = (snn, data, calibration, energy_table, compile_report)
-            check_output(html, ann, *(path for path in read if path is not None))
-        elif compile_report is not None:
-            raise UsageError("--compile-report serves --html only; leave it out, or add --html")
-        compiled = read_report(compile_report) if compile_report is not None else None
         with progress_bar() as progress:
             result = evaluate(ann, snn, data, options, progress)
         if html is not None:

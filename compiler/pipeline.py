@@ -391,16 +391,21 @@ def _new_report(
 
 def _stamp(snn: ModelProto, report: CompileReport) -> None:
     """Write the model's own provenance beside the user's metadata."""
-    provenance = {
+    for key, value in provenance(report).items():
+        snn.metadata_props.add(key=METADATA_PREFIX + key, value=value)
+
+
+def provenance(report: CompileReport) -> dict[str, str]:
+    """What a compiled model says of how it was made."""
+    model, settings, calibration = report.model, report.settings, report.calibration
+    return {
         "version": report.version,
-        "source_sha256": report.model["sha256"],
-        "levels": report.settings["levels"],
-        "calibrator": report.settings["calibrator"],
-        "calibration": report.calibration["origin"],
-        "calibration_is_synthetic": str(report.calibration["synthetic"]).lower(),
+        "source_sha256": str(model.get("sha256")),
+        "levels": str(settings.get("levels")),
+        "calibrator": str(settings.get("calibrator")),
+        "calibration": str(calibration.get("origin")),
+        "calibration_is_synthetic": str(calibration.get("synthetic")).lower(),
     }
-    for key, value in provenance.items():
-        snn.metadata_props.add(key=METADATA_PREFIX + key, value=str(value))
 
 
 def _require_neurons(activations: list[Activation], coverage: Coverage, strict: bool) -> None:

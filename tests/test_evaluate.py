@@ -354,6 +354,27 @@ def test_networks_that_give_nan_are_warned_of(tmp_path, samples):
     assert "output 'y' of the ANN is NaN in 8 samples" in found
 
 
+def test_spikes_of_a_potential_that_is_nan_are_not_counted_and_all_else_is(tmp_path):
+    text = """g (float[N,3] x) => (float[N,2] y) <float[3,2] w>
+        { l = Log (x) r = Relu (l) y = MatMul (r, w) }"""
+    onnx.save(model_from_text(text), tmp_path / "ann.onnx")
+    x = np.random.default_rng(0).uniform(1, 3, (40, 3)).astype(np.float32)
+    np.savez(tmp_path / "calibration.npz", x=x)
+    onnx.save(
+        compile_model(tmp_path / "ann.onnx", tmp_path / "calibration.npz", FAST).model,
+        tmp_path / "snn.onnx",
+    )
+    x[35] = -1  # in the second batch
+    np.savez(tmp_path / "test.npz", x=x)
+    found = evaluated(
+        tmp_path / "ann.onnx", tmp_path / "snn.onnx", "--data", tmp_path / "test.npz"
+    )  # fmt: skip
+    assert found["samples"] == 40 and found["outputs"][0]["agreement"] is not None
+    assert found["neurons"] == [] and found["energy"] is None
+    assert "its membrane potential is NaN on a sample" in found["warnings"][0]
+    assert found["warnings"][0].startswith("spikes are not counted: neuron Relu:r")
+
+
 def test_an_snn_without_neurons_and_an_ann_with_them_are_warned_of(pair, samples):
     ann, snn = pair(RELU)
     assert warnings_of(ann, snn, "--data", samples) == []

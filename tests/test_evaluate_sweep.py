@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 from helpers import model_from_text
+from snn_compile.compiler import CompileOptions, compile_model
+from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
 from snn_compile.compiler.eval_cli import main
+from snn_compile.compiler.evaluation import evaluate
 from snn_compile.compiler.evaluation.energy import ACCOUNTINGS, HOROWITZ_45_NM
 
 NET = """
@@ -129,3 +133,36 @@ def test_options_that_make_no_sense_are_refused_at_once(folder, arguments, messa
     assert result.exit_code == 2, result.output
     assert message in result.stderr and result.stdout == ""
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_calibration_samples_of_a_sweep_are_looked_at_before_any_work(folder, monkeypatch):
+    compiled = folder / "compiled.onnx"
+    onnx.save(compile_model(folder / "ann.onnx", folder / "calibration.npz").model, compiled)
+    monkeypatch.setattr(evaluate, "compare", pytest.fail)
+    missing = ["--calibration", folder / "missing.npz", "--sweep", "levels=4"]
+    result = snn_eval(folder, compiled, *missing)
+    assert result.exit_code == 4, result.output
+    assert "missing.npz: no such file" in result.stderr
+
+
+def test_the_report_of_another_snn_is_refused(folder):
+    plain = CompileOptions(corrections=Corrections(False, False, False))
+    for name, options in {
+        "own": plain,
+        "levels": replace(plain, calibration=CalibrationOptions(levels=8)),
+        "kind": replace(plain, calibration=CalibrationOptions(neuron="multi-threshold")),
+        "encoded": replace(plain, encode_input=True),
+    }.items():
+        compiled = compile_model(folder / "ann.onnx", folder / "calibration.npz", options)
+        (folder / f"{name}.json").write_text(compiled.report.to_json())
+        onnx.save(compiled.model, folder / f"{name}.onnx")
+    page = ["--html", folder / "with_report.html", "--compile-report"]
+    assert snn_eval(folder, folder / "own.onnx", *page, folder / "own.json").exit_code == 0
+    for name, message in (
+        ("levels", "'levels' is 8, of the SNN 32"),
+        ("kind", "MultiThresholdFire 'Relu:b' is in one of the two only"),
+        ("encoded", "ScaleFire 'x.encoder' is in one of the two only"),
+    ):
+        result = snn_eval(folder, folder / "own.onnx", *page, folder / f"{name}.json")
+        assert result.exit_code == 2, result.output
+        assert f"the compile report is of another SNN: {message}" in result.stderr

@@ -8,6 +8,7 @@ from threading import Barrier
 import numpy as np
 import pytest
 from operators import assert_same_bits, operator_model, session
+from snn_compile.compiler.session import make_session
 from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 
 RUNS = 20
@@ -63,3 +64,8 @@ def test_sessions_made_at_once():
     for _ in range(5):
         for result, alone in zip(at_once(*map(make_and_run, MODELS)), expected, strict=True):
             assert_same_bits(result, alone)
+
+
+def test_threads_of_a_session_that_waits_leave_the_processor_to_others():
+    options = make_session(MODELS[0]).get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

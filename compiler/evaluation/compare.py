@@ -1,7 +1,8 @@
 """Run networks side by side on all samples, batch by batch: what their outputs are, what fires.
 
 Memory grows with the networks, not with the samples. The SNN counts its own spikes inside the graph
-(``spikes.py``); where they cannot be counted that is a warning, and the outputs are compared.
+(``spikes.py``); where they cannot be counted, or a membrane potential is NaN on a sample, that is a
+warning, and the outputs are compared.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import onnxruntime as ort
 
 from ...passes.network import Network
 from ...runtime_ops.operators import neurons_of
-from ..errors import ModelError
+from ..errors import DataError, ModelError
 from ..fidelity import float_outputs, has_classes
 from ..load import read_model
 from ..progress import Progress
@@ -89,12 +90,14 @@ def compare(
     _run(runner, runners, names, samples, labels, found, progress)
     snn_runner, *others = runners
     found.outputs = snn_runner.comparison.results()
-    if meter is not None:
-        found.neurons, synapses = meter.result()
+    if snn_runner.meter is not None:
+        found.neurons, synapses = snn_runner.meter.result()
         feed = next(samples.batches(1))
         residue = float_residue(snn, feed, samples.count_in(feed))
         found.energy = estimate_energy(found.neurons, synapses, residue, table)
     found.baselines = {one.name: one.comparison.results() for one in others}
+    if snn_runner.problem:
+        found.warnings.append(f"spikes are not counted: {snn_runner.problem}")
     found.warnings += snn_runner.comparison.warnings(of_ann=True)
     for one in runners:
         found.warnings += one.comparison.warnings(of_ann=False)
@@ -117,6 +120,7 @@ class _Runner:
     comparison: OutputComparison
     positions: list[int]
     meter: SpikeMeter | None
+    problem: str = ""  # why it has no meter any more
 
     @classmethod
     def of(
@@ -136,7 +140,10 @@ class _Runner:
         """The outputs that are compared."""
         outputs = run_samples(self.session, feed, self.name)
         if self.meter is not None:
-            self.meter.add(outputs)
+            try:
+                self.meter.add(outputs)
+            except DataError as reason:  # a membrane potential is NaN
+                self.meter, self.problem = None, str(reason)
         return [outputs[i] for i in self.positions]
 
 

@@ -32,6 +32,7 @@ from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..pipeline import CompileOptions, compile_model
 from ..progress import Progress
+from ..report import CompileReport
 from ..samples import FileSamples
 from ..save import save_network
 from .compare import compare
@@ -40,7 +41,7 @@ from .flips import level_flips
 from .int8_baseline import BATCH, quantise
 from .labels import read_labels
 from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
-from .pair import Pair, read_pair
+from .pair import Pair, check_report, read_pair
 from .results import BaselineResult, EvaluationResult, OutputResult
 from .sweep import Setting, sweep
 
@@ -64,6 +65,7 @@ class EvaluationOptions:
         energy: energies per operation.
         sweep: settings to compile and measure.
         command: as typed, for the record.
+        report: of ``snn-compile``, of this SNN; None: it is not known.
     """
 
     baselines: Sequence[str] = ()
@@ -73,6 +75,7 @@ class EvaluationOptions:
     energy: EnergyTable = HOROWITZ_45_NM
     sweep: Sequence[Setting] = ()
     command: str = ""
+    report: CompileReport | None = None
 
 
 def check_options(options: EvaluationOptions, snn: Path | None) -> None:
@@ -114,7 +117,7 @@ def evaluate(
         progress: told about batches done.
 
     Raises:
-        UsageError: options contradict one another.
+        UsageError: options contradict one another, or the report is of another SNN.
         ModelError: a model is unreadable, or the two do not have the same inputs and outputs.
         DataError: the data do not fit the models.
     """
@@ -122,7 +125,11 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="snn-eval-") as name:
         folder = Path(name)
         pair = read_pair(ann, snn or _compiled(ann, options, folder, progress))
+        if options.report is not None:
+            check_report(options.report, pair)
         samples = FileSamples(data, pair.specs)
+        if options.sweep and options.calibration is not None:
+            FileSamples(options.calibration, pair.specs)  # refused before any long work
         labels = read_labels(samples, {spec.name for spec in pair.specs})
         baselines: dict[str, Path] = {}
         warnings = list(pair.warnings)
@@ -159,6 +166,8 @@ def evaluate(
 
             def measure(network: Network) -> tuple[list[OutputResult], dict[str, float]]:
                 one = compare(pair.ann, network, {}, samples, labels, options.energy, progress)
+                new = [text for text in one.warnings if text not in result.warnings]
+                result.warnings += new
                 return one.outputs, one.energy.totals if one.energy else {}
 
             plain = CompileOptions()

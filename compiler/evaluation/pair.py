@@ -4,6 +4,8 @@
    order; otherwise the pair is refused.
 2. Warned of, not refused: an SNN without neurons, an ANN with neurons, and an SNN that says it was
    compiled from another network than this ANN, or by another version of the compiler.
+3. A report of ``snn-compile`` belongs to the SNN if both name the same neurons and, where the SNN
+   says what it was compiled from, the same network, options and calibration samples.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from onnx import TensorProto, ValueInfoProto
 from ...passes.graph import METADATA_PREFIX
 from ...passes.network import Network
 from ...runtime_ops.operators import neurons_of
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from ..load import load_source, read_model
+from ..pipeline import provenance
+from ..report import CompileReport
 from ..samples import InputSpec, input_specs
 
 
@@ -72,6 +76,29 @@ def read_pair(ann_path: Path, snn_path: Path) -> Pair:
     else:
         warnings += _origin_warnings(ann_path, snn_path, provenance)
     return Pair(ann, snn, specs[0], provenance, warnings)
+
+
+def check_report(report: CompileReport, pair: Pair) -> None:
+    """Refuse the report of another SNN: rule 3.
+
+    Raises:
+        UsageError: says what differs.
+    """
+    own = {(str(node.name), str(node.op_type)) for node in neurons_of(pair.snn.proto)}
+    others = sorted(own.symmetric_difference((one.name, one.op) for one in report.neurons))
+    if others:
+        name, op = others[0]
+        raise _other_report(f"{op} '{name}' is in one of the two only")
+    for key, value in provenance(report).items():
+        if pair.provenance.get(key, value) != value:
+            raise _other_report(f"'{key}' is {value}, of the SNN {pair.provenance[key]}")
+
+
+def _other_report(difference: str) -> UsageError:
+    return UsageError(
+        f"the compile report is of another SNN: {difference}; give the one that was written with "
+        "this SNN"
+    )
 
 
 def _origin_warnings(ann: Path, snn: Path, provenance: dict[str, str]) -> list[str]:
