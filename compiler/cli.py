@@ -114,6 +114,13 @@ MAX_LEVELS = 1 << 16
     help="Give each neuron levels of its own, at this share of the spikes that --levels for each "
     "would fire; 1 only moves them.",
 )
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Multiply the steps of all neurons by this lambda, from a sweep of snn-eval for example.",
+)
 @click.option("--search-scale", is_flag=True, help="Search one scale for the steps of all neurons.")
 @click.option(
     "--trials", type=click.IntRange(1), default=20, show_default=True, help="Trials of the search."
@@ -161,6 +168,7 @@ def main(
     levels: int,
     neuron: str,
     levels_budget: float | None,
+    scale: float,
     search_scale: bool,
     trials: int,
     spike_weight: float,
@@ -207,6 +215,7 @@ def main(
             encode_input=encode_input,
             strict=strict,
             seed=seed,
+            scale=scale,
             min_agreement=min_agreement,
             dump_dir=dump_dir,
         )

@@ -74,7 +74,7 @@ def test_options_reach_the_compiler(tmp_path):
     report = tmp_path / "r.json"
     arguments = ["--calibrator", "percentile", "--percentile", 99, "--granularity", "tensor"]
     arguments += ["--encode", "activations", "--encode-input", "--neuron", "multi-threshold"]
-    arguments += ["--shortcuts", "spikes", "--no-sequential", "--no-compensation"]
+    arguments += ["--shortcuts", "spikes", "--no-sequential", "--no-compensation", "--scale", 0.5]
     result = snn_compile(
         DIGITS, "-o", tmp_path / "s.onnx", "--report", report, "--seed", 5, *arguments
     )
@@ -90,7 +90,7 @@ def test_options_reach_the_compiler(tmp_path):
         "equalise": False,
         "encode": "activations",
         "encode_input": True,
-        "scale": 1.0,
+        "scale": 0.5,
         "seed": 5,
     }
 
@@ -142,6 +142,8 @@ def bad(tmp_path):
             "use mse, or scale neurons",
         ),
         (DIGITS, ["-o", "{out}", "--min-agreement", "2"], 2, "--min-agreement"),
+        (DIGITS, ["-o", "{out}", "--scale", "0"], 2, "--scale"),
+        (DIGITS, ["-o", "{out}", "--scale", "2", "--search-scale"], 2, "searched and given"),
         (DIGITS, ["-o", "{bad}"], 2, "is a folder"),
         (DIGITS, ["-o", "{bad}/no/snn.onnx"], 2, "does not exist"),
         (DIGITS, ["-o", "{out}", "--report", "{bad}/no/r.json"], 2, "does not exist"),
