@@ -26,11 +26,10 @@ import numpy as np
 from onnx import GraphProto, NodeProto
 
 from ..passes.network import Network
-from ..runtime_ops.definition import MAX_LEVELS
 from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from .calibration.histogram import SignedHistogram
 from .calibration.observe import Observations, Watch, with_histograms
-from .twins import Twins, attributes_of, neurons_with_graphs, spikes_of_levels
+from .twins import Twins, neurons_with_graphs, raised_attributes, spikes_of_levels
 
 #: What a code is above an integer, so that rounding errors on either side keep its bin.
 _ABOVE = 0.25
@@ -172,10 +171,7 @@ class _Counting:
         if twins.parameters(neuron)[0].size > 1:
             theta = self._steps(graph, neuron)
         spikes = twins.node(graph, "Round", twins.node(graph, "Div", fired, theta))
-        attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
-        for side in ("levels_pos", "levels_neg"):
-            # A side without levels is cut off by the function, it does not saturate.
-            attributes[side] = min(attributes[side] + (attributes[side] > 0), MAX_LEVELS)
+        attributes = raised_attributes(neuron)
         raised = twins.neuron(graph, neuron.op_type, *neuron.input, **attributes)
         return _ThresholdCounter(neuron.name, spikes, twins.node(graph, "Sub", raised, fired))
 

@@ -22,7 +22,8 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from ..passes.graph import initializers_below, unused_prefix
 from ..passes.network import Network, is_detached
-from ..runtime_ops.definition import DOMAIN
+from ..runtime_ops.definition import DOMAIN, MAX_LEVELS
+from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..runtime_ops.scale_fire import SCALE_FIRE
 from .errors import ModelError
 
@@ -138,6 +139,15 @@ def spikes_of_levels(levels: np.ndarray) -> np.ndarray:
 def attributes_of(node: NodeProto) -> dict[str, Any]:
     """The attributes that the node has, by name."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def raised_attributes(neuron: NodeProto) -> dict[str, Any]:
+    """The attributes of a MultiThresholdFire, with one level more on each side that has any."""
+    attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
+    for side in ("levels_pos", "levels_neg"):
+        # A side without levels is cut off by the function, it does not saturate.
+        attributes[side] = min(attributes[side] + (attributes[side] > 0), MAX_LEVELS)
+    return attributes
 
 
 def neurons_with_graphs(graph: GraphProto) -> Iterator[tuple[GraphProto, NodeProto]]:

@@ -6,6 +6,7 @@ import numpy as np
 from snn_compile.compiler.activity import NeuronActivity
 from snn_compile.compiler.calibration.membrane import BINS, MembraneHistogram
 from snn_compile.compiler.coverage import Coverage, CoverageLine
+from snn_compile.compiler.evaluation.energy import ACCOUNTINGS
 from snn_compile.compiler.evaluation.results import (
     BaselineResult,
     EnergyResult,
@@ -21,11 +22,6 @@ from snn_compile.compiler.evaluation.results import (
 from snn_compile.compiler.fidelity import FidelityMeter, OutputFidelity
 from snn_compile.compiler.report import CompileReport, NeuronReport, PassReport
 from snn_compile.compiler.verify import Verification
-
-ACCOUNTINGS = (
-    "unary", "bit_serial", "graded", "unary_int8", "bit_serial_int8", "graded_int8",
-    "ann_fp32", "ann_int8", "ann_bits",
-)  # fmt: skip
 
 
 def estimate(value: float) -> Estimate:

@@ -42,11 +42,11 @@ from ...passes.graph import (
     is_standard,
 )
 from ...passes.network import Network
-from ...runtime_ops.definition import DOMAIN, MAX_LEVELS
+from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..errors import ModelError
-from ..twins import Twins, attributes_of, spikes_of_levels
+from ..twins import Twins, attributes_of, raised_attributes, spikes_of_levels
 
 #: Keeps a step times a number of spikes from overflowing; a power of two.
 _UNIT = np.float32(256)
@@ -215,10 +215,7 @@ class Codes:
     def _of_multi_threshold_fire(self, home: GraphProto, neuron: NodeProto) -> str:
         twins = self._twins
         (theta,) = twins.parameters(neuron)
-        attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
-        for side in ("levels_pos", "levels_neg"):
-            # A side without levels is cut off by the function, it does not saturate.
-            attributes[side] = min(attributes[side] + (attributes[side] > 0), MAX_LEVELS)
+        attributes = raised_attributes(neuron)
         scaled = self._divided(home, neuron, neuron.input[0], theta)
         one = twins.constant(home, 1.0)
         return twins.neuron(home, neuron.op_type, scaled, one, **attributes)
