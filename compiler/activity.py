@@ -14,7 +14,9 @@ It is counted inside the graph, so that no activation leaves the runtime, and ev
    Roundings reach no other bin: codes are a quarter above an integer.
 3. The outputs of a MultiThresholdFire are divided by theta and rounded: the spikes k. Its twin has
    one level more on each side that has any, and a value is clipped where the two differ.
-4. Of a branch of If that is not taken nothing is counted.
+4. The outputs of an IntegrateFire are divided by theta and rounded too: the spikes of one timestep,
+   which shares and means are of. What it could not fire it may fire later: no value is clipped.
+5. Of a branch of If that is not taken nothing is counted.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto
 
 from ..passes.network import Network
+from ..runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from .calibration.histogram import SignedHistogram
 from .calibration.observe import Observations, Watch, with_histograms
@@ -112,24 +115,26 @@ class _ScaleCounter:
 
 @dataclass(frozen=True)
 class _ThresholdCounter:
-    """A MultiThresholdFire: the tensors of its spikes, and of what one more level would add."""
+    """The tensors of the spikes, and, of a MultiThresholdFire, of what one more level would add."""
 
     name: str
     spikes: str
-    beyond: str
+    beyond: str | None
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        return (self.spikes, self.beyond)
+        return (self.spikes,) if self.beyond is None else (self.spikes, self.beyond)
 
     def read(self, histograms: Mapping[str, SignedHistogram]) -> NeuronActivity:
         histogram = histograms[self.spikes]
         total = _total(histogram)
         means, counts = histogram.distribution(0)
-        _, clipped = _zeros_and_others(histograms[self.beyond])
+        clip_rate = float("nan")
+        if self.beyond is not None:
+            clip_rate = _zeros_and_others(histograms[self.beyond])[1] / total
         silent, _ = _zeros_and_others(histogram)
         spikes = np.rint(np.abs(means) * counts).sum()
-        return NeuronActivity(self.name, clipped / total, silent / total, float(spikes / total))
+        return NeuronActivity(self.name, clip_rate, silent / total, float(spikes / total))
 
 
 def _total(histogram: SignedHistogram) -> int:
@@ -152,7 +157,7 @@ class _Counting:
 
     def add(self, graph: GraphProto, neuron: NodeProto) -> _ScaleCounter | _ThresholdCounter:
         """Count a neuron of ``graph``, which is a body or the main graph."""
-        if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
+        if neuron.op_type in (MULTI_THRESHOLD_FIRE.name, INTEGRATE_FIRE.name):
             return self._add_threshold(graph, neuron)
         return self._add_scale(graph, neuron)
 
@@ -171,6 +176,8 @@ class _Counting:
         if twins.parameters(neuron)[0].size > 1:
             theta = self._steps(graph, neuron)
         spikes = twins.node(graph, "Round", twins.node(graph, "Div", fired, theta))
+        if neuron.op_type == INTEGRATE_FIRE.name:
+            return _ThresholdCounter(neuron.name, spikes, None)
         attributes = raised_attributes(neuron)
         raised = twins.neuron(graph, neuron.op_type, *neuron.input, **attributes)
         return _ThresholdCounter(neuron.name, spikes, twins.node(graph, "Sub", raised, fired))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # these take half a second to import; --help needs none of th
     from .report import CompileReport
 
 MAX_LEVELS = 1 << 16
+LEVELS = 32
 
 
 @click.command(
@@ -72,9 +73,27 @@ MAX_LEVELS = 1 << 16
 @click.option(
     "--levels",
     type=click.IntRange(1, MAX_LEVELS),
-    default=32,
+    help="Levels N of each neuron and polarity, in each timestep.  [default: 32; over several "
+    "timesteps 1]",
+)
+@click.option(
+    "--timesteps",
+    type=click.IntRange(1),
+    default=1,
     show_default=True,
-    help="Levels N of each neuron and polarity.",
+    help="T: above 1, integrate-and-fire neurons over so many steps.",
+)
+@click.option(
+    "--firing",
+    type=click.Choice(["immediate", "delayed"]),
+    default="immediate",
+    show_default=True,
+    help="When these neurons fire: as their input comes in, or once all of it is there.",
+)
+@click.option(
+    "--time-axis",
+    is_flag=True,
+    help="Give inputs and outputs the timesteps as their first axis: for events and streams.",
 )
 @click.option(
     "--shortcuts",
@@ -165,7 +184,10 @@ def main(
     calibrator: str,
     percentile: float,
     granularity: str,
-    levels: int,
+    levels: int | None,
+    timesteps: int,
+    firing: str,
+    time_axis: bool,
     neuron: str,
     levels_budget: float | None,
     scale: float,
@@ -186,7 +208,7 @@ def main(
     dump_dir: Path | None,
     debug: bool,
 ) -> None:
-    """Compile the trained network MODEL (.onnx) into a single-timestep spiking network."""
+    """Compile the trained network MODEL (.onnx) into a spiking network, of a single timestep."""
 
     def work() -> None:
         from .calibration.options import CalibrationOptions, Corrections
@@ -205,7 +227,15 @@ def main(
             if is_html(report_path):
                 check_packages()
         options = CompileOptions(
-            CalibrationOptions(levels, calibrator, percentile, granularity == "channel", neuron),
+            CalibrationOptions(
+                levels or (1 if timesteps > 1 else LEVELS),
+                calibrator,
+                percentile,
+                granularity == "channel",
+                neuron,
+                timesteps,
+                firing,
+            ),
             Corrections(sequential, bias_correction, compensation),
             shortcuts,
             equalise,
@@ -216,6 +246,7 @@ def main(
             strict=strict,
             seed=seed,
             scale=scale,
+            time_axis=time_axis,
             min_agreement=min_agreement,
             dump_dir=dump_dir,
         )
@@ -281,7 +312,16 @@ def _show(report: CompileReport) -> None:
     )
     for text in report.warnings:
         warn(text)
-    say("quantised ANN and SNN agree bit for bit, with and without the C++ kernels")
+    over_time = next((p for p in report.passes if p.name == "spatial_to_temporal"), None)
+    if over_time is None:
+        say("quantised ANN and SNN agree bit for bit, with and without the C++ kernels")
+        return
+    if over_time.changes:
+        say("over time: " + "; ".join(over_time.changes))
+    say(
+        "quantised ANN and SNN of one timestep agree bit for bit, and the SNN over time with and "
+        "without the C++ kernels"
+    )
 
 
 def _show_coverage(coverage: Coverage) -> None:

@@ -21,6 +21,7 @@ from ..passes.encode_edges import encode_edges
 from ..passes.fold_batchnorm import fold_batchnorm
 from ..passes.graph import METADATA_PREFIX, Graph, PassResult, export_network, import_model
 from ..passes.insert_quant_clip import insert_quant_clip
+from ..passes.keep_curved import keep_curved
 from ..passes.layers import find_layers, own_parameters, set_parameters
 from ..passes.lower import lower
 from ..passes.membrane_shortcuts import membrane_shortcuts
@@ -28,6 +29,8 @@ from ..passes.network import Network, check
 from ..passes.neuron import PassContext
 from ..passes.recognise import recognise
 from ..passes.replace_activation import replace_activation
+from ..passes.spatial_to_temporal import spatial_to_temporal
+from ..passes.timesteps import NotOverTimeError
 from ..runtime_ops.operators import register_schemas
 from .calibration.budget import check_budget, plan_levels
 from .calibration.calibrate import calibrate
@@ -77,6 +80,7 @@ class CompileOptions:
         seed: seed of the synthetic samples.
         scale: multiplies the steps of the neurons whose steps may be scaled: a lambda that is
             known, where ``search`` finds one; 1 leaves them as calibrated.
+        time_axis: inputs and outputs have the timesteps as their first axis.
         min_agreement: lowest share of samples on which ANN and SNN must give the same argmax.
         dump_dir: folder that gets the model after each step.
     """
@@ -92,6 +96,7 @@ class CompileOptions:
     scale: float = 1.0
     levels_budget: float | None = None
     search: SearchOptions | None = None
+    time_axis: bool = False
     min_agreement: float | None = None
     dump_dir: Path | None = None
 
@@ -128,6 +133,22 @@ def check_scale(options: CompileOptions) -> None:
         raise UsageError("a scale is searched and given; leave one of them out")
 
 
+def check_time(options: CompileOptions) -> None:
+    """Refuse what is not done over several timesteps, and a time axis without them.
+
+    Raises:
+        UsageError: the options do not go together.
+    """
+    calibration = options.calibration
+    if options.time_axis and not calibration.stepwise:
+        raise UsageError(
+            "a time axis needs neurons that fire immediately over several timesteps; give "
+            "--timesteps, and leave out --firing delayed"
+        )
+    if calibration.timesteps > 1 and (options.search or options.levels_budget is not None):
+        raise UsageError("levels and scales are searched for networks of one timestep only")
+
+
 def compile_model(
     model: str | Path | ModelProto,
     calibration: str | Path | None = None,
@@ -154,6 +175,11 @@ def compile_model(
     """
     try:
         return _compile(model, calibration, options or CompileOptions(), progress or Progress())
+    except NotOverTimeError as error:
+        raise ModelError(
+            f"{error}; compile it to one timestep"
+            + ("" if options is None or options.time_axis else ", or with --firing delayed")
+        ) from error
     except DataError as error:
         if calibration is not None:
             raise
@@ -171,6 +197,7 @@ def _compile(
 ) -> CompileResult:
     check_options(options.calibration)
     check_scale(options)
+    check_time(options)
     if options.levels_budget is not None:
         check_budget(options.levels_budget)
     if options.search is not None:
@@ -207,6 +234,9 @@ def _compile(
     graph = steps.rewrite("fold_batchnorm", lambda: fold_batchnorm(graph))
     if options.shortcuts == "membrane":
         graph = steps.rewrite("membrane_shortcuts", lambda: membrane_shortcuts(graph))
+    timesteps, delayed = options.calibration.timesteps, not options.calibration.stepwise
+    if timesteps > 1:
+        graph = steps.rewrite("keep_curved", lambda: keep_curved(graph))
     if options.encode == "all":
         graph = steps.rewrite("encode_edges", lambda: encode_edges(graph, options.encode_input))
 
@@ -223,6 +253,8 @@ def _compile(
     _require_neurons(activations, report.coverage, options.strict)
 
     size, block = _batches(analog, activations, samples)
+    if options.calibration.stepwise and not samples.fixed_batch:  # T times the rows
+        size, block = max(size // timesteps, 1), max(block // timesteps, 1)
     seen, held = hold_out(samples) if options.search else (samples, samples)
     reference = steps.run("reference", lambda: Reference(ann, samples, size, progress))
     with ExitStack() as open_files:
@@ -269,22 +301,33 @@ def _compile(
             neurons = steps.run(
                 "scale_steps", lambda: scale_steps(activations, calibrated.neurons, options.scale)
             )
-        neurons, changes = steps.run(
-            "shrink_levels",
-            lambda: shrink_levels(
-                export_network(graph), activations, neurons, samples, block, progress
-            ),
-        )
-        steps.reports[-1].changes += changes
+        if timesteps == 1:  # steps share the levels, all of them
+            neurons, changes = steps.run(
+                "shrink_levels",
+                lambda: shrink_levels(
+                    export_network(graph), activations, neurons, samples, block, progress
+                ),
+            )
+            steps.reports[-1].changes += changes
         context = PassContext(neurons)
         graph = steps.rewrite("insert_quant_clip", lambda: insert_quant_clip(graph, context))
         quantised = export_network(graph)
         graph = steps.rewrite("replace_activation", lambda: replace_activation(graph))
+        spatial = None
+        if timesteps > 1:
+            spatial = lower(export_network(graph))
+            graph = steps.rewrite(
+                "spatial_to_temporal",
+                lambda: spatial_to_temporal(
+                    graph, timesteps, delayed=delayed, time_axis=options.time_axis
+                ),
+            )
         snn = steps.run("lower", lambda: lower(export_network(graph)))
         _stamp(snn.proto, report)
         _check(snn)
+        axis = timesteps if options.time_axis else None
         report.verification = steps.run(
-            "verify", lambda: verify(reference, quantised, snn, samples, progress)
+            "verify", lambda: verify(reference, quantised, snn, samples, progress, spatial, axis)
         )
     report.passes = steps.reports
     membranes = membrane_histograms(activations, neurons, calibrated.membranes)
@@ -378,6 +421,7 @@ def _new_report(
             "encode": options.encode,
             "encode_input": options.encode_input,
             "scale": options.scale,
+            "time_axis": options.time_axis,
             "seed": options.seed,
         },
         calibration={
@@ -402,6 +446,7 @@ def provenance(report: CompileReport) -> dict[str, str]:
         "version": report.version,
         "source_sha256": str(model.get("sha256")),
         "levels": str(settings.get("levels")),
+        "timesteps": str(settings.get("timesteps")),
         "calibrator": str(settings.get("calibrator")),
         "calibration": str(calibration.get("origin")),
         "calibration_is_synthetic": str(calibration.get("synthetic")).lower(),

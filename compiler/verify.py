@@ -1,7 +1,9 @@
 """Verification: does the spiking network still do what the ANN did?
 
 1. Conversion proof: on one batch, without graph optimisation, the quantised ANN, the SNN on the C++
-   kernels and the SNN on its function bodies must give the same bits.
+   kernels and the SNN on its function bodies must give the same bits. Over several timesteps that
+   holds of the spatial network, which the SNN was made from, and the SNN itself must give the same
+   bits on kernels and bodies. How far it is from the spatial one is for ``snn-eval --premise``.
 2. Fidelity: ANN against SNN on all samples, as users will run them.
 3. Activity: per neuron, the share of values clipped at the highest level, silent, and the mean
    number of spikes.
@@ -13,7 +15,7 @@ ANN's outputs wait in a temporary file.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -23,7 +25,7 @@ from ..passes.network import Network
 from .activity import ActivityMeter, NeuronActivity
 from .fidelity import FidelityMeter, OutputFidelity, float_outputs
 from .progress import Progress
-from .samples import Samples
+from .samples import Feed, Samples
 from .session import make_session, run_samples
 
 _PROOF_SAMPLES = 8
@@ -94,18 +96,37 @@ def verify(
     snn: Network,
     samples: Samples,
     progress: Progress,
+    spatial: Network | None = None,
+    time_axis: int | None = None,
 ) -> Verification:
-    """Compare the three networks on ``samples``; see the module's text for what is compared."""
-    exact = _bit_exact(quantised, snn, samples, reference.batch)
-    meters, activity = _compare(reference, snn, samples, progress)
+    """Compare the networks on ``samples``; see the module's text for what is compared.
+
+    Args:
+        reference: what the ANN gives.
+        quantised: the quantised ANN.
+        snn: the spiking network.
+        samples: calibration samples.
+        progress: told about batches done.
+        spatial: what the SNN was made from, where that has several timesteps.
+        time_axis: T, where inputs and outputs of the SNN have it as an axis: every sample is
+            presented at all steps, and the outputs are means over them.
+    """
+    proved = [(quantised, False), (spatial or snn, True), (spatial or snn, False)]
+    exact = _bit_exact(proved, samples, reference.batch, None)
+    if spatial is not None:
+        exact &= _bit_exact([(snn, True), (snn, False)], samples, reference.batch, time_axis)
+    meters, activity = _compare(reference, snn, samples, progress, time_axis)
     return Verification(samples.count, exact, [meter.result() for meter in meters], activity)
 
 
-def _bit_exact(quantised: Network, snn: Network, samples: Samples, batch: int) -> bool:
+def _bit_exact(
+    networks: Sequence[tuple[Network, bool]], samples: Samples, batch: int, time_axis: int | None
+) -> bool:
+    """Whether networks, each with or without the library, give the same bits."""
     # Function bodies take many times the memory and time of what they stand for.
-    feed = next(samples.batches(min(_PROOF_SAMPLES, batch, samples.count)))
+    feed = _presented(next(samples.batches(min(_PROOF_SAMPLES, batch, samples.count))), time_axis)
     results = []
-    for network, library in ((quantised, False), (snn, True), (snn, False)):
+    for network, library in networks:
         session = make_session(network, library=library, optimise=False)
         results.append([_bits(array) for array in run_samples(session, feed, "the network")])
         del session
@@ -121,8 +142,19 @@ def _bits(output: object) -> bytes:
     return repr(output.tolist() if isinstance(output, np.ndarray) else output).encode()
 
 
+def _presented(feed: Feed, timesteps: int | None) -> Feed:
+    """The samples at each of T steps, where the network has a time axis."""
+    if timesteps is None:
+        return feed
+    return {name: np.repeat(array[None], timesteps, axis=0) for name, array in feed.items()}
+
+
 def _compare(
-    reference: Reference, snn: Network, samples: Samples, progress: Progress
+    reference: Reference,
+    snn: Network,
+    samples: Samples,
+    progress: Progress,
+    time_axis: int | None,
 ) -> tuple[list[FidelityMeter], list[NeuronActivity]]:
     names = list(dict.fromkeys(output.name for output in snn.proto.graph.output))
     activity = ActivityMeter(snn, names)
@@ -132,9 +164,9 @@ def _compare(
         samples.batches(reference.batch), samples.batch_count(reference.batch), "verifying"
     )
     for feed, expected in zip(feeds, reference.batches(), strict=True):
-        outputs = run_samples(session, feed, "the SNN")
+        outputs = run_samples(session, _presented(feed, time_axis), "the SNN")
         activity.add(outputs)
         got = dict(zip(names, outputs, strict=False))  # behind them come the counts
         for meter, wanted, (_, name) in zip(meters, expected, reference.positions, strict=True):
-            meter.add(wanted, got[name])
+            meter.add(wanted, got[name] if time_axis is None else got[name].mean(axis=0))
     return meters, activity.result()

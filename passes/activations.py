@@ -11,7 +11,8 @@ This is the one list that calibration, insertion and the coverage report share.
 4. Encoders, which ``encode_edges`` puts where a linear operator reads analog values: a staircase
    neuron that follows the identity.
 
-Copies of activations that ``membrane_shortcuts`` puts beside a neuron are neither.
+Copies of activations that ``membrane_shortcuts`` puts beside a neuron are neither. Over several
+timesteps functions of rule 3 are kept: levels in each step are multiples of one threshold.
 
 Kept, with the reason: activations of other element types than float32, in bodies that are left
 alone, with parameters that are not constant or not finite, or read by an operator that is infinite
@@ -68,6 +69,7 @@ LINEAR_OPS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"])
 
 _ENCODER = METADATA_PREFIX + "encoder"
 _SHORTCUT = METADATA_PREFIX + "shortcut"
+_KEPT = METADATA_PREFIX + "kept"
 #: Below it a threshold, a fraction of the bound, is no normal float32.
 _SMALLEST_BOUND = 1e-30
 
@@ -130,6 +132,11 @@ def is_shortcut(node: Node) -> bool:
     return _SHORTCUT in metadata(node)
 
 
+def mark_kept(node: Node, reason: str) -> None:
+    """Let an activation stay in float."""
+    metadata(node)[_KEPT] = reason
+
+
 def op_of(node: Node) -> str:
     """The operator type, or "Encoder"."""
     return "Encoder" if is_encoder(node) else str(node.op)
@@ -179,6 +186,8 @@ def _as_neuron(node: Node) -> Activation:
         raise NotANeuron(f"its element type is {np.dtype(x.dtype).name}, neurons are float32")
     if is_constant(x):
         raise NotANeuron("its input is a constant")
+    if _KEPT in metadata(node):
+        raise NotANeuron(metadata(node)[_KEPT])
     if any(_is_infinite_at_zero(reader, node.outputs[0]) for reader in node.outputs[0].outputs):
         raise NotANeuron("what reads it is infinite at a level of 0")
     upper, signed, function = np.inf, False, None

@@ -33,7 +33,7 @@ Nodes that are put in say so in their metadata, for ``temporal_to_spatial.py``.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,17 @@ INPUT_STEPS, OUTPUT_STEPS, OUTPUT = "input_steps", "output_steps", "output"
 
 
 @dataclass
+class TimedResult(PassResult):
+    """What the pass returns.
+
+    Attributes:
+        timed: names of the outputs that are given step by step, of those asked for like that.
+    """
+
+    timed: set[str] = field(default_factory=set)
+
+
+@dataclass
 class _Views:
     """A tensor that depends on time: rule 2."""
 
@@ -91,7 +102,7 @@ def spatial_to_temporal(
     time_axis: bool = False,
     timed: Collection[str] = (),
     kept: Collection[str] = (),
-) -> PassResult:
+) -> TimedResult:
     """Apply the rules above.
 
     Args:
@@ -121,10 +132,11 @@ class _Rewriting:
         self._alive: list[Tensor] = []
         self.changes: list[str] = []
 
-    def run(self, delayed: bool, time_axis: bool, timed: Collection[str]) -> PassResult:
+    def run(self, delayed: bool, time_axis: bool, timed: Collection[str]) -> TimedResult:
         graph = self._graph
         self._check_neurons()
         outputs = list(graph.outputs)
+        names = [str(tensor.name) for tensor in outputs]
         for tensor in list(graph.inputs):
             if time_axis:
                 self._open_axis(tensor)
@@ -142,7 +154,8 @@ class _Rewriting:
         for tensor in self._timed:
             tensor.shape = None  # from here on that of the spatial network is wrong
         tidy(graph)
-        return PassResult(graph, self.changes)
+        stepwise = {name for name, tensor in zip(names, outputs, strict=True) if self._of(tensor)}
+        return TimedResult(graph, self.changes, stepwise & self._kept)
 
     def _check_body(self, node: Node, body: Graph) -> None:
         for inner in body.nodes:

@@ -74,7 +74,8 @@ _ALONG = {
     **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax", "LayerNormalization"], ("axis", -1)),
     **dict.fromkeys(["RMSNormalization", "TopK", "LpNormalization"], ("axis", -1)),
     **dict.fromkeys(["ArgMax", "ArgMin", "GatherElements", "Split", "Gather"], ("axis", 0)),
-    "Concat": ("axis", 0), "Flatten": ("axis", 1),
+    "Concat": ("axis", 0),
+    "Flatten": ("axis", 1),
 }
 
 

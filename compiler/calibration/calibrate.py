@@ -73,7 +73,16 @@ def calibrate(
         result = _in_one_pass(network, inner, samples, size, fit, progress)
         if outer:
             found = calibrate_sequentially(
-                network, outer, layers, samples, size, fit, corrections, result.neurons, progress
+                network,
+                outer,
+                layers,
+                samples,
+                size,
+                fit,
+                corrections,
+                result.neurons,
+                options.timesteps if options.stepwise else 1,
+                progress,
             )
             found.neurons = result.neurons | found.neurons
             found.silent = result.silent + found.silent

@@ -13,7 +13,8 @@ Kinds (``--neuron``):
 
 Levels: N of one polarity. A neuron that carries both signs has 2 N levels besides silence, divided
 between the polarities as its calibrator finds best (arXiv 2508.14520: keep the negative levels); a
-ScaleFire has at most 255.
+ScaleFire has at most 255. Over T timesteps a neuron has N levels in each, T N in all, and where it
+carries both signs as many of either.
 
 Calibrators (``--calibrator``): density is ``staircase.py``, the others are ``calibrators.py``. auto
 takes the one with the least expected squared error of
@@ -175,11 +176,16 @@ class _Fit:
         rows = [row.of(function.evaluate) for row in self._rows]
         above = any(row.positive.peak > 0 for row in rows)
         below = any(row.negative.peak > 0 for row in rows)
-        levels = self._levels(signed or (above and below))
+        both = signed or (above and below)
+        levels = self._levels(both)
+        division = None
+        if self._options.timesteps > 1:  # a step has as many levels as any other
+            one = self._options.total_levels
+            division = (one, one) if both else (0, one) if below else (one, 0)
 
         def candidate(calibrator: str) -> _Candidate:
             found = find_thresholds(
-                rows, levels, calibrator, self._options.percentile, upper, signed
+                rows, levels, calibrator, self._options.percentile, upper, signed, division
             )
             neuron = ThresholdNeuron(
                 theta=found.theta,
@@ -243,7 +249,7 @@ class _Fit:
 
     def _levels(self, both: bool) -> int:
         """Levels besides silence, for values of one polarity or of both."""
-        return self._options.levels * (2 if both else 1)
+        return self._options.total_levels * (2 if both else 1)
 
     def _asked(self, *automatic: str) -> tuple[str, ...]:
         """The calibrators to try, the one that fits least last."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...runtime_ops.definition import MAX_LEVELS
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS
 from ..errors import UsageError
 from .calibrators import UNIFORM_CALIBRATORS
@@ -13,6 +14,9 @@ DENSITY = "density"
 CALIBRATORS = ("auto", DENSITY, *UNIFORM_CALIBRATORS)
 SCALE, MULTI_THRESHOLD = "scale", "multi-threshold"
 NEURON_KINDS = ("auto", SCALE, MULTI_THRESHOLD)
+#: When a neuron over several timesteps fires: as its input comes in, or once all of it is there.
+IMMEDIATE, DELAYED = "immediate", "delayed"
+FIRING = (IMMEDIATE, DELAYED)
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,14 @@ class CalibrationOptions:
     """How neurons are chosen and fitted.
 
     Attributes:
-        levels: number of levels N of each neuron besides silence.
+        levels: number of levels N of each neuron besides silence, in each timestep.
         calibrator: one of :data:`CALIBRATORS`.
         percentile: p of the percentile calibrator.
         per_channel: a threshold or scale per channel where the channels are known, instead of one
             per tensor.
         neuron: one of :data:`NEURON_KINDS`.
+        timesteps: T; above 1 neurons integrate and fire.
+        firing: one of :data:`FIRING`.
     """
 
     levels: int = 32
@@ -33,12 +39,26 @@ class CalibrationOptions:
     percentile: float = 99.9
     per_channel: bool = True
     neuron: str = "auto"
+    timesteps: int = 1
+    firing: str = IMMEDIATE
+
+    @property
+    def total_levels(self) -> int:
+        """Levels over all timesteps."""
+        return self.levels * self.timesteps
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether neurons see their predecessors' spikes one timestep after the other."""
+        return self.timesteps > 1 and self.firing == IMMEDIATE
 
     @property
     def kind(self) -> str:
         """The kind of neuron where both can be: "scale" or "multi-threshold"."""
         if self.neuron != "auto":
             return self.neuron
+        if self.timesteps > 1:
+            return MULTI_THRESHOLD
         return SCALE if self.levels <= MAX_THRESHOLDS else MULTI_THRESHOLD
 
 
@@ -80,6 +100,21 @@ def check_options(options: CalibrationOptions) -> None:
     if options.neuron not in NEURON_KINDS:
         known = ", ".join(NEURON_KINDS)
         raise UsageError(f"the neuron {options.neuron!r} is unknown, there are {known}")
+    if options.firing not in FIRING:
+        known = ", ".join(FIRING)
+        raise UsageError(f"the firing {options.firing!r} is unknown, there are {known}")
+    if options.timesteps < 1:
+        raise UsageError(f"{options.timesteps} timesteps: there is at least 1")
+    if options.timesteps > 1 and options.neuron == SCALE:
+        raise UsageError(
+            "ScaleFire neurons fire in one timestep; leave out --timesteps, or use multi-threshold "
+            "neurons, which become integrate-and-fire neurons"
+        )
+    if options.total_levels > MAX_LEVELS:
+        raise UsageError(
+            f"{options.levels} levels in each of {options.timesteps} timesteps: a neuron has at "
+            f"most {MAX_LEVELS} in all"
+        )
     if options.levels < 1:
         raise UsageError(f"{options.levels} levels: a neuron needs at least 1")
     if not 0 < options.percentile <= 100:

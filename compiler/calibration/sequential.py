@@ -11,6 +11,9 @@ network in which everything of earlier rounds spikes and is corrected. In each r
    weights and biases (``compensate.py``);
 3. both twins compute the next stage, with the neurons and layers just settled.
 
+Where neurons fire step by step over T timesteps, the spiking twin has T times the rows
+(``over_time.py``); what is fitted and corrected are means over steps.
+
 Every batch passes each layer three times, whatever the depth of the network. Between rounds the
 frontier waits in a temporary folder: memory holds one batch.
 """
@@ -37,6 +40,7 @@ from .histogram import SignedHistogram
 from .membrane import Membrane
 from .observe import Observations, Watch, with_histograms
 from .options import Corrections
+from .over_time import mean_of_steps, over_time
 from .schedule import Round, Schedule, make_schedule
 from .segment import segment
 from .spool import Spool
@@ -76,6 +80,7 @@ def calibrate_sequentially(
     fit: Fit,
     corrections: Corrections,
     settled: Mapping[str, Neuron],
+    timesteps: int,
     progress: Progress,
 ) -> Calibrated:
     """Fit every neuron and correct every layer.
@@ -89,6 +94,7 @@ def calibrate_sequentially(
         fit: how neurons are fitted.
         corrections: which errors are corrected.
         settled: neurons inside bodies, fitted before.
+        timesteps: T, over which neurons fire step by step; 1 where they do not.
         progress: told about rounds done.
 
     Raises:
@@ -98,7 +104,7 @@ def calibrate_sequentially(
     corrected = layers if corrections.layers else ()
     schedule = make_schedule(network.proto, activations, corrected)
     with closing(Spool()) as spool:
-        twins = _Twins(network, schedule, spool, fit, corrections, settled)
+        twins = _Twins(network, schedule, spool, fit, corrections, settled, timesteps)
         twins.start(samples, size)
         count = len(schedule.rounds)
         for number in progress.track(range(count), count, "calibrating"):
@@ -117,14 +123,16 @@ class _Twins:
         fit: Fit,
         corrections: Corrections,
         settled: Mapping[str, Neuron],
+        timesteps: int,
     ) -> None:
-        self._ann = network
+        self._ann, self._timesteps = network, timesteps
         self._snn = Network(ModelProto(), dict(network.weights))
         self._snn.proto.CopyFrom(network.proto)
         self._schedule, self._spool = schedule, spool
         self._fit, self._corrections, self._settled = fit, corrections, settled
         self._both = not corrections.sequential or corrections.layers
         self._types: dict[str, int] = {}
+        self._stepwise: set[str] = set()
         self._batches = 0
         self._histograms: dict[str, SignedHistogram] = {}
         self.result = Calibrated()
@@ -173,11 +181,13 @@ class _Twins:
         for batch, outputs, _ in self._run(self._ann, frontier, wanted, spiking=False):
             for name, array in outputs.items():
                 self._spool.put(_EXPECTED + name, batch, array)
-        for batch, outputs, _ in self._run(self._snn, frontier, wanted, spiking=True):
+        for batch, outputs, _ in self._run(self._snn, frontier, wanted, True, stepwise=False):
             for layer in this.layers:
                 name = totals[layer.name]
                 expected = self._spool.get(_EXPECTED + name, batch)
                 x = self._get(layer.input, batch, spiking=True)
+                if layer.input in self._stepwise:
+                    x = mean_of_steps(x, self._timesteps)
                 bounds = layer.bounds if name == layer.total else _ALL
                 with np.errstate(invalid="ignore"):  # inf - inf; add leaves it out
                     error = np.clip(expected, *bounds) - np.clip(outputs[name], *bounds)
@@ -261,12 +271,21 @@ class _Twins:
         wanted: list[str],
         spiking: bool,
         watches: Sequence[Watch] = (),
+        stepwise: bool = True,
     ) -> Iterator[tuple[int, dict[str, np.ndarray], list[np.ndarray]]]:
-        """Number, tensors and what the watches saw of each batch."""
+        """Number, tensors and what the watches saw of each batch.
+
+        Tensors of the spiking network are ``stepwise``, or means over steps.
+        """
         names = list(dict.fromkeys([*wanted, *(watch.tensor for watch in watches)]))
         part = segment(network, {name: self._types[name] for name in given}, names)
         if spiking:
             part = fire(part, {**self._settled, **self.result.neurons})
+            if self._timesteps > 1:
+                timed = self._stepwise.intersection(given)
+                kept = wanted if stepwise else ()
+                part, watches, found = over_time(part, self._timesteps, timed, kept, watches)
+                self._stepwise |= found
         session = make_session(with_histograms(part, watches, wanted, self._batches))
         inputs = [value.name for value in part.proto.graph.input]
         for batch in range(self._batches):

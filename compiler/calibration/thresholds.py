@@ -8,7 +8,8 @@ The neuron is a uniform quantiser (``calibrators.py``) whose step is the thresho
    in units of its scale (``channel_scales.py``); squared errors are those in the units of x.
 3. A channel that is rarely active gets at least the theta of the whole tensor.
 4. Where every value is 0 any theta will do: N * theta is 1, or what the activation can give.
-5. N_pos * theta stays at or below ``upper``, as float32 numbers.
+5. Where a division is asked for, of neurons over several timesteps for example, it is kept.
+6. N_pos * theta stays at or below ``upper``, as float32 numbers.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def find_thresholds(
     percentile: float = 99.9,
     upper: float = np.inf,
     signed: bool = False,
+    division: tuple[int, int] | None = None,
 ) -> Thresholds:
     """The thresholds that a calibrator chooses.
 
@@ -59,18 +61,21 @@ def find_thresholds(
         percentile: p of the percentile calibrator, in (0, 100].
         upper: largest value there can be, inf if unbounded.
         signed: whether values below 0 may come even if there are none.
+        division: N_pos and N_neg where they are given; ``levels`` is their sum.
     """
     whole = rows[0] if len(rows) == 1 else pool(rows)
-    shared = find_uniform(whole, levels, calibrator, percentile)
+    shared = find_uniform(whole, levels, calibrator, percentile, division)
     if shared is None:
         negative = levels // 2 if signed else 0
+        if division is not None:
+            negative = division[1]
         ceiling = upper if np.isfinite(upper) else 1.0
-        shared = Uniform(ceiling / (levels - negative), levels - negative, negative)
+        shared = Uniform(ceiling / max(levels - negative, 1), levels - negative, negative)
         steps = np.full(len(rows), shared.step)
     elif len(rows) == 1:
         steps = np.array([shared.step])
     else:
-        shared, steps = _steps(rows, whole, shared, calibrator, percentile)
+        shared, steps = _steps(rows, whole, shared, calibrator, percentile, division)
     limit = upper / max(shared.levels_pos, 1)
     theta = np.maximum(steps, np.finfo(np.float32).tiny).astype(np.float32)
     while (over := theta.astype(np.float64) > limit).any():  # rounding may have gone up
@@ -93,11 +98,12 @@ def _steps(
     shared: Uniform,
     calibrator: str,
     percentile: float,
+    given: tuple[int, int] | None,
 ) -> tuple[Uniform, np.ndarray]:
     """Rules 2 and 3: a quantiser for the whole tensor with the final division, and the steps."""
     levels = shared.levels
     division = shared.levels_pos, shared.levels_neg
-    if whole.positive.peak and whole.negative.peak:
+    if given is None and whole.positive.peak and whole.negative.peak:
         units = pool(rows, channel_scales(rows), weigh=calibrator == "mse")
         scaled = find_uniform(units, levels, calibrator, percentile)
         assert scaled is not None  # scales do not turn values into 0
