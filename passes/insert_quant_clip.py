@@ -44,7 +44,6 @@ from .graph import (
     variable,
 )
 from .neuron import (
-    V0,
     DualNeuron,
     Neuron,
     PassContext,
@@ -163,7 +162,7 @@ class _Chain:
     """Writes chains of one neuron, which share their threshold."""
 
     def __init__(self, graph: Graph, neuron: ThresholdNeuron, output: Tensor) -> None:
-        self._graph, self._output = graph, output
+        self._graph, self._output, self._v0 = graph, output, neuron.v0
         shape = neuron.theta.shape
         if shape:  # [C] broadcasts along the channel axis as [C, 1, ..., 1]
             shape = (shape[0], *[1] * (len(output.shape) - neuron.axis - 1))
@@ -184,7 +183,7 @@ class _Chain:
     def count(self, analog: Tensor, levels: int) -> Tensor:
         """analog -> Div theta -> Add v0 -> Floor -> Clip(0, N)."""
         scaled = self.emit("Div", "scaled", analog, self.theta)
-        charged = self.emit("Add", "charged", scaled, self._scalar("v0", V0))
+        charged = self.emit("Add", "charged", scaled, self._scalar("v0", self._v0))
         fired = self.emit("Floor", "fired", charged)
         bounds = self._scalar("zero", 0.0), self._scalar("levels", levels)
         return self.emit("Clip", "count", fired, *bounds)

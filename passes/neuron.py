@@ -43,12 +43,14 @@ class ThresholdNeuron(Neuron):
         levels_pos: number of positive levels; 0 if it fires below 0 only.
         levels_neg: number of negative levels.
         clip_rate: share of the calibration values beyond the outermost levels.
+        v0: initial membrane potential as a fraction of theta, in [0, 1).
     """
 
     theta: np.ndarray
     levels_pos: int
     levels_neg: int = 0
     clip_rate: float = 0.0
+    v0: float = V0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...passes.neuron import V0, DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ...passes.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from .distribution import spread_bins
 from .histogram import SignedHistogram
 
@@ -166,7 +166,7 @@ def _staircase(neuron: ThresholdNeuron | StaircaseNeuron) -> tuple[np.ndarray, n
         return neuron.thresholds.astype(np.float64), neuron.levels.astype(np.float64)
     levels = np.arange(-neuron.levels_neg, neuron.levels_pos + 1, dtype=np.float64)
     steps = levels[levels != 0]
-    return steps - np.sign(steps) * V0, levels
+    return steps - np.sign(steps) * neuron.v0, levels
 
 
 def _range(thresholds: np.ndarray, least: float, most: float) -> tuple[float, float]:

@@ -3,6 +3,13 @@
 Neurons that fire immediately do not only round: spikes come unevenly, and what came too early
 cannot be taken back. So that the layers behind them make up for that as well, the spiking twin runs
 step by step, T times the rows, and what is fitted and corrected sees means over steps.
+
+A neuron that was fitted to means is then settled on the steps themselves: of :data:`FACTORS` times
+its threshold and of the initial membrane potentials :data:`CHARGES` the pair is taken whose mean
+spikes have the least squared error against the activation of the mean current, on a sample of
+:data:`SERIES` of the membrane potentials. What comes unevenly fires too early and too often, which a
+lower initial potential makes up for. A neuron of both polarities keeps v0 = 1/2, which treats them
+alike.
 """
 
 from __future__ import annotations
@@ -15,8 +22,14 @@ from onnx import ValueInfoProto, helper
 
 from ...passes.graph import export_network, import_model
 from ...passes.network import Network
+from ...passes.neuron import ThresholdNeuron
 from ...passes.spatial_to_temporal import spatial_to_temporal
 from .observe import Watch
+
+#: What is tried.
+FACTORS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
+CHARGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+SERIES = 20_000
 
 _MEAN = ".mean_of_steps"
 
@@ -54,3 +67,63 @@ def mean_of_steps(array: np.ndarray, timesteps: int) -> np.ndarray:
     """Args: array [T * B, ...], time-major. Returns: [B, ...]."""
     stepwise = array.reshape(timesteps, -1, *array.shape[1:])
     return np.asarray(stepwise.mean(axis=0, dtype=array.dtype))
+
+
+def settle(
+    neuron: ThresholdNeuron, currents: np.ndarray, timesteps: int, upper: float, seed: int
+) -> ThresholdNeuron:
+    """The neuron with the threshold and the initial potential that suit its input over time.
+
+    Args:
+        neuron: fitted to means over steps.
+        currents: its input, [T * B, ...], time-major.
+        timesteps: T.
+        upper: largest value that the activation gives.
+        seed: of the sample.
+    """
+    stepwise = currents.reshape(timesteps, -1, *currents.shape[1:])
+    channels = np.zeros((), np.int64)
+    if neuron.theta.ndim:
+        shape = [1] * (stepwise.ndim - 1)
+        shape[neuron.axis] = -1
+        channels = np.arange(neuron.theta.size).reshape(shape)
+    channels = np.broadcast_to(channels, stepwise.shape[1:]).reshape(-1)
+    stepwise = stepwise.reshape(timesteps, -1)
+    if stepwise.shape[1] > SERIES:
+        rng = np.random.default_rng(seed)
+        chosen = np.sort(rng.choice(stepwise.shape[1], SERIES, replace=False))
+        stepwise, channels = stepwise[:, chosen], channels[chosen]
+    low = -np.inf if neuron.levels_neg else 0.0
+    high = upper if neuron.levels_pos else 0.0
+    wanted = np.clip(stepwise.mean(axis=0), low, high)
+    theta = neuron.theta.reshape(-1)[channels].astype(np.float32)
+    both = neuron.levels_pos and neuron.levels_neg
+    best = (np.inf, 1.0, neuron.v0)
+    for factor in FACTORS:
+        if factor * neuron.levels_pos * float(neuron.theta.max()) > upper * (1 + 1e-6):
+            continue  # the outermost level is one that the activation gives
+        for v0 in (neuron.v0,) if both else CHARGES:
+            fired = _mean_fired(neuron, stepwise, theta * np.float32(factor), np.float32(v0))
+            error = float(np.square(fired - wanted, dtype=np.float64).sum())
+            best = min(best, (error, factor, v0))
+    _, factor, v0 = best
+    scaled = np.asarray(neuron.theta * np.float32(factor), np.float32)
+    return replace(neuron, theta=scaled, v0=v0)
+
+
+def _mean_fired(
+    neuron: ThresholdNeuron, stepwise: np.ndarray, theta: np.ndarray, v0: np.float32
+) -> np.ndarray:
+    """What an IntegrateFire gives, averaged over the steps."""
+    timesteps = len(stepwise)
+    theta = theta * np.float32(timesteps)
+    positive, negative = (n // timesteps for n in (neuron.levels_pos, neuron.levels_neg))
+    rest, total = np.zeros_like(theta), np.zeros_like(theta)
+    for current in stepwise:
+        u = rest + current
+        spikes = np.clip(
+            np.copysign(np.floor(np.abs(u) / theta + v0), u), np.float32(-negative), positive
+        )
+        rest = u - theta * spikes
+        total += spikes
+    return np.asarray(theta * total / np.float32(timesteps))

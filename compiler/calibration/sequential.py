@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import ModelProto, helper
@@ -30,7 +30,7 @@ from onnx import ModelProto, helper
 from ...passes.activations import Activation
 from ...passes.layers import Layer
 from ...passes.network import Network, constant_of, set_constant
-from ...passes.neuron import Neuron
+from ...passes.neuron import DualNeuron, Neuron, ThresholdNeuron
 from ..progress import Progress
 from ..samples import Samples
 from ..session import make_session, run_samples
@@ -40,7 +40,7 @@ from .histogram import SignedHistogram
 from .membrane import Membrane
 from .observe import Observations, Watch, with_histograms
 from .options import Corrections
-from .over_time import mean_of_steps, over_time
+from .over_time import mean_of_steps, over_time, settle
 from .schedule import Round, Schedule, make_schedule
 from .segment import segment
 from .spool import Spool
@@ -49,6 +49,8 @@ from .watches import Fit, NotFiniteError, watches_of
 #: Prefixes in the spool: of the spiking network's tensors where they differ from the ANN's, and of
 #: the ANN's values that a layer is corrected towards.
 _SPIKING, _EXPECTED = "spiking/", "expected/"
+#: Batches that a neuron over time is settled on.
+_BATCHES = 4
 _ALL = (-np.inf, np.inf)
 
 
@@ -154,7 +156,8 @@ class _Twins:
             histogram = self._histograms[activation.input]
             if self._fit.silent(activation, histogram):
                 self.result.silent.append(activation)
-            self.result.neurons[activation.output] = self._fit.neuron(activation, histogram)
+            neuron = self._fit.neuron(activation, histogram)
+            self.result.neurons[activation.output] = self._settled_over_time(activation, neuron)
         self._histograms.clear()
         if this.layers:
             self._correct(number, this)
@@ -162,6 +165,28 @@ class _Twins:
             self._advance(list(this.frontier), number + 1)
         else:
             self._forget(this.frontier)
+
+    def _settled_over_time(self, activation: Activation, neuron: Neuron) -> Neuron:
+        """The neuron for the step by step input that it has, if it has."""
+        name = activation.input
+        if name not in self._stepwise:
+            return neuron
+        batches = range(min(self._batches, _BATCHES))
+        currents = [self._get(name, batch, spiking=True) for batch in batches]
+        steps = [array.reshape(self._timesteps, -1, *array.shape[1:]) for array in currents]
+        joined = np.concatenate(steps, axis=1)
+        joined = joined.reshape(-1, *joined.shape[2:])
+
+        def settled(part: Neuron) -> Neuron:
+            assert isinstance(part, ThresholdNeuron)
+            return settle(part, joined, self._timesteps, activation.upper, self._batches)
+
+        if isinstance(neuron, DualNeuron):
+            positive, negative = settled(neuron.positive), settled(neuron.negative)
+            assert isinstance(positive, ThresholdNeuron)
+            assert isinstance(negative, ThresholdNeuron)
+            return replace(neuron, positive=positive, negative=negative)
+        return settled(neuron)
 
     def _correct(self, number: int, this: Round) -> None:
         """Correct the layers of a round."""
