@@ -16,7 +16,8 @@ Firing immediately, as spikes come in (``delayed = False``):
    Operators that are affine (``timesteps.py``) take either. The others take running means, and are
    listed: neurons read step by step, m_t t - m_(t-1) (t - 1) from running means m.
 3. The outputs are means over all steps.
-4. Shapes are those of the spatial network: what asks for the shape of a tensor that depends on time
+4. Where a Transpose moves the rows, time is an axis of its own meanwhile.
+5. Shapes are those of the spatial network: what asks for the shape of a tensor that depends on time
    gets it without the T, and Reshape and Expand multiply the rows by T.
 
 Delayed firing: a neuron fires once it has integrated all T steps of its input, whose mean it then
@@ -73,6 +74,8 @@ TIME = METADATA_PREFIX + "time"
 STANDS_FOR = METADATA_PREFIX + "stands_for"
 #: Values of :data:`TIME`: an input or output that has T as an axis, and what has its name without.
 INPUT_STEPS, OUTPUT_STEPS, OUTPUT = "input_steps", "output_steps", "output"
+#: Of a Transpose: T is the first axis of what it moves.
+UNFOLDED = "unfolded"
 
 
 @dataclass
@@ -233,8 +236,32 @@ class _Rewriting:
             node.inputs[1] = self._timed_shape(node.inputs[1], 0 if node.op == "Reshape" else 1)
         if node.op == "Resize" and len(node.inputs) > 3:
             node.inputs[3] = self._timed_shape(node.inputs[3], 0)
-        for output in node.outputs:
+        outputs = list(node.outputs)
+        if node.op == "Transpose":
+            self._unfold(node)
+        for output in outputs:
             self._now(output, **{"step" if stepwise else "mean": output})
+
+    def _unfold(self, node: Node) -> None:
+        """Rule 4."""
+        x, y = node.inputs[0], node.outputs[0]
+        rank = len(node.attrs["perm"]) if "perm" in node.attrs else len(y.shape)
+        order = [int(axis) for axis in node.attrs.get("perm", range(rank)[::-1])]
+        if order[0] == 0:
+            return
+        chain = _Chain(self._graph, x, "unfolded")
+        first, rest = self._first_and_rest(chain, chain.node("Shape", x))
+        steps = self._integers([self._steps])
+        rows = chain.node("Div", first, steps)
+        node.inputs[0] = chain.end("Reshape", x, chain.node("Concat", steps, rows, rest, axis=0))
+        node.attrs["perm"] = [0, *(axis + 1 for axis in order)]
+        metadata(node)[TIME] = UNFOLDED
+        moved = variable(unique_name(self._graph, f"{y.name}.{UNFOLDED}"))
+        moved.dtype, node.outputs[0] = y.dtype, moved
+        chain = _Chain(self._graph, moved, OUTPUT, y)
+        lengths = chain.node("Shape", moved)
+        rest = chain.node("Slice", lengths, self._integers([2]), self._integers([_END]))
+        chain.end("Reshape", moved, chain.node("Concat", self._integers([-1]), rest, axis=0))
 
     def _timed_shape(self, shape: Tensor, above: int) -> Tensor:
         """The first length T times as large; up to ``above``, where it is none, as it is."""

@@ -28,7 +28,7 @@ from .graph import (
     tidy,
     unique_name,
 )
-from .spatial_to_temporal import INPUT_STEPS, OUTPUT, OUTPUT_STEPS, STANDS_FOR, TIME
+from .spatial_to_temporal import INPUT_STEPS, OUTPUT, OUTPUT_STEPS, STANDS_FOR, TIME, UNFOLDED
 from .timesteps import NotOverTimeError
 
 
@@ -61,6 +61,9 @@ def temporal_to_spatial(graph: Graph) -> PassResult:
         if node.domain == DOMAIN and node.op == INTEGRATE_FIRE.name:
             _join_steps(graph, node, steps)
             changes.append(f"{node.op} {node.name}: one timestep")
+        if metadata(node).get(TIME) == UNFOLDED and node.op == "Transpose":
+            node.attrs["perm"] = [axis - 1 for axis in node.attrs["perm"][1:]]
+            del metadata(node)[TIME]
     tensors = graph.tensors()
     for node in list(graph.nodes):
         stands_for = metadata(node).get(STANDS_FOR)

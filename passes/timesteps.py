@@ -171,10 +171,6 @@ def _check_rows(node: Node, timed: set[int]) -> None:
             raise _refused(node, mixes)
     if op == "Pad":
         _check_pad(node, mixes)
-    if op == "Transpose":
-        order = node.attrs.get("perm")
-        if order is None or int(order[0]) != 0:
-            raise _refused(node, "it moves the rows of the batch")
     if op == "Expand" and (first is None or _rank(node.outputs[0]) != first):
         raise _refused(node, "it puts axes before the rows of the batch, or its rank is not known")
 
