@@ -148,7 +148,7 @@ def _expand(graph: Graph, neuron: Node, kind: str) -> _Spikes:
     if spikes.high:
         above = chain.send("positive", chain.emit("Max", "excited", code, nought), spikes.high)
     if spikes.low:
-        # 0 - k and not Neg(k), here and below: a silent neuron gives +0.
+        # 0 - k and not Neg(k): there is no -0 in a plane.
         mirrored = chain.emit("Sub", "mirrored", nought, code)
         below = chain.send(
             "negative", chain.emit("Max", "inhibited", mirrored, nought), -spikes.low

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from conftest import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
+from onnx import helper
 from operators import operator_model, session
 from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
 from snn_compile.compiler.calibration.options import Corrections
@@ -143,6 +143,7 @@ def test_a_neuron_keeps_its_bits_and_its_planes_hold_its_spikes(neuron, kind):
             y, *planes, expected = running.run(None, feed)
             assert (y.shape, y.tobytes()) == (expected.shape, expected.tobytes())
             assert all(set(np.unique(plane)) <= {0, 1} for plane in planes)
+            assert not any(np.signbit(plane).any() for plane in planes)
             assert all(plane.shape[:-1] == y.shape for plane in planes)
             ones = dict(zip(names, (plane.sum(-1) for plane in planes), strict=True))
             counted = np.abs(k) if kind == "unary" else popcount(k)
