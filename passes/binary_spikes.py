@@ -49,6 +49,7 @@ from .graph import (
     Tensor,
     add_node,
     constant,
+    infer_shapes,
     is_constant,
     metadata,
     scopes,
@@ -97,12 +98,13 @@ def binary_spikes(graph: Graph, kind: str) -> PassResult:
     """Apply the rules above.
 
     Args:
-        graph: a spiking network.
+        graph: a spiking network; left as it is.
         kind: :data:`UNARY` or :data:`BITS`.
 
     Raises:
         TooManyLevels: rule 6.
     """
+    graph = infer_shapes(graph)  # rule 5 asks for ranks
     changes = []
     for scope in list(scopes(graph)):
         for neuron in [node for node in scope.graph.nodes if node.domain == DOMAIN]:
@@ -263,8 +265,12 @@ class _Chain:
             parts = self.constant(f"{polarity}_parts", 1 / powers)
             shifted = self.emit("Mul", f"{polarity}_shifted", column, parts)
             whole = self.emit("Floor", f"{polarity}_whole", shifted)
-            two = self.constant(f"{polarity}_two", 2.0)
-            self.emit("Mod", "", whole, two, output=planes, fmod=1)
+            # whole modulo 2, as Mod of floats gives it in ten times the time.
+            half, two = (self.constant(f"{polarity}_{n}", n) for n in (0.5, 2))
+            halved = self.emit("Mul", f"{polarity}_halved", whole, half)
+            pairs = self.emit("Floor", f"{polarity}_pairs", halved)
+            even = self.emit("Mul", f"{polarity}_even", pairs, two)
+            self.emit("Sub", "", whole, even, output=planes)
             weights = self.constant(f"{polarity}_weights", powers)
             sent = self.emit("Mul", f"{polarity}_weighted", planes, weights)
         metadata(planes.inputs[0])[PLANES] = polarity

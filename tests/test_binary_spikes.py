@@ -24,6 +24,7 @@ from snn_compile.compiler.progress import Progress
 from snn_compile.passes.binary_spikes import KINDS, MARK, PLANES
 from snn_compile.passes.graph import export_model, import_model, nodes_below
 from snn_compile.passes.network import Network
+from snn_compile.passes.spatial_to_temporal import spatial_to_temporal
 from snn_compile.runtime_ops.integrate_fire import INTEGRATE_FIRE
 from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from snn_compile.runtime_ops.operators import register_schemas
@@ -233,6 +234,36 @@ def test_bodies_of_if_are_expanded_and_those_of_loop_are_listed(kind):
     joined = without_planes(Network(changed)).proto
     marks = [p.key for node in nodes_below(joined.graph) for p in node.metadata_props]
     assert MARK not in marks
+
+
+STEPS = """<ir_version: 8, opset_import: ["" : 17, "ai.snn" : 1]>
+g (float[N,2,5,5] x) => (float[N,3,5,5] y)
+<float[3,2,1,1] w = {1, -2, 3, 4, -5, 6}, float[3] t = {1, 2, 0.5}, float[3,3,1,1] v = {1, 2, 3, 4,
+ 5, 6, 7, 8, 9}> {
+    a = Conv (x, w)
+    b = ai.snn.MultiThresholdFire <levels_pos = 8, levels_neg = 4> (a, t)
+    c = Conv (b, v)
+    y = ai.snn.MultiThresholdFire <levels_pos = 12> (c, t)
+}"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_spikes_of_one_timestep_are_planes_too(kind):
+    """The pass over time drops shapes; channels are found all the same."""
+    register_schemas()
+    model = onnx.parser.parse_model(STEPS)
+    timed = export_model(spatial_to_temporal(import_model(model), 4).graph)
+    changed, lines = expanded(timed, kind)
+    assert [line.split(" as ")[1] for line in lines] == {
+        "unary": ["3 binary planes (unary)", "3 binary planes (unary)"],
+        "bits": ["3 binary planes (bits)", "2 binary planes (bits)"],
+    }[kind]
+    x = np.random.default_rng(1).normal(0, 2, (3, 2, 5, 5)).astype(np.float32)
+    (expected,) = session(timed, library=True).run(None, {"x": x})
+    names = planes_of(changed)
+    y, *planes = session(giving(changed, names.values()), library=True).run(None, {"x": x})
+    assert y.tobytes() == expected.tobytes()
+    assert all(len(plane) == 4 * len(x) and 0 < plane.mean() < 1 for plane in planes)
 
 
 @pytest.mark.parametrize(
