@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from conftest import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import helper, numpy_helper
 from operators import operator_model, session
 from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
 from snn_compile.compiler.calibration.options import Corrections
@@ -378,3 +378,15 @@ def test_bit_planes_of_a_network_of_thresholds(tmp_path):
     assert result.report.verification.bit_exact
     onnx.save(result.model, tmp_path / "snn.onnx")
     count_ones(ann, tmp_path / "snn.onnx", "bits")
+
+    for weights in result.model.graph.initializer:  # of what the receiver makes of the bits
+        if weights.name.endswith(".positive_weights"):
+            weights.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(weights) / 2, weights.name)
+            )
+    onnx.save(result.model, tmp_path / "changed.onnx")
+    test, options = MODELS / "digits_test.npz", EvaluationOptions(flips=False, latency=None)
+    found = evaluate(ann, tmp_path / "changed.onnx", test, options, Progress())
+    assert not found.neurons
+    assert "not as snn-compile made them" in found.warnings[0]
+    assert found.outputs[0].relative_l2 > 0.3
