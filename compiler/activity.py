@@ -30,9 +30,10 @@ from onnx import GraphProto, NodeProto
 from ..passes.network import Network
 from ..runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from ..runtime_ops.scale_fire import spikes_of_levels
 from .calibration.histogram import SignedHistogram
 from .calibration.observe import Observations, Watch, with_histograms
-from .twins import Twins, neurons_with_graphs, raised_attributes, spikes_of_levels
+from .twins import Twins, neurons_with_graphs, raised_attributes
 
 #: What a code is above an integer, so that rounding errors on either side keep its bin.
 _ABOVE = 0.25

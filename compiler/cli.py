@@ -159,6 +159,11 @@ LEVELS = 32
     help="Encode every analog value that a linear operator reads, or only replace activations.",
 )
 @click.option("--encode-input", is_flag=True, help="Encode the network's own input too.")
+@click.option(
+    "--binary-spikes",
+    type=click.Choice(["unary", "bits"]),
+    help="Send spikes of several levels as planes of 0 and 1, one per level or one per bit.",
+)
 @click.option("--strict", is_flag=True, help="Fail if an activation would be kept.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the synthetic inputs.")
 @click.option(
@@ -201,6 +206,7 @@ def main(
     compensation: bool,
     encode: str,
     encode_input: bool,
+    binary_spikes: str | None,
     strict: bool,
     seed: int,
     min_agreement: float | None,
@@ -243,6 +249,7 @@ def main(
             search=SearchOptions(trials, spike_weight, seed=seed) if search_scale else None,
             encode=encode,
             encode_input=encode_input,
+            binary_spikes=binary_spikes,
             strict=strict,
             seed=seed,
             scale=scale,

@@ -42,6 +42,7 @@ from .errors import DataError, ModelError, UsageError, VerificationError
 from .load import Source, load_source
 from .match_samples import matched_samples
 from .observe import with_outputs
+from .planes import check_kind, with_planes
 from .progress import Progress
 from .report import CompileReport, PassReport
 from .samples import FileSamples, InputSpec, Samples, input_specs
@@ -82,6 +83,8 @@ class CompileOptions:
             known, where ``search`` finds one; 1 leaves them as calibrated.
         time_axis: inputs and outputs have the timesteps as their first axis.
         min_agreement: lowest share of samples on which ANN and SNN must give the same argmax.
+        binary_spikes: "unary" or "bits": neurons send planes of binary spikes; None: they send
+            levels.
         dump_dir: folder that gets the model after each step.
     """
 
@@ -98,6 +101,7 @@ class CompileOptions:
     search: SearchOptions | None = None
     time_axis: bool = False
     min_agreement: float | None = None
+    binary_spikes: str | None = None
     dump_dir: Path | None = None
 
 
@@ -202,6 +206,8 @@ def _compile(
         check_budget(options.levels_budget)
     if options.search is not None:
         check_search(options.search)
+    if options.binary_spikes is not None:
+        check_kind(options.binary_spikes, options.calibration.levels)
     steps = _Steps(options.dump_dir)
     register_schemas()
 
@@ -322,6 +328,9 @@ def _compile(
                     graph, timesteps, delayed=delayed, time_axis=options.time_axis
                 ),
             )
+        if options.binary_spikes is not None:
+            kind = options.binary_spikes
+            graph = steps.rewrite("binary_spikes", lambda: with_planes(graph, kind))
         snn = steps.run("lower", lambda: lower(export_network(graph)))
         _stamp(snn.proto, report)
         _check(snn)
@@ -422,6 +431,7 @@ def _new_report(
             "encode_input": options.encode_input,
             "scale": options.scale,
             "time_axis": options.time_axis,
+            "binary_spikes": options.binary_spikes,
             "seed": options.seed,
         },
         calibration={

@@ -7,7 +7,8 @@ What counts as a spike, for a neuron at its i-th level of i = 0, 1, ...:
 
 1. MultiThresholdFire: k is the signed number of thresholds that its output is made of.
 2. ScaleFire: k = i - i0, the levels between this one and the silent one, which is the one nearest
-   to 0 (the first of several). Where a level has the silent one's value, k = 0: nothing is sent.
+   to 0 (the first of several). Where a level has the silent one's value, k = 0: nothing is sent
+   (``scale_fire.spikes_of_levels``).
 """
 
 from __future__ import annotations
@@ -128,12 +129,6 @@ class Twins:
         axis = {name: value for name, value in attributes_of(neuron).items() if name == "axis"}
         inputs = [neuron.input[0], neuron.input[1], thresholds, held]
         return self.neuron(graph, SCALE_FIRE.name, *inputs, **axis)
-
-
-def spikes_of_levels(levels: np.ndarray) -> np.ndarray:
-    """The k of each level of a ScaleFire, rule 2: int64 [levels]."""
-    silent = int(np.abs(levels).argmin())
-    return np.where(levels == levels[silent], 0, np.arange(len(levels)) - silent)
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:

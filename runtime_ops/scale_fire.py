@@ -15,6 +15,8 @@ compare the two bit for bit. Equality fires, NaN gives NaN, infinities saturate.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .definition import ALIGN, Operator, fill
 
 #: Eight halvings tell 2^8 levels apart.
@@ -82,3 +84,13 @@ SCALE_FIRE = Operator(
     },
     body=_BODY,
 )
+
+
+def spikes_of_levels(levels: np.ndarray) -> np.ndarray:
+    """The signed number of spikes k that each level stands for: int64 [levels].
+
+    k is the number of levels between this one and the silent one, which is the one nearest to 0
+    (the first of several). Where a level has the silent one's value, k = 0: nothing is sent.
+    """
+    silent = int(np.abs(levels).argmin())
+    return np.where(levels == levels[silent], 0, np.arange(len(levels)) - silent)

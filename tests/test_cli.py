@@ -75,6 +75,7 @@ def test_options_reach_the_compiler(tmp_path):
     arguments = ["--calibrator", "percentile", "--percentile", 99, "--granularity", "tensor"]
     arguments += ["--encode", "activations", "--encode-input", "--neuron", "multi-threshold"]
     arguments += ["--shortcuts", "spikes", "--no-sequential", "--no-compensation", "--scale", 0.5]
+    arguments += ["--binary-spikes", "bits"]
     result = snn_compile(
         DIGITS, "-o", tmp_path / "s.onnx", "--report", report, "--seed", 5, *arguments
     )
@@ -91,6 +92,7 @@ def test_options_reach_the_compiler(tmp_path):
         "encode": "activations",
         "encode_input": True,
         "scale": 0.5,
+        "binary_spikes": "bits",
         "seed": 5,
     }
 

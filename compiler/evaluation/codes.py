@@ -45,8 +45,9 @@ from ...passes.network import Network
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from ...runtime_ops.scale_fire import spikes_of_levels
 from ..errors import ModelError
-from ..twins import Twins, attributes_of, raised_attributes, spikes_of_levels
+from ..twins import Twins, attributes_of, raised_attributes
 
 #: Keeps a step times a number of spikes from overflowing; a power of two.
 _UNIT = np.float32(256)

@@ -1,8 +1,9 @@
 """Run networks side by side on all samples, batch by batch: what their outputs are, what fires.
 
 Memory grows with the networks, not with the samples. The SNN counts its own spikes inside the graph
-(``spikes.py``); where they cannot be counted, or a membrane potential is NaN on a sample, that is a
-warning, and the outputs are compared.
+(``spikes.py``); of one that sends planes of binary spikes it is the same network without planes
+that runs (``planes.py``). Where spikes cannot be counted, or a membrane potential is NaN on a
+sample, that is a warning, and the outputs are compared.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ...runtime_ops.operators import neurons_of
 from ..errors import DataError, ModelError
 from ..fidelity import float_outputs, has_classes
 from ..load import read_model
+from ..planes import without_planes
 from ..progress import Progress
 from ..samples import Feed, FileSamples
 from ..session import batch_size, make_session, run_samples
@@ -93,7 +95,7 @@ def compare(
     if snn_runner.meter is not None:
         found.neurons, synapses = snn_runner.meter.result()
         feed = next(samples.batches(1))
-        residue = float_residue(snn, feed, samples.count_in(feed))
+        residue = float_residue(without_planes(snn), feed, samples.count_in(feed))
         found.energy = estimate_energy(found.neurons, synapses, residue, table)
     found.baselines = {one.name: one.comparison.results() for one in others}
     if snn_runner.problem:
@@ -153,9 +155,9 @@ def _counting(
     """A session of the SNN that counts its spikes, where there are any and they can be counted."""
     if neurons_of(snn.proto):
         try:
-            meter = SpikeMeter(snn, outputs, samples.unbatched)
+            meter = SpikeMeter(without_planes(snn), outputs, samples.unbatched)
             return make_session(meter.network), meter
-        except ModelError as reason:  # several timesteps, or another type than float32
+        except ModelError as reason:  # several timesteps, another type than float32, changed planes
             found.warnings.append(f"spikes are not counted: {reason}")
     return make_session(snn), None
 

@@ -28,8 +28,8 @@ import numpy as np
 from onnx import GraphProto, NodeProto
 
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
-from ...runtime_ops.scale_fire import MAX_THRESHOLDS
-from ..twins import Twins, spikes_of_levels
+from ...runtime_ops.scale_fire import MAX_THRESHOLDS, spikes_of_levels
+from ..twins import Twins
 from .codes import Codes, Span
 
 #: float32 holds integers exactly up to here.
