@@ -16,7 +16,7 @@ Firing immediately, as spikes come in (``delayed = False``):
    Operators that are affine (``timesteps.py``) take either. The others take running means, and are
    listed: neurons read step by step, m_t t - m_(t-1) (t - 1) from running means m.
 3. The outputs are means over all steps.
-4. Where a Transpose moves the rows, time is an axis of its own meanwhile.
+4. Where a Transpose moves the rows, or a Gather selects some, time is an axis of its own meanwhile.
 5. Shapes are those of the spatial network: what asks for the shape of a tensor that depends on time
    gets it without the T, and Reshape and Expand multiply the rows by T.
 
@@ -60,7 +60,7 @@ from .graph import (
     unique_name,
     variable,
 )
-from .timesteps import BROADCASTING, Kind, NotOverTimeError, kind_of
+from .timesteps import BROADCASTING, Kind, NotOverTimeError, kind_of, moves_rows
 
 #: Behind the last element of any list of lengths.
 _END = 1 << 30
@@ -74,7 +74,7 @@ TIME = METADATA_PREFIX + "time"
 STANDS_FOR = METADATA_PREFIX + "stands_for"
 #: Values of :data:`TIME`: an input or output that has T as an axis, and what has its name without.
 INPUT_STEPS, OUTPUT_STEPS, OUTPUT = "input_steps", "output_steps", "output"
-#: Of a Transpose: T is the first axis of what it moves.
+#: Of a Transpose or Gather: T is the first axis of what it moves.
 UNFOLDED = "unfolded"
 
 
@@ -237,7 +237,7 @@ class _Rewriting:
         if node.op == "Resize" and len(node.inputs) > 3:
             node.inputs[3] = self._timed_shape(node.inputs[3], 0)
         outputs = list(node.outputs)
-        if node.op == "Transpose":
+        if moves_rows(node, timed):
             self._unfold(node)
         for output in outputs:
             self._now(output, **{"step" if stepwise else "mean": output})
@@ -245,16 +245,16 @@ class _Rewriting:
     def _unfold(self, node: Node) -> None:
         """Rule 4."""
         x, y = node.inputs[0], node.outputs[0]
-        rank = len(node.attrs["perm"]) if "perm" in node.attrs else len(y.shape)
-        order = [int(axis) for axis in node.attrs.get("perm", range(rank)[::-1])]
-        if order[0] == 0:
-            return
         chain = _Chain(self._graph, x, "unfolded")
         first, rest = self._first_and_rest(chain, chain.node("Shape", x))
         steps = self._integers([self._steps])
         rows = chain.node("Div", first, steps)
         node.inputs[0] = chain.end("Reshape", x, chain.node("Concat", steps, rows, rest, axis=0))
-        node.attrs["perm"] = [0, *(axis + 1 for axis in order)]
+        if node.op == "Gather":
+            node.attrs["axis"] = 1
+        else:
+            order = node.attrs.get("perm", range(len(y.shape))[::-1])
+            node.attrs["perm"] = [0, *(int(axis) + 1 for axis in order)]
         metadata(node)[TIME] = UNFOLDED
         moved = variable(unique_name(self._graph, f"{y.name}.{UNFOLDED}"))
         moved.dtype, node.outputs[0] = y.dtype, moved

@@ -61,8 +61,11 @@ def temporal_to_spatial(graph: Graph) -> PassResult:
         if node.domain == DOMAIN and node.op == INTEGRATE_FIRE.name:
             _join_steps(graph, node, steps)
             changes.append(f"{node.op} {node.name}: one timestep")
-        if metadata(node).get(TIME) == UNFOLDED and node.op == "Transpose":
-            node.attrs["perm"] = [axis - 1 for axis in node.attrs["perm"][1:]]
+        if metadata(node).get(TIME) == UNFOLDED and node.op in ("Transpose", "Gather"):
+            if node.op == "Transpose":
+                node.attrs["perm"] = [axis - 1 for axis in node.attrs["perm"][1:]]
+            else:
+                node.attrs["axis"] -= 1
             del metadata(node)[TIME]
     tensors = graph.tensors()
     for node in list(graph.nodes):
@@ -80,6 +83,7 @@ def temporal_to_spatial(graph: Graph) -> PassResult:
         node.outputs.clear()
         if purpose in (OUTPUT, OUTPUT_STEPS):
             inner.name = name
+            tensors[name] = inner
         if purpose in (INPUT_STEPS, OUTPUT_STEPS):
             del graph.interface[inner.name].type.tensor_type.shape.dim[0]
     tidy(graph)

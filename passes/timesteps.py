@@ -125,6 +125,14 @@ def kind_of(node: Node, timed: set[int]) -> Kind:
     raise _refused(node, "how it treats the rows of a batch is not known")
 
 
+def moves_rows(node: Node, timed: set[int]) -> bool:
+    """Whether a node changes which axis the rows are, or selects some of them."""
+    if node.op == "Transpose":
+        order = node.attrs.get("perm")
+        return order is None or int(order[0]) != 0
+    return bool(node.op == "Gather" and timed == {0} and int(node.attrs.get("axis", 0)) == 0)
+
+
 def _refused(node: Node, why: str) -> NotOverTimeError:
     return NotOverTimeError(f"{node.op} '{node.name}' depends on time, and {why}")
 
@@ -151,7 +159,9 @@ def _check_rows(node: Node, timed: set[int]) -> None:
         raise _refused(node, mixes)
     if op == "Einsum":
         _check_einsum(node, timed)
-    if op in _ALONG:
+    if op == "Transpose" and _rank(node.outputs[0]) is None:
+        raise _refused(node, "its rank is not known")
+    if op in _ALONG and not moves_rows(node, timed):
         name, default = _ALONG[op]
         axis = int(node.attrs.get(name, default))
         rank = next((rank for rank in ranks.values() if rank is not None), None)

@@ -165,6 +165,10 @@ STEPWISE = {
         "y = Transpose <perm = [2, 0, 3, 1]> (s)",
         lambda s, _: s.transpose(2, 0, 3, 1),
     ),
+    "choice of rows": (
+        "r = Transpose <perm = [1, 0, 2, 3]> (s) y = Gather <axis = 0> (r, one)",
+        lambda s, _: s[:, 1],
+    ),
     "padding": (
         "y = Pad (s, p)",
         lambda s, _: np.pad(s, [(0, 0), (0, 0), (1, 0), (0, 2)]),
@@ -199,8 +203,9 @@ STEPWISE = {
 def test_affine_operators_take_steps(case):
     nodes, expected = STEPWISE[case]
     pads = np.array([0, 0, 1, 0, 0, 0, 0, 2])
-    weights = "float t" if case != "padding" else "float t, int64[8] p"
-    model = net(SPIKES + nodes, weights, outputs="float y", t=np.float32(0.25), p=pads)
+    weights = {"padding": ", int64[8] p", "choice of rows": ", int64 one"}.get(case, "")
+    arrays = {"t": np.float32(0.25), "p": pads, "one": np.array(1)}
+    model = net(SPIKES + nodes, "float t" + weights, outputs="float y", **arrays)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     image = dyadic(3, 2, 4, 4)
     over_time, changes = timed(model)
