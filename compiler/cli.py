@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # these take half a second to import; --help needs none of th
 
 MAX_LEVELS = 1 << 16
 LEVELS = 32
+MAX_TIMESTEPS = 1024
 
 
 @click.command(
@@ -42,11 +43,14 @@ LEVELS = 32
 )
 @click.option(
     "--neuron",
-    type=click.Choice(["auto", "scale", "multi-threshold"]),
+    type=click.Choice(["auto", "scale", "multi-threshold", "signed"]),
     default="auto",
     show_default=True,
     help="ScaleFire, with levels where the values are; MultiThresholdFire, with levels at "
-    "multiples of one threshold; auto: ScaleFire up to the 255 thresholds that it has.",
+    "multiples of one threshold; auto: ScaleFire up to the 255 thresholds that it has. Over "
+    "several timesteps multi-threshold: IntegrateFire, which fires positive spikes behind a Relu; "
+    "signed: negative ones too, which take back what came too early; auto: signed if firing is "
+    "immediate.",
 )
 @click.option(
     "--calibrator",
@@ -78,7 +82,7 @@ LEVELS = 32
 )
 @click.option(
     "--timesteps",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_TIMESTEPS),
     default=1,
     show_default=True,
     help="T: above 1, integrate-and-fire neurons over so many steps.",

@@ -21,7 +21,7 @@ from ..passes.encode_edges import encode_edges
 from ..passes.fold_batchnorm import fold_batchnorm
 from ..passes.graph import METADATA_PREFIX, Graph, PassResult, export_network, import_model
 from ..passes.insert_quant_clip import insert_quant_clip
-from ..passes.keep_curved import keep_curved
+from ..passes.keep_activations import keep_activations
 from ..passes.layers import find_layers, own_parameters, set_parameters
 from ..passes.lower import lower
 from ..passes.membrane_shortcuts import membrane_shortcuts
@@ -238,11 +238,12 @@ def _compile(
         )
         report.calibration["origin"] = samples.origin
     graph = steps.rewrite("fold_batchnorm", lambda: fold_batchnorm(graph))
-    if options.shortcuts == "membrane":
-        graph = steps.rewrite("membrane_shortcuts", lambda: membrane_shortcuts(graph))
     timesteps, delayed = options.calibration.timesteps, not options.calibration.stepwise
     if timesteps > 1:
-        graph = steps.rewrite("keep_curved", lambda: keep_curved(graph))
+        signed = options.calibration.signed
+        graph = steps.rewrite("keep_activations", lambda: keep_activations(graph, signed))
+    if options.shortcuts == "membrane":
+        graph = steps.rewrite("membrane_shortcuts", lambda: membrane_shortcuts(graph))
     if options.encode == "all":
         graph = steps.rewrite("encode_edges", lambda: encode_edges(graph, options.encode_input))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...runtime_ops.definition import MAX_LEVELS
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS
 from ..errors import UsageError
 from .calibrators import UNIFORM_CALIBRATORS
@@ -13,10 +12,13 @@ from .calibrators import UNIFORM_CALIBRATORS
 DENSITY = "density"
 CALIBRATORS = ("auto", DENSITY, *UNIFORM_CALIBRATORS)
 SCALE, MULTI_THRESHOLD = "scale", "multi-threshold"
-NEURON_KINDS = ("auto", SCALE, MULTI_THRESHOLD)
+SIGNED = "signed"
+NEURON_KINDS = ("auto", SCALE, MULTI_THRESHOLD, SIGNED)
 #: When a neuron over several timesteps fires: as its input comes in, or once all of it is there.
 IMMEDIATE, DELAYED = "immediate", "delayed"
 FIRING = (IMMEDIATE, DELAYED)
+#: Tensors have a row for each.
+MAX_TIMESTEPS = 1024
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,17 @@ class CalibrationOptions:
         return self.timesteps > 1 and self.firing == IMMEDIATE
 
     @property
+    def signed(self) -> bool:
+        """Whether neurons take spikes back: those of every activation have both polarities."""
+        return self.stepwise and self.neuron in ("auto", SIGNED)
+
+    @property
     def kind(self) -> str:
         """The kind of neuron where both can be: "scale" or "multi-threshold"."""
-        if self.neuron != "auto":
-            return self.neuron
         if self.timesteps > 1:
             return MULTI_THRESHOLD
+        if self.neuron != "auto":
+            return self.neuron
         return SCALE if self.levels <= MAX_THRESHOLDS else MULTI_THRESHOLD
 
 
@@ -103,17 +110,17 @@ def check_options(options: CalibrationOptions) -> None:
     if options.firing not in FIRING:
         known = ", ".join(FIRING)
         raise UsageError(f"the firing {options.firing!r} is unknown, there are {known}")
-    if options.timesteps < 1:
-        raise UsageError(f"{options.timesteps} timesteps: there is at least 1")
+    if not 1 <= options.timesteps <= MAX_TIMESTEPS:
+        raise UsageError(f"{options.timesteps} timesteps: there are 1 to {MAX_TIMESTEPS}")
+    if options.neuron == SIGNED and not options.stepwise:
+        raise UsageError(
+            "signed neurons take back spikes of earlier timesteps; give --timesteps, and leave out "
+            "--firing delayed"
+        )
     if options.timesteps > 1 and options.neuron == SCALE:
         raise UsageError(
             "ScaleFire neurons fire in one timestep; leave out --timesteps, or use multi-threshold "
             "neurons, which become integrate-and-fire neurons"
-        )
-    if options.total_levels > MAX_LEVELS:
-        raise UsageError(
-            f"{options.levels} levels in each of {options.timesteps} timesteps: a neuron has at "
-            f"most {MAX_LEVELS} in all"
         )
     if options.levels < 1:
         raise UsageError(f"{options.levels} levels: a neuron needs at least 1")

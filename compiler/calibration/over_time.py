@@ -7,9 +7,9 @@ step by step, T times the rows, and what is fitted and corrected sees means over
 A neuron that was fitted to means is then settled on the steps themselves: of :data:`FACTORS` times
 its threshold and of the initial membrane potentials :data:`CHARGES` the pair is taken whose mean
 spikes have the least squared error against the activation of the mean current, on a sample of
-:data:`SERIES` of the membrane potentials. What comes unevenly fires too early and too often, which a
-lower initial potential makes up for. A neuron of both polarities keeps v0 = 1/2, which treats them
-alike.
+:data:`SERIES` of the membrane potentials. What comes unevenly fires too early and too often, which
+a lower initial potential makes up for. One of the two is chosen after the other, twice. A neuron of
+both polarities keeps v0 = 1/2, which treats them alike.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .observe import Watch
 FACTORS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
 CHARGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SERIES = 20_000
+_TURNS = 2
 
 _MEAN = ".mean_of_steps"
 
@@ -97,16 +98,20 @@ def settle(
     high = upper if neuron.levels_pos else 0.0
     wanted = np.clip(stepwise.mean(axis=0), low, high)
     theta = neuron.theta.reshape(-1)[channels].astype(np.float32)
+
+    def error(factor: float, v0: float) -> float:
+        fired = _mean_fired(neuron, stepwise, theta * np.float32(factor), np.float32(v0))
+        return float(np.square(fired - wanted, dtype=np.float64).sum())
+
     both = neuron.levels_pos and neuron.levels_neg
-    best = (np.inf, 1.0, neuron.v0)
-    for factor in FACTORS:
-        if factor * neuron.levels_pos * float(neuron.theta.max()) > upper * (1 + 1e-6):
-            continue  # the outermost level is one that the activation gives
-        for v0 in (neuron.v0,) if both else CHARGES:
-            fired = _mean_fired(neuron, stepwise, theta * np.float32(factor), np.float32(v0))
-            error = float(np.square(fired - wanted, dtype=np.float64).sum())
-            best = min(best, (error, factor, v0))
-    _, factor, v0 = best
+    charges = (neuron.v0,) if both else CHARGES
+    # The outermost level is one that the activation gives.
+    largest = upper * (1 + 1e-6) / max(neuron.levels_pos * float(neuron.theta.max()), 1e-30)
+    factors = [factor for factor in FACTORS if factor <= largest] or [1.0]
+    factor, v0 = 1.0, neuron.v0
+    for _ in range(_TURNS):
+        v0 = min(charges, key=lambda tried: error(factor, tried))
+        factor = min(factors, key=lambda tried: error(tried, v0))
     scaled = np.asarray(neuron.theta * np.float32(factor), np.float32)
     return replace(neuron, theta=scaled, v0=v0)
 
