@@ -33,7 +33,10 @@ import numpy as np
 import onnxruntime as ort
 from onnx import NodeProto
 
+from ...passes.graph import export_network, import_model
 from ...passes.network import Network, constant_of
+from ...passes.temporal_to_spatial import temporal_to_spatial
+from ...passes.timesteps import NotOverTimeError
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
@@ -85,19 +88,46 @@ class NeuronPair:
         return np.broadcast_to(self.theta.reshape(-1, *[1] * trailing), shape)
 
 
+def spatial_network(ann: Network, snn: Network) -> Network:
+    """The network of one step: ``ann`` where it has spiking neurons, otherwise made from ``snn``.
+
+    Raises:
+        ModelError: there is none that belongs to ``snn``.
+    """
+    spatial = ann
+    if not neurons_of(ann.proto):
+        try:
+            spatial = export_network(temporal_to_spatial(import_model(snn)).graph)
+        except NotOverTimeError as reason:
+            raise ModelError(
+                f"no network of one timestep can be made from the SNN: {reason}"
+            ) from reason
+    pair_neurons(spatial, snn)
+    return spatial
+
+
+def premise_warnings(result: PremiseResult) -> list[str]:
+    """What the user should know."""
+    left_out = sum(neuron.left_out for neuron in result.neurons)
+    if not left_out:
+        return []
+    return [f"the premise: {left_out} neurons with an input that is not finite were left out"]
+
+
 def pair_neurons(spatial: Network, temporal: Network) -> tuple[int, list[NeuronPair]]:
     """T, and each neuron of the T-step network with its own of the spatial one, in their order.
 
     Raises:
         ModelError: the networks do not belong together.
     """
-    ones = _neurons(spatial, MULTI_THRESHOLD_FIRE.name)
-    many = _neurons(temporal, INTEGRATE_FIRE.name)
-    if not many:
+    if not INTEGRATE_FIRE.nodes_of(temporal.proto):
+        swapped = bool(INTEGRATE_FIRE.nodes_of(spatial.proto))
         raise ModelError(
             "the premise is about networks of several timesteps, and the SNN has no IntegrateFire; "
-            "compile it with --timesteps"
+            + ("are the two swapped?" if swapped else "compile it with --timesteps")
         )
+    ones = _neurons(spatial, MULTI_THRESHOLD_FIRE.name)
+    many = _neurons(temporal, INTEGRATE_FIRE.name)
     if lonely := sorted(ones.keys() ^ many.keys()):
         op, where = ("MultiThresholdFire", "the spatial network")
         if lonely[0] in many:
@@ -198,7 +228,10 @@ class _Tally:
             ModelError: the shapes do not fit.
         """
         steps = self._steps
-        if x.shape != y.shape or x.shape != (steps * (spatial.shape or (0,))[0], *spatial.shape[1:]):
+        if x.shape != y.shape or x.shape != (
+            steps * (spatial.shape or (0,))[0],
+            *spatial.shape[1:],
+        ):
             raise _no_pair(
                 f"'{self.pair.name}' has values {list(x.shape)} over {steps} timesteps, and "
                 f"{list(spatial.shape)} in the spatial network"
@@ -305,7 +338,7 @@ def _neurons(network: Network, op: str) -> dict[str, NodeProto]:
     others = [node for node in found if node.op_type != op]
     if others:
         node = others[0]
-        raise _no_pair(f"{node.op_type} '{node.name}' is none of {op}")
+        raise _no_pair(f"'{node.name}' is a {node.op_type}, and {op} was expected")
     return {node.name or node.output[0]: node for node in found}
 
 
