@@ -173,6 +173,7 @@ def test_a_constant_input_of_both_polarities(positive, negative, x, steps):
         ([4, 0, -4], Levels(1, 1, 0.5), 1, 0),
         ([-1, 0], Levels(0, 1, 0.5), -1, -1),
         ([-3, 2], Levels(0, 2, 0.5), -2, -1),
+        ([1, 1], Levels(2, 2, 0.0), 2, 2),  # nothing is open
     ],
 )
 def test_the_bound_is_attained(inputs, levels, spikes_fired, level):
@@ -195,7 +196,7 @@ def test_the_bound_is_attained_by_most_neurons():
         level = one_step_level(sums[-1], 16, levels)
         bound = np.maximum(high - level, level - low)
         may_differ = bound > 0
-        assert may_differ.mean() > 0.3
+        assert may_differ.mean() > 0.1
         difference = np.abs(fired.sum(axis=0) - level)
         assert (difference == bound)[may_differ].mean() > 0.6
 
