@@ -44,9 +44,10 @@ from .int8_baseline import BATCH, quantise
 from .labels import read_labels
 from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
 from .pair import Pair, check_report, read_pair
-from .premise import check_premise, premise_warnings, spatial_network
+from .premise import check_premise, premise_warnings
 from .results import BaselineResult, EvaluationResult, OutputResult
 from .sweep import Setting, sweep
+from .time_pair import spatial_network
 
 INT8 = "int8"
 
