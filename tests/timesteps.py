@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from onnx import TensorProto, helper
 from operators import session
@@ -93,16 +95,17 @@ OUTSIDE = {
 }
 
 
-def main() -> None:
+def table() -> str:
+    """Share of neurons that differ, and the largest difference."""
     rng = np.random.default_rng(0)
     times = (2, 4, 8, 32)
-    print("| inputs, in units of theta | " + " | ".join(f"T = {steps}" for steps in times) + " |")
-    print("| --- " * (len(times) + 1) + "|")
+    rows = [["inputs, in units of theta", *(f"T = {steps}" for steps in times)]]
+    rows.append(["---"] * len(rows[0]))
     for name, draw in OUTSIDE.items():
         found = [differing(rng, draw, steps) for steps in times]
-        cells = [f"{share:.1%}, {largest}" for share, largest in found]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        rows.append([name, *(f"{share:.1%}, {largest}" for share, largest in found)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(table())
