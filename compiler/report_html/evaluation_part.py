@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ..evaluation.results import (
+    Difference,
     Estimate,
     EvaluationResult,
     NeuronResult,
@@ -280,12 +281,8 @@ def _premise(premise: PremiseResult | None) -> Section | None:
         "against the network of one step, with what earlier neurons passed on. Inside: neurons "
         "that differ though all their inputs are inside, by rounding or a tie.",
     ]
-    header = [
-        "neuron", "values\t", "levels of a step\t", "v0\t", "inputs below\t", "inputs above\t",
-        "neurons outside\t", "inside\t", "own: differ\t", "mean\t", "largest\t",
-        "bound: mean\t", "largest\t", "total: differ\t", "mean\t", "largest\t",
-    ]  # fmt: skip
-    rows = [
+    folded = len(premise.neurons) > MOST_ROWS // 2
+    inputs = [
         [
             n.name,
             count(n.neurons),
@@ -294,20 +291,38 @@ def _premise(premise: PremiseResult | None) -> Section | None:
             percent(n.below, 1),
             percent(n.above, 1),
             percent(n.outside, 1),
-            count(n.inside_differing),
-            percent(n.own.share),
-            number(n.own.mean, 3),
-            count(n.own.largest),
-            number(n.bound.mean, 3),
-            count(n.bound.largest),
-            percent(n.total.share),
-            number(n.total.mean, 3),
-            count(n.total.largest),
         ]
         for n in premise.neurons
     ]
-    tables = [Table("Every neuron", header, rows, folded=len(rows) > MOST_ROWS // 2)]
+    spikes = [
+        [
+            n.name,
+            percent(n.own.share),
+            *_levels_apart(n.own),
+            *_levels_apart(n.bound),
+            count(n.inside_differing),
+            percent(n.total.share),
+            *_levels_apart(n.total),
+        ]
+        for n in premise.neurons
+    ]
+    input_header = [
+        "neuron", "values\t", "levels of a step\t", "v0\t", "inputs below\t", "inputs above\t",
+        "neurons with such an input\t",
+    ]  # fmt: skip
+    header = [
+        "neuron", "own: differ\t", "mean\t", "largest\t", "bound: mean\t", "largest\t",
+        "inside\t", "total: differ\t", "mean\t", "largest\t",
+    ]  # fmt: skip
+    tables = [
+        Table("Inputs of the steps", input_header, inputs, folded=folded),
+        Table("Spikes", header, spikes, folded=folded),
+    ]
     return Section("premise", "Timesteps against one", texts, tables=tables)
+
+
+def _levels_apart(difference: Difference) -> tuple[str, str]:
+    return number(difference.mean, 3), count(difference.largest)
 
 
 def _chosen(result: EvaluationResult, report: CompileReport | None) -> Section | None:
