@@ -345,6 +345,14 @@ def test_the_command_refuses_networks_of_one_step(files):
         assert result.stdout == ""
 
 
+def test_the_command_wants_an_snn():
+    data = ["--data", MODELS / "digits_test.npz", "--calibration", MODELS / "digits_test.npz"]
+    arguments = [MODELS / "digits_resnet_dynamo.onnx", *data, "--premise"]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 2
+    assert "--premise is about a network of several timesteps: give the SNN" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("one", "many", "message"),
     [

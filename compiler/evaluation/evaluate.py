@@ -93,6 +93,11 @@ def check_options(options: EvaluationOptions, snn: Path | None) -> None:
     unknown = set(options.baselines) - {INT8}
     if unknown:
         raise UsageError(f"no baseline is called {min(unknown)}; there is {INT8}")
+    if options.premise and snn is None:
+        raise UsageError(
+            "--premise is about a network of several timesteps: give the SNN, compiled with "
+            "--timesteps"
+        )
     serves = {
         "--baseline": bool(options.baselines),
         "--sweep": bool(options.sweep),
