@@ -14,7 +14,7 @@ from .terminal import progress_bar, run_command, say, warn
 _GROUPS = {
     "Data": ("data", "calibration"),
     "What is measured": (
-        *("baseline", "energy_table", "sweep", "flips", "latency", "batch", "rounds"),
+        *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
     ),
     "Output": ("as_json", "html", "compile_report"),
 }
@@ -88,6 +88,13 @@ class _Command(click.Command):
     help="Count the levels that graph optimisation changes, on the first samples.",
 )
 @click.option(
+    "--premise",
+    is_flag=True,
+    help="Of an SNN of several timesteps: compare T steps with one, neuron by neuron, on the first "
+    "samples. The network of one step is ANN where that has spiking neurons, otherwise it is made "
+    "from SNN.",
+)
+@click.option(
     "--latency/--no-latency",
     default=True,
     show_default=True,
@@ -124,6 +131,7 @@ def main(
     energy_table: Path | None,
     sweep: tuple[str, ...],
     flips: bool,
+    premise: bool,
     latency: bool,
     batch: int,
     rounds: int,
@@ -165,6 +173,7 @@ def main(
             sweep=parse_sweep(sweep) if sweep else [],
             command=context.meta["command"],
             report=compiled,
+            premise=premise,
         )
         check_options(options, snn)
         with progress_bar() as progress:

@@ -9,12 +9,15 @@ from snn_compile.compiler.coverage import Coverage, CoverageLine
 from snn_compile.compiler.evaluation.energy import ACCOUNTINGS
 from snn_compile.compiler.evaluation.results import (
     BaselineResult,
+    Difference,
     EnergyResult,
     Estimate,
     EvaluationResult,
     LatencyResult,
     NeuronResult,
     OutputResult,
+    PremiseNeuron,
+    PremiseResult,
     ResidueResult,
     SweepPoint,
     SynapseResult,
@@ -57,6 +60,18 @@ def synapse(name: str, reads: str, energy: float = 1000.0) -> SynapseResult:
     )
 
 
+def premise(names: list[str]) -> PremiseResult:
+    """Four timesteps against one."""
+    neurons = [
+        PremiseNeuron(
+            name, 64, (0, 2), 0.5, 0.25, 0.125, 0.3, 0, Difference(0.01, 0.02, 3),
+            Difference(0.04, 0.05, 6), Difference(0.07, 0.08, 9),
+        )
+        for name in names
+    ]  # fmt: skip
+    return PremiseResult(4, 32, neurons, [classes(1.0, 1.0)])
+
+
 def energies(synapses: list[SynapseResult]) -> EnergyResult:
     totals = {key: sum(s.energy[key] for s in synapses) for key in ACCOUNTINGS}
     residue = [ResidueResult("shares", "Softmax", 10.0)]
@@ -84,6 +99,7 @@ def evaluation(size: int = 2, **changes: object) -> EvaluationResult:
         ],
         "baselines": [BaselineResult("int8", "eight bits", [classes(0.88), embedding()])],
         "flips_outputs": [classes(1.0, 1.0)],
+        "premise": premise(names),
         "versions": {"numpy": "2.0"},
         "command": "snn-eval ann.onnx snn.onnx --data test.npz",
         "warnings": ["something to know"],

@@ -96,8 +96,8 @@ def compiled():
 
 def test_a_page_has_every_section_that_there_are_data_for(whole, compiled):
     assert sections(Page(whole)) == [
-        "summary", "accuracy", "sweep", "firing", "energy", "chosen", "latency", "clipping",
-        "coverage", "reproduce", "compilation",
+        "summary", "accuracy", "sweep", "firing", "premise", "energy", "chosen", "latency",
+        "clipping", "coverage", "reproduce", "compilation",
     ]  # fmt: skip
     assert sections(Page(compiled)) == [
         "summary", "fidelity", "neurons", "chosen", "clipping", "coverage", "steps", "compilation",
@@ -107,7 +107,7 @@ def test_a_page_has_every_section_that_there_are_data_for(whole, compiled):
 def test_sections_without_data_are_left_out():
     bare = made_up.evaluation(
         neurons=[], energy=None, latency=[], baselines=[], flips_outputs=[], warnings=[],
-        outputs=[made_up.embedding()],
+        premise=None, outputs=[made_up.embedding()],
     )  # fmt: skip
     page = Page(evaluation_html(bare))
     assert sections(page) == ["summary", "accuracy", "reproduce"]
@@ -128,6 +128,8 @@ def test_the_page_says_what_the_result_does(whole):
         "a source",
         "reads the network's own input",
         "1 ms",
+        "4 timesteps against one step",
+        "7.00 %",  # differ from the network of one step
         "something to know",
         "snn-eval ann.onnx snn.onnx --data test.npz",
         "compiler, version0.1.0",

@@ -7,6 +7,8 @@
    holds no session meanwhile.
 4. A sweep compiles networks with one setting after another and compares each like the SNN
    (:mod:`.sweep`).
+5. Of an SNN of several timesteps the premise: where T steps equal one (:mod:`.premise`). The
+   spatial network is the ANN where that has spiking neurons, otherwise it is made from the SNN.
 
 Without a file of an SNN one is compiled from the calibration samples, with default options.
 Intermediate files are in one temporary folder, which is gone afterwards whatever happens.
@@ -42,8 +44,10 @@ from .int8_baseline import BATCH, quantise
 from .labels import read_labels
 from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
 from .pair import Pair, check_report, read_pair
+from .premise import check_premise, premise_warnings
 from .results import BaselineResult, EvaluationResult, OutputResult
 from .sweep import Setting, sweep
+from .time_pair import spatial_network
 
 INT8 = "int8"
 
@@ -66,6 +70,7 @@ class EvaluationOptions:
         sweep: settings to compile and measure.
         command: as typed, for the record.
         report: of ``snn-compile``, of this SNN; None: it is not known.
+        premise: whether T steps are compared with one, neuron by neuron.
     """
 
     baselines: Sequence[str] = ()
@@ -76,6 +81,7 @@ class EvaluationOptions:
     sweep: Sequence[Setting] = ()
     command: str = ""
     report: CompileReport | None = None
+    premise: bool = False
 
 
 def check_options(options: EvaluationOptions, snn: Path | None) -> None:
@@ -87,6 +93,11 @@ def check_options(options: EvaluationOptions, snn: Path | None) -> None:
     unknown = set(options.baselines) - {INT8}
     if unknown:
         raise UsageError(f"no baseline is called {min(unknown)}; there is {INT8}")
+    if options.premise and snn is None:
+        raise UsageError(
+            "--premise is about a network of several timesteps: give the SNN, compiled with "
+            "--timesteps"
+        )
     serves = {
         "--baseline": bool(options.baselines),
         "--sweep": bool(options.sweep),
@@ -127,6 +138,7 @@ def evaluate(
         pair = read_pair(ann, snn or _compiled(ann, options, folder, progress))
         if options.report is not None:
             check_report(options.report, pair)
+        spatial = spatial_network(pair.ann, pair.snn) if options.premise else None
         samples = FileSamples(data, pair.specs)
         if options.sweep and options.calibration is not None:
             FileSamples(options.calibration, pair.specs)  # refused before any long work
@@ -160,6 +172,10 @@ def evaluate(
         )
         if options.flips and neurons_of(pair.snn.proto):
             _count_flips(pair.snn, samples, result, progress)
+        if spatial is not None:
+            result.premise = check_premise(spatial, pair.snn, samples, progress)
+            result.premise.spatial = "ann" if spatial is pair.ann else "made"
+            result.warnings += premise_warnings(result.premise)
         if options.latency is not None:
             _time(pair, baselines, samples, options.latency, folder, result, progress)
         if options.sweep:

@@ -3,13 +3,16 @@
 1. Inputs have the same names, types and shapes, outputs the same names and types, in the same
    order; otherwise the pair is refused.
 2. Warned of, not refused: an SNN without neurons, an ANN with neurons, and an SNN that says it was
-   compiled from another network than this ANN, or by another version of the compiler.
+   compiled from another network than this ANN, or by another version of the compiler. An ANN with
+   neurons of one step and an SNN of several timesteps are a pair too: one network over time and
+   not; they should be of one source.
 3. A report of ``snn-compile`` belongs to the SNN if both name the same neurons and, where the SNN
    says what it was compiled from, the same network, options and calibration samples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +21,7 @@ from onnx import TensorProto, ValueInfoProto
 
 from ...passes.graph import METADATA_PREFIX
 from ...passes.network import Network
+from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..load import load_source, read_model
@@ -63,16 +67,15 @@ def read_pair(ann_path: Path, snn_path: Path) -> Pair:
                 f"{ann_path} and {snn_path} have different {what}: {first} and {second}; "
                 "give the SNN that was compiled from this ANN"
             )
-    provenance = {
-        entry.key.removeprefix(METADATA_PREFIX): entry.value
-        for entry in snn.proto.metadata_props
-        if entry.key.startswith(METADATA_PREFIX)
-    }
+    provenance = _provenance(snn)
     warnings = []
-    if neurons_of(ann.proto):
+    over_time = bool(INTEGRATE_FIRE.nodes_of(snn.proto)) and bool(neurons_of(ann.proto))
+    if neurons_of(ann.proto) and not over_time:
         warnings.append(f"{ann_path} is a spiking network, not an ANN; are the two swapped?")
     if not neurons_of(snn.proto):
         warnings.append(f"{snn_path} has no spiking neurons: it is not a compiled network")
+    elif over_time:
+        warnings += _one_source(ann_path, snn_path, _provenance(ann), provenance)
     else:
         warnings += _origin_warnings(ann_path, snn_path, provenance)
     return Pair(ann, snn, specs[0], provenance, warnings)
@@ -116,6 +119,23 @@ def _origin_warnings(ann: Path, snn: Path, provenance: dict[str, str]) -> list[s
     if provenance.get("source_sha256") == digest:
         return []
     return [f"{snn} was compiled from another network than {ann}, as its metadata say"]
+
+
+def _provenance(network: Network) -> dict[str, str]:
+    return {
+        entry.key.removeprefix(METADATA_PREFIX): entry.value
+        for entry in network.proto.metadata_props
+        if entry.key.startswith(METADATA_PREFIX)
+    }
+
+
+def _one_source(
+    first: Path, second: Path, one: Mapping[str, str], other: Mapping[str, str]
+) -> list[str]:
+    digests = {facts["source_sha256"] for facts in (one, other) if "source_sha256" in facts}
+    if len(digests) < 2:
+        return []
+    return [f"{first} and {second} were compiled from different networks, as their metadata say"]
 
 
 def _describe(spec: InputSpec) -> str:

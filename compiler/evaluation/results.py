@@ -206,6 +206,74 @@ class SweepPoint:
 
 
 @dataclass
+class Difference:
+    """Levels by which neurons differ, in units of the threshold of the one-step neuron.
+
+    Attributes:
+        share: of neurons and samples with a difference.
+        mean: over all of them.
+        largest: of all.
+    """
+
+    share: float
+    mean: float
+    largest: int
+
+
+@dataclass
+class PremiseNeuron:
+    """One neuron node of a T-step network against one step; definitions: docs/equivalence.md.
+
+    Attributes:
+        name: node name.
+        neurons: how many values it has per sample.
+        levels: [negative, positive] of one of the T steps.
+        v0: initial membrane potential as a fraction of the threshold.
+        below: share of the steps' inputs that are below the premise.
+        above: share above it.
+        outside: share of neurons and samples with such an input.
+        inside_differing: how many differ though all their inputs are inside.
+        own: spikes in T steps against one step on the mean of the same inputs.
+        bound: what can be proved of it from the same inputs; its share is of those that may differ.
+        total: spikes in T steps against those of the spatial network.
+        left_out: neurons and samples with an input that is not finite.
+    """
+
+    name: str
+    neurons: int
+    levels: tuple[int, int]
+    v0: float
+    below: float
+    above: float
+    outside: float
+    inside_differing: int
+    own: Difference
+    bound: Difference
+    total: Difference
+    left_out: int = 0
+
+
+@dataclass
+class PremiseResult:
+    """A T-step network against its spatial network.
+
+    Attributes:
+        timesteps: T.
+        samples: how many were run.
+        spatial: which network has one step: "ann", the first that was given, or "made", from the
+            SNN.
+        neurons: per neuron node, in the order they run.
+        outputs: of the T-step network against those of the spatial one.
+    """
+
+    timesteps: int
+    samples: int
+    neurons: list[PremiseNeuron]
+    outputs: list[OutputResult]
+    spatial: str = "made"
+
+
+@dataclass
 class EvaluationResult:
     """The outcome of ``snn-eval``.
 
@@ -220,6 +288,7 @@ class EvaluationResult:
         baselines: those asked for.
         sweep: networks compiled with one setting after another; empty where not asked for.
         flips_outputs: SNN without graph optimisation against SNN with it, per output.
+        premise: the T-step network against one step; None where it was not asked for.
         versions: of the packages used.
         command: as typed.
         warnings: what the user should know.
@@ -236,6 +305,7 @@ class EvaluationResult:
     baselines: list[BaselineResult] = field(default_factory=list)
     sweep: list[SweepPoint] = field(default_factory=list)
     flips_outputs: list[OutputResult] = field(default_factory=list)
+    premise: PremiseResult | None = None
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     warnings: list[str] = field(default_factory=list)

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 from ..terminal import say, show_table
 from .results import (
+    Difference,
     EnergyResult,
     Estimate,
     EvaluationResult,
     LatencyResult,
     NeuronResult,
     OutputResult,
+    PremiseResult,
     SweepPoint,
 )
 from .sweep import accuracy_of, baseline_points, energy_of
@@ -51,6 +53,8 @@ def show_result(result: EvaluationResult) -> None:
             "SNN without graph optimisation against SNN with it, first samples",
             {"SNN": result.flips_outputs},
         )
+    if result.premise is not None:
+        _show_premise(result.premise)
     if result.energy is not None:
         _show_energy(result.energy)
     if result.latency:
@@ -93,7 +97,7 @@ def _show_neurons(neurons: list[NeuronResult]) -> None:
             [
                 neuron.name,
                 neuron.source_op,
-                _levels(neuron),
+                _levels(neuron.levels),
                 f"{neuron.firing_rate:.2f}",
                 f"{neuron.silent_neurons:.1%}",
                 f"{neuron.saturated_neurons:.1%}",
@@ -108,6 +112,44 @@ def _show_neurons(neurons: list[NeuronResult]) -> None:
         "rate: spikes per neuron and sample; silent, saturated: neurons that never fire, or are "
         "always\nat their outermost level; bits: entropy of the levels"
     )
+
+
+def _show_premise(premise: PremiseResult) -> None:
+    spatial = "ANN" if premise.spatial == "ann" else "made from the SNN"
+    show_table(
+        f"{premise.timesteps} timesteps against one ({spatial}), first {premise.samples} samples",
+        ["neuron", "n", "below", "above", "differ", "by", "bound", "inside", "from one step", "by"],
+        [
+            [
+                neuron.name,
+                _levels(neuron.levels),
+                f"{neuron.below:.1%}",
+                f"{neuron.above:.1%}",
+                f"{neuron.own.share:.3%}",
+                _by(neuron.own),
+                _by(neuron.bound),
+                str(neuron.inside_differing),
+                f"{neuron.total.share:.3%}",
+                _by(neuron.total),
+            ]
+            for neuron in premise.neurons
+        ],
+    )
+    notes = (
+        "n: levels of a step; below, above: step inputs outside [0, n theta], of both polarities "
+        "[-n theta, n theta]; differ: neurons whose spikes are others than those of one step on "
+        "the mean of the same inputs; by: mean and largest difference in levels; bound: likewise, "
+        "what can be proved from these inputs; inside: how many differ with all inputs inside "
+        "(roundings, ties); from one step: against the spikes of the network of one step, with "
+        "what earlier neurons passed on"
+    )
+    say(textwrap.fill(notes, _WIDTH))
+    if premise.outputs:
+        _show_fidelity("against the network of one step", {"SNN": premise.outputs})
+
+
+def _by(difference: Difference) -> str:
+    return f"{difference.mean:.3g}, {difference.largest}"
 
 
 def _show_latency(latency: list[LatencyResult]) -> None:
@@ -182,8 +224,8 @@ def _show_sweep(points: list[SweepPoint]) -> None:
     )
 
 
-def _levels(neuron: NeuronResult) -> str:
-    negative, positive = neuron.levels
+def _levels(levels: tuple[int, int]) -> str:
+    negative, positive = levels
     return f"-{negative}..{positive}" if negative else str(positive)
 
 

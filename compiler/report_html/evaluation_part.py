@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ..evaluation.results import (
+    Difference,
     Estimate,
     EvaluationResult,
     NeuronResult,
     OutputResult,
+    PremiseResult,
     SweepPoint,
 )
 from ..evaluation.sweep import baseline_points, energy_of
@@ -41,6 +43,7 @@ def evaluation_sections(
         _accuracy(result),
         _sweep(result, accounting),
         _activity(result.neurons),
+        _premise(result.premise),
         energy_section(result.energy),
         _chosen(result, report),
         _latency(result),
@@ -263,6 +266,63 @@ def _activity(neurons: Sequence[NeuronResult]) -> Section | None:
     return Section(
         "firing", "Firing", texts, figures=[Figure(figure, caption)], tables=tables
     )  # fmt: skip
+
+
+def _premise(premise: PremiseResult | None) -> Section | None:
+    if premise is None:
+        return None
+    texts = [
+        f"{premise.timesteps} timesteps against one step that has {premise.timesteps} times the "
+        f"levels, on the first {premise.samples} samples. They are equal where the input of every "
+        "step lies in [0, n theta], of neurons of both polarities in [-n theta, n theta] (the "
+        "premise). Differences are in levels of the one step.",
+        "Own: the spikes of a neuron in all steps against one step on the mean of the inputs that "
+        "it saw itself; the bound is what can be proved of that from the same inputs. Total: "
+        "against the network of one step, with what earlier neurons passed on. Inside: neurons "
+        "that differ though all their inputs are inside, by rounding or a tie.",
+    ]
+    folded = len(premise.neurons) > MOST_ROWS // 2
+    inputs = [
+        [
+            n.name,
+            count(n.neurons),
+            f"-{n.levels[0]}..{n.levels[1]}" if n.levels[0] else f"0..{n.levels[1]}",
+            number(n.v0, 3),
+            percent(n.below, 1),
+            percent(n.above, 1),
+            percent(n.outside, 1),
+        ]
+        for n in premise.neurons
+    ]
+    spikes = [
+        [
+            n.name,
+            percent(n.own.share),
+            *_levels_apart(n.own),
+            *_levels_apart(n.bound),
+            count(n.inside_differing),
+            percent(n.total.share),
+            *_levels_apart(n.total),
+        ]
+        for n in premise.neurons
+    ]
+    input_header = [
+        "neuron", "values\t", "levels of a step\t", "v0\t", "inputs below\t", "inputs above\t",
+        "neurons with such an input\t",
+    ]  # fmt: skip
+    header = [
+        "neuron", "own: differ\t", "mean\t", "largest\t", "bound: mean\t", "largest\t",
+        "inside\t", "total: differ\t", "mean\t", "largest\t",
+    ]  # fmt: skip
+    tables = [
+        Table("Inputs of the steps", input_header, inputs, folded=folded),
+        Table("Spikes", header, spikes, folded=folded),
+    ]
+    return Section("premise", "Timesteps against one", texts, tables=tables)
+
+
+def _levels_apart(difference: Difference) -> tuple[str, str]:
+    return number(difference.mean, 3), count(difference.largest)
 
 
 def _chosen(result: EvaluationResult, report: CompileReport | None) -> Section | None:
