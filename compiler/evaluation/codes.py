@@ -40,6 +40,7 @@ from ...passes.graph import (
     import_model,
     is_constant,
     is_standard,
+    scopes,
 )
 from ...passes.network import Network
 from ...runtime_ops.definition import DOMAIN
@@ -96,13 +97,14 @@ class Codes:
         self._nodes: dict[int, tuple[GraphProto, NodeProto]] = {}
         self._homes: dict[int, GraphProto] = {}
         self._attach(self.graph, twins.proto.graph)
-        for _, node in self.neurons():
+        for _, node, _ in self.neurons():
             if node.op_type == INTEGRATE_FIRE.name:
                 raise ModelError(
                     f"{node.op_type} '{node.name}' fires over several timesteps; spikes are "
                     "counted of networks of one timestep, as snn-compile makes them"
                 )
-        self.analysis = EdgeAnalysis(self.graph, {node.output[0] for _, node in self.neurons()})
+        fired = {node.output[0] for _, node, _ in self.neurons()}
+        self.analysis = EdgeAnalysis(self.graph, fired)
         self._spans: dict[int, Span | None] = {}
         self._made: dict[tuple[int, str], str] = {}
 
@@ -110,9 +112,12 @@ class Codes:
         """The graph that a node is in, and the node, as they stand in the model."""
         return self._nodes[id(node)]
 
-    def neurons(self) -> Iterator[tuple[GraphProto, NodeProto]]:
-        """Every neuron and the graph that it is in, in order."""
-        return ((home, node) for home, node in self._nodes.values() if node.domain == DOMAIN)
+    def neurons(self) -> Iterator[tuple[GraphProto, NodeProto, Tensor]]:
+        """Every neuron in order: the graph that it is in, and its output, for analysis."""
+        for scope in scopes(self.graph):
+            for node in scope.graph.nodes:
+                if node.domain == DOMAIN:
+                    yield *self.proto(node), node.outputs[0]
 
     def neuron_of(self, tensor: Tensor) -> NodeProto | None:
         """The neuron that writes the tensor itself."""

@@ -28,9 +28,10 @@ from ..calibration.histogram import SignedHistogram
 from ..calibration.observe import Observations, Watch, with_histograms
 from ..errors import DataError
 from ..twins import Twins
+from .batch import Batch
 from .codes import Codes
-from .maps import Batch, CountMap
-from .pack import leading_bits, tables_of_neuron
+from .maps import CountMap
+from .pack import tables_of_neuron
 from .results import NeuronResult, SynapseResult
 from .synapses import SynapseCounter, Synapses
 
@@ -64,9 +65,9 @@ class SpikeMeter:
         batch = Batch(twins, _batched_input(snn, unbatched))
         maps: dict[tuple[int, str, bool], CountMap] = {}
         self._neurons = []
-        for home, node in codes.neurons():
-            tables = tables_of_neuron(twins, codes, home, node)
-            counts = CountMap(twins, home, tables, codes.span_of(node), batch)
+        for home, node, tensor in codes.neurons():
+            tables, rows = tables_of_neuron(twins, codes, home, node), batch.rows(home, tensor)
+            counts = CountMap(twins, home, tables, codes.span_of(node), rows, observed=True)
             maps[id(home), node.output[0], False] = counts
             self._neurons.append(_Neuron(node, counts))
         self._synapses = list(Synapses(twins, codes, batch, maps).counters())
@@ -109,24 +110,21 @@ class _Neuron:
 
     def __init__(self, node: NodeProto, counts: CountMap) -> None:
         self._node, self._counts, self._span = node, counts, counts.span
-        (self._table, *more) = counts.tables
-        self._leading = None if more else leading_bits(self._table, counts.fitting)
 
     def watches(self) -> list[Watch]:
-        """The packed counts, where a histogram tells the levels apart by them."""
-        if self._leading is None:
-            return []
-        levels = self._table.packed(self._counts.fitting)
-        ratio = levels.max() / levels[levels > 0].min()
-        bins = self._leading, int(np.log2(ratio)) + 2
-        return [Watch(self._counts.packed[0], None, 1, bins)]
+        """The joint values, where a histogram tells the levels apart by them."""
+        joint = self._counts.joint
+        return [] if joint is None else [Watch(self._counts.joined, None, 1, joint.bins)]
 
     def result(self, histograms: dict[str, SignedHistogram]) -> NeuronResult:
         counts, span = self._counts, self._span
         silent, saturated, positions = self._shares()
         total = sum(len(t.counts["events"]) * t.samples for t in counts.totals.values())
         values = max(total, 1)
-        levels = self._level_counts(histograms)
+        levels = []
+        if counts.joint is not None:
+            seen = counts.joint.level_counts(histograms[counts.joined], span.low, total)
+            levels = [int(count) for count in seen]
         shares = np.array([count for count in levels if count]) / values
         entropy = float(abs((shares * np.log2(shares)).sum()))
         source = {p.key: p.value for p in self._node.metadata_props}
@@ -143,23 +141,10 @@ class _Neuron:
             silent_neurons=silent,
             saturated_neurons=saturated,
             clip_rate=counts.sum("clipped") / values if clips else None,
-            entropy=float("nan") if self._leading is None else entropy,
+            entropy=float("nan") if counts.joint is None else entropy,
             level_counts=levels,
             lowest_level=span.low,
         )
-
-    def _level_counts(self, histograms: dict[str, SignedHistogram]) -> list[int]:
-        """How often each k was seen; empty where the histogram does not tell."""
-        if self._leading is None:
-            return []
-        assert self._table.k is not None
-        means, seen = histograms[self._counts.packed[0]].distribution(0)
-        levels = self._table.packed(self._counts.fitting)
-        nearest = np.abs(means[:, None] - levels).argmin(axis=1)
-        k = self._table.k[nearest] - self._span.low
-        counts = np.zeros(self._span.levels + 1, np.int64)
-        np.add.at(counts, k, seen)
-        return [int(count) for count in counts]
 
     def _shares(self) -> tuple[float, float, int]:
         """Shares of silent and of saturated neurons, and how many there are."""

@@ -32,9 +32,10 @@ from ...passes.encode_edges import Carries, is_linear, moved, moves_values, sign
 from ...passes.graph import Node, Tensor, is_constant, is_standard, scopes
 from ..errors import DataError
 from ..twins import Twins, attributes_of
+from .batch import Batch
 from .codes import Codes, Span
 from .fan_out import LinearOperator, NotCounted, Shape, total_fan_out
-from .maps import Batch, CountMap
+from .maps import CountMap
 from .pack import Table, tables_of_code, tables_of_neuron
 from .results import SynapseResult
 
@@ -305,11 +306,11 @@ class Synapses:
     def _map(self, home: GraphProto, tensor: Tensor, fixed: bool) -> CountMap:
         key = (id(home), str(tensor.name), fixed)
         if key not in self._maps:
-            batch = None if fixed else self._batch
             span = self._codes.span(tensor)
             assert span is not None
             tables = self._tables(home, tensor)
-            self._maps[key] = CountMap(self._twins, home, tables, span, batch)
+            rows = self._batch.rows(home, tensor, fixed)
+            self._maps[key] = CountMap(self._twins, home, tables, span, rows)
         return self._maps[key]
 
     def _why(self, tensor: Tensor) -> str:
