@@ -25,8 +25,9 @@ A reader in a body gets its codes there, made anew where its spikes come from ou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
@@ -50,6 +51,8 @@ from ...runtime_ops.scale_fire import spikes_of_levels
 from ..errors import ModelError
 from ..twins import Twins, attributes_of, raised_attributes
 
+#: The name of the tensor that says what a neuron fires.
+_OfNeuron: TypeAlias = Callable[[NodeProto], str]
 #: Keeps a step times a number of spikes from overflowing; a power of two.
 _UNIT = np.float32(256)
 #: Take the largest value of each channel's windows.
@@ -148,17 +151,44 @@ class Codes:
 
     def code(self, home: GraphProto, tensor: Tensor) -> str:
         """The code of a tensor that has a span, made in the graph ``home``: its name."""
-        key = (id(home), str(tensor.name))
+        return self._view(home, tensor, "", lambda neuron: self._fired(home, neuron))
+
+    def moved_along(
+        self, home: GraphProto, tensor: Tensor, kind: str, given: Mapping[str, str]
+    ) -> str:
+        """Like the code, of other tensors that ascend with k, with 0 for silence.
+
+        Args:
+            home: the graph to make it in.
+            tensor: all its spikes come from neurons in :meth:`sources`.
+            kind: what it is, to make it only once.
+            given: names of the tensors, by the outputs of the neurons.
+        """
+        return self._view(home, tensor, kind, lambda neuron: given[neuron.output[0]])
+
+    def sources(self, tensor: Tensor) -> list[str]:
+        """The neurons' outputs that a tensor is moved from; empty where it is more than that."""
+        producer = tensor.inputs[0]
+        if producer.domain == DOMAIN:
+            return [str(tensor.name)]
+        if producer.op in ("If", "Add"):
+            return []
+        parts = [part for part in moved(producer) if not self.is_constant(part)]
+        found = [self.sources(part) for part in parts]
+        return [name for names in found for name in names] if all(found) else []
+
+    def _view(self, home: GraphProto, tensor: Tensor, kind: str, of_neuron: _OfNeuron) -> str:
+        key = (id(home), f"{tensor.name} {kind}")  # no name of a tensor: it has a blank
         if key not in self._made:
             producer = tensor.inputs[0]
-            names = self._make(home, producer)
+            names = self._make(home, producer, kind, of_neuron)
             for output, name in zip(producer.outputs, names, strict=False):
-                self._made[id(home), str(output.name)] = name
+                self._made[id(home), f"{output.name} {kind}"] = name
         return self._made[key]
 
     def raised(self, home: GraphProto, neuron: NodeProto) -> str:
         """The code of a neuron; a MultiThresholdFire's is one beyond its span where clipped."""
-        key = (id(home), f"{neuron.output[0]} raised")  # no name of a tensor: it has a blank
+        key = (id(home), f"{neuron.output[0]} raised")
         if key not in self._made:
             make = self._of_scale_fire
             if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
@@ -199,10 +229,10 @@ class Codes:
         neurons = tuple(dict.fromkeys(name for span in known for name in span.neurons))
         return Span(min(s.low for s in known), max(s.high for s in known), neurons)
 
-    def _make(self, home: GraphProto, producer: Node) -> list[str]:
+    def _make(self, home: GraphProto, producer: Node, kind: str, of_neuron: _OfNeuron) -> list[str]:
         """The codes of a node's outputs."""
         if producer.domain == DOMAIN:
-            return [self._fired(home, self.proto(producer)[1])]
+            return [of_neuron(self.proto(producer)[1])]
         if producer.op == "If":
             return self._of_branches(producer)
         if producer.op == "Add":
@@ -213,7 +243,7 @@ class Codes:
             if self.is_constant(part):  # it fires nothing
                 names[part.name] = self._twins.node(home, "Sub", part.name, part.name)
             else:
-                names[part.name] = self.code(home, part)
+                names[part.name] = self._view(home, part, kind, of_neuron)
         return self._repeated(home, producer, names)
 
     # Rules 1 and 2.
@@ -222,7 +252,7 @@ class Codes:
         twins = self._twins
         (theta,) = twins.parameters(neuron)
         attributes = raised_attributes(neuron)
-        scaled = self._divided(home, neuron, neuron.input[0], theta)
+        scaled = self.divided(home, neuron, neuron.input[0], theta)
         one = twins.constant(home, 1.0)
         return twins.neuron(home, neuron.op_type, scaled, one, **attributes)
 
@@ -233,9 +263,9 @@ class Codes:
         if scale.size == 1:
             return twins.of_scale_fire(home, neuron, spikes)
         scaled = twins.scaled_staircase(home, neuron, neuron.input[2], spikes / _UNIT)
-        return twins.node(home, "Round", self._divided(home, neuron, scaled, scale / _UNIT))
+        return twins.node(home, "Round", self.divided(home, neuron, scaled, scale / _UNIT))
 
-    def _divided(self, home: GraphProto, neuron: NodeProto, tensor: str, steps: np.ndarray) -> str:
+    def divided(self, home: GraphProto, neuron: NodeProto, tensor: str, steps: np.ndarray) -> str:
         """``tensor`` of the neuron's shape, divided by a step or by one for each channel."""
         twins = self._twins
         if steps.size == 1:

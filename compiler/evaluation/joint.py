@@ -52,14 +52,21 @@ class Joint:
     k: np.ndarray
 
     def level_counts(self, histogram: SignedHistogram, low: int, total: int) -> np.ndarray:
-        """How often each k was seen, from the lowest one on: int64, of ``total`` values."""
+        """How often each k was seen, from the lowest one on: int64, of ``total`` values.
+
+        Raises:
+            ValueError: fewer were observed; not all runs were made that are observed at once.
+        """
         means, seen = histogram.distribution(0)
         joint = means > OFFSET / 2
         ends = (self.values[1:] + self.values[:-1]) / 2
         k = self.k[np.searchsorted(ends, means[joint])]
         counts = np.zeros(int(self.k.max()) - low + 1, np.int64)
         np.add.at(counts, k - low, seen[joint, None])
-        counts[-low] -= counts.sum() - total  # rule 4
+        beyond = int(counts.sum()) - total
+        if beyond < 0:
+            raise ValueError(f"{total} values were counted, {-beyond} of them were not observed")
+        counts[-low] -= beyond  # rule 4
         return counts
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, TensorProto
@@ -24,20 +23,58 @@ from .batch import Rows
 from .codes import Span
 from .fan_out import Shape
 from .joint import joint_of
-from .pack import Field, Table, samples_that_fit
+from .pack import Field, Packed
+
+#: Values that are taken apart at once, and rows of them whose sum an int32 holds.
+_MOST_WAITING = 1 << 18
+_MOST_ROWS = 64
 
 
-@dataclass
 class Totals:
     """What was counted at each position of samples of one shape.
 
     Attributes:
         samples: how many there were.
-        counts: int64 [positions] by name, those that the tables have (``pack.py``).
     """
 
-    samples: int
-    counts: dict[str, np.ndarray]
+    def __init__(self, packed: Packed, positions: int) -> None:
+        self.samples = 0
+        self._packed = packed
+        names = {counted.name for table in packed.tables for counted in table.fields}
+        self._counts = {name: np.zeros(positions, np.int64) for name in names}
+        self._waiting: list[list[np.ndarray]] = []
+
+    def add(self, sums: list[np.ndarray], samples: int) -> None:
+        """Add sums over so many samples, float32 [groups, positions] for each table."""
+        self.samples += samples
+        self._waiting.append(sums)
+        if sums[0].size * len(self._waiting) >= _MOST_WAITING:
+            self._unpack()
+
+    @property
+    def counts(self) -> dict[str, np.ndarray]:
+        """int64 [positions] by name, those that the tables have (``pack.py``)."""
+        self._unpack()
+        return self._counts
+
+    def _unpack(self) -> None:
+        """Take the fields of what waits apart: of many sums at once, for the sake of small ones."""
+        columns, self._waiting = list(zip(*self._waiting, strict=True)), []
+        for table, parts in zip(self._packed.tables, columns, strict=bool(columns)):
+            sums = np.concatenate(parts, dtype=np.int32, casting="unsafe")
+            first, *others = zip(table.fields, table.radices(self._packed.fitting), strict=True)
+            for counted, radix in reversed(others):
+                above = sums // np.int32(radix)
+                sums -= above * np.int32(radix)
+                self._add(counted, sums)
+                sums = above
+            self._add(first[0], sums)
+
+    def _add(self, counted: Field, sums: np.ndarray) -> None:
+        # A count is below 2^24 and no more than _MOST_ROWS are summed.
+        for start in range(0, len(sums), _MOST_ROWS):
+            total = sums[start : start + _MOST_ROWS].sum(axis=0, dtype=np.int32)
+            self._counts[counted.name] += total.astype(np.int64) * counted.worth
 
 
 class CountMap:
@@ -45,8 +82,7 @@ class CountMap:
 
     Attributes:
         span: what it may hold.
-        tables: that count it.
-        fitting: samples in one sum.
+        packed: its packed counts.
         outputs: names of the tensors that a run has to give to :meth:`add`.
         joint: how levels are told apart; None where they are not.
         joined: name of the tensor to observe for it.
@@ -57,7 +93,7 @@ class CountMap:
         self,
         twins: Twins,
         home: GraphProto,
-        found: Sequence[Table],
+        packed: Packed,
         span: Span,
         rows: Rows,
         observed: bool = False,
@@ -67,25 +103,19 @@ class CountMap:
         Args:
             twins: adds to the model.
             home: graph that the tensor is in.
-            found: tables that count it.
+            packed: its packed counts.
             span: what it may hold.
             rows: its samples.
             observed: whether levels are to be told apart too.
         """
-        self.span, self._rows = span, rows
-        self.tables = list(found)
-        self.fitting = samples_that_fit(found)
+        self.span, self.packed, self._rows = span, packed, rows
         self.joint, self.joined = None, ""
-        if observed and len(found) == 1 and found[0].k is not None:
-            self.joint = joint_of(found[0].packed(self.fitting), found[0].k)
-        packed = []
-        for table in found:
-            thresholds = twins.constant(home, table.thresholds)
-            levels = table.packed(self.fitting)
-            packed.append(twins.staircase(home, table.tensor, thresholds, levels))
-        shape = twins.node(home, "Shape", packed[0])
-        flat = [twins.node(home, "Reshape", tensor, rows.matrix) for tensor in packed]
-        selection = rows.selection(self.fitting, self.joint)
+        (table, *more), fitting = packed.tables, packed.fitting
+        if observed and not more and table.k is not None:
+            self.joint = joint_of(table.packed(fitting), table.k)
+        shape = twins.node(home, "Shape", packed.tensors[0])
+        flat = [twins.node(home, "Reshape", tensor, rows.matrix) for tensor in packed.tensors]
+        selection = rows.selection(fitting, self.joint)
         if self.joint is None:
             sums = [twins.node(home, "MatMul", selection.matrix, tensor) for tensor in flat]
         else:
@@ -123,30 +153,9 @@ class CountMap:
                 "counted; look for NaN or overflow in the data, and in the network on them"
             )
         if sample not in self.totals:
-            names = {counted.name for table in self.tables for counted in table.fields}
-            zeros = {name: np.zeros(positions, np.int64) for name in names}
-            self.totals[sample] = Totals(0, zeros)
-        totals = self.totals[sample]
-        totals.samples += rows
-        for table, part in zip(self.tables, sums, strict=True):
-            _unpack(table, self.fitting, part.astype(np.int32), totals.counts)
+            self.totals[sample] = Totals(self.packed, positions)
+        self.totals[sample].add(sums, rows)
 
     def sum(self, name: str) -> int:
         """A count over all positions and samples."""
         return sum(int(totals.counts[name].sum()) for totals in self.totals.values())
-
-
-def _unpack(table: Table, n: int, sums: np.ndarray, counts: dict[str, np.ndarray]) -> None:
-    """Add sums of packed counts, int32 [groups, positions]; they are used up."""
-    first, *others = zip(table.fields, table.radices(n), strict=True)
-    for counted, radix in reversed(others):
-        above = sums // np.int32(radix)
-        sums -= above * np.int32(radix)
-        _add(counted, sums, counts)
-        sums = above
-    _add(first[0], sums, counts)
-
-
-def _add(counted: Field, sums: np.ndarray, counts: dict[str, np.ndarray]) -> None:
-    total = sums.sum(axis=0, dtype=np.int64)
-    counts[counted.name] += total if counted.worth == 1 else total * counted.worth

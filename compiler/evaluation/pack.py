@@ -8,8 +8,9 @@ Of each k these are counted:
 
 1. A table gives all counts in one number, each in a field of its own: with `most` the largest count
    of a field, sums of n samples need the product of the (n * most + 1) to be at most 2^24, up to
-   which float32 holds integers exactly. Such a table is a ScaleFire: of the neuron's own thresholds
-   where one step holds for all channels, else of the codes (``codes.py``), half way between them.
+   which float32 holds integers exactly. Such a table is a ScaleFire, with thresholds half way
+   between levels that ascend (2^-18 of the largest apart, or more): of what a ScaleFire gives,
+   divided by the step where each channel has one, else of the codes (``codes.py``).
 2. A ScaleFire has 256 levels. Where a neuron has more, |k| is cut into digits of 8 bits, exactly,
    since it is divided by powers of 2. A table for each digit gives "spikes", worth 1, 2^8, ..., and
    "bits"; another one the rest.
@@ -36,6 +37,8 @@ from .joint import joint_of
 #: float32 holds integers exactly up to here.
 _EXACT = 1 << 24
 _DIGIT = 256
+#: Least distance of levels, of the largest one: far more than is lost by a product and a quotient.
+_APART = 2.0**-18
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,38 @@ class Table:
         return levels
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Packed counts of a tensor of spikes.
+
+    Attributes:
+        tables: that count it.
+        fitting: samples in one sum, by rules 1 and 3.
+        tensors: names of the packed counts, one per table.
+    """
+
+    tables: list[Table]
+    fitting: int
+    tensors: list[str]
+
+    @classmethod
+    def of(cls, twins: Twins, home: GraphProto, tables: list[Table]) -> Packed:
+        """Make them in the graph ``home``."""
+        fitting = _samples_that_fit(tables)
+        tensors = []
+        for table in tables:
+            thresholds = twins.constant(home, table.thresholds)
+            tensors.append(twins.staircase(home, table.tensor, thresholds, table.packed(fitting)))
+        return cls(tables, fitting, tensors)
+
+    def levels(self) -> bytes:
+        """What tells the levels apart, if one table has them all in ascending order; else empty."""
+        levels = self.tables[0].packed(self.fitting)
+        if len(self.tables) > 1 or np.any(np.diff(levels) <= 0):
+            return b""
+        return levels.tobytes()
+
+
 def popcount(values: np.ndarray) -> np.ndarray:
     """Number of bits that are 1, of integers from 0 to 2^24."""
     bits = (values[..., None] >> np.arange(_EXACT.bit_length())) & 1
@@ -95,12 +130,17 @@ def tables_of_neuron(
     span = codes.span_of(neuron)
     if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
         return _tables(twins, home, codes.raised(home, neuron), span, clips=True)
-    scale, thresholds, levels = twins.parameters(neuron)
-    if scale.size > 1:
+    scale, _, levels = twins.parameters(neuron)
+    wide = levels.astype(np.float64)
+    if np.any(np.diff(wide) < _APART * np.abs(wide).max()):
         return _tables(twins, home, codes.raised(home, neuron), span, clips=False)
-    k = spikes_of_levels(levels)
-    own = (scale * thresholds).reshape(-1)  # rounded as the kernel rounds it
-    return [Table(neuron.input[0], own, _fields(k, span, clips=False), k)]
+    k, between = spikes_of_levels(levels), (wide[1:] + wide[:-1]) / 2
+    given = neuron.output[0]
+    if scale.size > 1:
+        given = codes.divided(home, neuron, given, scale)
+    else:
+        between *= float(scale.reshape(()))
+    return [Table(given, between.astype(np.float32), _fields(k, span, clips=False), k)]
 
 
 def tables_of_code(twins: Twins, home: GraphProto, code: str, span: Span) -> list[Table]:
@@ -161,8 +201,7 @@ def _fields(k: np.ndarray, span: Span, clips: bool) -> tuple[Field, ...]:
     return tuple(fields)
 
 
-def samples_that_fit(found: Sequence[Table]) -> int:
-    """How many samples may be summed, by rules 1 and 3."""
+def _samples_that_fit(found: Sequence[Table]) -> int:
     n = 1
     while all(math.prod(table.radices(n + 1)) <= _EXACT for table in found):
         n += 1

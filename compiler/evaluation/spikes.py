@@ -31,7 +31,7 @@ from ..twins import Twins
 from .batch import Batch
 from .codes import Codes
 from .maps import CountMap
-from .pack import tables_of_neuron
+from .pack import Packed, tables_of_neuron
 from .results import NeuronResult, SynapseResult
 from .synapses import SynapseCounter, Synapses
 
@@ -46,7 +46,11 @@ class SpikeMeter:
     """
 
     def __init__(
-        self, snn: Network, keep: Sequence[str], unbatched: Set[str] = frozenset()
+        self,
+        snn: Network,
+        keep: Sequence[str],
+        unbatched: Set[str] = frozenset(),
+        runs: int = 1,
     ) -> None:
         """Put twins beside the neurons, and beside the linear operators what counts their input.
 
@@ -55,6 +59,8 @@ class SpikeMeter:
             keep: names of tensors to give out too.
             unbatched: inputs without a batch axis (``Samples.unbatched``). Samples are counted
                 along axis 0 of the first input that is none of them.
+            runs: how many runs follow on one another until there is a result; level counts come
+                with the last of as many, all at once.
 
         Raises:
             ModelError: it fires over several timesteps, or a neuron's levels are not constant.
@@ -66,8 +72,9 @@ class SpikeMeter:
         maps: dict[tuple[int, str, bool], CountMap] = {}
         self._neurons = []
         for home, node, tensor in codes.neurons():
-            tables, rows = tables_of_neuron(twins, codes, home, node), batch.rows(home, tensor)
-            counts = CountMap(twins, home, tables, codes.span_of(node), rows, observed=True)
+            packed = Packed.of(twins, home, tables_of_neuron(twins, codes, home, node))
+            rows = batch.rows(home, tensor)
+            counts = CountMap(twins, home, packed, codes.span_of(node), rows, observed=True)
             maps[id(home), node.output[0], False] = counts
             self._neurons.append(_Neuron(node, counts))
         self._synapses = list(Synapses(twins, codes, batch, maps).counters())
@@ -78,7 +85,7 @@ class SpikeMeter:
         self._kept = len(keep)
         watches = [watch for neuron in self._neurons for watch in neuron.watches()]
         self._observations = Observations(watches)
-        self.network = with_histograms(twins.finish(), watches, [*keep, *self._distinct])
+        self.network = with_histograms(twins.finish(), watches, [*keep, *self._distinct], runs)
 
     def add(self, outputs: Sequence[np.ndarray]) -> None:
         """Add what one run of :attr:`network` gave.

@@ -22,7 +22,7 @@ All counts are integers, exact.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +36,7 @@ from .batch import Batch
 from .codes import Codes, Span
 from .fan_out import LinearOperator, NotCounted, Shape, total_fan_out
 from .maps import CountMap
-from .pack import Table, tables_of_code, tables_of_neuron
+from .pack import Packed, Table, tables_of_code, tables_of_neuron
 from .results import SynapseResult
 
 #: Integers below it are sums that float32 made without rounding.
@@ -308,10 +308,24 @@ class Synapses:
         if key not in self._maps:
             span = self._codes.span(tensor)
             assert span is not None
-            tables = self._tables(home, tensor)
+            packed = self._moved(home, tensor)
+            if packed is None:
+                packed = Packed.of(self._twins, home, self._tables(home, tensor))
             rows = self._batch.rows(home, tensor, fixed)
-            self._maps[key] = CountMap(self._twins, home, tables, span, rows)
+            self._maps[key] = CountMap(self._twins, home, packed, span, rows)
         return self._maps[key]
+
+    def _moved(self, home: GraphProto, tensor: Tensor) -> Packed | None:
+        """The packed counts of neurons in this graph, moved as their spikes are, if all alike."""
+        sources = self._codes.sources(tensor)
+        maps = [self._maps.get((id(home), name, False)) for name in sources]
+        given = {name: m.packed for name, m in zip(sources, maps, strict=True) if m is not None}
+        levels = {packed.levels() for packed in given.values()}
+        if len(given) < len(set(sources)) or len(levels) != 1 or not all(levels):
+            return None
+        tensors = {name: packed.tensors[0] for name, packed in given.items()}
+        one = next(iter(given.values()))
+        return replace(one, tensors=[self._codes.moved_along(home, tensor, "packed", tensors)])
 
     def _why(self, tensor: Tensor) -> str:
         """Why a tensor is analog."""
