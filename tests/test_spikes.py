@@ -608,8 +608,10 @@ def test_tensors_whose_first_axis_is_not_that_of_the_samples():
 
 def test_what_cannot_be_counted_is_refused():
     text = "g (float[N, 3] x) => (float[N, 3] z) {{ z = ai.snn.{} (x, theta) }}"
-    temporal = network(text.format("IntegrateFire <timesteps = 2>"), theta=np.float32(1))
-    with pytest.raises(ModelError, match="IntegrateFire of z' fires over several timesteps"):
+    temporal = network(
+        text.format("IntegrateFire <timesteps = 2, levels_pos = 2000000>"), theta=np.float32(1)
+    )
+    with pytest.raises(ModelError, match="IntegrateFire of z' has more than 1048576 levels per"):
         SpikeMeter(temporal, ["z"])
     computed = network(
         "g (float[N, 3] x, float t) => (float[N, 3] z) { z = ai.snn.MultiThresholdFire (x, t) }"

@@ -2,7 +2,12 @@
 
 1. Axis 0 of a tensor counts samples where its length is a multiple of the number B of samples in
    the run, samples foremost. Otherwise, and where the caller says so, the run is one sample.
-2. Tensors whose axis 0 has the same known length have the same samples. What a model declares may
+2. Rows of a tensor of spikes that were fired over T timesteps are T times as many, time-major: axis
+   0 has T B rows, where its length is a multiple of that, or else T. Each is counted like a sample,
+   and what is counted is divided by B in the end: what depends on time is summed over the steps,
+   what does not (it was computed once, or repeated by Tile, before spikes depend on time) counts
+   as often as it is computed. How many steps there are says the attribute of the neurons.
+3. Tensors whose axis 0 has the same known length have the same samples. What a model declares may
    be wrong: the lengths that were seen leave the runtime beside the counts and are compared.
 """
 
@@ -15,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, TensorProto
 
-from ...passes.graph import Tensor
 from ..twins import Twins
 from .joint import OFFSET, Joint
 
@@ -30,7 +34,7 @@ class Batch:
     def __init__(self, twins: Twins, source: str | None) -> None:
         """Count along axis 0 of the network's input ``source``; None: a run is one sample."""
         self._twins = twins
-        self._rows: dict[tuple[int, str | int | None], Rows] = {}
+        self._rows: dict[tuple[int, str | int | None, int], Rows] = {}
         graph = twins.proto.graph
         with twins.at_front():
             if source is None:
@@ -41,27 +45,48 @@ class Batch:
                 self._samples = twins.node(graph, "Max", counted, one)
             self.size = twins.node(graph, "Cast", self._samples, to=TensorProto.FLOAT)
 
-    def rows(self, home: GraphProto, tensor: Tensor, fixed: bool = False) -> Rows:
-        """The samples of a tensor in the graph ``home``; ``fixed``: the run is one."""
-        length = None if fixed else (tensor.shape or [str(tensor.name)])[0] or str(tensor.name)
-        key = id(home), length
+    def rows(
+        self,
+        home: GraphProto,
+        tensor: str,
+        length: str | int | None = None,
+        timesteps: int = 1,
+        fixed: bool = False,
+    ) -> Rows:
+        """The samples of a tensor.
+
+        Args:
+            home: the graph to make them in.
+            tensor: name of packed counts.
+            length: of its axis 0, where it is known.
+            timesteps: that its spikes were fired over.
+            fixed: the run is one sample.
+        """
+        length = None if fixed else length or tensor
+        key = id(home), length, timesteps
         if key not in self._rows:
             if fixed:
                 count = self._twins.constant(home, [1], np.int64)
             else:
-                count = self._count(home, str(tensor.name))
-            self._rows[key] = Rows(self._twins, home, self._samples, count, fixed)
+                count = self._count(home, tensor, timesteps)
+            self._rows[key] = Rows(self._twins, home, self._samples, count, timesteps, fixed)
         return self._rows[key]
 
-    def _count(self, home: GraphProto, tensor: str) -> str:
-        """Rule 1: int64 [1]."""
+    def _count(self, home: GraphProto, tensor: str, timesteps: int) -> str:
+        """Rules 1 and 2: int64 [1]."""
         twins = self._twins
         first = twins.node(home, "Shape", tensor, start=0, end=1)
         length = twins.node(home, "ReduceProd", first, keepdims=1)  # a scalar has none
-        rest = twins.node(home, "Mod", length, self._samples)
-        nothing, one = (twins.constant(home, [value], np.int64) for value in (0, 1))
-        counts = twins.node(home, "Equal", rest, nothing)
-        return twins.node(home, "Where", counts, self._samples, one)
+        nothing, rows = (twins.constant(home, [value], np.int64) for value in (0, 1))
+        steps = twins.constant(home, [timesteps], np.int64)
+        candidates = [self._samples]
+        if timesteps > 1:
+            candidates = [steps, twins.node(home, "Mul", self._samples, steps)]
+        for candidate in candidates:
+            rest = twins.node(home, "Mod", length, candidate)
+            fits = twins.node(home, "Equal", rest, nothing)
+            rows = twins.node(home, "Where", fits, candidate, rows)
+        return rows
 
 
 class Rows:
@@ -69,14 +94,21 @@ class Rows:
 
     Attributes:
         samples: name of int64 [1], B.
-        count: name of int64 [1], how many samples lie along axis 0: B or 1.
+        count: name of int64 [1], how many rows of samples lie along axis 0.
         matrix: name of int64 [2], the shape of a tensor with a row per sample.
     """
 
     def __init__(
-        self, twins: Twins, home: GraphProto, samples: str, count: str, fixed: bool
+        self,
+        twins: Twins,
+        home: GraphProto,
+        samples: str,
+        count: str,
+        timesteps: int,
+        fixed: bool,
     ) -> None:
-        self._twins, self._home, self._fixed = twins, home, fixed
+        self._twins, self._home = twins, home
+        self._timesteps, self._fixed = timesteps, fixed
         self.samples, self.count = samples, count
         self.matrix = self._join(count, self._integers([-1]))
         self._zero, self._one, self._axis = (self._integers(value) for value in (0, 1, [0]))
@@ -91,8 +123,12 @@ class Rows:
         return self._selections[key]
 
     def expected(self, samples: int, shape: Sequence[int]) -> int:
-        """How many samples a tensor of this shape has in a run of so many."""
-        return 1 if self._fixed or math.prod(shape[:1]) % samples else samples
+        """How many rows a tensor of this shape has in a run of so many samples."""
+        if self._fixed:
+            return 1
+        length = math.prod(shape[:1])
+        candidates = (samples * self._timesteps, self._timesteps)
+        return next((count for count in candidates if length % count == 0), 1)
 
     def _select(self, fitting: int, joint: Joint | None) -> Selection:
         twins, home = self._twins, self._home

@@ -61,6 +61,7 @@ def compare(
     labels: np.ndarray | None,
     table: EnergyTable,
     progress: Progress,
+    with_residue: bool = True,
 ) -> Comparison:
     """Run the networks on all samples.
 
@@ -72,6 +73,7 @@ def compare(
         labels: int64 [samples]; None where there are none.
         table: energies per operation.
         progress: told about batches done.
+        with_residue: list the float residue too.
 
     Raises:
         ModelError: a network cannot be run.
@@ -95,8 +97,10 @@ def compare(
     found.outputs = snn_runner.comparison.results()
     if snn_runner.meter is not None:
         found.neurons, synapses = snn_runner.meter.result()
-        feed = next(samples.batches(1))
-        residue = float_residue(without_planes(snn), feed, samples.count_in(feed))
+        residue = []
+        if with_residue:
+            feed = next(samples.batches(1))
+            residue = float_residue(without_planes(snn), feed, samples.count_in(feed))
         found.energy = estimate_energy(found.neurons, synapses, residue, table)
     found.baselines = {one.name: one.comparison.results() for one in others}
     if snn_runner.problem:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, NodeProto
 
+from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS, spikes_of_levels
 from ..twins import Twins
@@ -130,6 +131,8 @@ def tables_of_neuron(
     span = codes.span_of(neuron)
     if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
         return _tables(twins, home, codes.raised(home, neuron), span, clips=True)
+    if neuron.op_type == INTEGRATE_FIRE.name:
+        return _tables(twins, home, codes.raised(home, neuron), span, clips=False)
     scale, _, levels = twins.parameters(neuron)
     wide = levels.astype(np.float64)
     if np.any(np.diff(wide) < _APART * np.abs(wide).max()):

@@ -5,10 +5,10 @@ runtime. Codes of the spikes (``codes.py``) are summed over samples (``maps.py``
 the histograms of levels; ``synapses.py`` puts counts and fan-out together.
 
 1. A neuron is a position of a neuron node's tensor within a sample. It is silent if it fires on no
-   sample, saturated if it is at an outermost level on every sample. Where inputs come in several
-   sizes, positions of each size are neurons of their own.
+   sample, saturated if it is at an outermost level on every sample, at every timestep. Where inputs
+   come in several sizes, positions of each size are neurons of their own.
 2. A value is clipped if one level more would have changed it; of MultiThresholdFire only, since the
-   outer levels of a ScaleFire have no end.
+   outer levels of a ScaleFire have no end, and an IntegrateFire carries over what it did not fire.
 3. Of neurons with more than 256 levels (a MultiThresholdFire: 254) level counts are empty and the
    entropy is nan.
 4. Of a branch of If that is not taken nothing is counted; shares over no values are 0.
@@ -55,7 +55,7 @@ class SpikeMeter:
         """Put twins beside the neurons, and beside the linear operators what counts their input.
 
         Args:
-            snn: spiking network of one timestep with float32 neurons.
+            snn: spiking network with float32 neurons; of IntegrateFire, every step is counted.
             keep: names of tensors to give out too.
             unbatched: inputs without a batch axis (``Samples.unbatched``). Samples are counted
                 along axis 0 of the first input that is none of them.
@@ -63,7 +63,7 @@ class SpikeMeter:
                 with the last of as many, all at once.
 
         Raises:
-            ModelError: it fires over several timesteps, or a neuron's levels are not constant.
+            ModelError: its inputs have an axis of timesteps, or a neuron's levels are not constant.
         """
         self.samples = 0
         twins = Twins(snn, "counted")
@@ -73,8 +73,9 @@ class SpikeMeter:
         self._neurons = []
         for home, node, tensor in codes.neurons():
             packed = Packed.of(twins, home, tables_of_neuron(twins, codes, home, node))
-            rows = batch.rows(home, tensor)
-            counts = CountMap(twins, home, packed, codes.span_of(node), rows, observed=True)
+            span = codes.span_of(node)
+            rows = batch.rows(home, packed.tensors[0], codes.length_of(tensor), span.timesteps)
+            counts = CountMap(twins, home, packed, span, rows, observed=True)
             maps[id(home), node.output[0], False] = counts
             self._neurons.append(_Neuron(node, counts))
         self._synapses = list(Synapses(twins, codes, batch, maps).counters())
@@ -108,7 +109,9 @@ class SpikeMeter:
         """
         if not self.samples:
             raise DataError("no sample was run, so there are no spikes to count; give samples")
-        neurons = [neuron.result(self._observations.histograms) for neuron in self._neurons]
+        neurons = [
+            neuron.result(self._observations.histograms, self.samples) for neuron in self._neurons
+        ]
         return neurons, [synapse.result(self.samples) for synapse in self._synapses]
 
 
@@ -123,7 +126,7 @@ class _Neuron:
         joint = self._counts.joint
         return [] if joint is None else [Watch(self._counts.joined, None, 1, joint.bins)]
 
-    def result(self, histograms: dict[str, SignedHistogram]) -> NeuronResult:
+    def result(self, histograms: dict[str, SignedHistogram], samples: int) -> NeuronResult:
         counts, span = self._counts, self._span
         silent, saturated, positions = self._shares()
         total = sum(len(t.counts["events"]) * t.samples for t in counts.totals.values())
@@ -151,6 +154,8 @@ class _Neuron:
             entropy=float("nan") if counts.joint is None else entropy,
             level_counts=levels,
             lowest_level=span.low,
+            timesteps=span.timesteps,
+            spikes=counts.sum("spikes") / samples,
         )
 
     def _shares(self) -> tuple[float, float, int]:

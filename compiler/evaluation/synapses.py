@@ -12,11 +12,13 @@ spikes at its own input (``codes.py``) and f the fan-out:
    and events are those of both operands.
 3. Otherwise the operator is analog, with the reason, and its multiply-accumulates are counted.
    So are those of every other operator: products whose weight is not 0 and whose input is no
-   padding, what the ANN computes at the same place. In rule 2 it is all products.
+   padding, what the ANN computes at the same place, once where it is computed at every timestep. In
+   rule 2 it is all products.
 4. Weights computed while the network runs count as not 0. An operator that reads constants alone is
    none of the network's. Operators in bodies of Loop and Scan are listed and not counted.
 
-All counts are integers, exact.
+All counts are integers, exact. Of spikes over T timesteps they are sums over the steps: running
+means of spikes are analog (rule 3), and what reads them computes all its products T times.
 """
 
 from __future__ import annotations
@@ -69,16 +71,20 @@ class _Operator:
         name: node name.
         linear: its products.
         masks: bool, where an operand is not 0; None of what is not constant.
+        repeats: T where it is computed at every timestep.
     """
 
     name: str
     linear: LinearOperator
     masks: list[np.ndarray | None]
+    repeats: int = 1
 
     def result(self, macs: float, spans: Sequence[Span] = (), analog: str = "") -> SynapseResult:
         neurons = list(dict.fromkeys(name for span in spans for name in span.neurons))
-        bits = max((span.levels.bit_length() for span in spans), default=0)
-        return SynapseResult(self.name, self.linear.op, neurons, analog, macs, bits=bits)
+        bits = max(((s.levels * s.timesteps).bit_length() for s in spans), default=0)
+        return SynapseResult(
+            self.name, self.linear.op, neurons, analog, macs, bits=bits, repeats=self.repeats
+        )
 
     def macs(self, shapes: Sequence[Shape]) -> int:
         """Multiply-accumulates for operands of these shapes."""
@@ -128,7 +134,8 @@ class _Analog:
 
     def result(self, samples: int) -> SynapseResult:
         macs = sum(runs * self._operator.macs(shapes) for shapes, runs in self._runs.items())
-        return self._operator.result(macs / samples, analog=self._reason)
+        once = macs / self._operator.repeats / samples
+        return self._operator.result(once, analog=self._reason)
 
 
 class _Weighted:
@@ -156,7 +163,9 @@ class _Weighted:
             every = np.broadcast_to(fan_out, shape).reshape(-1)
             for name, count in _SUMS.items():
                 sums[name] += int(totals.counts[count] @ every)
-        result = self._operator.result(macs / samples, [self._counts.span])
+        span = self._counts.span
+        steps = max(self._operator.repeats, span.timesteps)
+        result = self._operator.result(macs / steps / samples, [span])
         result.events = self._counts.sum("events") / samples
         for name, total in sums.items():
             setattr(result, name, total / samples)
@@ -223,7 +232,8 @@ class _Pair:
         return sums.astype(np.int64)
 
     def result(self, samples: int) -> SynapseResult:
-        result = self._operator.result(self._totals["macs"] / samples, self._spans)
+        once = self._totals["macs"] / self._operator.repeats / samples
+        result = self._operator.result(once, self._spans)
         for name in ("events", *_SUMS):
             setattr(result, name, self._totals[name] / samples)
         return result
@@ -262,7 +272,9 @@ class Synapses:
         linear = LinearOperator(str(node.op), attributes_of(stored), padding)
         if all(self._codes.is_constant(tensor) for tensor in operands):
             return None
-        operator = _Operator(stored.name, linear, [_mask(tensor) for tensor in operands[:2]])
+        repeats = max(self._codes.timesteps_of(tensor) for tensor in operands)
+        masks = [_mask(tensor) for tensor in operands[:2]]
+        operator = _Operator(stored.name, linear, masks, repeats)
         try:
             linear.check()
         except NotCounted as refused:
@@ -311,7 +323,8 @@ class Synapses:
             packed = self._moved(home, tensor)
             if packed is None:
                 packed = Packed.of(self._twins, home, self._tables(home, tensor))
-            rows = self._batch.rows(home, tensor, fixed)
+            length = self._codes.length_of(tensor)
+            rows = self._batch.rows(home, packed.tensors[0], length, span.timesteps, fixed)
             self._maps[key] = CountMap(self._twins, home, packed, span, rows)
         return self._maps[key]
 
