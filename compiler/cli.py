@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .limits import MOST_LEVELS
 from .terminal import progress_bar, run_command, say, show_table, warn
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
     from .coverage import Coverage
     from .report import CompileReport
 
-MAX_LEVELS = 1 << 16
 LEVELS = 32
 MAX_TIMESTEPS = 1024
 
@@ -76,7 +76,7 @@ MAX_TIMESTEPS = 1024
 )
 @click.option(
     "--levels",
-    type=click.IntRange(1, MAX_LEVELS),
+    type=click.IntRange(1, MOST_LEVELS),
     help="Levels N of each neuron and polarity, in each timestep.  [default: 32; over several "
     "timesteps 1]",
 )

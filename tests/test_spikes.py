@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from snn_compile.compiler.errors import DataError, ModelError
 from snn_compile.compiler.evaluation.spikes import SpikeMeter
 from snn_compile.compiler.session import make_session
@@ -608,8 +609,10 @@ def test_tensors_whose_first_axis_is_not_that_of_the_samples():
 
 def test_what_cannot_be_counted_is_refused():
     text = "g (float[N, 3] x) => (float[N, 3] z) {{ z = ai.snn.{} (x, theta) }}"
-    temporal = network(text.format("IntegrateFire <timesteps = 2>"), theta=np.float32(1))
-    with pytest.raises(ModelError, match="IntegrateFire of z' fires over several timesteps"):
+    temporal = network(
+        text.format("IntegrateFire <timesteps = 2, levels_pos = 2000000>"), theta=np.float32(1)
+    )
+    with pytest.raises(ModelError, match="IntegrateFire of z' has more than 1048576 levels per"):
         SpikeMeter(temporal, ["z"])
     computed = network(
         "g (float[N, 3] x, float t) => (float[N, 3] z) { z = ai.snn.MultiThresholdFire (x, t) }"
@@ -656,3 +659,39 @@ def test_a_compiled_network_gives_the_same_outputs_and_its_names_are_left_alone(
     neurons, _ = measure(snn, {"x": np.float32([[1, 0, 1]])})
     assert list(neurons) == ["counted.1"]
     assert snn.proto.SerializeToString(deterministic=True) == before
+
+
+def test_lengths_that_a_model_declares_wrongly_are_found_out():
+    snn = network(
+        """g (float[N, 3, 4] x) => (float[N, K] z) {
+            y = ai.snn.MultiThresholdFire <levels_pos = 5> (x, theta)
+            rows = Reshape (x, shape)
+            v = ai.snn.MultiThresholdFire <levels_pos = 5> (rows, theta)
+            z = Flatten (v)
+        }""",
+        inferred=False, theta=np.float32(0.3), shape=np.int64([1, -1, 4]),
+    )  # fmt: skip
+    for name in ("y", "v"):
+        shape = ["N", 3, 4] if name == "y" else ["N", None, 4]
+        snn.proto.graph.value_info.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        )
+    meter = SpikeMeter(snn, ["z"])
+    outputs = make_session(meter.network).run(None, {"x": np.ones((2, 3, 4), np.float32)})
+    with pytest.raises(DataError, match=r"MultiThresholdFire of v: its tensor is \[1, 6, 4\]"):
+        meter.add(outputs)
+
+
+def test_level_counts_come_with_the_last_run():
+    snn = network(
+        "g (float[N, 3] x) => (float[N, 3] z) "
+        "{ z = ai.snn.MultiThresholdFire <levels_pos = 2> (x, theta) }",
+        theta=np.float32(1),
+    )
+    meter = SpikeMeter(snn, ["z"], runs=2)
+    session = make_session(meter.network)
+    meter.add(session.run(None, {"x": np.float32([[1, 0, 2], [1, 1, 9], [0, 0, 0]])}))
+    with pytest.raises(ValueError, match="9 values were counted, 9 of them were not observed"):
+        meter.result()
+    meter.add(session.run(None, {"x": np.float32([[2, 1, 0]])}))
+    assert meter.result()[0][0].level_counts == [5, 4, 3]

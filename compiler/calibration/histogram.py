@@ -207,6 +207,8 @@ def _tops(minima: np.ndarray, maxima: np.ndarray, least: int) -> np.ndarray:
 
 def _move(table: np.ndarray, raised: np.ndarray, leading: int) -> None:
     """Move the bins of the rows whose top was raised towards 0, by so many octaves."""
+    if not raised.any():
+        return
     middle = table.shape[1] // 2
     for octaves in np.unique(raised[raised > 0]).tolist():
         rows = np.flatnonzero(raised == octaves)

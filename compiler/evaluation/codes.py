@@ -8,6 +8,8 @@ of each, exactly (``twins.py`` defines k). NaN stands for NaN.
    any; what reaches it is clipped.
 2. ScaleFire with one step: its twin gives k. With a step per channel the twin gives step * k / 256,
    which is divided by step / 256 and rounded: the quotient is within 0.01 of k.
+   The code of an IntegrateFire, too, is its output divided by theta and rounded: the potential that
+   it carries over depends on its own spikes, which a twin could not repeat with other levels.
 3. Operators that only move or select values (``encode_edges.moves_values``) are repeated on the
    codes. Where the values decide what is selected, they still do: MaxPool says where the largest
    value is, and the code is taken from there; of GlobalMaxPool and ReduceMax it is that of the
@@ -19,14 +21,18 @@ of each, exactly (``twins.py`` defines k). NaN stands for NaN.
    constant (a LeakyRelu), has the sum of their codes: never do both fire.
 5. What an If gives has the code that the branch taken gives.
 6. All else has no code: it is analog.
+7. The mean over all steps of spikes, and what Identity and Flatten make of it, has the code of the
+   spikes, T times as many rows: an operator that is linear reads it, so each spike can be sent when
+   it is fired. Only the mean that ``spatial_to_temporal.py`` makes is known as one.
 
 A reader in a body gets its codes there, made anew where its spikes come from outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
@@ -40,8 +46,11 @@ from ...passes.graph import (
     import_model,
     is_constant,
     is_standard,
+    metadata,
+    scopes,
 )
 from ...passes.network import Network
+from ...passes.spatial_to_temporal import INPUT_STEPS, OUTPUT, STANDS_FOR, TIME
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
@@ -49,10 +58,16 @@ from ...runtime_ops.scale_fire import spikes_of_levels
 from ..errors import ModelError
 from ..twins import Twins, attributes_of, raised_attributes
 
+#: The name of the tensor that says what a neuron fires.
+_OfNeuron: TypeAlias = Callable[[NodeProto], str]
 #: Keeps a step times a number of spikes from overflowing; a power of two.
 _UNIT = np.float32(256)
 #: Take the largest value of each channel's windows.
 _POOLS = ("MaxPool", "GlobalMaxPool")
+#: What that pass says of the Tile that repeats a tensor at every step.
+_REPEATED = "repeated"
+#: Levels of which a quotient of float32 is nearer than 1/4.
+_MOST_IN_STEP = 1 << 20
 #: Below every k.
 _NOTHING = -float(1 << 25)
 
@@ -65,11 +80,15 @@ class Span:
         low: the lowest k, at most 0.
         high: the highest, at least 0.
         neurons: names of the neurons that the spikes come from.
+        timesteps: T, the most of any of them.
+        averaged: it is the mean over the steps of what is counted, rule 7.
     """
 
     low: int
     high: int
     neurons: tuple[str, ...]
+    timesteps: int = 1
+    averaged: bool = False
 
     @property
     def levels(self) -> int:
@@ -89,30 +108,34 @@ class Codes:
         """Look at the model that ``twins`` adds to, before anything was added.
 
         Raises:
-            ModelError: it has neurons that fire over several timesteps.
+            ModelError: its inputs have an axis of timesteps.
         """
         self._twins = twins
         self.graph = import_model(Network(twins.proto, twins.weights))
         self._nodes: dict[int, tuple[GraphProto, NodeProto]] = {}
         self._homes: dict[int, GraphProto] = {}
         self._attach(self.graph, twins.proto.graph)
-        for _, node in self.neurons():
-            if node.op_type == INTEGRATE_FIRE.name:
-                raise ModelError(
-                    f"{node.op_type} '{node.name}' fires over several timesteps; spikes are "
-                    "counted of networks of one timestep, as snn-compile makes them"
-                )
-        self.analysis = EdgeAnalysis(self.graph, {node.output[0] for _, node in self.neurons()})
+        if any(metadata(node).get(TIME) == INPUT_STEPS for node in self.graph.nodes):
+            raise ModelError(
+                "its inputs have an axis of timesteps, so that samples are not along axis 0; "
+                "spikes are counted of networks compiled without --time-axis"
+            )
+        fired = {node.output[0] for _, node, _ in self.neurons()}
+        self.analysis = EdgeAnalysis(self.graph, fired)
         self._spans: dict[int, Span | None] = {}
+        self._timesteps = self._over_time()
         self._made: dict[tuple[int, str], str] = {}
 
     def proto(self, node: Node) -> tuple[GraphProto, NodeProto]:
         """The graph that a node is in, and the node, as they stand in the model."""
         return self._nodes[id(node)]
 
-    def neurons(self) -> Iterator[tuple[GraphProto, NodeProto]]:
-        """Every neuron and the graph that it is in, in order."""
-        return ((home, node) for home, node in self._nodes.values() if node.domain == DOMAIN)
+    def neurons(self) -> Iterator[tuple[GraphProto, NodeProto, Tensor]]:
+        """Every neuron in order: the graph that it is in, and its output, for analysis."""
+        for scope in scopes(self.graph):
+            for node in scope.graph.nodes:
+                if node.domain == DOMAIN:
+                    yield *self.proto(node), node.outputs[0]
 
     def neuron_of(self, tensor: Tensor) -> NodeProto | None:
         """The neuron that writes the tensor itself."""
@@ -123,13 +146,15 @@ class Codes:
 
     def span_of(self, neuron: NodeProto) -> Span:
         """What a neuron may fire."""
-        if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
-            attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
+        timesteps = 1
+        if neuron.op_type in (MULTI_THRESHOLD_FIRE.name, INTEGRATE_FIRE.name):
+            attributes = INTEGRATE_FIRE.defaults | attributes_of(neuron)
             low, high = -int(attributes["levels_neg"]), int(attributes["levels_pos"])
+            timesteps = int(attributes["timesteps"])
         else:
             spikes = spikes_of_levels(self._twins.parameters(neuron)[2])
             low, high = int(spikes.min()), int(spikes.max())
-        return Span(low, high, (neuron.name,))
+        return Span(low, high, (neuron.name,), timesteps)
 
     def span(self, tensor: Tensor) -> Span | None:
         """What a tensor of spikes may hold; None where it is none."""
@@ -137,27 +162,73 @@ class Codes:
             self._spans[id(tensor)] = self._find_span(tensor)
         return self._spans[id(tensor)]
 
+    def timesteps_of(self, tensor: Tensor) -> int:
+        """How many steps a tensor of the main graph has rows for; 1 where it depends on none."""
+        return self._timesteps.get(id(tensor), 1)
+
+    def length_of(self, tensor: Tensor) -> str | int | None:
+        """The length of axis 0, if it is known."""
+        span = self.span(tensor)
+        if not tensor.shape or span is None or span.averaged:
+            return None
+        return tensor.shape[0] or None
+
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether no signal is in the tensor."""
         return is_constant(tensor) or self.analysis.of(tensor) == Carries.CONSTANT
 
     def code(self, home: GraphProto, tensor: Tensor) -> str:
         """The code of a tensor that has a span, made in the graph ``home``: its name."""
-        key = (id(home), str(tensor.name))
+        return self._view(home, tensor, "", lambda neuron: self._fired(home, neuron))
+
+    def moved_along(
+        self, home: GraphProto, tensor: Tensor, kind: str, given: Mapping[str, str]
+    ) -> str:
+        """Like the code, of other tensors that ascend with k, with 0 for silence.
+
+        Args:
+            home: the graph to make it in.
+            tensor: all its spikes come from neurons in :meth:`sources`.
+            kind: what it is, to make it only once.
+            given: names of the tensors, by the outputs of the neurons.
+        """
+        return self._view(home, tensor, kind, lambda neuron: given[neuron.output[0]])
+
+    def sources(self, tensor: Tensor) -> list[str]:
+        """The neurons' outputs that a tensor is moved from; empty where it is more than that."""
+        producer = tensor.inputs[0]
+        if producer.domain == DOMAIN:
+            return [str(tensor.name)]
+        steps = self._steps_of_mean(tensor)
+        if steps is not None:
+            return self.sources(steps)
+        if producer.op in ("If", "Add"):
+            return []
+        parts = [part for part in moved(producer) if not self.is_constant(part)]
+        found = [self.sources(part) for part in parts]
+        return [name for names in found for name in names] if all(found) else []
+
+    def _view(self, home: GraphProto, tensor: Tensor, kind: str, of_neuron: _OfNeuron) -> str:
+        key = (id(home), f"{tensor.name} {kind}")  # no name of a tensor: it has a blank
         if key not in self._made:
             producer = tensor.inputs[0]
-            names = self._make(home, producer)
+            names = self._make(home, producer, kind, of_neuron)
             for output, name in zip(producer.outputs, names, strict=False):
-                self._made[id(home), str(output.name)] = name
+                self._made[id(home), f"{output.name} {kind}"] = name
         return self._made[key]
 
     def raised(self, home: GraphProto, neuron: NodeProto) -> str:
-        """The code of a neuron; a MultiThresholdFire's is one beyond its span where clipped."""
-        key = (id(home), f"{neuron.output[0]} raised")  # no name of a tensor: it has a blank
+        """The code of a neuron; a MultiThresholdFire's is one beyond its span where clipped.
+
+        That of an IntegrateFire is not yet rounded.
+        """
+        key = (id(home), f"{neuron.output[0]} raised")
         if key not in self._made:
             make = self._of_scale_fire
             if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
                 make = self._of_multi_threshold_fire
+            elif neuron.op_type == INTEGRATE_FIRE.name:
+                make = self._of_integrate_fire
             self._made[key] = make(home, neuron)
         return self._made[key]
 
@@ -178,6 +249,10 @@ class Codes:
             return self.span_of(self.proto(producer)[1])
         if not is_standard(producer):
             return None
+        steps = self._steps_of_mean(tensor)
+        if steps is not None:
+            span = self.span(steps)
+            return None if span is None else replace(span, averaged=True)
         if producer.op == "If":
             position = producer.outputs.index(tensor)
             parts = [body.outputs[position] for body in bodies(producer)]
@@ -191,15 +266,53 @@ class Codes:
         known = [span for span in spans if span is not None]
         if not spans or len(known) < len(spans):
             return None
+        averaged = any(span.averaged for span in known)
+        if averaged and not _keeps_rows(producer):
+            return None
         neurons = tuple(dict.fromkeys(name for span in known for name in span.neurons))
-        return Span(min(s.low for s in known), max(s.high for s in known), neurons)
+        low, high = min(s.low for s in known), max(s.high for s in known)
+        return Span(low, high, neurons, max(s.timesteps for s in known), averaged)
 
-    def _make(self, home: GraphProto, producer: Node) -> list[str]:
+    def _over_time(self) -> dict[int, int]:
+        """By the tensor's id, of what depends on time."""
+        found: dict[int, int] = {}
+        most = [self.span_of(neuron).timesteps for _, neuron, _ in self.neurons()]
+        for node in self.graph.nodes:
+            time = metadata(node).get(TIME)
+            steps = max((found.get(id(tensor), 1) for tensor in node.inputs), default=1)
+            if time == _REPEATED:
+                steps = max(most, default=1)
+            elif time == OUTPUT:
+                steps = 1
+            elif node.domain == DOMAIN:
+                steps = max(steps, self.span_of(self.proto(node)[1]).timesteps)
+            if steps > 1:
+                found.update((id(tensor), steps) for tensor in node.outputs)
+        return found
+
+    def _steps_of_mean(self, tensor: Tensor) -> Tensor | None:
+        """The spikes that a tensor is the mean of, rule 7: ReduceMean between two Reshapes."""
+        node = tensor.inputs[0]
+        spikes = metadata(node).get(STANDS_FOR)
+        if metadata(node).get(TIME) != OUTPUT or spikes is None:
+            return None
+        for op in ("Reshape", "ReduceMean", "Reshape"):
+            if node is None or node.op != op:
+                return None
+            source = node.inputs[0]
+            node = source.inputs[0] if source.inputs else None
+        fires = node is not None and node.op == INTEGRATE_FIRE.name and node.domain == DOMAIN
+        return source if fires and source.name == spikes else None
+
+    def _make(self, home: GraphProto, producer: Node, kind: str, of_neuron: _OfNeuron) -> list[str]:
         """The codes of a node's outputs."""
         if producer.domain == DOMAIN:
-            return [self._fired(home, self.proto(producer)[1])]
+            return [of_neuron(self.proto(producer)[1])]
         if producer.op == "If":
             return self._of_branches(producer)
+        steps = self._steps_of_mean(producer.outputs[0])
+        if steps is not None:
+            return [self._view(home, steps, kind, of_neuron)]
         if producer.op == "Add":
             codes = [self.code(home, neuron.outputs[0]) for neuron in self._dual(producer)]
             return [self._twins.node(home, "Add", *codes)]
@@ -208,7 +321,7 @@ class Codes:
             if self.is_constant(part):  # it fires nothing
                 names[part.name] = self._twins.node(home, "Sub", part.name, part.name)
             else:
-                names[part.name] = self.code(home, part)
+                names[part.name] = self._view(home, part, kind, of_neuron)
         return self._repeated(home, producer, names)
 
     # Rules 1 and 2.
@@ -217,7 +330,7 @@ class Codes:
         twins = self._twins
         (theta,) = twins.parameters(neuron)
         attributes = raised_attributes(neuron)
-        scaled = self._divided(home, neuron, neuron.input[0], theta)
+        scaled = self.divided(home, neuron, neuron.input[0], theta)
         one = twins.constant(home, 1.0)
         return twins.neuron(home, neuron.op_type, scaled, one, **attributes)
 
@@ -228,9 +341,19 @@ class Codes:
         if scale.size == 1:
             return twins.of_scale_fire(home, neuron, spikes)
         scaled = twins.scaled_staircase(home, neuron, neuron.input[2], spikes / _UNIT)
-        return twins.node(home, "Round", self._divided(home, neuron, scaled, scale / _UNIT))
+        return twins.node(home, "Round", self.divided(home, neuron, scaled, scale / _UNIT))
 
-    def _divided(self, home: GraphProto, neuron: NodeProto, tensor: str, steps: np.ndarray) -> str:
+    def _of_integrate_fire(self, home: GraphProto, neuron: NodeProto) -> str:
+        span = self.span_of(neuron)
+        if max(-span.low, span.high) > _MOST_IN_STEP:
+            raise ModelError(
+                f"{neuron.op_type} '{neuron.name}' has more than {_MOST_IN_STEP} levels per "
+                "timestep, too many to count"
+            )
+        (theta,) = self._twins.parameters(neuron)
+        return self.divided(home, neuron, neuron.output[0], theta)
+
+    def divided(self, home: GraphProto, neuron: NodeProto, tensor: str, steps: np.ndarray) -> str:
         """``tensor`` of the neuron's shape, divided by a step or by one for each channel."""
         twins = self._twins
         if steps.size == 1:
@@ -250,6 +373,8 @@ class Codes:
     def _fired(self, home: GraphProto, neuron: NodeProto) -> str:
         """The code of a neuron, what is clipped at its outermost level."""
         raised = self.raised(home, neuron)
+        if neuron.op_type == INTEGRATE_FIRE.name:
+            return self._twins.node(home, "Round", raised)
         if neuron.op_type != MULTI_THRESHOLD_FIRE.name:
             return raised
         span = self.span_of(neuron)
@@ -388,3 +513,8 @@ class Codes:
             given.append(self._twins.name())
             stored.output.append(given[-1])
         return given
+
+
+def _keeps_rows(node: Node) -> bool:
+    """Whether a moving operator does the same, however many rows there are."""
+    return node.op == "Identity" or bool(node.op == "Flatten" and node.attrs.get("axis", 1) == 1)

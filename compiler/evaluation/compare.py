@@ -61,6 +61,7 @@ def compare(
     labels: np.ndarray | None,
     table: EnergyTable,
     progress: Progress,
+    with_residue: bool = True,
 ) -> Comparison:
     """Run the networks on all samples.
 
@@ -72,6 +73,7 @@ def compare(
         labels: int64 [samples]; None where there are none.
         table: energies per operation.
         progress: told about batches done.
+        with_residue: list the float residue too.
 
     Raises:
         ModelError: a network cannot be run.
@@ -81,7 +83,8 @@ def compare(
     session = make_session(ann)
     names = [name for _, name in float_outputs(session)]
     runner = _Runner.of("the ANN", session, names, samples)
-    counting, meter = _counting(snn, names, samples, found)
+    size = samples.fixed_batch or batch_size(list(next(samples.batches(1)).values()))
+    counting, meter = _counting(snn, names, samples, samples.batch_count(size), found)
     runners = [_Runner.of("the SNN", counting, names, samples, meter)]
     runners += [
         _Runner.of(
@@ -89,13 +92,15 @@ def compare(
         )
         for name, path in baselines.items()
     ]
-    _run(runner, runners, names, samples, labels, found, progress)
+    _run(runner, runners, names, samples, size, labels, found, progress)
     snn_runner, *others = runners
     found.outputs = snn_runner.comparison.results()
     if snn_runner.meter is not None:
         found.neurons, synapses = snn_runner.meter.result()
-        feed = next(samples.batches(1))
-        residue = float_residue(without_planes(snn), feed, samples.count_in(feed))
+        residue = []
+        if with_residue:
+            feed = next(samples.batches(1))
+            residue = float_residue(without_planes(snn), feed, samples.count_in(feed))
         found.energy = estimate_energy(found.neurons, synapses, residue, table)
     found.baselines = {one.name: one.comparison.results() for one in others}
     if snn_runner.problem:
@@ -150,12 +155,12 @@ class _Runner:
 
 
 def _counting(
-    snn: Network, outputs: Sequence[str], samples: FileSamples, found: Comparison
+    snn: Network, outputs: Sequence[str], samples: FileSamples, runs: int, found: Comparison
 ) -> tuple[ort.InferenceSession, SpikeMeter | None]:
     """A session of the SNN that counts its spikes, where there are any and they can be counted."""
     if neurons_of(snn.proto):
         try:
-            meter = SpikeMeter(without_planes(snn), outputs, samples.unbatched)
+            meter = SpikeMeter(without_planes(snn), outputs, samples.unbatched, runs)
             return make_session(meter.network), meter
         except ModelError as reason:  # several timesteps, another type than float32, changed planes
             found.warnings.append(f"spikes are not counted: {reason}")
@@ -167,11 +172,11 @@ def _run(
     others: Sequence[_Runner],
     names: Sequence[str],
     samples: FileSamples,
+    size: int,
     labels: np.ndarray | None,
     found: Comparison,
     progress: Progress,
 ) -> None:
-    size = samples.fixed_batch or batch_size(list(next(samples.batches(1)).values()))
     labelled: set[str] = set()
     feeds = progress.track(samples.batches(size), samples.batch_count(size), "evaluating")
     for feed in feeds:

@@ -14,6 +14,8 @@ constant, nothing for moving data, which costs more than arithmetic on most mach
     ann_int8          int8_mac * MACs                                  int8_mac * MACs
     ann_bits          int8_mac * MACs * bits / 8                       int8_mac * MACs
 
+MACs of the SNN's analog operators count at every timestep at which they are computed.
+
 The accountings of the SNN with int8 weights stand beside ``ann_int8``, so that a precision of the
 weights is not taken for a merit of spikes. ``ann_bits`` is a network of the same number of levels:
 activations of bits = ceil(log2(N + 1)) and weights of 8; that the energy of a product is in
@@ -151,7 +153,7 @@ def _energies(synapse: SynapseResult, table: EnergyTable) -> dict[str, float]:
             "graded": mac * synapse.graded,
         }
         for name, energy in spiking.items():
-            found[name + suffix] = mac * macs if synapse.analog else energy
+            found[name + suffix] = mac * macs * synapse.repeats if synapse.analog else energy
     return {**found, **ann}
 
 

@@ -181,7 +181,9 @@ def evaluate(
         if options.sweep:
 
             def measure(network: Network) -> tuple[list[OutputResult], dict[str, float]]:
-                one = compare(pair.ann, network, {}, samples, labels, options.energy, progress)
+                one = compare(
+                    pair.ann, network, {}, samples, labels, options.energy, progress, False
+                )
                 new = [text for text in one.warnings if text not in result.warnings]
                 result.warnings += new
                 return one.outputs, one.energy.totals if one.energy else {}

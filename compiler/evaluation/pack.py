@@ -8,13 +8,14 @@ Of each k these are counted:
 
 1. A table gives all counts in one number, each in a field of its own: with `most` the largest count
    of a field, sums of n samples need the product of the (n * most + 1) to be at most 2^24, up to
-   which float32 holds integers exactly. Such a table is a ScaleFire: of the neuron's own thresholds
-   where one step holds for all channels, else of the codes (``codes.py``), integers.
+   which float32 holds integers exactly. Such a table is a ScaleFire, with thresholds half way
+   between levels that ascend (2^-18 of the largest apart, or more): of what a ScaleFire gives,
+   divided by the step where each channel has one, else of the codes (``codes.py``).
 2. A ScaleFire has 256 levels. Where a neuron has more, |k| is cut into digits of 8 bits, exactly,
    since it is divided by powers of 2. A table for each digit gives "spikes", worth 1, 2^8, ..., and
    "bits"; another one the rest.
-3. "negative" and "spikes" are the highest fields, so that a histogram with enough bins tells all k
-   apart by the packed counts; n is lowered where at most 2^10 bins per octave would not.
+3. "negative" and "spikes" are the highest fields, so that a histogram tells all k apart by the
+   packed counts (``joint.py``); n is lowered where it would not.
 4. A batch is summed by a product with a matrix of ones and zeros, a row per n samples.
 """
 
@@ -27,17 +28,18 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, NodeProto
 
+from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS, spikes_of_levels
 from ..twins import Twins
 from .codes import Codes, Span
+from .joint import joint_of
 
 #: float32 holds integers exactly up to here.
 _EXACT = 1 << 24
-#: Bins per octave that ``Observe`` has at most, as a power of two.
-_MOST_LEADING = 10
-_MANTISSA_BITS = 23
 _DIGIT = 256
+#: Least distance of levels, of the largest one: far more than is lost by a product and a quotient.
+_APART = 2.0**-18
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,38 @@ class Table:
         return levels
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Packed counts of a tensor of spikes.
+
+    Attributes:
+        tables: that count it.
+        fitting: samples in one sum, by rules 1 and 3.
+        tensors: names of the packed counts, one per table.
+    """
+
+    tables: list[Table]
+    fitting: int
+    tensors: list[str]
+
+    @classmethod
+    def of(cls, twins: Twins, home: GraphProto, tables: list[Table]) -> Packed:
+        """Make them in the graph ``home``."""
+        fitting = _samples_that_fit(tables)
+        tensors = []
+        for table in tables:
+            thresholds = twins.constant(home, table.thresholds)
+            tensors.append(twins.staircase(home, table.tensor, thresholds, table.packed(fitting)))
+        return cls(tables, fitting, tensors)
+
+    def levels(self) -> bytes:
+        """What tells the levels apart, if one table has them all in ascending order; else empty."""
+        levels = self.tables[0].packed(self.fitting)
+        if len(self.tables) > 1 or np.any(np.diff(levels) <= 0):
+            return b""
+        return levels.tobytes()
+
+
 def popcount(values: np.ndarray) -> np.ndarray:
     """Number of bits that are 1, of integers from 0 to 2^24."""
     bits = (values[..., None] >> np.arange(_EXACT.bit_length())) & 1
@@ -97,12 +131,19 @@ def tables_of_neuron(
     span = codes.span_of(neuron)
     if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
         return _tables(twins, home, codes.raised(home, neuron), span, clips=True)
-    scale, thresholds, levels = twins.parameters(neuron)
-    if scale.size > 1:
+    if neuron.op_type == INTEGRATE_FIRE.name:
         return _tables(twins, home, codes.raised(home, neuron), span, clips=False)
-    k = spikes_of_levels(levels)
-    own = (scale * thresholds).reshape(-1)  # rounded as the kernel rounds it
-    return [Table(neuron.input[0], own, _fields(k, span, clips=False), k)]
+    scale, _, levels = twins.parameters(neuron)
+    wide = levels.astype(np.float64)
+    if np.any(np.diff(wide) < _APART * np.abs(wide).max()):
+        return _tables(twins, home, codes.raised(home, neuron), span, clips=False)
+    k, between = spikes_of_levels(levels), (wide[1:] + wide[:-1]) / 2
+    given = neuron.output[0]
+    if scale.size > 1:
+        given = codes.divided(home, neuron, given, scale)
+    else:
+        between *= float(scale.reshape(()))
+    return [Table(given, between.astype(np.float32), _fields(k, span, clips=False), k)]
 
 
 def tables_of_code(twins: Twins, home: GraphProto, code: str, span: Span) -> list[Table]:
@@ -114,9 +155,10 @@ def _tables(twins: Twins, home: GraphProto, code: str, span: Span, clips: bool) 
     k = _levels(span, clips)
     if k is not None:
         fired = np.clip(k, span.low, span.high)
-        return [Table(code, k[1:].astype(np.float32), _fields(k, span, clips), fired)]
+        return [Table(code, _between(k), _fields(k, span, clips), fired)]
     found = []
     bounds = [twins.constant(home, float(end)) for end in (span.low, span.high)]
+    code = twins.node(home, "Round", code)
     rest = twins.node(home, "Abs", twins.node(home, "Clip", code, *bounds))
     base = twins.constant(home, float(_DIGIT))
     worth, most = 1, max(span.high, -span.low)
@@ -125,13 +167,18 @@ def _tables(twins: Twins, home: GraphProto, code: str, span: Span, clips: bool) 
         above = twins.node(home, "Floor", twins.node(home, "Div", rest, base))
         digit = twins.node(home, "Sub", rest, twins.node(home, "Mul", above, base))
         fields = (Field("spikes", worth, size), Field("bits", 1, popcount(size)))
-        found.append(Table(digit, size[1:].astype(np.float32), fields))
+        found.append(Table(digit, _between(size), fields))
         rest, worth, most = above, worth * _DIGIT, most // _DIGIT
     edges = {span.low - 1, span.low, span.low + 1, 0, 1, span.high, span.high + 1}
     k = np.array(sorted(k for k in edges if abs(k) <= _EXACT))  # the least one of each level
     flags = [field for field in _fields(k, span, clips) if field.name not in ("spikes", "bits")]
     found.append(Table(code, k[1:].astype(np.float32), tuple(flags)))
     return found
+
+
+def _between(k: np.ndarray) -> np.ndarray:
+    """Thresholds between integers that follow on one another."""
+    return k[1:].astype(np.float32) - np.float32(0.5)
 
 
 def _levels(span: Span, clips: bool) -> np.ndarray | None:
@@ -157,22 +204,10 @@ def _fields(k: np.ndarray, span: Span, clips: bool) -> tuple[Field, ...]:
     return tuple(fields)
 
 
-def samples_that_fit(found: Sequence[Table]) -> int:
-    """How many samples may be summed, by rules 1 and 3."""
+def _samples_that_fit(found: Sequence[Table]) -> int:
     n = 1
     while all(math.prod(table.radices(n + 1)) <= _EXACT for table in found):
         n += 1
-    while n > 1 and any(t.k is not None and leading_bits(t, n) is None for t in found):
+    while n > 1 and any(t.k is not None and joint_of(t.packed(n), t.k) is None for t in found):
         n -= 1
     return n
-
-
-def leading_bits(table: Table, n: int) -> int | None:
-    """Bins per octave, as a power of two, that tell the k of a table apart; None: too many."""
-    assert table.k is not None
-    levels = table.packed(n).astype(np.float32).view(np.int32).astype(np.int64)
-    for leading in range(1, _MOST_LEADING + 1):
-        bins = levels >> (_MANTISSA_BITS - leading)
-        if len(np.unique(bins)) == len(np.unique(bins * (2 * _EXACT) + table.k)):
-            return leading
-    return None

@@ -5,10 +5,10 @@ runtime. Codes of the spikes (``codes.py``) are summed over samples (``maps.py``
 the histograms of levels; ``synapses.py`` puts counts and fan-out together.
 
 1. A neuron is a position of a neuron node's tensor within a sample. It is silent if it fires on no
-   sample, saturated if it is at an outermost level on every sample. Where inputs come in several
-   sizes, positions of each size are neurons of their own.
+   sample, saturated if it is at an outermost level on every sample, at every timestep. Where inputs
+   come in several sizes, positions of each size are neurons of their own.
 2. A value is clipped if one level more would have changed it; of MultiThresholdFire only, since the
-   outer levels of a ScaleFire have no end.
+   outer levels of a ScaleFire have no end, and an IntegrateFire carries over what it did not fire.
 3. Of neurons with more than 256 levels (a MultiThresholdFire: 254) level counts are empty and the
    entropy is nan.
 4. Of a branch of If that is not taken nothing is counted; shares over no values are 0.
@@ -28,9 +28,10 @@ from ..calibration.histogram import SignedHistogram
 from ..calibration.observe import Observations, Watch, with_histograms
 from ..errors import DataError
 from ..twins import Twins
+from .batch import Batch
 from .codes import Codes
-from .maps import Batch, CountMap
-from .pack import leading_bits, tables_of_neuron
+from .maps import CountMap
+from .pack import Packed, tables_of_neuron
 from .results import NeuronResult, SynapseResult
 from .synapses import SynapseCounter, Synapses
 
@@ -45,18 +46,24 @@ class SpikeMeter:
     """
 
     def __init__(
-        self, snn: Network, keep: Sequence[str], unbatched: Set[str] = frozenset()
+        self,
+        snn: Network,
+        keep: Sequence[str],
+        unbatched: Set[str] = frozenset(),
+        runs: int = 1,
     ) -> None:
         """Put twins beside the neurons, and beside the linear operators what counts their input.
 
         Args:
-            snn: spiking network of one timestep with float32 neurons.
+            snn: spiking network with float32 neurons; of IntegrateFire, every step is counted.
             keep: names of tensors to give out too.
             unbatched: inputs without a batch axis (``Samples.unbatched``). Samples are counted
                 along axis 0 of the first input that is none of them.
+            runs: how many runs follow on one another until there is a result; level counts come
+                with the last of as many, all at once.
 
         Raises:
-            ModelError: it fires over several timesteps, or a neuron's levels are not constant.
+            ModelError: its inputs have an axis of timesteps, or a neuron's levels are not constant.
         """
         self.samples = 0
         twins = Twins(snn, "counted")
@@ -64,9 +71,11 @@ class SpikeMeter:
         batch = Batch(twins, _batched_input(snn, unbatched))
         maps: dict[tuple[int, str, bool], CountMap] = {}
         self._neurons = []
-        for home, node in codes.neurons():
-            tables = tables_of_neuron(twins, codes, home, node)
-            counts = CountMap(twins, home, tables, codes.span_of(node), batch)
+        for home, node, tensor in codes.neurons():
+            packed = Packed.of(twins, home, tables_of_neuron(twins, codes, home, node))
+            span = codes.span_of(node)
+            rows = batch.rows(home, packed.tensors[0], codes.length_of(tensor), span.timesteps)
+            counts = CountMap(twins, home, packed, span, rows, observed=True)
             maps[id(home), node.output[0], False] = counts
             self._neurons.append(_Neuron(node, counts))
         self._synapses = list(Synapses(twins, codes, batch, maps).counters())
@@ -77,7 +86,7 @@ class SpikeMeter:
         self._kept = len(keep)
         watches = [watch for neuron in self._neurons for watch in neuron.watches()]
         self._observations = Observations(watches)
-        self.network = with_histograms(twins.finish(), watches, [*keep, *self._distinct])
+        self.network = with_histograms(twins.finish(), watches, [*keep, *self._distinct], runs)
 
     def add(self, outputs: Sequence[np.ndarray]) -> None:
         """Add what one run of :attr:`network` gave.
@@ -100,7 +109,9 @@ class SpikeMeter:
         """
         if not self.samples:
             raise DataError("no sample was run, so there are no spikes to count; give samples")
-        neurons = [neuron.result(self._observations.histograms) for neuron in self._neurons]
+        neurons = [
+            neuron.result(self._observations.histograms, self.samples) for neuron in self._neurons
+        ]
         return neurons, [synapse.result(self.samples) for synapse in self._synapses]
 
 
@@ -109,24 +120,21 @@ class _Neuron:
 
     def __init__(self, node: NodeProto, counts: CountMap) -> None:
         self._node, self._counts, self._span = node, counts, counts.span
-        (self._table, *more) = counts.tables
-        self._leading = None if more else leading_bits(self._table, counts.fitting)
 
     def watches(self) -> list[Watch]:
-        """The packed counts, where a histogram tells the levels apart by them."""
-        if self._leading is None:
-            return []
-        levels = self._table.packed(self._counts.fitting)
-        ratio = levels.max() / levels[levels > 0].min()
-        bins = self._leading, int(np.log2(ratio)) + 2
-        return [Watch(self._counts.packed[0], None, 1, bins)]
+        """The joint values, where a histogram tells the levels apart by them."""
+        joint = self._counts.joint
+        return [] if joint is None else [Watch(self._counts.joined, None, 1, joint.bins)]
 
-    def result(self, histograms: dict[str, SignedHistogram]) -> NeuronResult:
+    def result(self, histograms: dict[str, SignedHistogram], samples: int) -> NeuronResult:
         counts, span = self._counts, self._span
         silent, saturated, positions = self._shares()
         total = sum(len(t.counts["events"]) * t.samples for t in counts.totals.values())
         values = max(total, 1)
-        levels = self._level_counts(histograms)
+        levels = []
+        if counts.joint is not None:
+            seen = counts.joint.level_counts(histograms[counts.joined], span.low, total)
+            levels = [int(count) for count in seen]
         shares = np.array([count for count in levels if count]) / values
         entropy = float(abs((shares * np.log2(shares)).sum()))
         source = {p.key: p.value for p in self._node.metadata_props}
@@ -143,23 +151,12 @@ class _Neuron:
             silent_neurons=silent,
             saturated_neurons=saturated,
             clip_rate=counts.sum("clipped") / values if clips else None,
-            entropy=float("nan") if self._leading is None else entropy,
+            entropy=float("nan") if counts.joint is None else entropy,
             level_counts=levels,
             lowest_level=span.low,
+            timesteps=span.timesteps,
+            spikes=counts.sum("spikes") / samples,
         )
-
-    def _level_counts(self, histograms: dict[str, SignedHistogram]) -> list[int]:
-        """How often each k was seen; empty where the histogram does not tell."""
-        if self._leading is None:
-            return []
-        assert self._table.k is not None
-        means, seen = histograms[self._counts.packed[0]].distribution(0)
-        levels = self._table.packed(self._counts.fitting)
-        nearest = np.abs(means[:, None] - levels).argmin(axis=1)
-        k = self._table.k[nearest] - self._span.low
-        counts = np.zeros(self._span.levels + 1, np.int64)
-        np.add.at(counts, k, seen)
-        return [int(count) for count in counts]
 
     def _shares(self) -> tuple[float, float, int]:
         """Shares of silent and of saturated neurons, and how many there are."""

@@ -31,8 +31,8 @@ from onnx import ModelProto
 
 from ...passes.network import Network
 from ..calibration.options import check_options
-from ..cli import MAX_LEVELS
 from ..errors import SnnCompileError, UsageError
+from ..limits import MOST_LEVELS
 from ..pipeline import CompileOptions, check_scale, compile_model
 from ..progress import Progress
 from .results import EvaluationResult, OutputResult, SweepPoint
@@ -212,8 +212,8 @@ def _number(name: str, item: str, text: str) -> float:
     if not 0 < value < math.inf or (whole and value != math.floor(value)):
         what = "whole number above 0" if whole else "finite number above 0"
         raise UsageError(f"sweep {text!r}: {item!r} is not a {what}")
-    if whole and value > MAX_LEVELS:
-        raise UsageError(f"sweep {text!r}: {item} levels, at most {MAX_LEVELS} are possible")
+    if whole and value > MOST_LEVELS:
+        raise UsageError(f"sweep {text!r}: {item} levels, at most {MOST_LEVELS} are possible")
     return value
 
 

@@ -12,17 +12,19 @@ spikes at its own input (``codes.py``) and f the fan-out:
    and events are those of both operands.
 3. Otherwise the operator is analog, with the reason, and its multiply-accumulates are counted.
    So are those of every other operator: products whose weight is not 0 and whose input is no
-   padding, what the ANN computes at the same place. In rule 2 it is all products.
+   padding, what the ANN computes at the same place, once where it is computed at every timestep. In
+   rule 2 it is all products.
 4. Weights computed while the network runs count as not 0. An operator that reads constants alone is
    none of the network's. Operators in bodies of Loop and Scan are listed and not counted.
 
-All counts are integers, exact.
+All counts are integers, exact. Of spikes over T timesteps they are sums over the steps: running
+means of spikes are analog (rule 3), and what reads them computes all its products T times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -32,10 +34,11 @@ from ...passes.encode_edges import Carries, is_linear, moved, moves_values, sign
 from ...passes.graph import Node, Tensor, is_constant, is_standard, scopes
 from ..errors import DataError
 from ..twins import Twins, attributes_of
+from .batch import Batch
 from .codes import Codes, Span
 from .fan_out import LinearOperator, NotCounted, Shape, total_fan_out
-from .maps import Batch, CountMap
-from .pack import Table, tables_of_code, tables_of_neuron
+from .maps import CountMap
+from .pack import Packed, Table, tables_of_code, tables_of_neuron
 from .results import SynapseResult
 
 #: Integers below it are sums that float32 made without rounding.
@@ -68,16 +71,20 @@ class _Operator:
         name: node name.
         linear: its products.
         masks: bool, where an operand is not 0; None of what is not constant.
+        repeats: T where it is computed at every timestep.
     """
 
     name: str
     linear: LinearOperator
     masks: list[np.ndarray | None]
+    repeats: int = 1
 
     def result(self, macs: float, spans: Sequence[Span] = (), analog: str = "") -> SynapseResult:
         neurons = list(dict.fromkeys(name for span in spans for name in span.neurons))
-        bits = max((span.levels.bit_length() for span in spans), default=0)
-        return SynapseResult(self.name, self.linear.op, neurons, analog, macs, bits=bits)
+        bits = max(((s.levels * s.timesteps).bit_length() for s in spans), default=0)
+        return SynapseResult(
+            self.name, self.linear.op, neurons, analog, macs, bits=bits, repeats=self.repeats
+        )
 
     def macs(self, shapes: Sequence[Shape]) -> int:
         """Multiply-accumulates for operands of these shapes."""
@@ -127,7 +134,8 @@ class _Analog:
 
     def result(self, samples: int) -> SynapseResult:
         macs = sum(runs * self._operator.macs(shapes) for shapes, runs in self._runs.items())
-        return self._operator.result(macs / samples, analog=self._reason)
+        once = macs / self._operator.repeats / samples
+        return self._operator.result(once, analog=self._reason)
 
 
 class _Weighted:
@@ -155,7 +163,9 @@ class _Weighted:
             every = np.broadcast_to(fan_out, shape).reshape(-1)
             for name, count in _SUMS.items():
                 sums[name] += int(totals.counts[count] @ every)
-        result = self._operator.result(macs / samples, [self._counts.span])
+        span = self._counts.span
+        steps = max(self._operator.repeats, span.timesteps)
+        result = self._operator.result(macs / steps / samples, [span])
         result.events = self._counts.sum("events") / samples
         for name, total in sums.items():
             setattr(result, name, total / samples)
@@ -222,7 +232,8 @@ class _Pair:
         return sums.astype(np.int64)
 
     def result(self, samples: int) -> SynapseResult:
-        result = self._operator.result(self._totals["macs"] / samples, self._spans)
+        once = self._totals["macs"] / self._operator.repeats / samples
+        result = self._operator.result(once, self._spans)
         for name in ("events", *_SUMS):
             setattr(result, name, self._totals[name] / samples)
         return result
@@ -261,7 +272,9 @@ class Synapses:
         linear = LinearOperator(str(node.op), attributes_of(stored), padding)
         if all(self._codes.is_constant(tensor) for tensor in operands):
             return None
-        operator = _Operator(stored.name, linear, [_mask(tensor) for tensor in operands[:2]])
+        repeats = max(self._codes.timesteps_of(tensor) for tensor in operands)
+        masks = [_mask(tensor) for tensor in operands[:2]]
+        operator = _Operator(stored.name, linear, masks, repeats)
         try:
             linear.check()
         except NotCounted as refused:
@@ -305,12 +318,27 @@ class Synapses:
     def _map(self, home: GraphProto, tensor: Tensor, fixed: bool) -> CountMap:
         key = (id(home), str(tensor.name), fixed)
         if key not in self._maps:
-            batch = None if fixed else self._batch
             span = self._codes.span(tensor)
             assert span is not None
-            tables = self._tables(home, tensor)
-            self._maps[key] = CountMap(self._twins, home, tables, span, batch)
+            packed = self._moved(home, tensor)
+            if packed is None:
+                packed = Packed.of(self._twins, home, self._tables(home, tensor))
+            length = self._codes.length_of(tensor)
+            rows = self._batch.rows(home, packed.tensors[0], length, span.timesteps, fixed)
+            self._maps[key] = CountMap(self._twins, home, packed, span, rows)
         return self._maps[key]
+
+    def _moved(self, home: GraphProto, tensor: Tensor) -> Packed | None:
+        """The packed counts of neurons in this graph, moved as their spikes are, if all alike."""
+        sources = self._codes.sources(tensor)
+        maps = [self._maps.get((id(home), name, False)) for name in sources]
+        given = {name: m.packed for name, m in zip(sources, maps, strict=True) if m is not None}
+        levels = {packed.levels() for packed in given.values()}
+        if len(given) < len(set(sources)) or len(levels) != 1 or not all(levels):
+            return None
+        tensors = {name: packed.tensors[0] for name, packed in given.items()}
+        one = next(iter(given.values()))
+        return replace(one, tensors=[self._codes.moved_along(home, tensor, "packed", tensors)])
 
     def _why(self, tensor: Tensor) -> str:
         """Why a tensor is analog."""

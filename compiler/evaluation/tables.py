@@ -109,8 +109,8 @@ def _show_neurons(neurons: list[NeuronResult]) -> None:
         ],
     )
     say(
-        "rate: spikes per neuron and sample; silent, saturated: neurons that never fire, or are "
-        "always\nat their outermost level; bits: entropy of the levels"
+        "rate: spikes per neuron, sample and timestep; silent, saturated: neurons that never fire, "
+        "or are\nalways at their outermost level; bits: entropy of the levels"
     )
 
 

@@ -33,7 +33,7 @@ def chosen_of(result: EvaluationResult, report: CompileReport | None) -> dict[st
             "energy": spent,
             "clipping": {n.name: n.clip_rate for n in result.neurons if n.clip_rate is not None},
             "error": _errors(report),
-            "spikes": {n.name: n.firing_rate * n.neurons for n in result.neurons},
+            "spikes": {n.name: n.firing_rate * n.neurons * n.timesteps for n in result.neurons},
         },
     )
 

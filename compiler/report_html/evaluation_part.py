@@ -69,8 +69,8 @@ def _summary(result: EvaluationResult) -> Section:
         else:
             facts.append((f"relative error {name}".strip(), number(output.relative_l2, 3), ""))
     if result.neurons:
-        values = sum(neuron.neurons for neuron in result.neurons)
-        spikes = sum(neuron.firing_rate * neuron.neurons for neuron in result.neurons)
+        values = sum(neuron.neurons * neuron.timesteps for neuron in result.neurons)
+        spikes = sum(n.firing_rate * n.neurons * n.timesteps for n in result.neurons)
         rate = f"{number(spikes / values if values else None, 3)} per value"
         facts.append(("spikes per sample", count(round(spikes)), rate))
     if result.energy is not None:

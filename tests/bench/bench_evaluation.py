@@ -33,7 +33,8 @@ def _child(kind: str, model: Path, data: Path, batch: int) -> dict[str, float]:
     meter = None
     if kind == "counting":
         outputs = [output.name for output in network.proto.graph.output]
-        meter = SpikeMeter(network, outputs, samples.unbatched)
+        runs = samples.batch_count(batch)
+        meter = SpikeMeter(network, outputs, samples.unbatched, runs)
     session = make_session(network if meter is None else meter.network)
     run_samples(session, next(samples.batches(batch)), "the model")
     seconds = 0.0
