@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .limits import MOST_LEVELS
+from .limits import MOST_LEVELS, MOST_TIMESTEPS
 from .terminal import progress_bar, run_command, say, show_table, warn
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # these take half a second to import; --help needs none of th
     from .report import CompileReport
 
 LEVELS = 32
-MAX_TIMESTEPS = 1024
 
 
 @click.command(
@@ -82,7 +81,7 @@ MAX_TIMESTEPS = 1024
 )
 @click.option(
     "--timesteps",
-    type=click.IntRange(1, MAX_TIMESTEPS),
+    type=click.IntRange(1, MOST_TIMESTEPS),
     default=1,
     show_default=True,
     help="T: above 1, integrate-and-fire neurons over so many steps.",

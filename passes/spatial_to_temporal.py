@@ -74,6 +74,8 @@ TIME = METADATA_PREFIX + "time"
 STANDS_FOR = METADATA_PREFIX + "stands_for"
 #: Values of :data:`TIME`: an input or output that has T as an axis, and what has its name without.
 INPUT_STEPS, OUTPUT_STEPS, OUTPUT = "input_steps", "output_steps", "output"
+#: What does not depend on time, at every step.
+REPEATED = "repeated"
 #: Of a Transpose or Gather: T is the first axis of what it moves.
 UNFOLDED = "unfolded"
 
@@ -347,7 +349,7 @@ class _Rewriting:
                 raise NotOverTimeError(
                     f"'{tensor.name}' has to be repeated at every step, and has no known batch axis"
                 )
-            chain = _Chain(self._graph, tensor, "repeated")
+            chain = _Chain(self._graph, tensor, REPEATED)
             self._alive.append(tensor)
             repeats = self._integers([self._steps] + [1] * (rank - 1))
             self._repeated[id(tensor)] = chain.end("Tile", tensor, repeats)
@@ -376,14 +378,16 @@ class _Rewriting:
     def _close(self, position: int, tensor: Tensor, time_axis: bool) -> None:
         """What the network gives: all steps, rows step by step, or the mean over steps."""
         graph, views = self._graph, self._of(tensor)
-        if not (views or time_axis) or (
-            views and not time_axis and views.step is tensor and tensor.name in self._kept
-        ):
+        if views is None and not time_axis:
+            return
+        if views is not None and views.step is tensor and tensor.name in self._kept:
             return
         name = tensor.name
-        steps = None
-        if time_axis or name in self._kept:
-            steps = self._step(tensor) if views else self._repeat(tensor)
+        steps: Tensor | None = None
+        if views is None:
+            steps = self._repeat(tensor)
+        elif time_axis or name in self._kept:
+            steps = self._step(tensor)
         tensor.name = unique_name(graph, f"{name}.inside")
         output = variable(name, tensor)
         graph.outputs[position] = output

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS
 from ..errors import UsageError
+from ..limits import MOST_TIMESTEPS
 from .calibrators import UNIFORM_CALIBRATORS
 
 #: Levels that follow the density of the values: ``staircase.py``.
@@ -17,8 +18,6 @@ NEURON_KINDS = ("auto", SCALE, MULTI_THRESHOLD, SIGNED)
 #: When a neuron over several timesteps fires: as its input comes in, or once all of it is there.
 IMMEDIATE, DELAYED = "immediate", "delayed"
 FIRING = (IMMEDIATE, DELAYED)
-#: Tensors have a row for each.
-MAX_TIMESTEPS = 1024
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,8 @@ def check_options(options: CalibrationOptions) -> None:
     if options.firing not in FIRING:
         known = ", ".join(FIRING)
         raise UsageError(f"the firing {options.firing!r} is unknown, there are {known}")
-    if not 1 <= options.timesteps <= MAX_TIMESTEPS:
-        raise UsageError(f"{options.timesteps} timesteps: there are 1 to {MAX_TIMESTEPS}")
+    if not 1 <= options.timesteps <= MOST_TIMESTEPS:
+        raise UsageError(f"{options.timesteps} timesteps: there are 1 to {MOST_TIMESTEPS}")
     if options.neuron == SIGNED and not options.stepwise:
         raise UsageError(
             "signed neurons take back spikes of earlier timesteps; give --timesteps, and leave out "

@@ -83,7 +83,7 @@ def settle(
         seed: of the sample.
     """
     stepwise = currents.reshape(timesteps, -1, *currents.shape[1:])
-    channels = np.zeros((), np.int64)
+    channels: np.ndarray = np.zeros((), np.int64)
     if neuron.theta.ndim:
         shape = [1] * (stepwise.ndim - 1)
         shape[neuron.axis] = -1

@@ -50,7 +50,7 @@ from ...passes.graph import (
     scopes,
 )
 from ...passes.network import Network
-from ...passes.spatial_to_temporal import INPUT_STEPS, OUTPUT, STANDS_FOR, TIME
+from ...passes.spatial_to_temporal import INPUT_STEPS, OUTPUT, REPEATED, STANDS_FOR, TIME
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
@@ -64,8 +64,6 @@ _OfNeuron: TypeAlias = Callable[[NodeProto], str]
 _UNIT = np.float32(256)
 #: Take the largest value of each channel's windows.
 _POOLS = ("MaxPool", "GlobalMaxPool")
-#: What that pass says of the Tile that repeats a tensor at every step.
-_REPEATED = "repeated"
 #: Levels of which a quotient of float32 is nearer than 1/4.
 _MOST_IN_STEP = 1 << 20
 #: Below every k.
@@ -280,7 +278,7 @@ class Codes:
         for node in self.graph.nodes:
             time = metadata(node).get(TIME)
             steps = max((found.get(id(tensor), 1) for tensor in node.inputs), default=1)
-            if time == _REPEATED:
+            if time == REPEATED:
                 steps = max(most, default=1)
             elif time == OUTPUT:
                 steps = 1
