@@ -17,6 +17,7 @@ The matrices are dense: sinabs 3.1.3 cannot read convolutions with groups (docs/
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from .signals import Signal, Term
+from .signals import Signal, Term, of_source
 
 #: Elements of the matrix of rule 3. Larger ones are refused: they grow with the square of C.
 _LARGEST_MATRIX = 1 << 24
@@ -145,6 +146,16 @@ class Builder:
                 self._rescale(term, factor, current)
             sources.append(term.source)
         return sources, factor
+
+    def flat(self, name: str, signal: Signal) -> Signal:
+        """All axes of one sample as one."""
+        sources, factor = self.join(name, signal)
+        flatten = self._nir.Flatten(
+            input_type={"input": np.array(signal.shape)}, start_dim=0, end_dim=-1
+        )
+        given = (math.prod(signal.shape),)
+        source = self.node("flatten", name, flatten, given, sources)
+        return of_source(source, given, factor.repeat(math.prod(signal.shape[1:])))
 
     def graph(self, metadata: dict[str, Any]) -> Any:
         """The NIR graph."""

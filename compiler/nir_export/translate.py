@@ -10,9 +10,9 @@ the means of those of the NIR graph over T steps.
    ends.
 2. Gemm, MatMul with a constant -> Affine. A missing bias is one of zeros: not every reader has
    nodes without one.
-3. MultiThresholdFire with N+ = T, N- = 0, v0 = 0 -> IF with r = 1 and a threshold per neuron. Where
-   the ONNX neuron gives T theta, that of NIR gives 1; the factor goes into what reads the spikes
-   (``builder.py``).
+3. MultiThresholdFire with N+ = T, N- = 0 -> IF with r = 1, a threshold per neuron. Where the ONNX
+   neuron gives T theta, that of NIR gives 1; the factor goes into what reads the spikes
+   (``builder.py``). For v0 > 0 the start pulse (``start.py``) charges it in the first step.
 4. AveragePool without padding, GlobalAveragePool, ReduceMean over rows and columns -> SumPool2d;
    the divisor is a factor too.
 5. Flatten, Reshape and Squeeze that give [N, features] -> Flatten.
@@ -44,6 +44,7 @@ from ..samples import input_specs
 from .builder import Builder, Geometry, NotInNirError, Pair
 from .package import load_nir
 from .signals import Signal, added, of_source
+from .start import NEURON_METADATA, Start
 
 #: Nodes that a refusal lists.
 _LISTED = 8
@@ -95,6 +96,7 @@ class _Translation:
         self._network, self._steps, self._nir = network, timesteps, nir
         self._graph: Graph = import_model(network)
         self._builder = Builder(nir)
+        self._start = Start(nir, self._builder)
         self._signals: dict[str, Signal] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
@@ -105,7 +107,9 @@ class _Translation:
             shape = self._shapes[tensor.name]
             single = len(self._graph.inputs) == 1
             name = "input" if single else f"input_{tensor.name}"
-            self._keep(tensor, of_source(self._builder.port(name, shape), shape))
+            port = self._builder.port(name, shape)
+            self._start.offer(port, shape)
+            self._keep(tensor, of_source(port, shape))
         refused = []
         for node in nodes:
             if not all(t.name in self._signals for t in _read(node)):
@@ -261,16 +265,17 @@ class _Translation:
                 f"has {attrs['levels_pos']} levels, and IF neurons fire once a step, so "
                 f"{self._steps} times in {self._steps} steps; compile with as many levels as steps"
             )
-        if attrs["v0"]:
-            raise NotInNirError(
-                f"starts at {attrs['v0']:g} of its threshold, and the IF neurons of NIR at 0; a "
-                "constant current can stand for it (passes/constant_current.py)"
-            )
         theta = _constant(node, 1)
         if theta.size > 1 and attrs["axis"] not in (1, -len(shape)):
             raise NotInNirError(f"has thresholds along axis {attrs['axis']}, channels are axis 1")
         threshold = theta * np.float32(self._steps)  # as spatial_to_temporal rounds it
-        sources, factor = self._builder.join(node.name, self._of(node))
+        signal = self._of(node)
+        if attrs["v0"]:
+            charge = np.broadcast_to(
+                attrs["v0"] * threshold.astype(np.float64).reshape(-1), shape[:1]
+            )
+            signal = added(signal, self._start.pulse(node.name, charge, shape))
+        sources, factor = self._builder.join(node.name, signal)
         scaled = np.broadcast_to(threshold.reshape(-1) / factor, shape[:1]).astype(np.float32)
         if not np.all(np.isfinite(scaled) & (scaled > 0)):
             raise NotInNirError("has thresholds beyond float32 once the factors are folded in")
@@ -281,8 +286,8 @@ class _Translation:
             metadata={
                 "onnx_node": node.name,
                 "onnx_tensor": node.outputs[0].name,
-                "reset": "subtraction",
-                "fires": "v >= v_threshold",
+                "v0": float(attrs["v0"]),
+                **NEURON_METADATA,
             },
         )
         name = self._builder.node("if", node.name, neuron, shape, sources)
@@ -314,7 +319,7 @@ class _Translation:
         size = (signal.shape[1], signal.shape[2])
         pooled = signal if size == (1, 1) else self._sum_pool(node, size, size)
         if node.op == "ReduceMean" and not node.attrs.get("keepdims", 1):
-            return self._flat(node, pooled)
+            return self._builder.flat(node.name, pooled)
         return pooled
 
     def _sum_pool(self, node: Node, kernel: Pair, stride: Pair) -> Signal:
@@ -342,16 +347,7 @@ class _Translation:
                 f"makes {list(given)} of {list(signal.shape)}; only all axes but the samples' can "
                 "become one"
             )
-        return self._flat(node, signal)
-
-    def _flat(self, node: Node, signal: Signal) -> Signal:
-        sources, factor = self._builder.join(node.name, signal)
-        flatten = self._nir.Flatten(
-            input_type={"input": np.array(signal.shape)}, start_dim=0, end_dim=-1
-        )
-        given = (math.prod(signal.shape),)
-        name = self._builder.node("flatten", node.name, flatten, given, sources)
-        return of_source(name, given, factor.repeat(math.prod(signal.shape[1:])))
+        return self._builder.flat(node.name, signal)
 
     def sum(self, node: Node) -> Signal:
         """Rules 6 and 7."""
