@@ -75,7 +75,7 @@ class Builder:
         kind = self._nir.Output if sources else self._nir.Input
         what = "output_type" if sources else "input_type"
         node = kind(**{what: {what.removesuffix("_type"): np.array(shape)}})
-        return self._add(wanted, node, shape, sources)
+        return self._add(_plain(wanted), node, shape, sources)
 
     def linear(
         self,
@@ -107,8 +107,7 @@ class Builder:
         """A node and its edges; its name starts with its number, so that readers that sort names,
         as HDF5 does, find each node behind those that it reads.
         """
-        plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
-        return self._add(f"n{len(self._nodes):04d}_{kind}_{plain}", node, shape, sources)
+        return self._add(f"n{len(self._nodes):04d}_{kind}_{_plain(name)}", node, shape, sources)
 
     def join(self, name: str, signal: Signal, *, unit: bool = False) -> tuple[list[str], Any]:
         """What a node reads that reads a signal: the rules above.
@@ -216,3 +215,8 @@ class Builder:
         conv.input_type = {"input": np.array(node.shape)}
         conv.output_type = {"output": np.array(shape)}
         return conv
+
+
+def _plain(name: str) -> str:
+    """A name that files and Python take: in HDF5 a slash opens a group."""
+    return re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")

@@ -38,12 +38,19 @@ class Start:
     def __init__(self, nir: Any, builder: Builder) -> None:
         self._nir, self._builder = nir, builder
         self._inputs: list[tuple[str, tuple[int, ...]]] = []
+        self._largest = [1, 1]
         self._neurons: Signal | None = None
         self._flat: Signal | None = None
 
     def offer(self, port: str, shape: tuple[int, ...]) -> None:
         """An input that the neurons may hang on; the one with the most pixels is taken."""
         self._inputs.append((port, shape))
+
+    def reach(self, *shapes: tuple[int, ...]) -> None:
+        """Neurons that are going to be charged: there are as many pairs as pixels of any."""
+        for shape in shapes:
+            for axis, length in enumerate(shape[1:]):
+                self._largest[axis] = max(self._largest[axis], length)
 
     def pulse(self, name: str, charge: np.ndarray, shape: tuple[int, ...]) -> Signal:
         """What charges neurons at the first step.
@@ -54,7 +61,7 @@ class Start:
             shape: of the neurons, [C] or [C, H, W].
 
         Raises:
-            NotInNirError: no input has as many rows and columns.
+            NotInNirError: no input has rows and columns.
         """
         weight = np.zeros((len(charge), 2))
         weight[:, _EARLY], weight[:, _LATE] = charge, -charge
@@ -77,9 +84,15 @@ class Start:
         """The two neurons, one pair per pixel."""
         if self._neurons is None:
             port, read = max(self._inputs, key=lambda found: (len(found[1]), found[1][1:]))
-            shape = (2, *read[1:])
             weight = np.zeros((2, read[0], *[1] * (len(read) - 1)))
-            geometry = Geometry() if len(read) > 1 else None
+            geometry = None
+            shape: tuple[int, ...] = (2,)
+            if len(read) > 1:
+                more = [
+                    max(0, a - b + 1) // 2 for a, b in zip(self._largest, read[1:], strict=True)
+                ]
+                geometry = Geometry(padding=(more[0], more[1]))
+                shape = (2, read[1] + 2 * more[0], read[2] + 2 * more[1])
             current = np.array([1 + _EPSILON, 1 - _EPSILON])
             source = self._builder.linear("start", weight, current, geometry, read, shape, [port])
             ones = np.ones(shape, np.float32)
@@ -105,11 +118,8 @@ def _reach(
     read: tuple[int, ...], given: tuple[int, ...]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Strides and kernel of a convolution that makes ``given`` rows and columns of ``read``."""
-    if len(read) != 2 or any(many > few for many, few in zip(given, read, strict=True)):
-        raise NotInNirError(
-            "starts above 0, and has more rows or columns than any input, so that no Conv2d leads "
-            "the start pulse to it"
-        )
+    if len(read) != 2:
+        raise NotInNirError("starts above 0 and has rows and columns, which no input has")
     strides = [(n - 1) // (m - 1) if m > 1 else n for n, m in zip(read, given, strict=True)]
     kernel = [n - (m - 1) * s for n, m, s in zip(read, given, strides, strict=True)]
     kernel = [1 if m == 1 else k for k, m in zip(kernel, given, strict=True)]

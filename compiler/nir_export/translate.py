@@ -103,11 +103,12 @@ class _Translation:
     def run(self) -> Any:
         nodes = self._nodes_with_signals()
         self._find_shapes(nodes)
+        neurons = [n.outputs[0].name for n in nodes if n.op == MULTI_THRESHOLD_FIRE.name]
+        self._start.reach(*(self._shapes[name] for name in neurons if name in self._shapes))
         for tensor in self._graph.inputs:
             shape = self._shapes[tensor.name]
             single = len(self._graph.inputs) == 1
-            name = "input" if single else f"input_{tensor.name}"
-            port = self._builder.port(name, shape)
+            port = self._builder.port("input" if single else f"input_{tensor.name}", shape)
             self._start.offer(port, shape)
             self._keep(tensor, of_source(port, shape))
         refused = []
@@ -156,6 +157,8 @@ class _Translation:
                 refused.append(_line(node, "gives more than one tensor"))
             elif (reason := _why_unknown(node)) is not None:
                 refused.append(_line(node, reason))
+                signals = [tensor for tensor in node.inputs if not is_constant(tensor)]
+                wanted |= {id(tensor) for tensor in signals if len(signals) == 1}
             else:
                 nodes.append(node)
                 wanted |= {id(tensor) for tensor in _read(node)}
@@ -285,7 +288,6 @@ class _Translation:
             v_threshold=full,
             metadata={
                 "onnx_node": node.name,
-                "onnx_tensor": node.outputs[0].name,
                 "v0": float(attrs["v0"]),
                 **NEURON_METADATA,
             },
