@@ -69,6 +69,14 @@ class Simulation:
         return z.astype(np.float32)
 
 
+def potential(graph: nir.NIRGraph, values: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """What a neuron compares with its threshold at each step, [T, B, ...], in float64."""
+    node = graph.nodes[name]
+    current = sum(values[a].astype(np.float64) for a, b in graph.edges if b == name)
+    spikes = values[name].astype(np.float64) * node.v_threshold
+    return np.cumsum(current * node.r, axis=0) - (np.cumsum(spikes, axis=0) - spikes)
+
+
 def windows(x, kernel, stride, dilation):
     """[B, C, H, W] as [B, C, rows, columns, kernel rows, kernel columns]."""
     reach = [(int(k) - 1) * int(d) + 1 for k, d in zip(kernel, dilation, strict=True)]
