@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .package import check_package, nir_bytes
-from .translate import to_nir
+from .translate import check_operators, summary, to_nir
 
-__all__ = ["check_package", "nir_bytes", "to_nir"]
+__all__ = ["check_operators", "check_package", "nir_bytes", "summary", "to_nir"]

@@ -27,7 +27,8 @@ one axis of samples and [C] or [C, H, W] behind it, whose lengths are known.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from importlib import metadata as distribution
 from typing import Any
 
@@ -91,6 +92,32 @@ def to_nir(network: Network, timesteps: int) -> Any:
     return _Translation(network, timesteps, load_nir()).run()
 
 
+def check_operators(graph: Graph, neurons: Collection[str]) -> None:
+    """Refuse early, before calibration, what is known to be refused then.
+
+    Args:
+        graph: a network whose activations are not neurons yet.
+        neurons: names of the tensors that neurons are going to write.
+
+    Raises:
+        ModelError: an operator has no counterpart in NIR.
+    """
+    _nodes_with_signals(graph, neurons)
+
+
+def summary(graph: Any) -> list[str]:
+    """What a NIR graph consists of, in lines for the compile report."""
+    kinds = Counter(type(node).__name__ for node in graph.nodes.values())
+    lines = ["NIR graph of " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())]
+    for name, node in graph.nodes.items():
+        if "start" in getattr(node, "metadata", {}):
+            lines.append(
+                f"{node.v_threshold.size} neurons {name} are put in: NIR's start at 0, and these "
+                "charge the others at the first step (docs/nir.md)"
+            )
+    return lines
+
+
 class _Translation:
     def __init__(self, network: Network, timesteps: int, nir: Any) -> None:
         self._network, self._steps, self._nir = network, timesteps, nir
@@ -101,7 +128,7 @@ class _Translation:
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def run(self) -> Any:
-        nodes = self._nodes_with_signals()
+        nodes = _nodes_with_signals(self._graph, ())
         self._find_shapes(nodes)
         neurons = [n.outputs[0].name for n in nodes if n.op == MULTI_THRESHOLD_FIRE.name]
         self._start.reach(*(self._shapes[name] for name in neurons if name in self._shapes))
@@ -139,31 +166,6 @@ class _Translation:
         )
 
     # What there is to translate -----------------------------------------------------------------
-
-    def _nodes_with_signals(self) -> list[Node]:
-        """The nodes that signals go through, in order; not those that compute shapes."""
-        refused = []
-        wanted = {id(tensor) for tensor in self._graph.outputs}
-        nodes = []
-        inputs = {id(tensor) for tensor in self._graph.inputs}
-        for tensor in self._graph.outputs:
-            if is_constant(tensor) or not (tensor.inputs or id(tensor) in inputs):
-                refused.append(f"the output '{tensor.name}' is constant")
-        for node in reversed(self._graph.nodes):
-            made = [tensor for tensor in node.outputs if id(tensor) in wanted]
-            if not made:
-                continue
-            if made != list(node.outputs[:1]):
-                refused.append(_line(node, "gives more than one tensor"))
-            elif (reason := _why_unknown(node)) is not None:
-                refused.append(_line(node, reason))
-                signals = [tensor for tensor in node.inputs if not is_constant(tensor)]
-                wanted |= {id(tensor) for tensor in signals if len(signals) == 1}
-            else:
-                nodes.append(node)
-                wanted |= {id(tensor) for tensor in _read(node)}
-        _refuse(refused[::-1])
-        return nodes[::-1]
 
     def _find_shapes(self, nodes: list[Node]) -> None:
         """The shape of one sample of every tensor, from running the network."""
@@ -480,6 +482,33 @@ def _read(node: Node) -> Iterator[Tensor]:
     """The signals that the node reads."""
     tensors = node.inputs if node.op in _READ_ALL else node.inputs[:1]
     return (tensor for tensor in tensors if not is_constant(tensor))
+
+
+def _nodes_with_signals(graph: Graph, neurons: Collection[str]) -> list[Node]:
+    """The nodes that signals go through, in order; not those that compute shapes."""
+    refused = []
+    wanted = {id(tensor) for tensor in graph.outputs}
+    inputs = {id(tensor) for tensor in graph.inputs}
+    nodes = []
+    for tensor in graph.outputs:
+        if is_constant(tensor) or not (tensor.inputs or id(tensor) in inputs):
+            refused.append(f"the output '{tensor.name}' is constant")
+    for node in reversed(graph.nodes):
+        made = [tensor for tensor in node.outputs if id(tensor) in wanted]
+        if not made:
+            continue
+        reason = None if made[0].name in neurons else _why_unknown(node)
+        if made != list(node.outputs[:1]):
+            refused.append(_line(node, "gives more than one tensor"))
+        elif reason is not None:
+            refused.append(_line(node, reason))
+            signals = [tensor for tensor in node.inputs if not is_constant(tensor)]
+            wanted |= {id(tensor) for tensor in signals if len(signals) == 1}
+        else:
+            nodes.append(node)
+            wanted |= {id(tensor) for tensor in _read(node)}
+    _refuse(refused[::-1])
+    return nodes[::-1]
 
 
 def _why_unknown(node: Node) -> str | None:
