@@ -155,6 +155,10 @@ def test_weights_are_rounded_once():
         ("dilations = [2, 1], pads = [2, 1, 2, 1]", (4, 3, 3, 3)),
         ("group = 3", (6, 1, 3, 2)),
         ('auto_pad = "SAME_UPPER"', (4, 3, 3, 1)),
+        ('auto_pad = "SAME_UPPER", strides = [2, 1]', (4, 3, 3, 2)),
+        ('auto_pad = "SAME_LOWER", strides = [1, 2]', (4, 3, 2, 3)),
+        ("pads = [0, 2, 1, 0], strides = [2, 2]", (4, 3, 3, 3)),
+        ("pads = [0, 1, 2, 1], dilations = [2, 1]", (4, 3, 2, 3)),
         ('auto_pad = "VALID", strides = [3, 3]', (4, 3, 2, 3)),
     ],
 )
@@ -343,7 +347,7 @@ def test_names_are_fit_for_files_and_python():
         ("y = Transpose <perm = [0, 1, 3, 2]> (r)", "moves axes"),
         ("y = Mul (r, r)", "is a product of two signals"),
         ("y = Abs (r)", "no node of NIR stands for"),
-        ("y = Conv <pads = [0, 0, 1, 1]> (r, v)", r"pads \(0, 1\) rows and \(0, 1\) columns"),
+        ("y = Conv <pads = [0, 0, 1, 2], dilations = [2, 2]> (r, v)", "pads 0 and 1 zeros"),
         (
             "y = AveragePool <kernel_shape = [2, 2], pads = [1, 1, 1, 1]> (r)",
             "with padding or dilations",

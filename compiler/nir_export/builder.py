@@ -134,7 +134,7 @@ class Builder:
         ones = np.ones(signal.shape[0])
         factor = fixed[0].weight if fixed and not unit else ones
         between += [term for term in fixed if not np.array_equal(term.weight, factor)]
-        carrier = (own or between or [None])[0]
+        carrier = next(iter([*own, *between]), None)
         sources = []
         for term in signal.terms:
             current = offset / factor if term is carrier else np.zeros_like(offset)

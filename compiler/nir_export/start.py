@@ -63,7 +63,7 @@ class Start:
         Raises:
             NotInNirError: no input has rows and columns.
         """
-        weight = np.zeros((len(charge), 2))
+        weight: np.ndarray = np.zeros((len(charge), 2))
         weight[:, _EARLY], weight[:, _LATE] = charge, -charge
         geometry, neurons = None, self._made()
         if len(shape) == 1:

@@ -6,8 +6,8 @@ levels is an integrate-and-fire neuron of threshold T theta that fires at most o
 knows no number of steps; the metadata of the graph hold T, and the outputs of the ONNX network are
 the means of those of the NIR graph over T steps.
 
-1. Conv of two dimensions -> Conv2d. Groups, strides, dilations; padding that is the same at both
-   ends.
+1. Conv of two dimensions -> Conv2d, with groups, strides and dilations. Where one end is padded
+   more than the other, the kernel gets weights of 0, and both ends are padded like it.
 2. Gemm, MatMul with a constant -> Affine. A missing bias is one of zeros: not every reader has
    nodes without one.
 3. MultiThresholdFire with N+ = T, N- = 0 -> IF with r = 1, a threshold per neuron. Where the ONNX
@@ -172,14 +172,15 @@ class _Translation:
         feed, refused = {}, []
         for spec in input_specs(self._network.proto):
             batch, *lengths = spec.shape or (None,)
-            if spec.dtype != np.float32 or None in lengths or len(lengths) not in (1, 3):
+            known = [length for length in lengths if length is not None]
+            if spec.dtype != np.float32 or known != lengths or len(lengths) not in (1, 3):
                 refused.append(
                     f"the input '{spec.name}' is {spec.dtype} {_dims(spec.shape)}; NIR nodes need "
                     "float32 of [N, C] or [N, C, H, W], with known lengths but for N: export the "
                     "model with a fixed size"
                 )
                 continue
-            feed[spec.name] = np.zeros((batch or _SAMPLES, *lengths), np.float32)
+            feed[spec.name] = np.zeros((batch or _SAMPLES, *known), np.float32)
         _refuse(refused)
         names = [*feed, *(node.outputs[0].name for node in nodes)]
         found = shapes_of(self._network, list(dict.fromkeys(names)), feed)
@@ -213,7 +214,8 @@ class _Translation:
         if weight.ndim != 4:
             raise NotInNirError("only convolutions of two dimensions are translated")
         stride, dilation = _pair(node, "strides"), _pair(node, "dilations")
-        padding = _padding(node, read[1:], given[1:], weight.shape[2:], stride, dilation)
+        ends = _padding(node, read[1:], given[1:], weight.shape[2:], stride, dilation)
+        weight, padding = _same_at_both_ends(weight, ends, dilation)
         groups = int(node.attrs.get("group", 1))
         sources, factor = self._builder.join(node.name, self._of(node))
         # Input channels of each output channel: those of its group.
@@ -563,22 +565,33 @@ def _padding(
     kernel: tuple[int, ...],
     stride: Pair,
     dilation: Pair,
-) -> Pair:
-    """Zeros at either end of rows and columns."""
+) -> list[Pair]:
+    """Zeros before and behind rows, and columns."""
     how = node.attrs.get("auto_pad", "NOTSET")
     if how == "VALID":
-        return 0, 0
+        return [(0, 0), (0, 0)]
     if how == "NOTSET":
         top, left, bottom, right = node.attrs.get("pads") or (0, 0, 0, 0)
-        ends = [(top, bottom), (left, right)]
-    else:
-        ends = []
-        for at in range(2):
-            reach = (given[at] - 1) * stride[at] + (kernel[at] - 1) * dilation[at] + 1
-            total = max(reach - read[at], 0)
-            ends.append((total // 2, total - total // 2))
-    if any(first != last or first < 0 for first, last in ends):
-        raise NotInNirError(
-            f"pads {ends[0]} rows and {ends[1]} columns, and a Conv2d of NIR as many at either end"
-        )
-    return int(ends[0][0]), int(ends[1][0])
+        return [(int(top), int(bottom)), (int(left), int(right))]
+    ends = []
+    for at in range(2):
+        reach = (given[at] - 1) * stride[at] + (kernel[at] - 1) * dilation[at] + 1
+        total = max(reach - read[at], 0)
+        less, more = total // 2, total - total // 2
+        ends.append((less, more) if how == "SAME_UPPER" else (more, less))
+    return ends
+
+
+def _same_at_both_ends(
+    weight: np.ndarray, ends: list[Pair], dilation: Pair
+) -> tuple[np.ndarray, Pair]:
+    """Weights with zeros at one end, so that as many zeros may be at both ends of what is read."""
+    zeros = []
+    for (before, behind), by in zip(ends, dilation, strict=True):
+        if min(before, behind) < 0 or (before - behind) % by:
+            raise NotInNirError(
+                f"pads {before} and {behind} zeros; a Conv2d of NIR pads as many at either end"
+            )
+        zeros.append((max(behind - before, 0) // by, max(before - behind, 0) // by))
+    padded = np.pad(weight, [(0, 0), (0, 0), *zeros])
+    return padded, (max(ends[0]), max(ends[1]))
