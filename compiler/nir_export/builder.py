@@ -30,6 +30,8 @@ from .signals import Signal, Term, of_source
 #: Elements of the matrix of rule 3. Larger ones are refused: they grow with the square of C.
 _LARGEST_MATRIX = 1 << 24
 
+BORDER = "reads zeros that Pad put around it; in NIR only a convolution can"
+
 Pair = tuple[int, int]
 
 
@@ -121,8 +123,10 @@ class Builder:
             The NIR nodes that edges come from, and u, float64 [C].
 
         Raises:
-            NotInNirError: a matrix would be too large.
+            NotInNirError: a matrix would be too large, or the signal has a border.
         """
+        if np.any(signal.border):
+            raise NotInNirError(BORDER)
         offset = signal.offset
         own = [term for term in signal.terms if term.own and term.plain]
         fixed = [

@@ -53,11 +53,13 @@ class Signal:
         shape: of one sample, [C] or [C, H, W].
         terms: what it is the sum of.
         offset: float64 [C], a constant current.
+        border: zeros before and behind its rows, and columns, that ``shape`` does not count.
     """
 
     shape: tuple[int, ...]
     terms: tuple[Term, ...]
     offset: np.ndarray
+    border: tuple[tuple[int, int], ...] = ((0, 0), (0, 0))
 
     def scaled(self, factor: np.ndarray) -> Signal:
         """The signal times a factor per channel."""

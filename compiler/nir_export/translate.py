@@ -7,7 +7,8 @@ knows no number of steps; the metadata of the graph hold T, and the outputs of t
 the means of those of the NIR graph over T steps.
 
 1. Conv of two dimensions -> Conv2d, with groups, strides and dilations. Where one end is padded
-   more than the other, the kernel gets weights of 0, and both ends are padded like it.
+   more than the other, the kernel gets weights of 0, and both ends are padded like it. What a Pad
+   in front of it puts around rows and columns is padding too.
 2. Gemm, MatMul with a constant -> Affine. A missing bias is one of zeros: not every reader has
    nodes without one.
 3. MultiThresholdFire with N+ = T, N- = 0 -> IF with r = 1, a threshold per neuron. Where the ONNX
@@ -29,6 +30,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from importlib import metadata as distribution
 from typing import Any
 
@@ -42,7 +44,7 @@ from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..errors import ModelError
 from ..observe import shapes_of
 from ..samples import input_specs
-from .builder import Builder, Geometry, NotInNirError, Pair
+from .builder import BORDER, Builder, Geometry, NotInNirError, Pair
 from .package import load_nir
 from .signals import Signal, added, of_source
 from .start import NEURON_METADATA, Start
@@ -203,21 +205,26 @@ class _Translation:
         return self._shapes[name]
 
     def _of(self, node: Node, position: int = 0) -> Signal:
-        return self._signals[node.inputs[position].name]
+        signal = self._signals[node.inputs[position].name]
+        if np.any(signal.border):
+            raise NotInNirError(BORDER)
+        return signal
 
     # Rules --------------------------------------------------------------------------------------
 
     def conv(self, node: Node) -> Signal:
         """Rule 1."""
-        given, read = self._shape(node), self._of(node).shape
+        signal = self._signals[node.inputs[0].name]
+        given, read = self._shape(node), signal.shape
         weight = _constant(node, 1).astype(np.float64)
         if weight.ndim != 4:
             raise NotInNirError("only convolutions of two dimensions are translated")
         stride, dilation = _pair(node, "strides"), _pair(node, "dilations")
-        ends = _padding(node, read[1:], given[1:], weight.shape[2:], stride, dilation)
+        ends = _padding(node, signal, given[1:], weight.shape[2:], stride, dilation)
         weight, padding = _same_at_both_ends(weight, ends, dilation)
         groups = int(node.attrs.get("group", 1))
-        sources, factor = self._builder.join(node.name, self._of(node))
+        borderless = replace(signal, border=((0, 0), (0, 0)))
+        sources, factor = self._builder.join(node.name, borderless)
         # Input channels of each output channel: those of its group.
         by = factor.reshape(groups, -1).repeat(weight.shape[0] // groups, axis=0)
         bias = _constant(node, 2).astype(np.float64) if _has(node, 2) else np.zeros(len(weight))
@@ -427,15 +434,15 @@ class _Translation:
         value = float(_constant(node, 2).reshape(())) if _has(node, 2) else 0.0
         if node.attrs.get("mode", "constant") != "constant" or value:
             raise NotInNirError("pads with something else than zeros")
+        border = list(signal.border)
         for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
-            if axis % rank == 1 and min(before, after) >= 0:
+            if min(before, after) < 0 or (axis % rank == 0 and (before or after)):
+                raise NotInNirError("pads the samples, or cuts off")
+            if axis % rank == 1:
                 signal = signal.padded(before, after)
-            elif before or after:
-                raise NotInNirError(
-                    "pads rows or columns, which only convolutions of NIR do; give the padding to "
-                    "the convolution behind it"
-                )
-        return signal
+            elif axis % rank > 1:
+                border[axis % rank - 2] = (before, after)
+        return replace(signal, border=tuple(border))
 
     def same(self, node: Node) -> Signal:
         """Rule 7."""
@@ -560,25 +567,29 @@ def _pair(node: Node, name: str) -> Pair:
 
 def _padding(
     node: Node,
-    read: tuple[int, ...],
+    signal: Signal,
     given: tuple[int, ...],
     kernel: tuple[int, ...],
     stride: Pair,
     dilation: Pair,
 ) -> list[Pair]:
-    """Zeros before and behind rows, and columns."""
+    """Zeros before and behind rows, and columns, those of a Pad in front among them."""
     how = node.attrs.get("auto_pad", "NOTSET")
-    if how == "VALID":
-        return [(0, 0), (0, 0)]
-    if how == "NOTSET":
-        top, left, bottom, right = node.attrs.get("pads") or (0, 0, 0, 0)
-        return [(int(top), int(bottom)), (int(left), int(right))]
+    read = [n + sum(border) for n, border in zip(signal.shape[1:], signal.border, strict=True)]
+    if how in ("NOTSET", "VALID"):
+        pads = (node.attrs.get("pads") if how == "NOTSET" else None) or (0, 0, 0, 0)
+        own = zip(pads[:2], pads[2:], strict=True)
+        return [
+            (int(before) + more[0], int(behind) + more[1])
+            for (before, behind), more in zip(own, signal.border, strict=True)
+        ]
     ends = []
     for at in range(2):
         reach = (given[at] - 1) * stride[at] + (kernel[at] - 1) * dilation[at] + 1
         total = max(reach - read[at], 0)
         less, more = total // 2, total - total // 2
-        ends.append((less, more) if how == "SAME_UPPER" else (more, less))
+        first, last = (less, more) if how == "SAME_UPPER" else (more, less)
+        ends.append((first + signal.border[at][0], last + signal.border[at][1]))
     return ends
 
 
