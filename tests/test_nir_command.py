@@ -74,6 +74,7 @@ def test_the_file_is_the_network_over_time(folder):
         ("plain.onnx", ["--levels", 2], 2, "leave out --levels"),
         ("plain.onnx", ["--firing", "delayed"], 2, "fire immediately"),
         ("plain.onnx", ["--time-axis"], 2, "--time-axis"),
+        ("plain.onnx", ["--binary-spikes", "unary"], 2, "leave out --binary-spikes"),
     ],
 )
 def test_refusals_write_nothing(folder, model, options, code, words):

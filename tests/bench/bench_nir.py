@@ -2,8 +2,8 @@
 
     python tests/bench/bench_nir.py MODEL.onnx --calibration calib.npz --data test.npz
 
-Compiled with spikes on shortcuts and without encoders. The last rows are what sinabs makes of the
-file with its own settings, in the right order of nodes. Needs nir, sinabs and torch.
+Compiled as by --target nir. The last line is what sinabs makes of the file with its own settings,
+in the right order of nodes. Needs nir, sinabs and torch.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ import sinabs.layers
 import sinabs.nir
 import torch
 from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
-from snn_compile.compiler.nir_export import nir_bytes, to_nir
+from snn_compile.compiler.nir_export import nir_bytes
 from snn_compile.compiler.observe import with_outputs
 from snn_compile.compiler.samples import input_specs
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.graph import export_network, import_model
-from snn_compile.passes.lower import lower
 from snn_compile.passes.network import constant_of
-from snn_compile.passes.spatial_to_temporal import spatial_to_temporal
 
 
-def spikes_in_onnxruntime(spatial, steps, feed):
+def spikes_in_onnxruntime(timed, steps, feed):
     """[B, T, ...] by the neuron's name."""
-    timed = lower(export_network(spatial_to_temporal(import_model(spatial), steps).graph))
     neurons = [node for node in timed.proto.graph.node if node.op_type == "IntegrateFire"]
     session = make_session(with_outputs(timed, [n.output[0] for n in neurons]), optimise=False)
     found = {}
@@ -75,16 +71,17 @@ def main() -> None:
     arguments = parser.parse_args()
     steps = arguments.timesteps
     options = CompileOptions(
-        CalibrationOptions(levels=steps, neuron="multi-threshold"),
+        CalibrationOptions(levels=1, timesteps=steps),
         shortcuts="spikes",
         encode="activations",
+        target="nir",
     )
-    spatial = compile_model(arguments.model, arguments.calibration, options).network
-    graph = nir.read(io.BytesIO(nir_bytes(to_nir(spatial, steps))))
-    (spec,) = input_specs(spatial.proto)
+    result = compile_model(arguments.model, arguments.calibration, options)
+    graph = nir.read(io.BytesIO(nir_bytes(result.nir)))
+    (spec,) = input_specs(result.network.proto)
     with np.load(arguments.data) as samples:
         x = samples[spec.name][: arguments.samples].astype(spec.dtype)
-    expected = spikes_in_onnxruntime(spatial, steps, {spec.name: x})
+    expected = spikes_in_onnxruntime(result.network, steps, {spec.name: x})
     print(
         f"{arguments.model.name}, T = {steps}, {len(x)} samples, {len(expected)} layers of neurons"
     )
