@@ -250,7 +250,7 @@ def main(
                 calibrator,
                 percentile,
                 granularity == "channel",
-                neuron,
+                "multi-threshold" if target == "nir" and neuron == "auto" else neuron,
                 timesteps,
                 firing,
             ),

@@ -177,6 +177,8 @@ def check_target(options: CompileOptions) -> None:
             "a NIR graph has neurons that fire immediately, and at most once in each of several "
             "timesteps; give --timesteps, and leave out --levels, --firing and --time-axis"
         )
+    if calibration.signed:
+        raise UsageError("the IF neurons of NIR fire no negative spikes; use multi-threshold ones")
     if options.binary_spikes is not None:
         raise UsageError("the spikes of a NIR graph are binary; leave out --binary-spikes")
 

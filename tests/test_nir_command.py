@@ -43,6 +43,7 @@ def snn_compile(folder, model, output, *options):
 
 def test_the_file_is_the_network_over_time(folder):
     options = ("--timesteps", 4, "--shortcuts", "spikes", "--encode", "activations")
+    options += ("--neuron", "multi-threshold")
     assert snn_compile(folder, "plain.onnx", "snn.onnx", *options).exit_code == 0
     report = folder / "report.json"
     options = ("--timesteps", 4, "--target", "nir", "--report", report)
@@ -74,6 +75,7 @@ def test_the_file_is_the_network_over_time(folder):
         ("plain.onnx", ["--levels", 2], 2, "leave out --levels"),
         ("plain.onnx", ["--firing", "delayed"], 2, "fire immediately"),
         ("plain.onnx", ["--time-axis"], 2, "--time-axis"),
+        ("plain.onnx", ["--neuron", "signed"], 2, "no negative spikes; use multi-threshold"),
         ("plain.onnx", ["--binary-spikes", "unary"], 2, "leave out --binary-spikes"),
     ],
 )

@@ -71,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     steps = arguments.timesteps
     options = CompileOptions(
-        CalibrationOptions(levels=1, timesteps=steps),
+        CalibrationOptions(levels=1, timesteps=steps, neuron="multi-threshold"),
         shortcuts="spikes",
         encode="activations",
         target="nir",
