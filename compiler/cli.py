@@ -99,11 +99,18 @@ LEVELS = 32
     help="Give inputs and outputs the timesteps as their first axis: for events and streams.",
 )
 @click.option(
+    "--target",
+    type=click.Choice(["portable", "nir"]),
+    default="portable",
+    show_default=True,
+    help="ONNX that runs anywhere, or, of a network over several timesteps, a NIR graph for "
+    "neuromorphic tools.",
+)
+@click.option(
     "--shortcuts",
     type=click.Choice(["membrane", "spikes"]),
-    default="membrane",
-    show_default=True,
-    help="What the sums of residual blocks read past the linear operators.",
+    help="What the sums of residual blocks read past the linear operators.  [default: membrane; "
+    "for NIR spikes]",
 )
 @click.option(
     "--equalise/--no-equalise",
@@ -157,9 +164,8 @@ LEVELS = 32
 @click.option(
     "--encode",
     type=click.Choice(["all", "activations"]),
-    default="all",
-    show_default=True,
-    help="Encode every analog value that a linear operator reads, or only replace activations.",
+    help="Encode every analog value that a linear operator reads, or only replace activations.  "
+    "[default: all; for NIR activations]",
 )
 @click.option("--encode-input", is_flag=True, help="Encode the network's own input too.")
 @click.option(
@@ -202,12 +208,13 @@ def main(
     search_scale: bool,
     trials: int,
     spike_weight: float,
-    shortcuts: str,
+    target: str,
+    shortcuts: str | None,
     equalise: bool,
     sequential: bool,
     bias_correction: bool,
     compensation: bool,
-    encode: str,
+    encode: str | None,
     encode_input: bool,
     binary_spikes: str | None,
     strict: bool,
@@ -222,9 +229,10 @@ def main(
     def work() -> None:
         from .calibration.options import CalibrationOptions, Corrections
         from .errors import UsageError
+        from .nir_export import nir_bytes
         from .pipeline import CompileOptions, compile_model
         from .report_html import check_packages, compile_html, is_html
-        from .save import check_output, save_result
+        from .save import check_output, save_result, write_files
         from .search import SearchOptions
 
         read = [] if calibration is None else [calibration]
@@ -241,22 +249,23 @@ def main(
                 calibrator,
                 percentile,
                 granularity == "channel",
-                neuron,
+                "multi-threshold" if target == "nir" and neuron == "auto" else neuron,
                 timesteps,
                 firing,
             ),
             Corrections(sequential, bias_correction, compensation),
-            shortcuts,
+            shortcuts or ("spikes" if target == "nir" else "membrane"),
             equalise,
             levels_budget=levels_budget,
             search=SearchOptions(trials, spike_weight, seed=seed) if search_scale else None,
-            encode=encode,
+            encode=encode or ("activations" if target == "nir" else "all"),
             encode_input=encode_input,
             binary_spikes=binary_spikes,
             strict=strict,
             seed=seed,
             scale=scale,
             time_axis=time_axis,
+            target=target,
             min_agreement=min_agreement,
             dump_dir=dump_dir,
         )
@@ -271,14 +280,18 @@ def main(
             report = compile_html(result.report, shlex.join(["snn-compile", *sys.argv[1:]]))
         else:
             report = result.report.to_json()
-        save_result(
-            result.network,
-            output,
-            external_data=bool(result.external_data),
-            report=report,
-            report_path=report_path,
-            keep=[model, *result.external_data],
-        )
+        if result.nir is not None:
+            reports = {} if report_path is None else {report_path: report.encode()}
+            write_files({**reports, output: nir_bytes(result.nir)})
+        else:
+            save_result(
+                result.network,
+                output,
+                external_data=bool(result.external_data),
+                report=report,
+                report_path=report_path,
+                keep=[model, *result.external_data],
+            )
         say(f"wrote {output}")
 
     run_command(work, debug)
@@ -332,6 +345,8 @@ def _show(report: CompileReport) -> None:
         "quantised ANN and SNN of one timestep agree bit for bit, and the SNN over time with and "
         "without the C++ kernels"
     )
+    for line in next((p.changes for p in report.passes if p.name == "to_nir"), []):
+        say(line)
 
 
 def _show_coverage(coverage: Coverage) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import metadata as distribution
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import onnx
 from onnx import ModelProto
@@ -41,6 +41,7 @@ from .coverage import Coverage, measure_coverage
 from .errors import DataError, ModelError, UsageError, VerificationError
 from .load import Source, load_source
 from .match_samples import matched_samples
+from .nir_export import check_operators, check_package, summary, to_nir
 from .observe import with_outputs
 from .planes import check_kind, with_planes
 from .progress import Progress
@@ -55,6 +56,7 @@ from .verify import Reference, verify
 
 T = TypeVar("T")
 
+TARGETS = ("portable", "nir")
 SYNTHETIC_SAMPLES = 64
 #: Activations that the runtime holds at once, taken as large as the largest.
 _ALIVE = 3
@@ -82,6 +84,7 @@ class CompileOptions:
         scale: multiplies the steps of the neurons whose steps may be scaled: a lambda that is
             known, where ``search`` finds one; 1 leaves them as calibrated.
         time_axis: inputs and outputs have the timesteps as their first axis.
+        target: "portable": ONNX alone; "nir": the network over time as a NIR graph too.
         min_agreement: lowest share of samples on which ANN and SNN must give the same argmax.
         binary_spikes: "unary" or "bits": neurons send planes of binary spikes; None: they send
             levels.
@@ -100,6 +103,7 @@ class CompileOptions:
     levels_budget: float | None = None
     search: SearchOptions | None = None
     time_axis: bool = False
+    target: str = "portable"
     min_agreement: float | None = None
     binary_spikes: str | None = None
     dump_dir: Path | None = None
@@ -113,11 +117,13 @@ class CompileResult:
         network: the spiking network, its large weights apart.
         report: what was done, what was not and why, and how well it works.
         external_data: the files in which the source kept its weights, if outside the model file.
+        nir: the spiking network as nir.NIRGraph, where the target is "nir".
     """
 
     network: Network
     report: CompileReport
     external_data: list[Path]
+    nir: Any = None
 
     @cached_property
     def model(self) -> ModelProto:
@@ -151,6 +157,30 @@ def check_time(options: CompileOptions) -> None:
         )
     if calibration.timesteps > 1 and (options.search or options.levels_budget is not None):
         raise UsageError("levels and scales are searched for networks of one timestep only")
+
+
+def check_target(options: CompileOptions) -> None:
+    """Refuse an unknown target, and options that do not go with it.
+
+    Raises:
+        UsageError: there is no such target, ``nir`` is not installed, or the options ask for
+            neurons that are not those of NIR.
+    """
+    if options.target not in TARGETS:
+        raise UsageError(f"the target {options.target!r} is unknown, there are {TARGETS}")
+    if options.target != "nir":
+        return
+    check_package()
+    calibration = options.calibration
+    if not calibration.stepwise or calibration.levels != 1 or options.time_axis:
+        raise UsageError(
+            "a NIR graph has neurons that fire immediately, and at most once in each of several "
+            "timesteps; give --timesteps, and leave out --levels, --firing and --time-axis"
+        )
+    if calibration.signed:
+        raise UsageError("the IF neurons of NIR fire no negative spikes; use multi-threshold ones")
+    if options.binary_spikes is not None:
+        raise UsageError("the spikes of a NIR graph are binary; leave out --binary-spikes")
 
 
 def compile_model(
@@ -202,6 +232,7 @@ def _compile(
     check_options(options.calibration)
     check_scale(options)
     check_time(options)
+    check_target(options)
     if options.levels_budget is not None:
         check_budget(options.levels_budget)
     if options.search is not None:
@@ -258,6 +289,8 @@ def _compile(
     sample = next(samples.batches(1))
     report.coverage = measure_coverage(graph, activations, kept, ann.proto, sample, analog)
     _require_neurons(activations, report.coverage, options.strict)
+    if options.target == "nir":
+        check_operators(graph, {activation.output for activation in activations})
 
     size, block = _batches(analog, activations, samples)
     if options.calibration.stepwise and not samples.fixed_batch:  # T times the rows
@@ -320,9 +353,13 @@ def _compile(
         graph = steps.rewrite("insert_quant_clip", lambda: insert_quant_clip(graph, context))
         quantised = export_network(graph)
         graph = steps.rewrite("replace_activation", lambda: replace_activation(graph))
-        spatial = None
+        spatial = nir = None
         if timesteps > 1:
             spatial = lower(export_network(graph))
+            if options.target == "nir":
+                one_step = spatial
+                nir = steps.run("to_nir", lambda: to_nir(one_step, timesteps))
+                steps.reports[-1].changes += summary(nir)
             graph = steps.rewrite(
                 "spatial_to_temporal",
                 lambda: spatial_to_temporal(
@@ -350,7 +387,7 @@ def _compile(
             "the SNN does not reproduce the quantised ANN bit for bit; please report this model"
         )
     _require_agreement(report.verification.agreement, options.min_agreement)
-    return CompileResult(snn, report, source.external_data)
+    return CompileResult(snn, report, source.external_data, nir)
 
 
 class _Steps:
@@ -433,6 +470,7 @@ def _new_report(
             "scale": options.scale,
             "time_axis": options.time_axis,
             "binary_spikes": options.binary_spikes,
+            "target": options.target,
             "seed": options.seed,
         },
         calibration={

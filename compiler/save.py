@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -122,8 +122,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    with _replacing([path]) as temporary, _naming(path):
-        temporary[path].write_bytes(data)
+    write_files({path: data})
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files, all or none.
+
+    Raises:
+        UsageError: one of them cannot be written; old files are unchanged.
+    """
+    with _replacing(list(contents)) as temporary:
+        for path, data in contents.items():
+            with _naming(path):
+                temporary[path].write_bytes(data)
 
 
 def _is_one_of(path: Path, others: Collection[Path]) -> bool:
