@@ -380,7 +380,7 @@ class _Rewriting:
         graph, views = self._graph, self._of(tensor)
         if views is None and not time_axis:
             return
-        if views is not None and views.step is tensor and tensor.name in self._kept:
+        if views is not None and tensor.name in self._kept and views.step is tensor:
             return
         name = tensor.name
         steps: Tensor | None = None

@@ -96,9 +96,6 @@ def test_options_reach_the_compiler(tmp_path):
         "encode_input": True,
         "scale": 0.5,
         "binary_spikes": "bits",
-        "timesteps": 1,
-        "firing": "immediate",
-        "time_axis": False,
         "target": "portable",
         "seed": 5,
     }

@@ -322,9 +322,10 @@ def test_the_command_shows_a_table(files):
     result = snn_eval(*files)
     assert "8 timesteps against one (ANN), first 64 samples" in result.stdout
     assert "against the network of one step" in result.stdout
-    row = next(line for line in result.stdout.splitlines() if "node_relu_1 " in line)
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells[1] == "4" and float(cells[4].rstrip("%")) > 0
+    rows = [line for line in result.stdout.splitlines() if "node_relu_1 " in line]
+    every = [[cell.strip() for cell in row.strip("│").split("│")] for row in rows]
+    (cells,) = [cells for cells in every if cells[1] == "4"]
+    assert float(cells[4].rstrip("%")) > 0
 
 
 def test_networks_of_different_sources_are_warned_of(files, monkeypatch):
