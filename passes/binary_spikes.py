@@ -274,7 +274,10 @@ class _Chain:
             weights = self.constant(f"{polarity}_weights", powers)
             sent = self.emit("Mul", f"{polarity}_weighted", planes, weights)
         metadata(planes.inputs[0])[PLANES] = polarity
-        return self.emit("ReduceSum", f"{polarity}_received", sent, last, keepdims=0)
+        total = self.emit("ReduceSum", f"{polarity}_total", sent, last, keepdims=0)
+        # Of an empty batch onnxruntime (1.31, 1.32) keeps an axis that is counted from the end.
+        lengths = self.emit("Shape", f"{polarity}_lengths", m)
+        return self.emit("Reshape", f"{polarity}_received", total, lengths, allowzero=1)
 
     def _name(self, what: str) -> str:
         return unique_name(self._graph, f"{self._output.name}.{what}")
