@@ -275,7 +275,7 @@ class _Chain:
             sent = self.emit("Mul", f"{polarity}_weighted", planes, weights)
         metadata(planes.inputs[0])[PLANES] = polarity
         total = self.emit("ReduceSum", f"{polarity}_total", sent, last, keepdims=0)
-        # Of an empty batch onnxruntime (1.31, 1.32) keeps an axis that is counted from the end.
+        # Of an empty batch onnxruntime keeps an axis that is counted from the end.
         lengths = self.emit("Shape", f"{polarity}_lengths", m)
         return self.emit("Reshape", f"{polarity}_received", total, lengths, allowzero=1)
 
