@@ -113,6 +113,7 @@ def plot(network: Network, plan: Plan, get: Get, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    colour, grey = (f"C{number}" for number in range(10)), iter(("0.2", "0.5", "0.7"))
     steps = plan.timesteps(network)
     ann = ann_top_1(network, plan, get)
     if ann is not None:
@@ -123,16 +124,19 @@ def plot(network: Network, plan: Plan, get: Get, path: Path) -> None:
         if not tops:
             continue
         values = np.array([[e.value, e.value - e.low, e.high - e.value] for e in tops.values()])
-        style = "--" if series.what in PEERS else "-"
+        if series.one_step:
+            look = {"linestyle": "", "marker": "s", "color": next(grey)}
+        else:
+            style = "--" if series.what in PEERS else "-"
+            look = {"linestyle": style, "marker": "o", "color": next(colour)}
         axes.errorbar(
             list(tops),
             100 * values[:, 0],
             yerr=100 * values[:, 1:].T,
-            linestyle="" if series.one_step else style,
-            marker="s" if series.one_step else "o",
             markersize=4,
             capsize=2,
-            label=series.title.replace("`", ""),
+            label=series.title,
+            **look,
         )
     axes.set_xscale("log", base=2)
     axes.set_xticks(steps, [str(timesteps) for timesteps in steps])
