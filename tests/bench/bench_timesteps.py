@@ -12,7 +12,8 @@
    and run on the same samples.
 3. Then times, in rounds: of one T, all networks take turns, each in a process of its own on two
    threads, ours and the ANN in onnxruntime, others in torch. Ratios are taken within a round, the
-   figure is their median. What is timed at several batch sizes counts at the better one.
+   figure is their median. What is timed at several batch sizes counts at the best one,
+   SpikingJelly also in the better of its two modes, all steps together and step by step.
 4. Tables are written between their markers into ``--out``, and the plot beside it. ``--quick``
    measures a little of everything, and prints unless ``--out`` is given.
 
@@ -140,31 +141,36 @@ def measure_times(configuration: Configuration, caches: Caches, plan: Plan) -> d
     with tempfile.TemporaryDirectory() as folder:
         ann = Path(folder) / "ann.onnx"
         onnx.save(load_model(network, caches.ours.data), ann)
-        requests: dict[str, dict[str, Any]] = {"ann": {"path": str(ann), "library": False}}
+        requests: dict[str, list[dict[str, Any]]] = {"ann": [{"path": str(ann), "library": False}]}
         for series in plan.series(network):
             if series.name in configuration.options["series"]:
-                requests[series.name] = _request(series, plan, network.name, timesteps, caches)
+                requests[series.name] = _requests(series, plan, network.name, timesteps, caches)
         return {
             name: {
-                str(batch): run_worker(common | request | {"batch": batch})["seconds"]
+                f"{batch}{' stepwise' * request.get('stepwise', False)}": run_worker(
+                    common | request | {"batch": batch}
+                )["seconds"]
+                for request in ways
                 for batch in BATCHES
             }
-            for name, request in requests.items()
+            for name, ways in requests.items()
         }
 
 
-def _request(
+def _requests(
     series: Series, plan: Plan, network: str, timesteps: int, caches: Caches
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
+    """The ways in which a network is timed."""
     if series not in OURS:
-        return {"tool": series.what, "mode": series.options["mode"]}
+        one = {"tool": series.what, "mode": series.options["mode"], "stepwise": False}
+        return [one, one | {"stepwise": True}] if series.what == "spikingjelly" else [one]
     configuration = plan.accuracy(NETWORKS[network], series, timesteps)
     if configuration is None:
         raise RuntimeError(f"{series.title} is not compiled at T = {timesteps}")
     path = caches.network(configuration)
     if not path.is_file():
         raise RuntimeError(f"{series.title} was not compiled at T = {timesteps}")
-    return {"path": str(path), "library": True}
+    return [{"path": str(path), "library": True}]
 
 
 def measure_all(plan: Plan, caches: Caches, until: float, times: bool) -> dict[str, str]:

@@ -3,8 +3,8 @@
 1. Of each network two tables: top-1 and agreement of each series at each T, and all figures of each
    series and T with their intervals (Wilson).
 2. Times are per sample, as ratios to the ANN in onnxruntime and to SpikingJelly (series ``robust``)
-   at the same T. In a round the better batch size counts; a ratio is taken within a round, the
-   figure is the median over the rounds.
+   at the same T. In a round the best batch size counts, and SpikingJelly's better mode; a ratio is
+   taken within a round, the figure is the median over the rounds.
 3. A cell without a result says why.
 """
 

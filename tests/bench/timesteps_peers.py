@@ -20,7 +20,7 @@ most one; thresholds 1, the weights as they are.
 
 Inputs are presented at every step, the answer after T steps is the mean of the outputs so far, so
 that one run of the most steps has them all. Spikes are what the neurons give, summed. All steps go
-through a layer together (SpikingJelly's multi-step mode, which gives the bits of step by step).
+through a layer together; SpikingJelly can also run the network step by step, with the same outputs.
 """
 
 from __future__ import annotations
@@ -131,7 +131,12 @@ def check_same(network: ResNet20, images: np.ndarray, expected: np.ndarray) -> N
 
 
 def simulation(
-    tool: str, mode: str, network: ResNet20, calibration: np.ndarray, count: Count | None = None
+    tool: str,
+    mode: str,
+    network: ResNet20,
+    calibration: np.ndarray,
+    count: Count | None = None,
+    stepwise: bool = False,
 ) -> Simulation:
     """The network as a tool converts it.
 
@@ -140,7 +145,8 @@ def simulation(
         mode: one of its modes.
         network: the ANN; it must not be used afterwards.
         calibration: images [n, 3, 32, 32].
-        count: is told what neurons fire, [T, B, neurons]; a view.
+        count: is told what neurons fire, [T, B, neurons]; a view. Not with ``stepwise``.
+        stepwise: SpikingJelly runs the network once for each step.
 
     Raises:
         ValueError: there is no such tool or mode, or it left the network without neurons.
@@ -149,7 +155,7 @@ def simulation(
         raise ValueError(f"there is no mode {mode} of {tool}")
     if tool == "sinabs":
         return _sinabs(network, mode, count)
-    return _spikingjelly(network, mode, calibration, count)
+    return _spikingjelly(network, mode, calibration, count, stepwise)
 
 
 def batches(images: np.ndarray) -> Iterator[Tensor]:
@@ -159,7 +165,7 @@ def batches(images: np.ndarray) -> Iterator[Tensor]:
 
 
 def _spikingjelly(
-    network: ResNet20, mode: str, calibration: np.ndarray, count: Count | None
+    network: ResNet20, mode: str, calibration: np.ndarray, count: Count | None, stepwise: bool
 ) -> Simulation:
     from spikingjelly.activation_based import ann2snn, functional, neuron
 
@@ -171,13 +177,15 @@ def _spikingjelly(
         half_threshold=robust,
     )
     converted = ann2snn.Converter(recipe).convert(network).eval()
-    functional.set_step_mode(converted, "m")
+    functional.set_step_mode(converted, "s" if stepwise else "m")
     neurons = _neurons(converted, neuron.BaseNode)
     if count is not None:
         _watch(neurons, lambda fired: count(fired.flatten(2)))
 
     def run(images: Tensor, timesteps: int) -> Tensor:
         functional.reset_net(converted)
+        if stepwise:
+            return torch.stack([converted(images) for _ in range(timesteps)])
         return converted(images.expand(timesteps, *images.shape))
 
     return run

@@ -153,7 +153,13 @@ def timed(request: dict[str, Any], data: Path) -> dict[str, Any]:
     (images,) = feed.values()
     (calibration,) = calibration_samples(network, data, batch, 0).values()
     torch_network = load_resnet20(load_model(network, data))
-    run = simulation(request["tool"], request["mode"], torch_network, calibration)
+    run = simulation(
+        request["tool"],
+        request["mode"],
+        torch_network,
+        calibration,
+        stepwise=request["stepwise"],
+    )
     part = torch.from_numpy(images)
     times: list[float] = []
     with torch.inference_mode():
