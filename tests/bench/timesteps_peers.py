@@ -37,7 +37,8 @@ from torch import Tensor, nn
 MODES = {"spikingjelly": ("max", "99.9%", "robust"), "sinabs": ("multi", "single")}
 #: Most that an output of the network in torch may be from that of the ONNX file.
 TOLERANCE = 1e-4
-BATCH = 50
+#: Images together, all steps of which are; larger tensors the allocator would map anew every time.
+BATCH = 10
 
 _BLOCKS, _WIDTHS = 3, (16, 32, 64)
 
