@@ -121,9 +121,13 @@ def test_times_to_another_tool_are_in_the_tables_of_its_network():
     plan = Plan((RESNET,), rounds=1, quick=True)
     time = next(plan.times_of(RESNET, 4))
     found = {identity(time): {"ann": {"50": 1.0}, "signed": {"50": 3.0}, "robust": {"50": 12.0}}}
+    for name in ("signed", "robust"):
+        found[identity(plan.accuracy(RESNET, series(name), 4))] = result([4])
     lines = block(RESNET, plan, lambda c: found.get(identity(c)), {})
-    assert "| signed IF, immediate (default) | 4 | not measured | - | - | 3.00 | 0.25 |" in lines
-    assert "| SpikingJelly, robust | 4 | not measured | - | - | 12.00 | 1.00 |" in lines
+    figures = "50.0 [15.0, 85.0] | 75.0 [30.1, 95.4] | 12"
+    assert f"| signed IF, immediate (default) | 4 | {figures} | 3.00 | 0.25 |" in lines
+    assert f"| SpikingJelly, robust | 4 | {figures} | 12.00 | 1.00 |" in lines
+    assert not any("sinabs" in line and "| 4 |" in line for line in lines)
 
 
 def test_equal_results_give_equal_plots(tmp_path):

@@ -5,7 +5,7 @@
 2. Times are per sample, as ratios to the ANN in onnxruntime and to SpikingJelly (series ``robust``)
    at the same T. In a round the best batch size counts, and SpikingJelly's better mode; a ratio is
    taken within a round, the figure is the median over the rounds.
-3. A cell without a result says why.
+3. What failed says why. What was not measured is a dash in the first table, and not in the second.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def block(network: Network, plan: Plan, get: Get, errors: Mapping[str, str]) -> 
                 continue
             found = _found(plan, network, series, timesteps, get)
             if found is None:
-                reason = errors.get(identity(configuration), "not measured").replace("|", "/")
-                cells = [reason, _NONE, _NONE]
+                if identity(configuration) not in errors:
+                    continue
+                cells = [errors[identity(configuration)].replace("|", "/"), _NONE, _NONE]
             else:
                 cells = [*map(_share, shares(found)), f"{found['spikes']:,.0f}"]
             rounds = _rounds(network, plan, timesteps, get)
