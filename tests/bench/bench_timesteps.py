@@ -42,7 +42,7 @@ from accuracy_networks import EFFICIENTNET, NETWORKS, absent, load_model
 from accuracy_page import identity, replace_block
 from bench_accuracy import Cache, code_hash, measure_missing, missing
 from timesteps_page import block, plot
-from timesteps_rows import BATCHES, OURS, SAMPLES, Plan, Series, versions
+from timesteps_rows import BATCHES, OTHERS, OURS, SAMPLES, Plan, Series, versions
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _WORKER = Path(__file__).with_name("timesteps_worker.py")
@@ -193,6 +193,8 @@ def intro(arguments: argparse.Namespace, plan: Plan, code: str) -> list[str]:
     command = f"python tests/bench/bench_timesteps.py --data {data}"
     if arguments.networks:
         command += f" --networks {','.join(arguments.networks)}"
+    if arguments.series:
+        command += f" --series {','.join(arguments.series)}"
     if plan.quick:
         command += " --quick"
     used = ["numpy", "onnx", "onnxruntime"]
@@ -219,6 +221,14 @@ def _names(text: str) -> list[str]:
     return chosen
 
 
+def _series(text: str) -> tuple[str, ...]:
+    known = [series.name for series in (*OURS, *OTHERS)]
+    unknown = [name for name in text.split(",") if name not in known]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: there are {', '.join(known)}")
+    return tuple(text.split(","))
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -229,6 +239,7 @@ def _arguments() -> argparse.Namespace:
         type=_names,
         help=f"with commas; all but {EFFICIENTNET.name}, which takes long",
     )
+    parser.add_argument("--series", type=_series, default=(), help="only these, with commas")
     parser.add_argument("--out", type=Path, help="the page; docs/timesteps.md")
     parser.add_argument("--cache", type=Path, default=_REPOSITORY / "build" / "timesteps.json")
     parser.add_argument("--tag", help="name of the code, instead of its hash")
@@ -248,7 +259,7 @@ def main() -> int:
     replace_block(page, "timesteps", "")  # a page without markers is refused before hours of work
     names = arguments.networks or [name for name in SAMPLES if name != EFFICIENTNET.name]
     present = tuple(NETWORKS[name] for name in names if not absent(NETWORKS[name], arguments.data))
-    plan = Plan(present, arguments.rounds, arguments.quick)
+    plan = Plan(present, arguments.rounds, arguments.quick, arguments.series)
     caches = Caches(arguments.cache, arguments.tag, arguments.data)
     if arguments.list:
         for what, wanted in (("accuracy", plan.accuracies()), ("time", plan.times())):

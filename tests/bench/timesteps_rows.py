@@ -74,11 +74,13 @@ class Plan:
         networks: those that are there.
         rounds: how often times are measured.
         quick: few samples, T = 1 and 4.
+        chosen: names of the series that are wanted; none: all.
     """
 
     networks: tuple[Network, ...]
     rounds: int = 3
     quick: bool = False
+    chosen: tuple[str, ...] = ()
 
     def timesteps(self, network: Network) -> tuple[int, ...]:
         """The T of a network."""
@@ -90,10 +92,8 @@ class Plan:
 
     def series(self, network: Network) -> tuple[Series, ...]:
         """Those of a network: other tools convert ResNet-20 alone."""
-        if network != RESNET:
-            return OURS
-        found = [s for s in OTHERS if util.find_spec(s.what) is not None]
-        return (*OURS, *found)
+        found = [s for s in OTHERS if network == RESNET and util.find_spec(s.what) is not None]
+        return tuple(s for s in (*OURS, *found) if not self.chosen or s.name in self.chosen)
 
     def accuracy(self, network: Network, series: Series, timesteps: int) -> Configuration | None:
         """What has the accuracy of a series at T, if anything."""
