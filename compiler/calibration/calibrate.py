@@ -81,8 +81,8 @@ def calibrate(
                 fit,
                 corrections,
                 result.neurons,
-                options.timesteps if options.stepwise else 1,
                 progress,
+                options.timesteps if options.stepwise else 1,
             )
             found.neurons = result.neurons | found.neurons
             found.silent = result.silent + found.silent

@@ -82,8 +82,8 @@ def calibrate_sequentially(
     fit: Fit,
     corrections: Corrections,
     settled: Mapping[str, Neuron],
-    timesteps: int,
     progress: Progress,
+    timesteps: int = 1,
 ) -> Calibrated:
     """Fit every neuron and correct every layer.
 
@@ -96,8 +96,8 @@ def calibrate_sequentially(
         fit: how neurons are fitted.
         corrections: which errors are corrected.
         settled: neurons inside bodies, fitted before.
-        timesteps: T, over which neurons fire step by step; 1 where they do not.
         progress: told about rounds done.
+        timesteps: T, over which neurons fire step by step; 1 where they do not.
 
     Raises:
         DataError: the network does not run on the samples.
