@@ -60,7 +60,7 @@ from .graph import (
     unique_name,
     variable,
 )
-from .timesteps import BROADCASTING, Kind, NotOverTimeError, kind_of, moves_rows
+from .timesteps import BROADCASTING, NotOverTimeError, is_affine, is_float, moves_rows
 
 #: Behind the last element of any list of lengths.
 _END = 1 << 30
@@ -223,8 +223,8 @@ class _Rewriting:
             self._shape_without_time(node)
             return
         stepwise = any(self._views[id(node.inputs[at])].step is not None for at in timed)
-        affine = kind_of(node, timed) is Kind.AFFINE
-        counts = any(not _is_float(node.inputs[at]) for at in timed)
+        affine = is_affine(node, timed)
+        counts = any(not is_float(node.inputs[at]) for at in timed)
         if not affine and not (counts and stepwise):  # integers select, step by step
             stepwise = False
             self.changes.append(f"{node.op} {node.name}: on the running mean")
@@ -248,10 +248,9 @@ class _Rewriting:
         """Rule 4."""
         x, y = node.inputs[0], node.outputs[0]
         chain = _Chain(self._graph, x, "unfolded")
-        first, rest = self._first_and_rest(chain, chain.node("Shape", x))
+        lengths = self._without_time(chain, chain.node("Shape", x))
         steps = self._integers([self._steps])
-        rows = chain.node("Div", first, steps)
-        node.inputs[0] = chain.end("Reshape", x, chain.node("Concat", steps, rows, rest, axis=0))
+        node.inputs[0] = chain.end("Reshape", x, chain.node("Concat", steps, *lengths, axis=0))
         if node.op == "Gather":
             node.attrs["axis"] = 1
         else:
@@ -260,10 +259,7 @@ class _Rewriting:
         metadata(node)[TIME] = UNFOLDED
         moved = variable(unique_name(self._graph, f"{y.name}.{UNFOLDED}"))
         moved.dtype, node.outputs[0] = y.dtype, moved
-        chain = _Chain(self._graph, moved, OUTPUT, y)
-        lengths = chain.node("Shape", moved)
-        rest = chain.node("Slice", lengths, self._integers([2]), self._integers([_END]))
-        chain.end("Reshape", moved, chain.node("Concat", self._integers([-1]), rest, axis=0))
+        self._steps_as_rows(_Chain(self._graph, moved, OUTPUT, y), moved)
 
     def _timed_shape(self, shape: Tensor, above: int) -> Tensor:
         """The first length T times as large; up to ``above``, where it is none, as it is."""
@@ -284,20 +280,24 @@ class _Rewriting:
         if node.op == "Size":
             new = chain.end("Div", asked, self._integers(self._steps))
         else:
-            new = self._spatial_lengths(chain, asked)
-        for reader in readers:
-            for at, tensor in enumerate(reader.inputs):
-                if tensor is asked:
-                    reader.inputs[at] = new
+            new = chain.end("Concat", *self._without_time(chain, asked), axis=0)
+        _redirect(readers, asked, new)
 
     def _first_and_rest(self, chain: _Chain, lengths: Tensor) -> tuple[Tensor, Tensor]:
         zero, one, end = (self._integers([at]) for at in (0, 1, _END))
         return chain.node("Slice", lengths, zero, one), chain.node("Slice", lengths, one, end)
 
-    def _spatial_lengths(self, chain: _Chain, lengths: Tensor) -> Tensor:
+    def _without_time(self, chain: _Chain, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The number of rows without the T, and all lengths behind it."""
         first, rest = self._first_and_rest(chain, lengths)
-        rows = chain.node("Div", first, self._integers([self._steps]))
-        return chain.end("Concat", rows, rest, axis=0)
+        return chain.node("Div", first, self._integers([self._steps])), rest
+
+    def _steps_as_rows(self, chain: _Chain, tensor: Tensor) -> Tensor:
+        """[T, B, ...] as [T * B, ...], the end of the chain."""
+        lengths = chain.node("Shape", tensor)
+        rest = chain.node("Slice", lengths, self._integers([2]), self._integers([_END]))
+        rows = chain.node("Concat", self._integers([-1]), rest, axis=0)
+        return chain.end("Reshape", tensor, rows)
 
     # Views --------------------------------------------------------------------------------------
 
@@ -336,7 +336,7 @@ class _Rewriting:
         return views.mean
 
     def _check_float(self, tensor: Tensor) -> None:
-        if not _is_float(tensor):
+        if not is_float(tensor):
             raise NotOverTimeError(
                 f"'{tensor.name}' holds no floats and depends on time: it has no mean over steps"
             )
@@ -363,15 +363,9 @@ class _Rewriting:
             raise NotOverTimeError(f"the input '{tensor.name}' has no batch axis to put T before")
         readers = list(tensor.outputs)
         chain = _Chain(self._graph, tensor, INPUT_STEPS)
-        lengths = chain.node("Shape", tensor)
-        rest = chain.node("Slice", lengths, self._integers([2]), self._integers([_END]))
-        rows = chain.node("Concat", self._integers([-1]), rest, axis=0)
-        inside = chain.end("Reshape", tensor, rows)
+        inside = self._steps_as_rows(chain, tensor)
         inside.shape = list(tensor.shape)  # of the spatial network, as all rules speak of it
-        for reader in readers:
-            for at, read in enumerate(reader.inputs):
-                if read is tensor:
-                    reader.inputs[at] = inside
+        _redirect(readers, tensor, inside)
         self._now(inside, step=inside)
         _put_axis(self._graph, tensor, self._steps)
 
@@ -418,10 +412,8 @@ class _Rewriting:
                 result = chain.node("ReduceMean", table, axes=[0], keepdims=0)
         else:
             result = chain.node("Gather", table, self._integers(self._steps - 1), axis=0)
-        lengths = chain.node("Shape", rows)
-        first, rest = self._first_and_rest(chain, lengths)
-        count = chain.node("Div", first, self._integers([self._steps]))
-        chain.end("Reshape", result, chain.node("Concat", count, rest, axis=0))
+        lengths = self._without_time(chain, chain.node("Shape", rows))
+        chain.end("Reshape", result, chain.node("Concat", *lengths, axis=0))
 
     # Constants ----------------------------------------------------------------------------------
 
@@ -489,8 +481,12 @@ def _is_neuron(node: Node) -> bool:
     return bool(node.domain == DOMAIN)
 
 
-def _is_float(tensor: Tensor) -> bool:
-    return tensor.dtype is not None and np.dtype(tensor.dtype).kind == "f"
+def _redirect(readers: list[Node], old: Tensor, new: Tensor) -> None:
+    """Let these nodes read ``new`` in place of ``old``."""
+    for reader in readers:
+        for at, tensor in enumerate(reader.inputs):
+            if tensor is old:
+                reader.inputs[at] = new
 
 
 def _with_rows(node: Node, timed: set[int]) -> list[int]:

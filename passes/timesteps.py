@@ -13,8 +13,6 @@ not known, are refused with the reason.
 
 from __future__ import annotations
 
-from enum import Enum
-
 import numpy as np
 
 from .activations import ACTIVATION_OPS, NORMALISING_OPS
@@ -23,13 +21,6 @@ from .graph import ANN_DOMAIN, Node, Tensor, bodies, is_constant, is_standard
 
 class NotOverTimeError(ValueError):
     """A node that cannot be computed over several timesteps; the text names it and says why."""
-
-
-class Kind(Enum):
-    """Rules 1 and 2."""
-
-    AFFINE = "affine"
-    NOT_AFFINE = "not affine"
 
 
 #: Of one signal, element by element or within rows, whatever their attributes.
@@ -79,8 +70,8 @@ _ALONG = {
 }
 
 
-def kind_of(node: Node, timed: set[int]) -> Kind:
-    """Which rule a node follows.
+def is_affine(node: Node, timed: set[int]) -> bool:
+    """Whether a node follows rule 1, and not rule 2.
 
     Args:
         node: a node of the main graph, not a neuron.
@@ -96,32 +87,32 @@ def kind_of(node: Node, timed: set[int]) -> Kind:
         raise _refused(node, f"an operator of the domain {node.domain}")
     _check_rows(node, timed)
     if not standard or node.domain == ANN_DOMAIN:
-        return Kind.NOT_AFFINE
+        return False
     op, alone = node.op, len(timed) == 1
     if op in ("Conv", "ConvTranspose", "Gemm"):
         if timed != {0}:
             raise _refused(node, "its weights or bias depend on time")
-        return Kind.AFFINE
+        return True
     if op in ("MatMul", "Einsum", "Mul"):
-        return Kind.AFFINE if alone else Kind.NOT_AFFINE
+        return alone
     if op == "Div":
-        return Kind.AFFINE if timed == {0} else Kind.NOT_AFFINE
+        return timed == {0}
     if op == "Where":
-        return Kind.NOT_AFFINE if 0 in timed else Kind.AFFINE
+        return 0 not in timed
     if op in _SUMS | {"Concat"}:
-        return Kind.AFFINE
+        return True
     if op == "Gather" and timed == {1}:
-        return Kind.NOT_AFFINE
+        return False
     if op in _AFFINE_ONE | {"Flatten", "Split", "Slice", "Gather", "Pad", "Squeeze", "Unsqueeze"}:
         if timed != {0}:
             raise _refused(node, "its parameters depend on time")
-        return Kind.AFFINE
+        return True
     if op in ("ReduceMean", "ReduceSum"):
-        return Kind.AFFINE
-    if op == "Cast" and _is_float(node.inputs[0]) and _is_float(node.outputs[0]):
-        return Kind.AFFINE
+        return True
+    if op == "Cast" and is_float(node.inputs[0]) and is_float(node.outputs[0]):
+        return True
     if op in _NOT_AFFINE:
-        return Kind.NOT_AFFINE
+        return False
     raise _refused(node, "how it treats the rows of a batch is not known")
 
 
@@ -137,7 +128,8 @@ def _refused(node: Node, why: str) -> NotOverTimeError:
     return NotOverTimeError(f"{node.op} '{node.name}' depends on time, and {why}")
 
 
-def _is_float(tensor: Tensor) -> bool:
+def is_float(tensor: Tensor) -> bool:
+    """Whether a tensor is known to hold floats."""
     return tensor.dtype is not None and np.dtype(tensor.dtype).kind == "f"
 
 

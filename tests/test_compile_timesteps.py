@@ -137,14 +137,14 @@ def test_settling_lowers_the_initial_potential_of_what_comes_unevenly():
     """All current in the first half, taken back in the second: a lower potential fires less."""
     rng = np.random.default_rng(0)
     early = rng.uniform(0, 4, (4, 5000)).astype(np.float32)
-    currents = np.concatenate([early, -0.9 * early[::-1]]).reshape(8 * 5000)
+    currents = np.concatenate([early, -0.9 * early[::-1]])
     neuron = ThresholdNeuron(
         theta=np.array(0.125, np.float32), levels_pos=8, axis=1, calibrator="mse"
     )
-    settled = settle(neuron, currents, 8, np.inf, seed=0)
+    settled = settle(neuron, currents, np.inf, seed=0)
     assert settled.v0 < neuron.v0
     even = rng.uniform(0, 1, 5000).astype(np.float32)
-    kept = settle(neuron, np.tile(even, 8), 8, np.inf, seed=0)
+    kept = settle(neuron, np.tile(even, (8, 1)), np.inf, seed=0)
     assert kept.v0 == pytest.approx(0.5, abs=0.101)
 
 

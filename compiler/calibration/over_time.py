@@ -64,32 +64,29 @@ def over_time(
     return export_network(result.graph), moved, result.timed
 
 
-def mean_of_steps(array: np.ndarray, timesteps: int) -> np.ndarray:
-    """Args: array [T * B, ...], time-major. Returns: [B, ...]."""
-    stepwise = array.reshape(timesteps, -1, *array.shape[1:])
-    return np.asarray(stepwise.mean(axis=0, dtype=array.dtype))
+def by_steps(array: np.ndarray, timesteps: int) -> np.ndarray:
+    """Args: array [T * B, ...], time-major. Returns: [T, B, ...]."""
+    return array.reshape(timesteps, -1, *array.shape[1:])
 
 
 def settle(
-    neuron: ThresholdNeuron, currents: np.ndarray, timesteps: int, upper: float, seed: int
+    neuron: ThresholdNeuron, stepwise: np.ndarray, upper: float, seed: int
 ) -> ThresholdNeuron:
     """The neuron with the threshold and the initial potential that suit its input over time.
 
     Args:
         neuron: fitted to means over steps.
-        currents: its input, [T * B, ...], time-major.
-        timesteps: T.
+        stepwise: its input, [T, B, ...].
         upper: largest value that the activation gives.
         seed: of the sample.
     """
-    stepwise = currents.reshape(timesteps, -1, *currents.shape[1:])
     channels: np.ndarray = np.zeros((), np.int64)
     if neuron.theta.ndim:
         shape = [1] * (stepwise.ndim - 1)
         shape[neuron.axis] = -1
         channels = np.arange(neuron.theta.size).reshape(shape)
     channels = np.broadcast_to(channels, stepwise.shape[1:]).reshape(-1)
-    stepwise = stepwise.reshape(timesteps, -1)
+    stepwise = stepwise.reshape(len(stepwise), -1)
     if stepwise.shape[1] > SERIES:
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.choice(stepwise.shape[1], SERIES, replace=False))

@@ -40,7 +40,7 @@ from .histogram import SignedHistogram
 from .membrane import Membrane
 from .observe import Observations, Watch, with_histograms
 from .options import Corrections
-from .over_time import mean_of_steps, over_time, settle
+from .over_time import by_steps, over_time, settle
 from .schedule import Round, Schedule, make_schedule
 from .segment import segment
 from .spool import Spool
@@ -172,14 +172,12 @@ class _Twins:
         if name not in self._stepwise:
             return neuron
         batches = range(min(self._batches, _BATCHES))
-        currents = [self._get(name, batch, spiking=True) for batch in batches]
-        steps = [array.reshape(self._timesteps, -1, *array.shape[1:]) for array in currents]
-        joined = np.concatenate(steps, axis=1)
-        joined = joined.reshape(-1, *joined.shape[2:])
+        currents = (self._get(name, batch, spiking=True) for batch in batches)
+        joined = np.concatenate([by_steps(array, self._timesteps) for array in currents], axis=1)
 
         def settled(part: Neuron) -> Neuron:
             assert isinstance(part, ThresholdNeuron)
-            return settle(part, joined, self._timesteps, activation.upper, self._batches)
+            return settle(part, joined, activation.upper, self._batches)
 
         if isinstance(neuron, DualNeuron):
             positive, negative = settled(neuron.positive), settled(neuron.negative)
@@ -212,7 +210,7 @@ class _Twins:
                 expected = self._spool.get(_EXPECTED + name, batch)
                 x = self._get(layer.input, batch, spiking=True)
                 if layer.input in self._stepwise:
-                    x = mean_of_steps(x, self._timesteps)
+                    x = by_steps(x, self._timesteps).mean(axis=0, dtype=x.dtype)
                 bounds = layer.bounds if name == layer.total else _ALL
                 with np.errstate(invalid="ignore"):  # inf - inf; add leaves it out
                     error = np.clip(expected, *bounds) - np.clip(outputs[name], *bounds)

@@ -127,23 +127,38 @@ def measure(configuration: Configuration, cache: Cache) -> dict[str, Any]:
     """The result of a worker.
 
     Raises:
-        RuntimeError: the worker failed; the message is its last line, all of it goes to stderr.
+        RuntimeError: the worker failed.
     """
     request = {
         "configuration": configuration.as_dict(),
         "data": str(cache.data),
         "answers": str(cache.answers(configuration)),
     }
+    return ask_worker(_WORKER, request, _TIME_LIMIT)
+
+
+def ask_worker(worker: Path, request: dict[str, Any], time_limit: float) -> dict[str, Any]:
+    """What a worker, a script in a process of its own, answers.
+
+    Args:
+        worker: reads the request from stdin; the last line that it writes is the answer. Both are
+            JSON.
+        request: what it is asked.
+        time_limit: in seconds.
+
+    Raises:
+        RuntimeError: it failed; the message is its last line, all of it goes to stderr.
+    """
     try:
         done = subprocess.run(
-            [sys.executable, str(_WORKER)],
+            [sys.executable, str(worker)],
             input=json.dumps(request),
             capture_output=True,
             text=True,
-            timeout=_TIME_LIMIT,
+            timeout=time_limit,
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"took longer than {_TIME_LIMIT} s") from error
+        raise RuntimeError(f"took longer than {time_limit} s") from error
     if done.returncode != 0:
         print(done.stderr, file=sys.stderr)
         lines = [line for line in done.stderr.splitlines() if line.strip()]

@@ -25,11 +25,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,7 +38,7 @@ import onnx
 from accuracy_configuration import Configuration
 from accuracy_networks import EFFICIENTNET, NETWORKS, absent, load_model
 from accuracy_page import identity, replace_block
-from bench_accuracy import Cache, code_hash, measure_missing, missing
+from bench_accuracy import Cache, ask_worker, code_hash, measure_missing, missing
 from timesteps_page import block, plot
 from timesteps_rows import BATCHES, OTHERS, OURS, SAMPLES, Plan, Series, versions
 
@@ -91,24 +89,9 @@ def run_worker(request: dict[str, Any]) -> dict[str, Any]:
     """What a worker answers.
 
     Raises:
-        RuntimeError: it failed; the message is its last line, all of it goes to stderr.
+        RuntimeError: it failed.
     """
-    try:
-        done = subprocess.run(
-            [sys.executable, str(_WORKER)],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=_TIME_LIMIT,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"took longer than {_TIME_LIMIT} s") from error
-    if done.returncode != 0:
-        print(done.stderr, file=sys.stderr)
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return ask_worker(_WORKER, request, _TIME_LIMIT)
 
 
 def measure_accuracy(configuration: Configuration, caches: Caches) -> dict[str, Any]:
