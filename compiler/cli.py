@@ -123,7 +123,7 @@ LEVELS = 32
     "--sequential/--no-sequential",
     default=True,
     show_default=True,
-    help="Fit neurons to what spiking predecessors give them.",
+    help="Fit neurons to what spiking predecessors give them too, not to the ANN alone.",
 )
 @click.option(
     "--bias-correction/--no-bias-correction",

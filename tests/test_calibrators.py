@@ -601,6 +601,21 @@ def relu_of_values(x, **options):
     return fit_neuron(activation, histogram_of(x), CalibrationOptions(**options))
 
 
+def test_samples_seen_again_are_no_further_values():
+    _, activation, _, _ = activation_of("relu")
+    x = np.random.default_rng(4).normal(0, 1, (1, 60)).astype(np.float32)
+    once, again = histogram_of(x), histogram_of(x)
+    again.merge_seen_again(histogram_of(x))
+    more = histogram_of(x)
+    more.merge(histogram_of(x))
+    options = CalibrationOptions(levels=16)
+    neurons = [fit_neuron(activation, values, options) for values in (once, again, more)]
+    assert neurons[0].reason == neurons[1].reason != neurons[2].reason
+    # Bins of two equal values are spread, those of one are not.
+    assert neurons[1].error == pytest.approx(neurons[0].error, rel=0.01)
+    assert neurons[2].error < 0.8 * neurons[0].error
+
+
 def test_auto_takes_density_where_there_are_many_values():
     neuron = relu_of_values(SAMPLES["normal"], levels=8)
     assert neuron.calibrator == "density, per tensor"

@@ -127,11 +127,14 @@ class Prepared:
         )
 
 
-def assert_saw(fit, tensor, values):
-    """The neuron was fitted to exactly these values (up to the order of a sum)."""
+def assert_saw(fit, tensor, *views):
+    """The neuron was fitted to exactly these values (up to the order of a sum): those of the ANN,
+    and those of the spiking network where they differ."""
     expected = SignedHistogram(1)
-    expected.add(np.ascontiguousarray(values, np.float32).reshape(1, -1))
+    for values in views:
+        expected.add(np.ascontiguousarray(values, np.float32).reshape(1, -1))
     got = fit.seen[tensor]
+    assert got.views == len(views)
     centres, counts = got.distribution(0)
     wanted_centres, wanted_counts = expected.distribution(0)
     assert counts.sum() == wanted_counts.sum()
@@ -160,11 +163,11 @@ def two(tmp_path):
 
 
 class TestWhatNeuronsSee:
-    def test_behind_spiking_predecessors_it_is_what_these_fire(self, two):
-        prepared, first, _, spiking = two
+    def test_behind_spiking_predecessors_it_is_what_these_fire_and_the_ann_gives(self, two):
+        prepared, first, expected, spiking = two
         found, fit = prepared.sequentially(ALONE)
         assert_saw(fit, "s1", first)
-        assert_saw(fit, "s2", spiking)
+        assert_saw(fit, "s2", expected, spiking)
         assert list(found.neurons) == ["s1", "s2"]
         assert (found.parameters, found.changes) == ({}, [])
 
@@ -174,13 +177,13 @@ class TestWhatNeuronsSee:
         assert_saw(fit, "s1", first)
         assert_saw(fit, "s2", expected)
 
-    def test_behind_a_corrected_layer_it_is_what_that_gives_now(self, two):
-        prepared, first, _, _ = two
+    def test_behind_a_corrected_layer_it_is_what_that_gives_now_and_the_ann_gave(self, two):
+        prepared, first, expected, _ = two
         found, fit = prepared.sequentially(ALL)
         layer = prepared.layer("a2")
         weight, bias = found.parameters[layer.weight], found.parameters[layer.bias]
         assert not np.array_equal(weight, prepared.weight("w2"))
-        assert_saw(fit, "s2", fire(first) @ weight + bias)
+        assert_saw(fit, "s2", expected, fire(first) @ weight + bias)
 
     def test_results_do_not_depend_on_the_size_of_batches(self, two):
         prepared, *_ = two
@@ -209,7 +212,7 @@ class TestWhatNeuronsSee:
         _, fit = prepared.sequentially(ALONE)
         first = DATA @ w("w1")
         assert sorted(fit.seen) == ["s1", "t.encoded"]
-        assert_saw(fit, "t.encoded", fire(first) @ w("w2") - first)
+        assert_saw(fit, "t.encoded", relu(first) @ w("w2") - first, fire(first) @ w("w2") - first)
 
     def test_two_neurons_of_one_round_read_one_tensor(self, tmp_path):
         prepared = Prepared(
@@ -225,8 +228,9 @@ class TestWhatNeuronsSee:
         a = DATA @ prepared.weight("w1")
         assert_saw(fit, "p", a)
         assert_saw(fit, "q", a)
-        sums = fire(a) @ prepared.weight("w2") + fire(a) @ prepared.weight("w3")
-        assert_saw(fit, "y", sums)
+        w2, w3 = prepared.weight("w2"), prepared.weight("w3")
+        sums = relu(a) @ w2 + np.clip(a, 0, 6) @ w3
+        assert_saw(fit, "y", sums, fire(a) @ w2 + fire(a) @ w3)
 
 
 class TestBias:
@@ -240,7 +244,7 @@ class TestBias:
             found.parameters[layer.bias], prepared.weight("b2") + shift, rtol=1e-4, atol=1e-5
         )
         np.testing.assert_array_equal(found.parameters[layer.weight], prepared.weight("w2"))
-        assert_saw(fit, "s2", spiking + shift)
+        assert_saw(fit, "s2", expected, spiking + shift)
 
     def test_afterwards_the_mean_error_of_a_layer_that_nothing_cuts_off_is_nearly_zero(self, two):
         prepared, first, expected, spiking = two
@@ -537,8 +541,9 @@ def test_sequences_of_different_lengths(tmp_path):
     assert_saw(fit, "s1", first)
     layer = prepared.layer("a2")
     weight, bias = found.parameters[layer.weight], found.parameters[layer.bias]
-    assert_saw(fit, "s2", fire(first) @ weight + bias)
-    wanted = relu(relu(first) @ w("w2") + w("b2"))
+    expected = relu(first) @ w("w2") + w("b2")
+    assert_saw(fit, "s2", expected, fire(first) @ weight + bias)
+    wanted = relu(expected)
     before, after = (
         np.square(wanted - relu(fire(first) @ matrix + vector)).mean()
         for matrix, vector in ((w("w2"), w("b2")), (weight, bias))
@@ -550,9 +555,10 @@ def test_a_model_that_fixes_its_batch_sees_whole_batches(tmp_path):
     text = TWO.replace("float[N,6] x", "float[8,6] x").replace("float[N,5] y", "float[8,5] y")
     prepared = Prepared(tmp_path, text, DATA[:30])
     _, fit = prepared.sequentially(ALONE, size=8)
-    first = DATA[:24] @ prepared.weight("w1") + prepared.weight("b1")  # what fills batches of 8
+    w = prepared.weight
+    first = DATA[:24] @ w("w1") + w("b1")  # what fills batches of 8
     assert_saw(fit, "s1", first)
-    assert_saw(fit, "s2", fire(first) @ prepared.weight("w2") + prepared.weight("b2"))
+    assert_saw(fit, "s2", *(s @ w("w2") + w("b2") for s in (relu(first), fire(first))))
     assert compile_model(prepared.model, tmp_path / "samples.npy").report.verification.bit_exact
 
 

@@ -25,7 +25,8 @@ takes the one with the least expected squared error of
 The error that is expected on new values is (n + p) / (n - p) times that on the n values seen, p
 the numbers fitted to them (H. Akaike, Fitting autoregressive models for prediction, 1969): a
 staircase fits thresholds, levels and scales, mse its steps and the division by polarity, max
-nothing. With many values density wins, with fewer than a few per level it only fits the samples.
+nothing. What the ANN and the spiking network make of a sample (``sequential.py``) are one value
+here. With many values density wins, with fewer than a few per level it only fits the samples.
 Where n <= p nothing is known about new values, and the calibrator that fits least is taken. Of
 scale neurons mse is tried only where (n + p) / (n - p) exceeds 1.1.
 """
@@ -107,7 +108,8 @@ def fit_neuron(
     """
     function = function or function_of(activation)
     rows = distributions(histogram)
-    fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None)
+    values = sum(row.total for row in rows) / histogram.views
+    fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None, values)
     if options.kind == MULTI_THRESHOLD and is_piecewise_linear(activation):
         if not activation.signed:
             signed = activation.op == "Encoder"
@@ -163,11 +165,14 @@ class _Fit:
     """Fits neurons to the distributions of one membrane potential."""
 
     def __init__(
-        self, rows: Sequence[Distribution], options: CalibrationOptions, axis: int | None
+        self,
+        rows: Sequence[Distribution],
+        options: CalibrationOptions,
+        axis: int | None,
+        values: float,
     ) -> None:
-        self._rows, self._options = rows, options
+        self._rows, self._options, self._values = rows, options, values
         self._axis = 1 if axis is None else axis
-        self._values = sum(row.total for row in rows)
 
     def threshold_neuron(
         self, function: ActivationFunction, upper: float = np.inf, signed: bool = False

@@ -50,6 +50,7 @@ class SignedHistogram:
         sums: float64 [rows].
         squares: float64 [rows], sums of the squares.
         not_finite: int64 [rows], how many values were NaN or infinite.
+        views: how often the same samples were counted, each time as computed in another place.
     """
 
     def __init__(self, rows: int = 1, bins: tuple[int, int] | None = None) -> None:
@@ -64,6 +65,7 @@ class SignedHistogram:
         self.sums = np.zeros(rows)
         self.squares = np.zeros(rows)
         self.not_finite = np.zeros(rows, np.int64)
+        self.views = 1
 
     def add(self, values: np.ndarray) -> None:
         """Count ``values``: float32 [rows, n]."""
@@ -100,6 +102,11 @@ class SignedHistogram:
         self.sums += other.sums
         self.squares += other.squares
         self.not_finite += other.not_finite
+
+    def merge_seen_again(self, other: SignedHistogram) -> None:
+        """Count what ``other`` has counted of the same samples, elsewhere."""
+        self.merge(other)
+        self.views += other.views
 
     def merge_observed(
         self, counts: np.ndarray, rests: np.ndarray, tops: np.ndarray, moments: np.ndarray

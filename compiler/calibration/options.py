@@ -73,7 +73,8 @@ class Corrections:
     """Which errors are corrected.
 
     Attributes:
-        sequential: fit neurons to what spiking predecessors give them, not to the ANN's values.
+        sequential: fit neurons to what spiking predecessors give them and to the ANN's values, not
+            to the latter alone.
         bias: correct the mean error of every layer.
         weights: compensate in the weights of every layer.
     """

@@ -5,8 +5,10 @@ Two twins of the network run side by side, round by round (``schedule.py``): the
 network in which everything of earlier rounds spikes and is corrected. In each round
 
 1. the neurons that read this stage are fitted to the distribution of their membrane potential,
-   which was observed as the stage was computed: in the spiking twin, or in the ANN where sequential
-   calibration is switched off;
+   which was observed as the stage was computed: in both twins, of each sample once, or in the ANN
+   alone where sequential calibration is switched off. The spiking twin has what the neuron will
+   read, but a corrected layer is a regression, which pulls towards the mean: its largest values
+   are smaller than the ANN's, so these count as much (``docs/calibration.md``);
 2. the layers that read this stage run in both twins; the error of their output corrects their
    weights and biases (``compensate.py``);
 3. both twins compute the next stage, with the neurons and layers just settled.
@@ -132,7 +134,6 @@ class _Twins:
         self._snn.proto.CopyFrom(network.proto)
         self._schedule, self._spool = schedule, spool
         self._fit, self._corrections, self._settled = fit, corrections, settled
-        self._both = not corrections.sequential or corrections.layers
         self._types: dict[str, int] = {}
         self._stepwise: set[str] = set()
         self._batches = 0
@@ -250,19 +251,13 @@ class _Twins:
         missing = [name for name in following.frontier if name not in frontier]
         watches = watches_of(following.neurons, self._fit.watch)
         fires = self._schedule.spiking
-        in_snn = fires if self._corrections.sequential else set()
-        self._compute(
-            self._ann,
-            frontier,
-            [name for name in missing if self._both or name not in fires],
-            [watch for watch in watches if watch.tensor not in in_snn],
-            spiking=False,
-        )
+        also = fires if self._corrections.sequential else set()
+        self._compute(self._ann, frontier, missing, watches, spiking=False)
         self._compute(
             self._snn,
             frontier,
             [name for name in missing if name in fires],
-            [watch for watch in watches if watch.tensor in in_snn],
+            [watch for watch in watches if watch.tensor in also],
             spiking=True,
         )
         self._forget(name for name in frontier if name not in following.frontier)
@@ -285,7 +280,11 @@ class _Twins:
                 self._put(name, batch, array, spiking)
         if observations.not_finite:
             raise NotFiniteError(observations.not_finite)
-        self._histograms.update(observations.histograms)
+        for name, histogram in observations.histograms.items():
+            if name in self._histograms:
+                self._histograms[name].merge_seen_again(histogram)
+            else:
+                self._histograms[name] = histogram
 
     def _run(
         self,
