@@ -3,7 +3,8 @@
 One line each:
 
 - activation: *converted* (it is a neuron), *shortcut* (a copy of one that is a neuron; it carries
-  the membrane potential past the linear operators), or *kept*, with the reason.
+  the membrane potential past the linear operators), *encoded* (over several timesteps: it stays in
+  float, and linear operators read the neuron that follows it), or *kept*, with the reason.
 - Softmax, normalisation: *encoded* (it stays in float; linear operators read its output as spikes),
   or *kept*: no linear operator reads it.
 - recurrent layer: *kept*.
@@ -34,6 +35,7 @@ from ..passes.activations import (
 )
 from ..passes.encode_edges import Carries, EdgeAnalysis, is_linear, signal_inputs
 from ..passes.graph import Graph, Node, Tensor, is_constant, nodes_below, scopes
+from ..passes.keep_activations import FOLLOWED
 from ..passes.network import Network
 from .observe import shapes_of
 from .samples import Feed
@@ -165,12 +167,13 @@ def _status(
             return "activation", CONVERTED, ""
         if is_shortcut(node):
             return "activation", SHORTCUT, "carries the membrane potential past linear operators"
-        return "activation", KEPT, reasons.get((node.name, node.op), "")
+        reason = reasons.get((node.name, node.op), "")
+        followed = reason in FOLLOWED and _is_encoded(node, encoders)
+        return "activation", ENCODED if followed else KEPT, reason
     if node.op in RECURRENT_OPS:
         return "recurrent", KEPT, closed or "a recurrent layer; its gates stay analog"
     if node.op in NORMALISING_OPS and node.outputs:
-        read = {c.op for c in _readers(node.outputs[0]) if c.outputs[0].name in encoders}
-        if read:
+        if _is_encoded(node, encoders):
             return "normalisation", ENCODED, ""
         return "normalisation", KEPT, closed or "stays in float; no linear operator reads it"
     if not is_linear(node):
@@ -190,6 +193,10 @@ def _status(
         return "linear", KEPT, analog if types != ["float32"] else "reads analog values"
     encoded = any(_comes_from(tensor, encoders) for tensor in operands)
     return "linear", ENCODED if encoded else CONVERTED, ""
+
+
+def _is_encoded(node: Node, encoders: set[str]) -> bool:
+    return any(reader.outputs[0].name in encoders for reader in _readers(node.outputs[0]))
 
 
 def _normalises(node: Node) -> bool:

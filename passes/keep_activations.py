@@ -21,6 +21,8 @@ from .graph import Graph, PassResult, scopes
 
 _CURVED = "over several timesteps it stays in float; what linear operators read of it is encoded"
 _SIGNED = "on the running mean of its current; a signed neuron follows it where it is read"
+#: What is said of activations that this pass keeps: a neuron follows them wherever they are read.
+FOLLOWED = frozenset({_CURVED, _SIGNED})
 
 
 def keep_activations(graph: Graph, signed: bool = False) -> PassResult:

@@ -118,9 +118,26 @@ def test_curved_activations_stay_and_are_encoded():
     )
     result = compile_model(model, options=CompileOptions(over_time(8)))
     assert [n.source_op for n in result.report.neurons] == ["Encoder"]
-    (kept,) = result.report.coverage.kept_activations()
-    assert "over several timesteps" in kept.reason or "running mean" in kept.reason
+    (line,) = (line for line in result.report.coverage.lines if line.kind == "activation")
+    assert line.status == "encoded"
+    assert "over several timesteps" in line.reason or "running mean" in line.reason
     assert result.report.verification.outputs[0].relative_l2 < 0.3
+
+
+def test_activations_that_neurons_follow_are_none_that_strict_refuses():
+    followed = "a = Conv (x, w) b = Relu (a) y = Conv (b, v)"
+    unread = f"{followed.replace('y =', 'c =')} y = Relu (c)"
+    for nodes, refused in ((followed, False), (unread, True)):
+        model = model_from_text(
+            "g (float[N,2,6,6] x) => (float[N,2,6,6] y) "
+            f"<float[3,2,1,1] w, float[2,3,1,1] v> {{ {nodes} }}"
+        )
+        options = CompileOptions(over_time(4), strict=True)
+        if refused:
+            with pytest.raises(ModelError, match="1 activations would be kept"):
+                compile_model(model, options=options)
+        else:
+            assert compile_model(model, options=options).report.coverage.kept_activations() == []
 
 
 def test_the_spatial_network_comes_out_of_the_file(compiled):
