@@ -210,10 +210,10 @@ def compile_model(
     try:
         return _compile(model, calibration, options or CompileOptions(), progress or Progress())
     except NotOverTimeError as error:
-        raise ModelError(
-            f"{error}; compile it to one timestep"
-            + ("" if options is None or options.time_axis else ", or with --firing delayed")
-        ) from error
+        chosen = options or CompileOptions()
+        delayed = error.stepwise and chosen.calibration.stepwise and not chosen.time_axis
+        way_out = ", or with --firing delayed" if delayed else ""
+        raise ModelError(f"{error}; compile it to one timestep{way_out}") from error
     except DataError as error:
         if calibration is not None:
             raise

@@ -187,7 +187,8 @@ class _Rewriting:
                         "--neuron multi-threshold"
                     )
                 if scope.graph is not self._graph:
-                    raise NotOverTimeError(f"{where} is inside a body of control flow")
+                    inside = f"{where} is inside a body of control flow"
+                    raise NotOverTimeError(inside, stepwise=False)
                 if not is_constant(node.inputs[1]):
                     raise NotOverTimeError(f"the threshold of {where} is not constant")
                 levels = _levels(node)

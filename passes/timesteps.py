@@ -20,7 +20,15 @@ from .graph import ANN_DOMAIN, Node, Tensor, bodies, is_constant, is_standard
 
 
 class NotOverTimeError(ValueError):
-    """A node that cannot be computed over several timesteps; the text names it and says why."""
+    """A node that cannot be computed over several timesteps; the text names it and says why.
+
+    Attributes:
+        stepwise: it is in the way only where neurons fire as spikes come in, not of delayed ones.
+    """
+
+    def __init__(self, text: str, *, stepwise: bool = True) -> None:
+        super().__init__(text)
+        self.stepwise = stepwise
 
 
 #: Of one signal, element by element or within rows, whatever their attributes.

@@ -216,3 +216,16 @@ def test_the_model_error_names_the_way_out():
     )
     with pytest.raises(ModelError, match=r"compile it to one timestep$"):
         compile_model(model, options=CompileOptions(over_time(2), time_axis=True))
+
+
+@pytest.mark.parametrize("firing", ["immediate", "delayed"])
+def test_neurons_in_bodies_are_refused_and_no_firing_is_a_way_out(firing):
+    model = model_from_text(
+        "g (float[N,3] x, bool c) => (float[N,3] y) <float[3,3] w> "
+        "{ m = MatMul (x, w) s = If (c) <"
+        "then_branch = t () => (float[N,3] p) { p = Relu (m) }, "
+        "else_branch = e () => (float[N,3] q) { q = Identity (m) }> y = MatMul (s, w) }"
+    )
+    with pytest.raises(ModelError, match=r"body of .*compile it to one timestep$"):
+        options = CompileOptions(over_time(2, neuron="multi-threshold", firing=firing))
+        compile_model(model, options=options)
