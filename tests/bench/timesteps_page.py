@@ -114,7 +114,7 @@ def plot(network: Network, plan: Plan, get: Get, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    colour, grey = (f"C{number}" for number in range(10)), iter(("0.2", "0.5", "0.7"))
+    colour, grey = iter(matplotlib.colormaps["tab20"].colors), iter(("0.2", "0.5", "0.7"))
     steps = plan.timesteps(network)
     ann = ann_top_1(network, plan, get)
     if ann is not None:

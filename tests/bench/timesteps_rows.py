@@ -45,6 +45,10 @@ OURS = (
     Series("signed", "signed IF, immediate (default)", options={"levels": 1}),
     Series("levels", f"signed, {_LEVELS} levels, immediate", options={"levels": _LEVELS}),
     Series("delayed", "IF, delayed", options={"levels": 1, "firing": "delayed"}),
+    Series(
+        *("delayed_levels", f"{_LEVELS} levels, delayed"),
+        options={"levels": _LEVELS, "firing": "delayed"},
+    ),
     Series("immediate", "IF, immediate", options={"levels": 1, "neuron": "multi-threshold"}),
     Series(
         *("spikes", "IF, immediate, spikes on shortcuts"),
