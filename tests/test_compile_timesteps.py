@@ -124,20 +124,16 @@ def test_curved_activations_stay_and_are_encoded():
     assert result.report.verification.outputs[0].relative_l2 < 0.3
 
 
-def test_activations_that_neurons_follow_are_none_that_strict_refuses():
-    followed = "a = Conv (x, w) b = Relu (a) y = Conv (b, v)"
-    unread = f"{followed.replace('y =', 'c =')} y = Relu (c)"
-    for nodes, refused in ((followed, False), (unread, True)):
-        model = model_from_text(
-            "g (float[N,2,6,6] x) => (float[N,2,6,6] y) "
-            f"<float[3,2,1,1] w, float[2,3,1,1] v> {{ {nodes} }}"
-        )
-        options = CompileOptions(over_time(4), strict=True)
-        if refused:
-            with pytest.raises(ModelError, match="1 activations would be kept"):
-                compile_model(model, options=options)
-        else:
-            assert compile_model(model, options=options).report.coverage.kept_activations() == []
+def test_strict_takes_activations_that_neurons_follow_and_no_others():
+    strict = CompileOptions(over_time(4), strict=True)
+    text = (
+        "g (float[N,2,6,6] x) => (float[N,2,6,6] y) <float[3,2,1,1] w, float[2,3,1,1] v> "
+        "{ a = Conv (x, w) b = Relu (a) %s }"
+    )
+    followed = compile_model(model_from_text(text % "y = Conv (b, v)"), options=strict)
+    assert followed.report.coverage.kept_activations() == []
+    with pytest.raises(ModelError, match="1 activations would be kept"):
+        compile_model(model_from_text(text % "c = Conv (b, v) y = Relu (c)"), options=strict)
 
 
 def test_the_spatial_network_comes_out_of_the_file(compiled):
