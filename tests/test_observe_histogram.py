@@ -137,6 +137,23 @@ def test_other_bins(leading, octaves):
     np.testing.assert_array_equal(counts[:, :width].sum(axis=1), (top & (x < 0)).sum(axis=1))
 
 
+@pytest.mark.parametrize("count", [5, 3000, 300_000])
+def test_a_top_that_is_known_is_not_looked_for(count):
+    x = values("any bits", (1, count))
+    top = 130  # the largest magnitudes are below 16
+    small = np.where(np.abs(x) < 16, x, np.float32(0))  # NaN is not
+    small[0, :2] = 15, -15
+    histogram = SignedHistogram(1)
+    histogram.add(small)
+    x[0, :2] = 15, -15
+    for threads in (1, 2):
+        counts, rests, tops, moments = observe(x, threads=threads, top=top)
+        np.testing.assert_array_equal(counts, histogram.counts)
+        np.testing.assert_array_equal(rests, histogram.rests)
+        assert tops == histogram.tops == top
+        np.testing.assert_array_equal(moments, outputs_of(SignedHistogram(1))[3])
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0, 2)])
 @pytest.mark.parametrize(("axis", "rows"), [(-1, 1), (1, 4), (7, 4)])
 def test_empty_tensors_of_any_shape_give_empty_histograms(shape, axis, rows):
@@ -166,6 +183,7 @@ def test_scalars_are_one_value():
         ({"runs": 0}, r"runs = 0 must lie in 1\.\.2147483648"),
         ({"octaves": 0}, r"octaves = 0 must lie in 1\.\.127"),
         ({"octaves": 128}, r"octaves = 128 must lie in 1\.\.127"),
+        ({"top": 255}, r"top = 255 must lie in 0\.\.254"),
     ],
 )
 def test_refuses(attributes, message):

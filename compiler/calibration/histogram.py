@@ -217,7 +217,7 @@ def _move(table: np.ndarray, raised: np.ndarray, leading: int) -> None:
     if not raised.any():
         return
     middle = table.shape[1] // 2
-    for octaves in np.unique(raised[raised > 0]).tolist():
+    for octaves in sorted(set(raised[raised > 0].tolist())):
         rows = np.flatnonzero(raised == octaves)
         old = table[rows]
         if not old.any():

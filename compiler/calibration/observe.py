@@ -36,12 +36,15 @@ class Watch:
         axis: of the channels, counted from the front; None: the tensor is one row.
         rows: number of channels; 1 where axis is None.
         bins: of its histogram, where they are not those that calibration uses.
+        top: biased exponent of the largest magnitude, where it is known of a tensor of one row:
+            larger values count as 0, and moments are not gathered. 0: it is found.
     """
 
     tensor: str
     axis: int | None
     rows: int
     bins: tuple[int, int] | None = None
+    top: int = 0
 
     def histogram(self) -> SignedHistogram:
         """An empty one."""
@@ -84,6 +87,7 @@ def with_histograms(
             rows=watch.rows,
             leading=histogram.leading,
             octaves=histogram.octaves,
+            top=watch.top,
             runs=runs,
         )
         proto.graph.node.append(node)

@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, TensorProto
 
 from ..twins import Twins
-from .joint import OFFSET, Joint
 
 
 class Batch:
@@ -113,14 +111,17 @@ class Rows:
         self.matrix = self._join(count, self._integers([-1]))
         self._zero, self._one, self._axis = (self._integers(value) for value in (0, 1, [0]))
         self._each = self._up_to(count)
-        self._selections: dict[tuple[int, bytes], Selection] = {}
+        self._selections: dict[int, str] = {}
 
-    def selection(self, fitting: int, joint: Joint | None = None) -> Selection:
-        """What sums ``fitting`` samples at a time, and makes joint values."""
-        key = fitting, b"" if joint is None else joint.weights.tobytes()
-        if key not in self._selections:
-            self._selections[key] = self._select(fitting, joint)
-        return self._selections[key]
+    def selection(self, fitting: int) -> str:
+        """What a tensor with a row per sample is multiplied by to sum ``fitting`` at a time.
+
+        Returns:
+            Name of float32 [groups, rows], ones where a row is in a group.
+        """
+        if fitting not in self._selections:
+            self._selections[fitting] = self._select(fitting)
+        return self._selections[fitting]
 
     def expected(self, samples: int, shape: Sequence[int]) -> int:
         """How many rows a tensor of this shape has in a run of so many samples."""
@@ -130,57 +131,22 @@ class Rows:
         candidates = (samples * self._timesteps, self._timesteps)
         return next((count for count in candidates if length % count == 0), 1)
 
-    def _select(self, fitting: int, joint: Joint | None) -> Selection:
+    def _select(self, fitting: int) -> str:
         twins, home = self._twins, self._home
-        groups, own = self._members(fitting)
-        sums = twins.node(home, "Cast", own, to=TensorProto.FLOAT)
-        if joint is None:
-            return Selection(groups, sums)
-        joints, own = self._members(len(joint.weights))
-        digit = twins.node(home, "Mod", self._each, self._integers(len(joint.weights)))
-        weights = twins.node(home, "Gather", twins.constant(home, joint.weights), digit)
-        weighted = twins.node(home, "Where", own, weights, twins.constant(home, 0.0))
-        offsets = [self._column(groups, 0.0), self._column(joints, OFFSET)]
-        return Selection(groups, self._join(sums, weighted), self._join(*offsets))
-
-    def _members(self, size: int) -> tuple[str, str]:
-        """Number of groups of so many samples, int64 [1], and whose a sample is, [groups, rows]."""
-        twins, home = self._twins, self._home
-        more = twins.node(home, "Add", self.count, self._integers([size - 1]))
-        groups = twins.node(home, "Div", more, self._integers([size]))
+        more = twins.node(home, "Add", self.count, self._integers([fitting - 1]))
+        groups = twins.node(home, "Div", more, self._integers([fitting]))
         column = twins.node(home, "Unsqueeze", self._up_to(groups), self._integers([1]))
-        own = twins.node(home, "Div", self._each, self._integers(size))
-        return groups, twins.node(home, "Equal", column, own)
+        own = twins.node(home, "Div", self._each, self._integers(fitting))
+        members = twins.node(home, "Equal", column, own)
+        return twins.node(home, "Cast", members, to=TensorProto.FLOAT)
 
     def _up_to(self, count: str) -> str:
         twins, home = self._twins, self._home
         end = twins.node(home, "Squeeze", count, self._axis)
         return twins.node(home, "Range", self._zero, end, self._one)
 
-    def _column(self, length: str, value: float) -> str:
-        shape = self._join(length, self._integers([1]))
-        return self._twins.node(
-            self._home, "Expand", self._twins.constant(self._home, value), shape
-        )
-
     def _join(self, *tensors: str) -> str:
         return self._twins.node(self._home, "Concat", *tensors, axis=0)
 
     def _integers(self, values: int | list[int]) -> str:
         return self._twins.constant(self._home, values, np.int64)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a tensor with a row per sample is multiplied by.
-
-    Attributes:
-        groups: name of int64 [1], how many rows of the product are sums over samples.
-        matrix: name of float32 [all rows, samples]: ones where a sample is in a group; for joint
-            values below them a row for every m samples, with their weights.
-        offsets: name of float32 [all rows, 1], what is added to make joint values; "": nothing.
-    """
-
-    groups: str
-    matrix: str
-    offsets: str = ""

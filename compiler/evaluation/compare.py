@@ -28,7 +28,7 @@ from .energy import EnergyTable, estimate_energy
 from .labels import labelled_outputs
 from .outputs import OutputComparison
 from .residue import float_residue
-from .results import EnergyResult, NeuronResult, OutputResult
+from .results import EnergyResult, NeuronResult, OutputResult, SynapseResult
 from .spikes import SpikeMeter
 
 
@@ -95,8 +95,9 @@ def compare(
     _run(runner, runners, names, samples, size, labels, found, progress)
     snn_runner, *others = runners
     found.outputs = snn_runner.comparison.results()
-    if snn_runner.meter is not None:
-        found.neurons, synapses = snn_runner.meter.result()
+    counted = snn_runner.counted()
+    if counted is not None:
+        found.neurons, synapses = counted
         residue = []
         if with_residue:
             feed = next(samples.batches(1))
@@ -152,6 +153,14 @@ class _Runner:
             except DataError as reason:  # a membrane potential is NaN
                 self.meter, self.problem = None, str(reason)
         return [outputs[i] for i in self.positions]
+
+    def counted(self) -> tuple[list[NeuronResult], list[SynapseResult]] | None:
+        """What was counted, if it could be."""
+        try:
+            return None if self.meter is None else self.meter.result()
+        except DataError as reason:  # as above, found out now
+            self.meter, self.problem = None, str(reason)
+        return None
 
 
 def _counting(

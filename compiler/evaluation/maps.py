@@ -3,8 +3,7 @@
 1. A position is a place in what is left of the shape when the samples are taken apart
    (``batch.py``).
 2. Only sums over samples leave the runtime: per table (``pack.py``) float32 [groups, positions],
-   and the shape of the tensor. The same product with a matrix that sums makes the joint values
-   (``joint.py``) of a neuron.
+   and the shape of the tensor.
 3. Positions are kept apart by the shape of a sample: inputs of several sizes have maps of several
    sizes.
 """
@@ -22,11 +21,12 @@ from ..twins import Twins
 from .batch import Rows
 from .codes import Span
 from .fan_out import Shape
-from .joint import joint_of
-from .pack import Field, Packed
+from .level_bins import INDEX, LevelBins, level_bins
+from .pack import Field, Packed, Table
 
-#: Values that are taken apart at once, and rows of them whose sum an int32 holds.
-_MOST_WAITING = 1 << 18
+#: Values that are taken apart at once, few enough for the cache, and rows of them whose sum an
+#: int32 holds.
+_MOST_WAITING = 1 << 16
 _MOST_ROWS = 64
 
 
@@ -37,15 +37,19 @@ class Totals:
         samples: how many there were.
     """
 
-    def __init__(self, packed: Packed, positions: int) -> None:
+    def __init__(self, packed: Packed, positions: int, who: str) -> None:
         self.samples = 0
-        self._packed = packed
+        self._packed, self._who = packed, who
         names = {counted.name for table in packed.tables for counted in table.fields}
         self._counts = {name: np.zeros(positions, np.int64) for name in names}
         self._waiting: list[list[np.ndarray]] = []
 
     def add(self, sums: list[np.ndarray], samples: int) -> None:
-        """Add sums over so many samples, float32 [groups, positions] for each table."""
+        """Add sums over so many samples, float32 [groups, positions] for each table.
+
+        Raises:
+            DataError: a value of these or of earlier ones is NaN.
+        """
         self.samples += samples
         self._waiting.append(sums)
         if sums[0].size * len(self._waiting) >= _MOST_WAITING:
@@ -53,7 +57,11 @@ class Totals:
 
     @property
     def counts(self) -> dict[str, np.ndarray]:
-        """int64 [positions] by name, those that the tables have (``pack.py``)."""
+        """int64 [positions] by name, those that the tables have (``pack.py``).
+
+        Raises:
+            DataError: a value that was added is NaN.
+        """
         self._unpack()
         return self._counts
 
@@ -61,7 +69,13 @@ class Totals:
         """Take the fields of what waits apart: of many sums at once, for the sake of small ones."""
         columns, self._waiting = list(zip(*self._waiting, strict=True)), []
         for table, parts in zip(self._packed.tables, columns, strict=bool(columns)):
-            sums = np.concatenate(parts, dtype=np.int32, casting="unsafe")
+            floats = np.concatenate(parts)
+            if np.isnan(floats.sum()):
+                raise DataError(
+                    f"{self._who}: its membrane potential is NaN on a sample, so its spikes cannot "
+                    "be counted; look for NaN or overflow in the data, and in the network on them"
+                )
+            sums = floats.astype(np.int32)
             first, *others = zip(table.fields, table.radices(self._packed.fitting), strict=True)
             for counted, radix in reversed(others):
                 above = sums // np.int32(radix)
@@ -84,8 +98,8 @@ class CountMap:
         span: what it may hold.
         packed: its packed counts.
         outputs: names of the tensors that a run has to give to :meth:`add`.
-        joint: how levels are told apart; None where they are not.
-        joined: name of the tensor to observe for it.
+        levels: how levels are told apart; None where they are not.
+        observed: name of the tensor to observe for it.
         totals: by shape of a sample.
     """
 
@@ -109,33 +123,37 @@ class CountMap:
             observed: whether levels are to be told apart too.
         """
         self.span, self.packed, self._rows = span, packed, rows
-        self.joint, self.joined = None, ""
-        (table, *more), fitting = packed.tables, packed.fitting
-        if observed and not more and table.k is not None:
-            self.joint = joint_of(table.packed(fitting), table.k)
+        self.levels, self.observed = None, ""
+        if observed and len(packed.tables) == 1:
+            self.levels, self.observed = _observe(twins, home, packed.tables[0])
         shape = twins.node(home, "Shape", packed.tensors[0])
         flat = [twins.node(home, "Reshape", tensor, rows.matrix) for tensor in packed.tensors]
-        selection = rows.selection(fitting, self.joint)
-        if self.joint is None:
-            sums = [twins.node(home, "MatMul", selection.matrix, tensor) for tensor in flat]
-        else:
-            self.joined = twins.node(home, "Gemm", selection.matrix, flat[0], selection.offsets)
-            ends = (twins.constant(home, [0], np.int64), selection.groups)
-            sums = [twins.node(home, "Slice", self.joined, *ends)]
+        selection = rows.selection(packed.fitting)
+        sums = [twins.node(home, "MatMul", selection, tensor) for tensor in flat]
         layout = twins.node(home, "Concat", rows.samples, rows.count, shape, axis=0)
         # A float, as all that is to leave a body of If. Lengths above 2^24 are found out.
         self.outputs = [*sums, twins.node(home, "Cast", layout, to=TensorProto.FLOAT)]
         self.totals: dict[Shape, Totals] = {}
+        self._seen: dict[bytes, tuple[Totals, int]] = {}  # by layout: most runs have the same one
 
     def add(self, arrays: Sequence[np.ndarray]) -> None:
         """Add one run.
 
         Raises:
-            DataError: a value was NaN, or lengths are not those that the model declares.
+            DataError: a value was NaN, in this run or an earlier one, or lengths are not those that
+                the model declares.
         """
         *sums, layout = arrays
         if layout.size == 0:  # a branch that was not taken
             return
+        key = layout.tobytes()
+        if key not in self._seen:
+            self._seen[key] = self._place(sums, layout)
+        totals, rows = self._seen[key]
+        totals.add(sums, rows)
+
+    def _place(self, sums: Sequence[np.ndarray], layout: np.ndarray) -> tuple[Totals, int]:
+        """Where sums of this layout are added, and how many rows they are of."""
         batch, rows, *shape = (int(length) for length in layout)
         who = f"neuron {', '.join(self.span.neurons)}"
         if rows != self._rows.expected(batch, shape):
@@ -147,15 +165,23 @@ class CountMap:
         positions = math.prod(sample)
         if any(part.shape[1] != positions for part in sums):
             raise DataError(f"{who}: its tensor of {shape} values is too large to count")
-        if any(np.isnan(part.sum(dtype=np.float32)) for part in sums):
-            raise DataError(
-                f"{who}: its membrane potential is NaN on a sample, so its spikes cannot be "
-                "counted; look for NaN or overflow in the data, and in the network on them"
-            )
         if sample not in self.totals:
-            self.totals[sample] = Totals(self.packed, positions)
-        self.totals[sample].add(sums, rows)
+            self.totals[sample] = Totals(self.packed, positions, who)
+        return self.totals[sample], rows
 
     def sum(self, name: str) -> int:
         """A count over all positions and samples."""
         return sum(int(totals.counts[name].sum()) for totals in self.totals.values())
+
+
+def _observe(twins: Twins, home: GraphProto, table: Table) -> tuple[LevelBins | None, str]:
+    """How the levels of a table are told apart, and the tensor to observe for it."""
+    if table.values is None or table.k is None:
+        return None, ""
+    bins = level_bins(table.values, table.k)
+    if bins is not None:
+        return bins, table.tensor
+    index = INDEX + np.arange(len(table.k))
+    thresholds = twins.constant(home, table.thresholds)
+    own = twins.staircase(home, table.tensor, thresholds, index)
+    return level_bins(index, table.k), own

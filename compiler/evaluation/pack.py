@@ -14,9 +14,7 @@ Of each k these are counted:
 2. A ScaleFire has 256 levels. Where a neuron has more, |k| is cut into digits of 8 bits, exactly,
    since it is divided by powers of 2. A table for each digit gives "spikes", worth 1, 2^8, ..., and
    "bits"; another one the rest.
-3. "negative" and "spikes" are the highest fields, so that a histogram tells all k apart by the
-   packed counts (``joint.py``); n is lowered where it would not.
-4. A batch is summed by a product with a matrix of ones and zeros, a row per n samples.
+3. A batch is summed by a product with a matrix of ones and zeros, a row per n samples.
 """
 
 from __future__ import annotations
@@ -33,7 +31,6 @@ from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS, spikes_of_levels
 from ..twins import Twins
 from .codes import Codes, Span
-from .joint import joint_of
 
 #: float32 holds integers exactly up to here.
 _EXACT = 1 << 24
@@ -65,12 +62,15 @@ class Table:
         tensor: its name.
         thresholds: float32, ascending; one fewer than levels.
         fields: what is counted, the highest one first.
-        k: int64, the spikes of each level; None where a level has several.
+        values: float64, what the tensor holds at each level, up to rounding; None where it holds
+            several.
+        k: int64, the spikes of each level; None likewise.
     """
 
     tensor: str
     thresholds: np.ndarray
     fields: tuple[Field, ...]
+    values: np.ndarray | None = None
     k: np.ndarray | None = None
 
     def radices(self, n: int) -> list[int]:
@@ -91,7 +91,7 @@ class Packed:
 
     Attributes:
         tables: that count it.
-        fitting: samples in one sum, by rules 1 and 3.
+        fitting: samples in one sum, by rule 1.
         tensors: names of the packed counts, one per table.
     """
 
@@ -143,7 +143,8 @@ def tables_of_neuron(
         given = codes.divided(home, neuron, given, scale)
     else:
         between *= float(scale.reshape(()))
-    return [Table(given, between.astype(np.float32), _fields(k, span, clips=False), k)]
+        wide *= float(scale.reshape(()))
+    return [Table(given, between.astype(np.float32), _fields(k, span, clips=False), wide, k)]
 
 
 def tables_of_code(twins: Twins, home: GraphProto, code: str, span: Span) -> list[Table]:
@@ -155,7 +156,7 @@ def _tables(twins: Twins, home: GraphProto, code: str, span: Span, clips: bool) 
     k = _levels(span, clips)
     if k is not None:
         fired = np.clip(k, span.low, span.high)
-        return [Table(code, _between(k), _fields(k, span, clips), fired)]
+        return [Table(code, _between(k), _fields(k, span, clips), k.astype(np.float64), fired)]
     found = []
     bounds = [twins.constant(home, float(end)) for end in (span.low, span.high)]
     code = twins.node(home, "Round", code)
@@ -208,6 +209,4 @@ def _samples_that_fit(found: Sequence[Table]) -> int:
     n = 1
     while all(math.prod(table.radices(n + 1)) <= _EXACT for table in found):
         n += 1
-    while n > 1 and any(t.k is not None and joint_of(t.packed(n), t.k) is None for t in found):
-        n -= 1
     return n

@@ -92,7 +92,7 @@ class SpikeMeter:
         """Add what one run of :attr:`network` gave.
 
         Raises:
-            DataError: a membrane potential was NaN.
+            DataError: a membrane potential was NaN, in this run or an earlier one.
         """
         end = self._kept + len(self._distinct)
         counts = dict(zip(self._distinct, outputs[self._kept : end], strict=True))
@@ -105,7 +105,7 @@ class SpikeMeter:
         """Each neuron node and each linear operator, in order, those in bodies of If included.
 
         Raises:
-            DataError: nothing was added.
+            DataError: nothing was added, or a membrane potential was NaN.
         """
         if not self.samples:
             raise DataError("no sample was run, so there are no spikes to count; give samples")
@@ -122,9 +122,9 @@ class _Neuron:
         self._node, self._counts, self._span = node, counts, counts.span
 
     def watches(self) -> list[Watch]:
-        """The joint values, where a histogram tells the levels apart by them."""
-        joint = self._counts.joint
-        return [] if joint is None else [Watch(self._counts.joined, None, 1, joint.bins)]
+        """The tensor by which a histogram tells the levels apart, if one does."""
+        levels, tensor = self._counts.levels, self._counts.observed
+        return [] if levels is None else [Watch(tensor, None, 1, levels.bins, levels.top)]
 
     def result(self, histograms: dict[str, SignedHistogram], samples: int) -> NeuronResult:
         counts, span = self._counts, self._span
@@ -132,8 +132,8 @@ class _Neuron:
         total = sum(len(t.counts["events"]) * t.samples for t in counts.totals.values())
         values = max(total, 1)
         levels = []
-        if counts.joint is not None:
-            seen = counts.joint.level_counts(histograms[counts.joined], span.low, total)
+        if counts.levels is not None:
+            seen = counts.levels.level_counts(histograms[counts.observed], span.low, total)
             levels = [int(count) for count in seen]
         shares = np.array([count for count in levels if count]) / values
         entropy = float(abs((shares * np.log2(shares)).sum()))
@@ -151,7 +151,7 @@ class _Neuron:
             silent_neurons=silent,
             saturated_neurons=saturated,
             clip_rate=counts.sum("clipped") / values if clips else None,
-            entropy=float("nan") if counts.joint is None else entropy,
+            entropy=float("nan") if counts.levels is None else entropy,
             level_counts=levels,
             lowest_level=span.low,
             timesteps=span.timesteps,

@@ -103,12 +103,13 @@ void count_values(const Bins& bins, int32_t top, const float* x, size_t count, u
   const int shift = kMantissaBits - bins.leading;
   const int32_t below = ((top - bins.octaves + 1) << bins.leading) - 1;  // the last that counts as 0
   const int32_t rest_mask = (1 << shift) - 1;
+  const int32_t end = (top + 1) << kMantissaBits;  // of the largest magnitudes
   int32_t bin[kHistogramBlock];
   int32_t rest[kHistogramBlock];
   SNN_INDEPENDENT
   for (size_t i = 0; i < count; ++i) {
     const int32_t bits = bits_of(x[i]);
-    const int32_t magnitude = bits & kMagnitude & ((bits & kMagnitude) < kInfinity ? -1 : 0);
+    const int32_t magnitude = bits & kMagnitude & ((bits & kMagnitude) < end ? -1 : 0);
     const int32_t above = (magnitude >> shift) - below;
     const int32_t distance = above > 0 ? above : 0;
     const int32_t sign = bits >> 31;  // 0 or -1

@@ -52,8 +52,8 @@ Moments find_moments(const float* x, size_t count);
 // The exponent of the largest magnitude, at least `octaves`.
 int32_t find_top(const Bins& bins, const Moments& moments);
 
-// Counts at most one block of the values that `top` was found for; those that are not finite
-// in 0's bin. `words`, two sets of counters for the caller to add up, begin as zeros.
+// Counts at most one block of values; those that are not finite, or larger than `top` allows, in
+// 0's bin. `words`, two sets of counters for the caller to add up, begin as zeros.
 void count_values(const Bins& bins, int32_t top, const float* x, size_t count, uint64_t* words);
 
 }  // namespace snn

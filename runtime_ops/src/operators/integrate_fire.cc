@@ -16,11 +16,7 @@ struct State {
 
   ort::Status* prepare(const ort::KernelInfo* info) {
     if (ort::Status* status = attributes.read(node, info)) return status;
-    if (ort::Status* status = node.read_int(info, "timesteps", timesteps)) return status;
-    if (timesteps < 1 || timesteps > kMaxTimesteps) {
-      return node.refuse("timesteps = %lld must lie in 1..%lld", static_cast<long long>(timesteps),
-                         static_cast<long long>(kMaxTimesteps));
-    }
+    if (ort::Status* status = node.read_int_in(info, "timesteps", timesteps, 1, kMaxTimesteps)) return status;
     return attributes.check_constant_theta(node, info);
   }
 

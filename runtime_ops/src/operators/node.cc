@@ -94,6 +94,14 @@ ort::Status* Node::read_int(const ort::KernelInfo* info, const char* name, int64
   return nullptr;
 }
 
+ort::Status* Node::read_int_in(const ort::KernelInfo* info, const char* name, int64_t& value, int64_t least,
+                               int64_t most) const {
+  if (ort::Status* status = read_int(info, name, value)) return status;
+  if (value >= least && value <= most) return nullptr;
+  return refuse("%s = %lld must lie in %lld..%lld", name, static_cast<long long>(value),
+                static_cast<long long>(least), static_cast<long long>(most));
+}
+
 ort::Status* Node::read_float(const ort::KernelInfo* info, const char* name, float& value) const {
   float found = 0;
   if (!worked(api_->KernelInfoGetAttribute_float(info, name, &found))) return refuse_other_type(info, name, "a float");

@@ -43,8 +43,9 @@ class Node {
 
   __attribute__((format(printf, 2, 3))) ort::Status* refuse(const char* format, ...) const;
 
-  // A missing attribute leaves `value` as it is; one of another type is refused.
+  // A missing attribute leaves `value` as it is; one of another type or out of range is refused.
   ort::Status* read_int(const ort::KernelInfo* info, const char* name, int64_t& value) const;
+  ort::Status* read_int_in(const ort::KernelInfo* info, const char* name, int64_t& value, int64_t least, int64_t most) const;
   ort::Status* read_float(const ort::KernelInfo* info, const char* name, float& value) const;
 
   // `found` is false where the input is not constant.

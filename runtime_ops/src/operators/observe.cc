@@ -8,6 +8,8 @@
 //   axis      of the channels; -1: the whole tensor is one row
 //   rows      the number of channels; X without elements may have another
 //   leading, octaves   the bins: 2 * (octaves << leading) + 1
+//   top       the exponent of the largest magnitude, as in tops, if it is known of a whole tensor:
+//             what is larger counts as 0, and there are no moments; 0: it is found
 //   runs      outputs are of so many runs of the session, and come with the last of them; with
 //             the others they have no rows. The node adds up meanwhile: copying thousands of
 //             histograms out of each run takes longer than counting.
@@ -33,6 +35,7 @@ size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 struct Job {
   const float* x;
+  int32_t top;
   size_t rows, inner;  // X is [outer, rows, inner]
   size_t length;       // values of a row
   Bins bins;
@@ -146,11 +149,15 @@ void ORT_CALL count_blocks(void* user, size_t task) {
 }
 
 ort::Status* observe_whole(Job& job, const ort::Api& api, const ort::KernelContext* context) {
-  if (ort::Status* status = job.run(api, context, find_blocks)) return status;
   const size_t blocks = job.block_count();
-  Moments all;
-  for (size_t b = 0; b < blocks; ++b) all.append(job.blocks[b]);
-  job.announce(0, all);
+  if (job.top != 0) {
+    job.tops[0] = job.top;
+  } else {
+    if (ort::Status* status = job.run(api, context, find_blocks)) return status;
+    Moments all;
+    for (size_t b = 0; b < blocks; ++b) all.append(job.blocks[b]);
+    job.announce(0, all);
+  }
   job.task_blocks = smaller(divide_up(blocks, job.tasks), kMostBlocks);
   for (job.first_block = 0; job.first_block < blocks; job.first_block += job.tasks * job.task_blocks) {
     if (ort::Status* status = job.run(api, context, count_blocks)) return status;
@@ -214,7 +221,7 @@ void ORT_CALL observe_rows(void* user, size_t task) {
 
 struct State {
   Node node;
-  int64_t axis = -1, rows = 1, leading = 0, octaves = 0, runs = 1;
+  int64_t axis = -1, rows = 1, leading = 0, octaves = 0, top = 0, runs = 1;
   // Between runs; one of them at a time.
   mutable void* kept = nullptr;
   mutable int64_t done = 0;
@@ -231,12 +238,10 @@ struct State {
                       {"rows", rows, 1, kMostRows},
                       {"leading", leading, 0, 10},
                       {"octaves", octaves, 1, 127},
+                      {"top", top, 0, 254},
                       {"runs", runs, 1, kMostRuns}};
     for (const auto& a : attributes) {
-      if (ort::Status* status = node.read_int(info, a.name, a.value)) return status;
-      if (a.value >= a.least && a.value <= a.most) continue;
-      return node.refuse("%s = %lld must lie in %lld..%lld", a.name, static_cast<long long>(a.value),
-                         static_cast<long long>(a.least), static_cast<long long>(a.most));
+      if (ort::Status* status = node.read_int_in(info, a.name, a.value, a.least, a.most)) return status;
     }
     return nullptr;
   }
@@ -266,13 +271,14 @@ struct State {
       if (ort::Status* status = lay_out(x, job)) return status;
     }
     job.x = static_cast<const float*>(x.data);
+    job.top = static_cast<int32_t>(top);
     job.bins = {static_cast<int>(leading), static_cast<int>(octaves)};
     job.rows = static_cast<size_t>(rows);
     job.length = x.count / job.rows;
 
     if (runs == 1) return observe(context, x, job);
     if (is_running.test_and_set(std::memory_order_acquire)) {
-      return node.refuse("runs = %lld, but two at a time", static_cast<long long>(runs));
+      return node.refuse("two runs at a time");
     }
     ort::Status* status = observe(context, x, job);
     is_running.clear(std::memory_order_release);
