@@ -91,8 +91,7 @@ class Rows:
     """The samples of tensors in one graph.
 
     Attributes:
-        samples: name of int64 [1], B.
-        count: name of int64 [1], how many rows of samples lie along axis 0.
+        lengths: name of float32 [2], B and how many rows of samples lie along axis 0.
         matrix: name of int64 [2], the shape of a tensor with a row per sample.
     """
 
@@ -107,7 +106,9 @@ class Rows:
     ) -> None:
         self._twins, self._home = twins, home
         self._timesteps, self._fixed = timesteps, fixed
-        self.samples, self.count = samples, count
+        self._count = count
+        # A float, as all that is to leave a body of If.
+        self.lengths = twins.node(home, "Cast", self._join(samples, count), to=TensorProto.FLOAT)
         self.matrix = self._join(count, self._integers([-1]))
         self._zero, self._one, self._axis = (self._integers(value) for value in (0, 1, [0]))
         self._each = self._up_to(count)
@@ -133,7 +134,7 @@ class Rows:
 
     def _select(self, fitting: int) -> str:
         twins, home = self._twins, self._home
-        more = twins.node(home, "Add", self.count, self._integers([fitting - 1]))
+        more = twins.node(home, "Add", self._count, self._integers([fitting - 1]))
         groups = twins.node(home, "Div", more, self._integers([fitting]))
         column = twins.node(home, "Unsqueeze", self._up_to(groups), self._integers([1]))
         own = twins.node(home, "Div", self._each, self._integers(fitting))

@@ -126,15 +126,17 @@ class CountMap:
         self.levels, self.observed = None, ""
         if observed and len(packed.tables) == 1:
             self.levels, self.observed = _observe(twins, home, packed.tables[0])
-        shape = twins.node(home, "Shape", packed.tensors[0])
         flat = [twins.node(home, "Reshape", tensor, rows.matrix) for tensor in packed.tensors]
         selection = rows.selection(packed.fitting)
         sums = [twins.node(home, "MatMul", selection, tensor) for tensor in flat]
-        layout = twins.node(home, "Concat", rows.samples, rows.count, shape, axis=0)
-        # A float, as all that is to leave a body of If. Lengths above 2^24 are found out.
-        self.outputs = [*sums, twins.node(home, "Cast", layout, to=TensorProto.FLOAT)]
+        shape = twins.node(home, "Shape", packed.tensors[0])
+        if (
+            home is not twins.proto.graph
+        ):  # what leaves a body is a float; above 2^24 it is found out
+            shape = twins.node(home, "Cast", shape, to=TensorProto.FLOAT)
+        self.outputs = [*sums, rows.lengths, shape]
         self.totals: dict[Shape, Totals] = {}
-        self._seen: dict[bytes, tuple[Totals, int]] = {}  # by layout: most runs have the same one
+        self._seen: dict[bytes, tuple[Totals, int]] = {}  # by lengths: most runs have the same
 
     def add(self, arrays: Sequence[np.ndarray]) -> None:
         """Add one run.
@@ -143,18 +145,20 @@ class CountMap:
             DataError: a value was NaN, in this run or an earlier one, or lengths are not those that
                 the model declares.
         """
-        *sums, layout = arrays
-        if layout.size == 0:  # a branch that was not taken
+        *sums, lengths, shape = arrays
+        if lengths.size == 0:  # a branch that was not taken
             return
-        key = layout.tobytes()
+        key = lengths.tobytes() + shape.tobytes()
         if key not in self._seen:
-            self._seen[key] = self._place(sums, layout)
+            batch, rows, *sizes = (int(length) for length in (*lengths, *shape))
+            self._seen[key] = self._place(sums, batch, rows, sizes)
         totals, rows = self._seen[key]
         totals.add(sums, rows)
 
-    def _place(self, sums: Sequence[np.ndarray], layout: np.ndarray) -> tuple[Totals, int]:
-        """Where sums of this layout are added, and how many rows they are of."""
-        batch, rows, *shape = (int(length) for length in layout)
+    def _place(
+        self, sums: Sequence[np.ndarray], batch: int, rows: int, shape: Sequence[int]
+    ) -> tuple[Totals, int]:
+        """Where sums over a tensor of this shape are added, and how many rows they are of."""
         who = f"neuron {', '.join(self.span.neurons)}"
         if rows != self._rows.expected(batch, shape):
             raise DataError(
