@@ -18,7 +18,7 @@ try:
     from accuracy_configuration import compile_options, pack
     from accuracy_networks import DIGITS, RESNET
     from accuracy_page import identity, replace_block
-    from timesteps_page import ann_top_1, block, plot, ratio
+    from timesteps_page import ann_top_1, block, plot, ratio, times_block
     from timesteps_rows import OTHERS, OURS, Plan
 finally:
     sys.path.remove(str(Path(__file__).parent / "bench"))
@@ -29,6 +29,7 @@ from snn_compile.runtime_ops.definition import DOMAIN
 from snn_compile.runtime_ops.operators import register_schemas
 
 PLAN = Plan((RESNET, DIGITS), rounds=2)
+TIMED = dataclasses.replace(PLAN, timed=True)
 
 
 @pytest.fixture(autouse=True)
@@ -76,13 +77,13 @@ def test_one_run_of_another_tool_has_every_t_and_converts_one_network():
 def test_other_tools_are_left_out_where_they_are_absent(monkeypatch):
     monkeypatch.setattr(timesteps_rows.util, "find_spec", lambda _: None)
     assert PLAN.series(RESNET) == OURS
-    assert set(PLAN.times()[0].options["series"]) <= {one.name for one in OURS}
+    assert set(TIMED.times()[0].options["series"]) <= {one.name for one in OURS}
 
 
 def test_times_are_taken_round_by_round():
-    rounds = [one.options["round"] for one in PLAN.times()]
+    rounds = [one.options["round"] for one in TIMED.times()]
     assert rounds == sorted(rounds) and set(rounds) == {0, 1}
-    at_one, at_four = (next(PLAN.times_of(DIGITS, t)).options["series"] for t in (1, 4))
+    at_one, at_four = (next(TIMED.times_of(DIGITS, t)).options["series"] for t in (1, 4))
     assert "one_32" in at_one and "one_32" not in at_four and "signed" in at_four
 
 
@@ -99,35 +100,36 @@ def test_a_ratio_is_taken_within_a_round_at_the_better_batch():
 def test_a_block_has_both_tables_with_what_was_measured_and_why_not():
     plan = Plan((DIGITS,), rounds=1, quick=True)
     missing = plan.accuracy(DIGITS, series("levels"), 4)
-    time = next(plan.times_of(DIGITS, 4))
-    found = {
-        identity(plan.accuracy(DIGITS, series("signed"), 4)): result([4]),
-        identity(time): {"ann": {"50": 1.0}, "signed": {"50": 2.5}},
-    }
+    found = {identity(plan.accuracy(DIGITS, series("signed"), 4)): result([4])}
     lines = block(DIGITS, plan, lambda c: found.get(identity(c)), {identity(missing): "no | room"})
     assert "| network | T = 1 | T = 4 |" in lines
     assert "| signed IF, immediate (default) | - | 50.0 / 75.0 |" in lines
     assert any(line.startswith("ANN: top-1 75.0 [30.1, 95.4] %.") for line in lines)
-    row = (
-        "| signed IF, immediate (default) | 4 | 50.0 [15.0, 85.0] | 75.0 [30.1, 95.4] | 12 | 2.50 |"
-    )
+    row = "| signed IF, immediate (default) | 4 | 50.0 [15.0, 85.0] | 75.0 [30.1, 95.4] | 12 |"
     assert row in lines
-    assert "| signed, 4 levels, immediate | 4 | no / room | - | - | - |" in lines
+    assert "| signed, 4 levels, immediate | 4 | no / room | - | - |" in lines
     heading = next(line for line in lines if "spikes per sample" in line)
     assert heading.count("|") == row.count("|")
 
 
-def test_times_to_another_tool_are_in_the_tables_of_its_network():
-    plan = Plan((RESNET,), rounds=1, quick=True)
-    time = next(plan.times_of(RESNET, 4))
-    found = {identity(time): {"ann": {"50": 1.0}, "signed": {"50": 3.0}, "robust": {"50": 12.0}}}
-    for name in ("signed", "robust"):
-        found[identity(plan.accuracy(RESNET, series(name), 4))] = result([1, 4])
-    lines = block(RESNET, plan, lambda c: found.get(identity(c)), {})
-    figures = "50.0 [15.0, 85.0] | 75.0 [30.1, 95.4] | 12"
-    assert f"| signed IF, immediate (default) | 4 | {figures} | 3.00 | 0.25 |" in lines
-    assert f"| SpikingJelly, robust | 4 | {figures} | 12.00 | 1.00 |" in lines
-    assert not any("sinabs" in line and "| 4 |" in line for line in lines)
+def test_times_are_to_the_ann_and_to_another_tool_where_it_is():
+    plan = Plan((RESNET, DIGITS), rounds=1, quick=True, timed=True)
+    seconds = {"ann": {"50": 1.0}, "signed": {"50": 3.0}, "robust": {"50": 12.0}}
+    found = {identity(next(plan.times_of(network, 4))): seconds for network in (RESNET, DIGITS)}
+    lines = times_block(RESNET, plan, lambda c: found.get(identity(c)))
+    assert lines[-2:] == [
+        "| signed IF, immediate (default) | - | 3.00 / 0.25 |",
+        "| SpikingJelly, robust | - | 12.00 / 1.00 |",
+    ]
+    lines = times_block(DIGITS, plan, lambda c: found.get(identity(c)))
+    assert lines[-1] == "| signed IF, immediate (default) | - | 3.00 |"
+
+
+def test_networks_that_are_timed_are_calibrated_with_few_samples_and_are_ours():
+    accuracies, timed = PLAN.accuracies(), TIMED.accuracies()
+    assert {one.what for one in timed} == {"compile"} < {one.what for one in accuracies}
+    assert {one.calibration for one in timed} == {16}
+    assert not {identity(one) for one in timed} & {identity(one) for one in accuracies}
 
 
 def test_equal_results_give_equal_plots(tmp_path):
@@ -163,7 +165,8 @@ def test_spikes_are_counted_over_all_steps():
 
 def test_the_page_has_its_markers_and_the_plot_is_there():
     page = Path(bench_timesteps._PAGE)
-    replace_block(page.read_text("utf-8"), "timesteps", "")
+    for name in ("timesteps", "times"):
+        replace_block(page.read_text("utf-8"), name, "")
     assert page.with_suffix(".svg").is_file()
 
 
@@ -182,7 +185,7 @@ def test_a_time_needs_the_compiled_network(tmp_path, monkeypatch):
     ann = model_from_text("g (float[N] x) => (float[N] y) { y = Abs (x) }")
     monkeypatch.setattr(bench_timesteps, "load_model", lambda *_: ann)
     monkeypatch.setattr(bench_timesteps, "run_worker", lambda _: {"seconds": 1.0})
-    plan = dataclasses.replace(PLAN, quick=True)
+    plan = dataclasses.replace(TIMED, quick=True)
     caches = bench_timesteps.Caches(tmp_path / "times.json", "one", tmp_path)
     with pytest.raises(RuntimeError, match="was not compiled at T = 4"):
         bench_timesteps.measure_times(next(plan.times_of(DIGITS, 4)), caches, plan)

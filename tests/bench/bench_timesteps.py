@@ -2,7 +2,8 @@
 
     python tests/bench/bench_timesteps.py --data ../shared/data
     python tests/bench/bench_timesteps.py --data ../shared/data --networks mnist_ccexam_cnn
-    python tests/bench/bench_timesteps.py --data ../shared/data --minutes 60 --no-times
+    python tests/bench/bench_timesteps.py --data ../shared/data --minutes 60 --only accuracy
+    python tests/bench/bench_timesteps.py --data ../shared/data --only times
     python tests/bench/bench_timesteps.py --data ../shared/data --quick
 
 1. Each network is compiled and run in a process of its own, and its result kept in ``--cache``,
@@ -10,7 +11,8 @@
    ``--tag``. What other tools give does not depend on our code; it has a file beside the cache.
 2. Where SpikingJelly and sinabs are installed (``pip install '.[peers]'``), they convert ResNet-20
    and run on the same samples.
-3. Then times, in rounds: of one T, all networks take turns, each in a process of its own on two
+3. Then times, of networks that a few samples calibrated, since time depends on operators and not
+   on thresholds. In rounds: of one T, all networks take turns, each in a process of its own on two
    threads, ours and the ANN in onnxruntime, others in torch. Ratios are taken within a round, the
    figure is their median. What is timed at several batch sizes counts at the best one,
    SpikingJelly also in the better of its two modes, all steps together and step by step.
@@ -24,6 +26,7 @@ Rows are in ``timesteps_rows.py``, what is measured in ``timesteps_worker.py`` a
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import math
 import os
@@ -39,8 +42,8 @@ from accuracy_configuration import Configuration
 from accuracy_networks import EFFICIENTNET, NETWORKS, absent, load_model
 from accuracy_page import identity, replace_block
 from bench_accuracy import Cache, ask_worker, code_hash, measure_missing, missing
-from timesteps_page import block, plot
-from timesteps_rows import BATCHES, OTHERS, OURS, SAMPLES, Plan, Series, versions
+from timesteps_page import block, plot, times_block
+from timesteps_rows import OTHERS, OURS, SAMPLES, Plan, Series, timing_batches, versions
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _WORKER = Path(__file__).with_name("timesteps_worker.py")
@@ -134,7 +137,7 @@ def measure_times(configuration: Configuration, caches: Caches, plan: Plan) -> d
                     common | request | {"batch": batch}
                 )["seconds"]
                 for request in ways
-                for batch in BATCHES
+                for batch in timing_batches(network)
             }
             for name, ways in requests.items()
         }
@@ -156,14 +159,14 @@ def _requests(
     return [{"path": str(path), "library": True}]
 
 
-def measure_all(plan: Plan, caches: Caches, until: float, times: bool) -> dict[str, str]:
+def measure_all(plan: Plan, caches: Caches, until: float) -> dict[str, str]:
     """Fill the caches; what failed, by identity, with the reason."""
     errors: dict[str, str] = {}
     accuracies = plan.accuracies()
     for cache in (caches.ours, caches.others):
         own = [one for one in accuracies if caches.of(one) is cache]
         errors |= measure_missing(own, cache, until, lambda one, _: measure_accuracy(one, caches))
-    if times and time.monotonic() < until:
+    if plan.timed and time.monotonic() < until:
         errors |= measure_missing(
             plan.times(), caches.ours, until, lambda one, _: measure_times(one, caches, plan)
         )
@@ -180,6 +183,7 @@ def intro(arguments: argparse.Namespace, plan: Plan, code: str) -> list[str]:
         command += f" --series {','.join(arguments.series)}"
     if plan.quick:
         command += " --quick"
+    command += f" --only {'times' if plan.timed else 'accuracy'}"
     used = ["numpy", "onnx", "onnxruntime"]
     if any(s not in OURS for network in plan.networks for s in plan.series(network)):
         used += ["torch", "spikingjelly", "sinabs"]
@@ -228,7 +232,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tag", help="name of the code, instead of its hash")
     parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
     parser.add_argument("--rounds", type=int, default=3, help="of times")
-    parser.add_argument("--times", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--only", choices=("accuracy", "times"), help="measure and write this alone"
+    )
     parser.add_argument("--quick", action="store_true", help="few samples, T = 1 and 4")
     parser.add_argument("--list", action="store_true", help="say what is left, measure nothing")
     return parser.parse_args()
@@ -239,27 +245,38 @@ def main() -> int:
     arguments = _arguments()
     page_file = arguments.out or _PAGE
     page = page_file.read_text(encoding="utf-8")
-    replace_block(page, "timesteps", "")  # a page without markers is refused before hours of work
+    for name in ("timesteps", "times"):
+        replace_block(page, name, "")  # a page without markers is refused before hours of work
     names = arguments.networks or [name for name in SAMPLES if name != EFFICIENTNET.name]
     present = tuple(NETWORKS[name] for name in names if not absent(NETWORKS[name], arguments.data))
     plan = Plan(present, arguments.rounds, arguments.quick, arguments.series)
+    plans = {"accuracy": plan, "times": dataclasses.replace(plan, timed=True)}
+    if arguments.only:
+        plans = {arguments.only: plans[arguments.only]}
     caches = Caches(arguments.cache, arguments.tag, arguments.data)
     if arguments.list:
-        for what, wanted in (("accuracy", plan.accuracies()), ("time", plan.times())):
+        for what, plan in plans.items():
+            wanted = [*plan.accuracies(), *(plan.times() if plan.timed else [])]
             left = [one for one in wanted if caches.get(one) is None]
             print(f"{what}: {len(missing(left, caches.ours))} left")
         return 0
     until = math.inf if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
-    errors = measure_all(plan, caches, until, arguments.times)
-    lines = intro(arguments, plan, caches.ours.code)
-    for network in present:
-        lines += block(network, plan, caches.get, errors)
-    page = replace_block(page, "timesteps", "\n".join(lines))
+    errors: dict[str, str] = {}
+    for plan in plans.values():
+        errors |= measure_all(plan, caches, until)
+        lines = intro(arguments, plan, caches.ours.code)
+        for network in present:
+            if plan.timed:
+                lines += times_block(network, plan, caches.get)
+            else:
+                lines += block(network, plan, caches.get, errors)
+        page = replace_block(page, "times" if plan.timed else "timesteps", "\n".join(lines))
     if arguments.quick and arguments.out is None:
         print(page)
         return 1 if errors else 0
     page_file.write_text(page, encoding="utf-8")
-    plot(present[0], plan, caches.get, page_file.with_suffix(".svg"))
+    if "accuracy" in plans:
+        plot(present[0], plans["accuracy"], caches.get, page_file.with_suffix(".svg"))
     return 1 if errors else 0
 
 

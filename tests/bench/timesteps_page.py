@@ -1,7 +1,7 @@
 """Figures of docs/timesteps.md: its tables and its plot.
 
 1. Of each network two tables: top-1 and agreement of each series at each T, and all figures of each
-   series and T with their intervals (Wilson).
+   series and T with their intervals (Wilson). A third one has times.
 2. Times are per sample, as ratios to the ANN in onnxruntime and to SpikingJelly (series ``robust``)
    at the same T. In a round the best batch size counts, and SpikingJelly's better mode; a ratio is
    taken within a round, the figure is the median over the rounds.
@@ -52,10 +52,6 @@ def block(network: Network, plan: Plan, get: Get, errors: Mapping[str, str]) -> 
             cells.append(_NONE if found is None else _pair(found))
         lines.append(_row([series.title, *cells]))
     headings = ["network", "T", "top-1, %", "agreement, %", "spikes per sample"]
-    headings.append("time, to the ANN")
-    compared = any(series.name == _REFERENCE for series in every)
-    if compared:
-        headings.append("time, to SpikingJelly at that T")
     lines += ["", *_header(headings, 1)]
     for series in every:
         for timesteps in steps:
@@ -69,11 +65,27 @@ def block(network: Network, plan: Plan, get: Get, errors: Mapping[str, str]) -> 
                 cells = [errors[identity(configuration)].replace("|", "/"), _NONE, _NONE]
             else:
                 cells = [*map(_share, shares(found)), f"{found['spikes']:,.0f}"]
-            rounds = _rounds(network, plan, timesteps, get)
-            cells += [_ratio(rounds, series.name, "ann")]
-            if compared:
-                cells += [_ratio(rounds, series.name, _REFERENCE)]
             lines.append(_row([series.title, str(timesteps), *cells]))
+    return lines
+
+
+def times_block(network: Network, plan: Plan, get: Get) -> list[str]:
+    """Markdown lines of the times of one network, as ratios."""
+    every, steps = plan.series(network), plan.timesteps(network)
+    rounds = {timesteps: _rounds(network, plan, timesteps, get) for timesteps in steps}
+    compared = any(series.name == _REFERENCE for series in every)
+    cells_are = "time to that of the ANN" + " / to SpikingJelly's, robust, at that T" * compared
+    headings = ["network", *(f"T = {timesteps}" for timesteps in steps)]
+    lines = ["", f"{network.title}: {cells_are}.", "", *_header(headings, 1)]
+    for series in every:
+        cells = []
+        for timesteps in steps:
+            cell = _ratio(rounds[timesteps], series.name, "ann")
+            if compared and cell != _NONE:
+                cell += f" / {_ratio(rounds[timesteps], series.name, _REFERENCE)}"
+            cells.append(cell)
+        if set(cells) != {_NONE}:
+            lines.append(_row([series.title, *cells]))
     return lines
 
 

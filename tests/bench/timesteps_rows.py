@@ -17,7 +17,11 @@ SAMPLES = {RESNET.name: 1000, KEYWORDS.name: 500, DIGITS.name: 1000, EFFICIENTNE
 _FEW = {EFFICIENTNET.name: (8, 32)}
 PEERS = {"spikingjelly": ("spikingjelly", "torch"), "sinabs": ("sinabs", "torch")}
 #: Sizes at which each network is timed; the better one counts.
-BATCHES = (50, 10)
+_BATCHES = (50, 10)
+_SMALL_BATCHES = {EFFICIENTNET.name: (4, 1)}  # of 50 images at 32 steps a tensor takes 8 GB
+#: Calibration and test samples of the networks that are timed: how long one takes depends on its
+#: operators, not on its thresholds.
+_TIMED = (16, 16)
 _QUICK = (20, 16, (1, 4))
 _LEVELS = 4
 
@@ -79,12 +83,14 @@ class Plan:
         rounds: how often times are measured.
         quick: few samples, T = 1 and 4.
         chosen: names of the series that are wanted; none: all.
+        timed: the networks are there to be timed.
     """
 
     networks: tuple[Network, ...]
     rounds: int = 3
     quick: bool = False
     chosen: tuple[str, ...] = ()
+    timed: bool = False
 
     def timesteps(self, network: Network) -> tuple[int, ...]:
         """The T of a network."""
@@ -92,7 +98,11 @@ class Plan:
 
     def counts(self, network: Network) -> tuple[int, int]:
         """Calibration samples and test samples."""
-        return _QUICK[:2] if self.quick else (network.calibration, SAMPLES[network.name])
+        if self.timed:
+            return _TIMED
+        if self.quick:
+            return _QUICK[:2]
+        return network.calibration, SAMPLES[network.name]
 
     def series(self, network: Network) -> tuple[Series, ...]:
         """Those of a network: other tools convert ResNet-20 alone."""
@@ -125,7 +135,11 @@ class Plan:
             for timesteps in sorted(self.timesteps(network), key=_turn)
             for series in self.series(network)
         ]
-        return [configuration for configuration in found if configuration is not None]
+        return [
+            configuration
+            for configuration in found
+            if configuration is not None and not (self.timed and configuration.what in PEERS)
+        ]
 
     def times(self) -> list[Configuration]:
         """Timings: each is all that is timed at one T, side by side, in one round."""
@@ -146,6 +160,11 @@ class Plan:
             names = [s.name for s in timed if timesteps == 1 or not s.one_step]
             options = {"timesteps": timesteps, "round": number, "series": names}
             yield Configuration("time", network.name, 0, *self.counts(network), options)
+
+
+def timing_batches(network: Network) -> tuple[int, ...]:
+    """Sizes at which a network is timed."""
+    return _SMALL_BATCHES.get(network.name, _BATCHES)
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
