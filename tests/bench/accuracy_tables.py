@@ -133,6 +133,19 @@ def main_table(plan: Plan) -> list[Section]:
     )
 
 
+def budget_table(plan: Plan) -> list[Section]:
+    """As many spikes as N levels for each neuron, and levels where they matter."""
+    slow = plan.levels(16, 32)
+    return _by_kind(
+        plan,
+        ("network", "N"),
+        lambda network: [
+            plan.measured(network, [n], {"levels": n, "levels_budget": 1.0})
+            for n in (slow if network == EFFICIENTNET else plan.levels(4, 8, 16, 32))
+        ],
+    )
+
+
 def calibrators_table(plan: Plan) -> list[Section]:
     """Calibrators, per tensor and per channel, for both kinds of neurons."""
     choices = [
@@ -283,6 +296,7 @@ def _by_kind(
 
 TABLES: dict[str, Callable[[Plan], list[Section]]] = {
     "main": main_table,
+    "budget": budget_table,
     "calibrators": calibrators_table,
     "corrections": corrections_table,
     "baselines": baselines_table,
