@@ -137,7 +137,7 @@ def over_time(snn, timesteps, **options):
     return export_network(spatial_to_temporal(import_model(snn), timesteps, **options).graph)
 
 
-@pytest.mark.parametrize("timesteps", [2, 8])
+@pytest.mark.parametrize("timesteps", [2, 8, 32])
 @pytest.mark.parametrize("delayed", [True, False])
 def test_unary_operations_are_those_of_one_step_inside_the_premise(timesteps, delayed):
     snn, feed = spatial(timesteps)

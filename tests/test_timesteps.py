@@ -136,6 +136,22 @@ def test_delayed_firing_gives_what_one_timestep_gives():
     np.testing.assert_array_equal(got, run_model(model, {"x": image}, library=True)[0])
 
 
+@pytest.mark.parametrize("steps", [2, 8, 11, 12, 32, 33])
+def test_the_mean_is_taken_over_any_number_of_steps(steps):
+    model = net(
+        f"y = ai.snn.MultiThresholdFire <levels_pos = {steps}, levels_neg = {steps}> (x, theta)",
+        "float theta",
+        inputs="float[B,3] x",
+        outputs="float[B,3] y",
+        theta=np.array(1, np.float32),
+    )
+    over_time = spatial_to_temporal(import_model(model), steps).graph
+    x = np.random.default_rng(steps).uniform(-2 * steps, 2 * steps, (5, 3)).astype(np.float32)
+    (got,) = both_ways(lower(Network(export_model(over_time))).proto, {"x": x})
+    expected = run_model(model, {"x": x}, library=True)[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("options", [{}, {"delayed": True}, {"time_axis": True}])
 def test_the_way_back_gives_the_network_again(options):
     model, image = two_layers(), dyadic(3, 2, 4, 4)

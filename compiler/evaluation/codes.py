@@ -289,7 +289,7 @@ class Codes:
         return found
 
     def _steps_of_mean(self, tensor: Tensor) -> Tensor | None:
-        """The spikes that a tensor is the mean of, rule 7: ReduceMean between two Reshapes."""
+        """The spikes that a tensor is the mean of, rule 7: means between two Reshapes."""
         node = tensor.inputs[0]
         spikes = metadata(node).get(STANDS_FOR)
         if metadata(node).get(TIME) != OUTPUT or spikes is None:
@@ -297,8 +297,9 @@ class Codes:
         for op in ("Reshape", "ReduceMean", "Reshape"):
             if node is None or node.op != op:
                 return None
-            source = node.inputs[0]
-            node = source.inputs[0] if source.inputs else None
+            while node is not None and node.op == op:
+                source = node.inputs[0]
+                node = source.inputs[0] if source.inputs else None
         fires = node is not None and node.op == INTEGRATE_FIRE.name and node.domain == DOMAIN
         return source if fires and source.name == spikes else None
 
