@@ -56,6 +56,9 @@ def test_levels_too_close_or_too_far_apart_have_none():
     k = np.arange(3)
     assert level_bins(np.array([0, 1, 1 + 2.0**-12]), k) is None
     assert level_bins(np.array([2.0**-60, 1, 1.01]), k) is None
+    assert level_bins(np.array([0, 2.0**-100, 2.0**100]), k) is None
+    assert level_bins(np.array([0, 2.0**-140, 2.0**-139]), k) is None
+    assert level_bins(np.array([0, 1, np.finfo(np.float32).max], np.float64), k) is None
     assert level_bins(np.array([0, 1, 1 + 2.0**-12]), np.array([0, 1, 1])) is not None
 
 

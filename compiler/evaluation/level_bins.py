@@ -24,7 +24,8 @@ from ..calibration.histogram import SignedHistogram
 INDEX = 256.5
 #: Bins of either sign, at most: more take longer to add up than values take to count.
 _MOST_BINS = 1 << 12
-_MOST_LEADING = 10
+#: What ``Observe`` takes: bins per octave as a power of two, octaves, exponent of finite values.
+_MOST_LEADING, _MOST_OCTAVES, _LARGEST = 10, 127, 254
 _MANTISSA_BITS = 23
 _ROUNDING = 2.0**-20
 
@@ -68,13 +69,16 @@ def level_bins(values: np.ndarray, k: np.ndarray) -> LevelBins | None:
         k: int64 [levels]; levels of the same k need not be told apart.
     """
     ends = np.sort([values * (1 - _ROUNDING), values * (1 + _ROUNDING)], axis=0)
-    bits = ends.astype(np.float32).view(np.int32) & np.int32(0x7FFFFFFF)
+    with np.errstate(over="ignore"):  # the largest float32, rounded up
+        bits = ends.astype(np.float32).view(np.int32) & np.int32(0x7FFFFFFF)
     exponents = bits >> _MANTISSA_BITS
     top = int(exponents.max())
     least = int(exponents[:, values != 0].min(initial=top))
     octaves = top - least + 1
+    if octaves > min(top, _MOST_OCTAVES) or top > _LARGEST:
+        return None
     for leading in range(_MOST_LEADING + 1):
-        if octaves << leading > _MOST_BINS or octaves > top:
+        if octaves << leading > _MOST_BINS:
             return None
         below = (least << leading) - 1
         distance = np.maximum((bits >> (_MANTISSA_BITS - leading)) - below, 0)
