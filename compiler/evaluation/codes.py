@@ -60,6 +60,11 @@ from ..twins import Twins, attributes_of, raised_attributes
 
 #: The name of the tensor that says what a neuron fires.
 _OfNeuron: TypeAlias = Callable[[NodeProto], str]
+#: What takes the mean over steps, in one stage or two; the last operator first.
+_MEANS = (
+    ("Reshape", "ReduceMean", "Reshape"),
+    ("Reshape", "ReduceMean", "ReduceMean", "Reshape"),
+)
 #: Keeps a step times a number of spikes from overflowing; a power of two.
 _UNIT = np.float32(256)
 #: Take the largest value of each channel's windows.
@@ -294,13 +299,14 @@ class Codes:
         spikes = metadata(node).get(STANDS_FOR)
         if metadata(node).get(TIME) != OUTPUT or spikes is None:
             return None
-        for op in ("Reshape", "ReduceMean", "Reshape"):
-            if node is None or node.op != op:
-                return None
-            while node is not None and node.op == op:
-                source = node.inputs[0]
-                node = source.inputs[0] if source.inputs else None
-        fires = node is not None and node.op == INTEGRATE_FIRE.name and node.domain == DOMAIN
+        chain, source = [], tensor
+        while node is not None and is_standard(node) and node.op in ("Reshape", "ReduceMean"):
+            chain.append(node.op)
+            source = node.inputs[0]
+            node = source.inputs[0] if source.inputs else None
+        if tuple(chain) not in _MEANS or node is None:
+            return None
+        fires = node.op == INTEGRATE_FIRE.name and node.domain == DOMAIN
         return source if fires and source.name == spikes else None
 
     def _make(self, home: GraphProto, producer: Node, kind: str, of_neuron: _OfNeuron) -> list[str]:

@@ -130,9 +130,8 @@ class CountMap:
         selection = rows.selection(packed.fitting)
         sums = [twins.node(home, "MatMul", selection, tensor) for tensor in flat]
         shape = twins.node(home, "Shape", packed.tensors[0])
-        if (
-            home is not twins.proto.graph
-        ):  # what leaves a body is a float; above 2^24 it is found out
+        # A float, as all that is to leave a body of If. Lengths above 2^24 are found out.
+        if home is not twins.proto.graph:
             shape = twins.node(home, "Cast", shape, to=TensorProto.FLOAT)
         self.outputs = [*sums, rows.lengths, shape]
         self.totals: dict[Shape, Totals] = {}
