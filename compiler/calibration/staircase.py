@@ -30,7 +30,8 @@ for functions with f(a x) = a f(x) for a > 0: x itself, Relu, LeakyRelu.
 
 8. The scale of a channel is that of ``channel_scales.py``, from the values of f.
 9. The channels are pooled in units of their scales, and their errors weighed in the units of x:
-   the squared error of the whole tensor is what is least.
+   the squared error of the whole tensor is what is least. Their bins are coarse, and a threshold
+   lies between two of them, so each is cut into parts over which its values are spread evenly.
 10. Channels get scales only where that takes a tenth off the error of one scale for all. It does
    where some channels are much larger than the others (LayerNorm), and elsewhere it only fits the
    samples more closely.
@@ -61,6 +62,8 @@ _CHARGE = 0.1
 _BISECTIONS = 20
 #: Share of the error of one scale for all that scales per channel have to stay below.
 _WORTHWHILE = 0.9
+#: Parts of the bins of channels: at most, at least, and how many of all channels are wanted.
+_MOST_PARTS, _FEWEST_PARTS, _PARTS = 8, 2, 200_000
 #: Rows of the table of errors handled at a time: they stay in the cache, and end at the diagonal.
 _ROWS = 128
 #: Errors that differ by less than this, relative to the squares, are the same.
@@ -156,9 +159,12 @@ def find_scaled_staircase(
 
 def _pooled(rows: Sequence[Distribution], scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All channels in units of their scales, their squares weighed in the units of x: rule 9."""
-    pairs = list(zip(rows, scale.astype(np.float64), strict=True))
-    x = np.concatenate([row.means / s for row, s in pairs])
-    weight = np.concatenate([row.counts * s * s for row, s in pairs])
+    bins = sum(len(row.means) for row in rows)
+    parts = min(max(_PARTS // max(bins, 1), _FEWEST_PARTS), _MOST_PARTS)
+    points = [row.points(parts) for row in rows]
+    scales = scale.astype(np.float64)
+    x = np.concatenate([values / s for (values, _), s in zip(points, scales, strict=True)])
+    weight = np.concatenate([counts * s * s for (_, counts), s in zip(points, scales, strict=True)])
     order = np.argsort(x, kind="stable")
     return x[order], weight[order]
 
