@@ -14,6 +14,7 @@ from snn_compile.compiler.errors import DataError, ModelError
 from snn_compile.compiler.evaluation.int8_baseline import BATCH, quantise
 from snn_compile.compiler.load import read_model
 from snn_compile.compiler.samples import FileSamples, input_specs
+from snn_compile.compiler.session import make_session
 from snn_compile.passes.network import detach
 
 NETWORK = MODELS / "digits_resnet_dynamo.onnx"
@@ -63,6 +64,20 @@ def test_linear_operators_only(tmp_path):
     assert readers[0] >= {"Conv", "Gemm", "ReduceMean"}
     assert readers[1] >= {"Conv", "Gemm"}
     assert "ReduceMean" not in readers[1]
+
+
+def test_networks_of_an_opset_without_integers_per_channel_run(tmp_path):
+    graph = "net (float[n, 2, 4, 4] x) => (float[n, 3, 2, 2] y) <float[3, 2, 3, 3] w>"
+    old = model_from_text(f"{graph} {{ y = Conv (x, w) }}", opset=11)
+    x = np.random.default_rng(0).standard_normal((8, 2, 4, 4)).astype(np.float32)
+    file = quantise(detach(old), [{"x": x}], tmp_path)
+    assert any(node.op_type == "DequantizeLinear" for node in onnx.load(file).graph.node)
+    got, expected = (
+        make_session(network, library=False).run(None, {"x": x})[0]
+        for network in (read_model(file), detach(old))
+    )
+    assert np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
+    assert old.opset_import[0].version == 11
 
 
 def test_logging_is_left_as_it_was(tmp_path):

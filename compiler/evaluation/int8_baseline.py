@@ -1,7 +1,8 @@
 """onnxruntime's static quantisation, to compare with: 8 bits, QDQ, as its own guide has it.
 
-1. The model is prepared with ``quant_pre_process`` (without symbolic shape inference where sympy is
-   not installed), activations become uint8 per tensor, weights int8 per channel.
+1. The model is brought to an opset that has integers per channel and prepared with
+   ``quant_pre_process`` (without symbolic shape inference where sympy is not installed),
+   activations become uint8 per tensor, weights int8 per channel.
 2. Ranges come from its MinMax, Entropy or Percentile calibration with default settings. Its entropy
    calibration has as many bins as quantised bins by default (128), so there is nothing to choose:
    it gives the ranges of MinMax.
@@ -23,6 +24,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from onnx import ModelProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -36,6 +38,7 @@ from ...passes.network import Network
 from ..errors import ModelError, SnnCompileError
 from ..samples import Feed
 from ..save import save_network
+from ..upgrade import upgrade
 
 #: Samples per run of calibration.
 BATCH = 8
@@ -64,7 +67,10 @@ def quantise(
         ModelError: the runtime cannot quantise the network.
     """
     source, prepared, output = (folder / f"{i}.onnx" for i in ("source", "prepared", "quantised"))
-    save_network(ann, source)
+    newer = Network(ModelProto(), ann.weights)
+    newer.proto.CopyFrom(ann.proto)
+    upgrade(newer.proto)
+    save_network(newer, source)
     no_sympy = importlib.util.find_spec("sympy") is None
     try:
         with _quiet():
