@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "bench"))
 try:
     import accuracy_networks
     import bench_accuracy
+    from accuracy_boxes import agreement
     from accuracy_configuration import Configuration, compile_options, pack, unpack
     from accuracy_networks import EFFICIENTNET, KEYWORDS, MINILM, NETWORKS, RESNET
     from accuracy_page import identity, replace_block, table
@@ -74,6 +75,34 @@ def test_a_row_of_embeddings():
     assert line == "| net | 0.9500 [0.8520, 1.0480] | 0.9500 to 0.9500 | 0.9000 | 1 |"
 
 
+def test_a_row_of_boxes():
+    row = Row(("net",), (configuration(),))
+    results = {identity(configuration()): {"f1": [0.5, 1.0]}}
+    line = table(Section("boxes", ("network",), (row,)), results, {})[2]
+    assert line == "| net | 0.7500 [0.2600, 1.2400] | 0.7500 to 0.7500 | 0.5000 | 1 |"
+
+
+def detections(*cells):
+    """One image of 4 x 4 cells; each of ``cells`` is row, column, class and width as a logit."""
+    outputs = np.zeros((1, 8, 4, 4), np.float32)
+    for row, column, kind, width in cells:
+        outputs[0, :, row, column] = 0
+        outputs[0, [0, 3, 5 + kind], row, column] = [1, width, 1]
+    return outputs
+
+
+def test_boxes_agree_by_cell_class_and_overlap():
+    two = detections((0, 0, 1, 0), (2, 3, 0, 0))
+    assert agreement(two, two) == 1
+    assert agreement(two, detections((0, 0, 1, 0))) == pytest.approx(2 / 3)
+    assert agreement(two, detections((0, 0, 2, 0), (2, 3, 0, 0))) == 0.5
+    assert agreement(two, detections((0, 1, 1, 0), (2, 3, 0, 0))) == 0.5
+    assert agreement(two, detections((0, 0, 1, -1), (2, 3, 0, 0))) == 1  # 0.27 of 0.5 wide
+    assert agreement(two, detections((0, 0, 1, -1.2), (2, 3, 0, 0))) == 0.5  # 0.23 of 0.5 wide
+    assert agreement(detections(), detections()) == 1
+    assert agreement(detections(), two) == 0
+
+
 def test_rows_of_cost_are_medians_and_compared_with_the_first():
     few, many = configuration(calibration=32), configuration(calibration=512)
     rows = (Row(("net",), (few,)), Row(("net",), (many,)))
@@ -86,7 +115,7 @@ def test_rows_of_cost_are_medians_and_compared_with_the_first():
     assert lines[3] == "| net | 512 | 8.00 | 9.00 | 1.12 | -3.00 | 110 | 1.100 | 1 |"
 
 
-@pytest.mark.parametrize("figures", ["classes", "embeddings", "calibrate", "whole"])
+@pytest.mark.parametrize("figures", ["classes", "embeddings", "boxes", "calibrate", "whole"])
 def test_a_row_without_results_says_why(figures):
     row = Row(("net",), (configuration(), configuration(seed=1)))
     section = Section(figures, ("network",), (row,))

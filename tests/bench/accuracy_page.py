@@ -25,6 +25,7 @@ Result = Mapping[str, Any]
 _HEADINGS = {
     "classes": ("ANN top-1, %", "SNN top-1, %", "drop, points", "drop, seeds", "agreement, %"),
     "embeddings": ("mean cosine", "cosine, seeds", "least cosine"),
+    "boxes": ("mean F1", "F1, seeds", "least F1"),
     "calibrate": (
         "samples",
         "inference, s",
@@ -36,6 +37,9 @@ _HEADINGS = {
     ),
     "whole": ("samples", "compile, s", "peak, MiB"),
 }
+
+#: Kinds of figures that are one number per test sample, and its name in a result.
+_PER_SAMPLE = {"embeddings": "cosine", "boxes": "f1"}
 
 
 def replace_block(page: str, name: str, block: str) -> str:
@@ -72,7 +76,7 @@ def table(section: Section, results: Mapping[Any, Result], errors: Mapping[Any, 
         if not found:
             reason = next((errors[key] for key in keys if key in errors), "not measured")
             cells = [reason.replace("|", "/")] + [""] * (len(_HEADINGS[section.figures]) - 1)
-        elif section.figures in ("classes", "embeddings"):
+        elif section.figures in ("classes", *_PER_SAMPLE):
             cells = figures(section.figures, found)
         else:
             peak = median(result["peak"] for result in found)
@@ -89,14 +93,14 @@ def identity(configuration: Any) -> str:
 
 def figures(kind: str, results: Sequence[Result]) -> list[str]:
     """The cells of one row, from the results of its seeds."""
-    if kind == "embeddings":
-        cosines = np.array([result["cosine"] for result in results])
-        means = cosines.mean(axis=1)
-        estimate = mean_interval(cosines)
+    if kind in _PER_SAMPLE:
+        values = np.array([result[_PER_SAMPLE[kind]] for result in results])
+        means = values.mean(axis=1)
+        estimate = mean_interval(values)
         return [
             f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]",
             f"{means.min():.4f} to {means.max():.4f}",
-            f"{cosines.min():.4f}",
+            f"{values.min():.4f}",
         ]
     count = results[0]["samples"]
     ann = unpack(results[0]["ann"], count)

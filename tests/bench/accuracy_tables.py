@@ -63,7 +63,7 @@ class Section:
     """Rows of the same columns.
 
     Attributes:
-        figures: "classes", "embeddings", "calibrate" or "whole"; see ``accuracy_page.py``.
+        figures: "classes", "embeddings", "boxes", "calibrate" or "whole"; see ``accuracy_page.py``.
         labels: headings of the cells that tell what a row is.
         rows: the rows.
     """
@@ -284,10 +284,10 @@ def _default(option: str) -> Any:
 def _by_kind(
     plan: Plan, labels: tuple[str, ...], rows: Callable[[Network], list[Row]]
 ) -> list[Section]:
-    """Classifiers and embeddings have different columns."""
+    """What networks give decides the columns."""
     sections = []
-    for figures, embeddings in (("classes", False), ("embeddings", True)):
-        networks = [network for network in plan.networks if network.embeddings == embeddings]
+    for figures in ("classes", "embeddings", "boxes"):
+        networks = [network for network in plan.networks if network.output == figures]
         found = tuple(row for network in networks for row in rows(network))
         if found:
             sections.append(Section(figures, labels, found))

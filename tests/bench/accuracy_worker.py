@@ -11,7 +11,7 @@ whole      seconds and peak memory of compiling
 =========  =========================================================================================
 
 The result holds, for classes, one bit per test sample, as hexadecimal digits: ``ann`` and ``snn``
-right, ``same`` answer; for embeddings ``cosine`` per test sample.
+right, ``same`` answer; for embeddings ``cosine``, for boxes ``f1`` per test sample.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import accuracy_boxes
 import numpy as np
 import onnxruntime as ort
 from accuracy_configuration import Configuration, compile_options, pack
@@ -91,8 +92,10 @@ def measure(configuration: Configuration, data: Path, answers: Path) -> dict[str
 def compare(
     network: Network, expected: np.ndarray, got: np.ndarray, labels: np.ndarray | None
 ) -> dict[str, Any]:
-    """Outputs [samples, classes or features] of the ANN and of the other network."""
-    if network.embeddings:
+    """Outputs of the ANN and of the other network, [samples, ...]."""
+    if network.output == "boxes":
+        return {"f1": [round(float(f1), 6) for f1 in accuracy_boxes.agreement(expected, got)]}
+    if network.output == "embeddings":
         norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
         cosines = (expected * got).sum(axis=1) / norms
         return {"cosine": [round(float(cosine), 6) for cosine in cosines]}
@@ -118,7 +121,9 @@ def run_batches(session: ort.InferenceSession, feed: Feed) -> np.ndarray:
     """The first output on all samples, a batch at a time."""
     count = len(next(iter(feed.values())))
     bytes_per_sample = sum(array.nbytes for array in feed.values()) // count
-    size = int(np.clip(_BATCH_BYTES // bytes_per_sample, 1, 64))
+    fixed = session.get_inputs()[0].shape[0]
+    free = int(np.clip(_BATCH_BYTES // bytes_per_sample, 1, 64))
+    size = fixed if isinstance(fixed, int) else free
     name = session.get_outputs()[0].name
     outputs = []
     for begin in range(0, count, size):

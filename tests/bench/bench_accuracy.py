@@ -46,7 +46,7 @@ from accuracy_tables import TABLES, Plan, Section
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _WORKER = Path(__file__).with_name("accuracy_worker.py")
-_MEASURING = ("worker", "configuration", "networks", "sentences", "cost")
+_MEASURING = ("worker", "configuration", "networks", "sentences", "boxes", "cost")
 _PACKAGES = ("numpy", "onnx", "onnxruntime")
 _TIME_LIMIT = 3600
 
