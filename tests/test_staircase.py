@@ -337,6 +337,25 @@ def test_channels_alike_share_one_scale():
     np.testing.assert_allclose(staircase.levels, shared.levels, atol=0.2)
 
 
+def test_errors_of_channels_weigh_as_their_scale_says():
+    rng = np.random.default_rng(0)
+    loud, quiet = 20 * rng.uniform(0, 1, (1, 20_000)), rng.uniform(0, 1, (20, 20_000)) ** 6
+    x = np.concatenate([loud, quiet]).astype(np.float32)
+    scale, staircase = find_scaled_staircase(rows_of(x), relu, 16)
+    unit = scale[:, None].astype(np.float64)
+    order = np.argsort((x / unit).reshape(-1))
+
+    def loss(found):
+        return ((x - unit * found(x / unit)) ** 2 / unit).sum()
+
+    for power in (0, 2):
+        weight = np.broadcast_to(unit**power, x.shape)
+        values = (x / unit).reshape(-1)[order], weight.reshape(-1)[order]
+        assert loss(staircase) < 0.97 * loss(find_staircase(*values, relu, 16))
+    y = unit * staircase(x / unit)
+    assert staircase.error == pytest.approx(relative_error(y, x), rel=0.03)
+
+
 @pytest.mark.parametrize(("levels", "worse"), [(32, 1.02), (255, 1.1)])
 def test_coarse_bins_of_channels_cost_next_to_nothing(levels, worse):
     x = normal().reshape(5, -1)

@@ -29,12 +29,15 @@ Per channel, one staircase serves all channels, each stretched by a scale of its
 for functions with f(a x) = a f(x) for a > 0: x itself, Relu, LeakyRelu.
 
 8. The scale of a channel is that of ``channel_scales.py``, from the values of f.
-9. The channels are pooled in units of their scales, and their errors weighed in the units of x:
-   the squared error of the whole tensor is what is least. Their bins are coarse, and a threshold
-   lies between two of them, so each is cut into parts over which its values are spread evenly.
-10. Channels get scales only where that takes a tenth off the error of one scale for all. It does
-   where some channels are much larger than the others (LayerNorm), and elsewhere it only fits the
-   samples more closely.
+9. The channels are pooled in units of their scales, and a squared error e^2 of a channel of scale s
+   counts as e^2 / s: half-way between the squared error of the tensor, which loud channels decide,
+   and the relative one, in which all channels are alike. What reads a channel makes up for its
+   size: the weights of quiet channels are larger. docs/accuracy.md has what it is worth. The bins
+   of channels are coarse, and a threshold lies between two of them, so each is cut into parts over
+   which its values are spread evenly.
+10. Channels get scales only where that takes a tenth off the error of one scale for all, measured
+    as in rule 9. It does where some channels are much larger than the others (LayerNorm), and
+    elsewhere it only fits the samples more closely.
 """
 
 from __future__ import annotations
@@ -129,7 +132,7 @@ def find_staircase(
     if len(cuts) == 2:  # f is the same throughout
         return _uniform(x, weight, function, levels)
     level, _ = _fit(np.diff(sums[:, cuts]), charge)
-    return _measured(join_levels(x, f, cuts, level, function), x, weight, f)
+    return _measured(join_levels(x, f, cuts, level, function), x, weight, function)
 
 
 def find_scaled_staircase(
@@ -150,23 +153,38 @@ def find_scaled_staircase(
     Raises:
         ValueError: f is NaN or infinite at a value of x.
     """
-    one = np.ones((), np.float32)
-    shared = find_staircase(*_pooled(rows, np.ones(len(rows))), function, levels)
+    points = _Points(rows)
+    one = np.ones(len(rows))
     scale = channel_scales([row.of(function) for row in rows])
-    own = find_staircase(*_pooled(rows, scale), function, levels)
-    return (scale, own) if own.error < _WORTHWHILE * shared.error else (one, shared)
+    unit = scale.astype(np.float64)
+    own = find_staircase(*points.pooled(unit, unit), function, levels)
+    shared = find_staircase(*points.pooled(one, one), function, levels)
+    if own.error < _WORTHWHILE * _measured(shared, *points.pooled(one, 1 / unit), function).error:
+        return scale, _measured(own, *points.pooled(unit, unit**2), function)
+    return np.ones((), np.float32), shared
 
 
-def _pooled(rows: Sequence[Distribution], scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All channels in units of their scales, their squares weighed in the units of x: rule 9."""
-    bins = sum(len(row.means) for row in rows)
-    parts = min(max(_PARTS // max(bins, 1), _FEWEST_PARTS), _MOST_PARTS)
-    points = [row.points(parts) for row in rows]
-    scales = scale.astype(np.float64)
-    x = np.concatenate([values / s for (values, _), s in zip(points, scales, strict=True)])
-    weight = np.concatenate([counts * s * s for (_, counts), s in zip(points, scales, strict=True)])
-    order = np.argsort(x, kind="stable")
-    return x[order], weight[order]
+class _Points:
+    """The values of all channels."""
+
+    def __init__(self, rows: Sequence[Distribution]) -> None:
+        bins = sum(len(row.means) for row in rows)
+        parts = min(max(_PARTS // max(bins, 1), _FEWEST_PARTS), _MOST_PARTS)
+        points = [row.points(parts) for row in rows]
+        self._row = np.repeat(np.arange(len(rows)), [len(values) for values, _ in points])
+        self._values = np.concatenate([values for values, _ in points])
+        self._counts = np.concatenate([counts for _, counts in points])
+
+    def pooled(self, unit: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending values in units of their channel, and their counts times its weight.
+
+        Args:
+            unit: float64 [rows].
+            weight: float64 [rows].
+        """
+        x = self._values / unit[self._row]
+        order = np.argsort(x, kind="stable")
+        return x[order], (self._counts * weight[self._row])[order]
 
 
 def _evaluate(function: Function, x: np.ndarray) -> np.ndarray:
@@ -267,7 +285,11 @@ def join_levels(
     return Staircase(thresholds[kept], levels + np.float32(0), 0.0)
 
 
-def _measured(staircase: Staircase, x: np.ndarray, weight: np.ndarray, f: np.ndarray) -> Staircase:
+def _measured(
+    staircase: Staircase, x: np.ndarray, weight: np.ndarray, function: Function
+) -> Staircase:
+    """With its error over these values."""
+    f = _evaluate(function, x)
     power = float((weight * f * f).sum())
     error = float((weight * (f - staircase(x)) ** 2).sum())
     return replace(staircase, error=float(np.sqrt(error / power)) if power > 0 else 0.0)
@@ -281,4 +303,4 @@ def _uniform(x: np.ndarray, weight: np.ndarray, function: Function, levels: int)
     points = np.sort((np.arange(levels + 1) - levels // 2) * (end / -(-levels // 2)))
     f = _evaluate(function, points)
     staircase = join_levels(points, f, np.arange(levels + 2), f, function)
-    return _measured(staircase, x, weight, _evaluate(function, x))
+    return _measured(staircase, x, weight, function)
