@@ -65,8 +65,8 @@ _CHARGE = 0.1
 _BISECTIONS = 20
 #: Share of the error of one scale for all that scales per channel have to stay below.
 _WORTHWHILE = 0.9
-#: Parts of the bins of channels: at most, at least, and how many of all channels are wanted.
-_MOST_PARTS, _FEWEST_PARTS, _PARTS = 8, 2, 200_000
+#: Parts of the bins of channels: at most, at least, and of all channels, which bounds the memory.
+_MOST_PARTS, _FEWEST_PARTS, _PARTS = 8, 2, 100_000
 #: Rows of the table of errors handled at a time: they stay in the cache, and end at the diagonal.
 _ROWS = 128
 #: Errors that differ by less than this, relative to the squares, are the same.
@@ -122,7 +122,10 @@ def find_staircase(
     zero = f == 0
     near = np.abs(f) <= _NEAR / levels * np.sqrt((weight * f * f).sum() / weight.sum())
     sums = np.zeros((5, len(x) + 1))
-    np.cumsum([weight, weight * f, weight * f * f, zero, near], axis=1, out=sums[:, 1:])
+    for row, power in enumerate((1.0, f, f * f)):
+        np.cumsum(weight * power, out=sums[row, 1:])
+    np.cumsum(zero, out=sums[3, 1:])
+    np.cumsum(near, out=sums[4, 1:])
     groups = int(np.clip(_GROUPS_PER_LEVEL * levels, _FEWEST_GROUPS, _MOST_GROUPS))
     edges = _group(density, zero + 1 * near, groups)
     at_edges = sums[:, edges]
