@@ -325,6 +325,8 @@ def test_channels_of_different_size_get_scales_of_their_own():
     assert staircase.error == pytest.approx(relative_error(y, x), rel=0.03)
     shared = find_staircase(*distribution_of(x), identity, 16)
     assert relative_error(y, x) < 0.81 * relative_error(shared(x), x)
+    even = np.sqrt(scale[:, None])  # the measure of rule 9
+    assert relative_error(y / even, x / even) < 0.7 * relative_error(shared(x) / even, x / even)
 
 
 def test_channels_alike_share_one_scale():

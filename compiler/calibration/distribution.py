@@ -194,6 +194,26 @@ def pool(
     return spread_bins(sums[kept] / sizes[kept], sizes[kept], leading)
 
 
+def points_of(
+    rows: Sequence[Distribution], wanted: int, fewest: int, most: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All rows as points: values, the row of each, and weights, float64, int64 and float64 [n].
+
+    Args:
+        rows: distributions.
+        wanted: points of all rows, about; an interval becomes as many as that allows,
+        fewest: but at least so many,
+        most: and at most so many.
+    """
+    parts = min(max(wanted // max(sum(len(row.means) for row in rows), 1), fewest), most)
+    points = [row.points(parts) for row in rows]
+    return (
+        np.concatenate([values for values, _ in points]),
+        np.repeat(np.arange(len(rows)), [len(values) for values, _ in points]),
+        np.concatenate([weights for _, weights in points]),
+    )
+
+
 def _leading_bits(mantissa: np.ndarray, leading: int) -> np.ndarray:
     """Which of 2^leading equal parts of [1/2, 1) holds the mantissa."""
     bits: np.ndarray = np.floor((mantissa - 0.5) * (2 << leading)).astype(np.int64)

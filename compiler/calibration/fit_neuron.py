@@ -42,7 +42,7 @@ from ...passes.activations import Activation
 from ...passes.functions import ActivationFunction
 from ...passes.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS
-from .distribution import Distribution, distributions
+from .distribution import Distribution, distributions, points_of
 from .histogram import SignedHistogram
 from .options import DENSITY, MULTI_THRESHOLD, CalibrationOptions
 from .staircase import Staircase, find_scaled_staircase, find_staircase
@@ -211,7 +211,7 @@ class _Fit:
     def staircase_neuron(self, function: ActivationFunction, why: str = "") -> StaircaseNeuron:
         """A ScaleFire that follows ``function``; ``why`` it is one goes before the reason."""
         options, rows = self._options, self._rows
-        x, scales, weights = _points(rows)
+        x, scales, weights = points_of(rows, _POINTS, 1, _PARTS)
         f = function.evaluate(x)
         levels = min(self._levels(bool((f < 0).any() and (f > 0).any())), MAX_THRESHOLDS)
 
@@ -294,19 +294,6 @@ def _share(error: float, power: float) -> str:
 
 def _numbers(staircase: Staircase) -> int:
     return len(staircase.thresholds) + len(staircase.levels)
-
-
-def _points(rows: Sequence[Distribution]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values of all rows, the row of each, and weights, for the error of a staircase."""
-    bins = sum(len(row.means) for row in rows)
-    parts = min(max(_POINTS // max(bins, 1), 1), _PARTS)
-    points = [row.points(parts) for row in rows]
-    row_of = np.repeat(np.arange(len(rows)), [len(values) for values, _ in points])
-    return (
-        np.concatenate([values for values, _ in points]),
-        row_of,
-        np.concatenate([weights for _, weights in points]),
-    )
 
 
 def _mirror(function: ActivationFunction) -> ActivationFunction:

@@ -48,7 +48,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .channel_scales import channel_scales
-from .distribution import Distribution
+from .distribution import Distribution, points_of
 
 #: f of a neuron: float64 of any shape to float64 of the same shape.
 Function = Callable[[np.ndarray], np.ndarray]
@@ -65,8 +65,8 @@ _CHARGE = 0.1
 _BISECTIONS = 20
 #: Share of the error of one scale for all that scales per channel have to stay below.
 _WORTHWHILE = 0.9
-#: Parts of the bins of channels: at most, at least, and of all channels, which bounds the memory.
-_MOST_PARTS, _FEWEST_PARTS, _PARTS = 8, 2, 100_000
+#: Parts of a bin of a channel, and points of all channels, which bounds the memory.
+_FEWEST_PARTS, _MOST_PARTS, _POINTS = 2, 8, 100_000
 #: Rows of the table of errors handled at a time: they stay in the cache, and end at the diagonal.
 _ROWS = 128
 #: Errors that differ by less than this, relative to the squares, are the same.
@@ -171,12 +171,7 @@ class _Points:
     """The values of all channels."""
 
     def __init__(self, rows: Sequence[Distribution]) -> None:
-        bins = sum(len(row.means) for row in rows)
-        parts = min(max(_PARTS // max(bins, 1), _FEWEST_PARTS), _MOST_PARTS)
-        points = [row.points(parts) for row in rows]
-        self._row = np.repeat(np.arange(len(rows)), [len(values) for values, _ in points])
-        self._values = np.concatenate([values for values, _ in points])
-        self._counts = np.concatenate([counts for _, counts in points])
+        self._values, self._row, self._counts = points_of(rows, _POINTS, _FEWEST_PARTS, _MOST_PARTS)
 
     def pooled(self, unit: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ascending values in units of their channel, and their counts times its weight.
