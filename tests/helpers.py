@@ -48,10 +48,15 @@ def run_model(
 
 
 def assert_front_end_keeps_the_function(model: ModelProto, feed: dict[str, np.ndarray]) -> None:
-    """Every pass before the neurons may change outputs by 1e-5 + 1e-4 |y| at most."""
+    """The passes before the neurons may change an output by 1e-5 of its largest value at most.
+
+    Folding BatchNormalization changes weights by a rounding each. Where sums cancel, that is much
+    of a small value and little of the largest one, so the bound is one for the whole output.
+    """
     graph = import_model(load_source(model).network)
     for step in (canonicalise, recognise, fold_batchnorm):
         graph = step(graph).graph
     before, after = run_model(model, feed), run_model(export_network(graph), feed)
     for expected, got in zip(before, after, strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        largest = float(np.abs(expected).max(initial=0))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * largest)

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
+import bench_timesteps
 import numpy as np
 import onnx
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
-try:
-    import bench_timesteps
-    import timesteps_rows
-    import timesteps_worker
-    from accuracy_configuration import compile_options, pack
-    from accuracy_networks import DIGITS, RESNET
-    from accuracy_page import identity, replace_block
-    from timesteps_page import ann_top_1, block, plot, ratio, times_block
-    from timesteps_rows import OTHERS, OURS, Plan
-finally:
-    sys.path.remove(str(Path(__file__).parent / "bench"))
-
+import timesteps_rows
+import timesteps_worker
+from accuracy_configuration import compile_options, pack
+from accuracy_page import identity, replace_block
 from helpers import model_from_text
+from shared_networks import DIGITS, RESNET
 from snn_compile.passes.network import detach
 from snn_compile.runtime_ops.definition import DOMAIN
 from snn_compile.runtime_ops.operators import register_schemas
+from timesteps_page import ann_top_1, block, plot, ratio, times_block
+from timesteps_rows import OTHERS, OURS, Plan
 
 PLAN = Plan((RESNET, DIGITS), rounds=2)
 TIMED = dataclasses.replace(PLAN, timed=True)

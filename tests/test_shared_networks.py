@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import shared_networks
 from conftest import REPOSITORY
 from helpers import assert_front_end_keeps_the_function, run_model
 from onnx.reference import ReferenceEvaluator
+from shared_networks import NETWORKS
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
@@ -22,46 +24,32 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def nchw(images, mean, std):
-    scaled = (images.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-
-
-PREPARE = {
-    "cifar10": lambda x: nchw(x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "imagenet": lambda x: np.ascontiguousarray(
-        ((x.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2)
-    ),
-    "kws": lambda x: (x.astype(np.float32) - 83) * np.float32(0.5847029089927673),
-    "mnist": lambda x: nchw(x, (0.1307,), (0.3081,)),
-}
-
-
-def write_samples(folder: Path, network: str, data: str, split: str, count: int | None) -> Path:
-    """Samples of a split, prepared as its network expects them."""
-    with np.load(DATA / data / f"{split}.npz", allow_pickle=False) as archive:
-        raw = archive["images" if "images" in archive else "features"][:count]
-        labels = archive["labels"][:count]
-    model = onnx.load(DATA / "models" / f"{network}.onnx", load_external_data=False)
+def write_samples(folder: Path, name: str, split: str, count: int) -> Path:
+    """So many samples of a split, prepared as their network expects them."""
+    network = NETWORKS[name]
     path = folder / f"{split}.npz"
-    np.savez(path, labels=labels, **{model.graph.input[0].name: PREPARE[data](raw)})
+    if split == "test":
+        feed, labels = shared_networks.test_samples(network, DATA, count)
+        np.savez(path, **feed, **({} if labels is None else {"labels": labels}))
+    else:
+        np.savez(path, **shared_networks.calibration_samples(network, DATA, count, seed=0))
     return path
 
 
 @pytest.mark.parametrize(
-    ("network", "data", "largest_drop", "agreement"),
+    ("network", "largest_drop", "agreement"),
     [
-        ("cifar10_resnet20", "cifar10", 0.012, 0.93),
-        ("cifar10_resnet20_dynamo", "cifar10", 0.012, 0.93),
-        ("kws_mlperf_dscnn", "kws", 0.01, 0.95),
-        ("mnist_ccexam_cnn", "mnist", 0.01, 0.99),
-        ("mnist_ccexam_cnn_dynamo", "mnist", 0.01, 0.99),
-        ("imagenet_efficientnet_lite0", "imagenet", 0.04, 0.96),
+        ("cifar10_resnet20", 0.012, 0.93),
+        ("cifar10_resnet20_dynamo", 0.012, 0.93),
+        ("kws_mlperf_dscnn", 0.01, 0.95),
+        ("mnist_ccexam_cnn", 0.01, 0.99),
+        ("mnist_ccexam_cnn_dynamo", 0.01, 0.99),
+        ("imagenet_efficientnet_lite0", 0.04, 0.96),
     ],
 )
-def test_accuracy_survives_compilation(tmp_path, network, data, largest_drop, agreement):
+def test_accuracy_survives_compilation(tmp_path, network, largest_drop, agreement):
     ann = DATA / "models" / f"{network}.onnx"
-    calibration = write_samples(tmp_path, network, data, "calibration", 256)
+    calibration = write_samples(tmp_path, network, "calibration", NETWORKS[network].calibration)
     result = compile_model(ann, calibration)
     onnx.save(result.model, tmp_path / "snn.onnx")
 
@@ -72,7 +60,7 @@ def test_accuracy_survives_compilation(tmp_path, network, data, largest_drop, ag
     kept = result.report.coverage.kept_activations()
     assert all(line.op == "Softmax" for line in kept)
 
-    test = write_samples(tmp_path, network, data, "test", None)
+    test = write_samples(tmp_path, network, "test", NETWORKS[network].test)
     options = EvaluationOptions(flips=False, latency=None)
     result = evaluate(ann, tmp_path / "snn.onnx", test, options, Progress())
     output = result.outputs[0]
@@ -86,17 +74,20 @@ def test_accuracy_survives_compilation(tmp_path, network, data, largest_drop, ag
 @pytest.mark.parametrize("path", sorted(DATA.glob("models/*.onnx")), ids=lambda path: path.stem)
 def test_the_front_end_keeps_the_function(path):
     model = onnx.load(path)
-    shape = [dim.dim_value or 2 for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    assert_front_end_keeps_the_function(model, {model.graph.input[0].name: x})
+    assert path.stem in NETWORKS, "a network that tests and benchmarks do not know"
+    feed, _ = shared_networks.test_samples(NETWORKS[path.stem], DATA, 2)
+    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    assert_front_end_keeps_the_function(
+        model, {name: array[: fixed or None] for name, array in feed.items()}
+    )
 
 
 @pytest.mark.parametrize("network", ["cifar10_resnet20", "cifar10_resnet20_dynamo"])
 def test_same_bits_with_and_without_the_library_and_opens_in_the_reference(tmp_path, network):
-    calibration = write_samples(tmp_path, network, "cifar10", "calibration", 64)
+    calibration = write_samples(tmp_path, network, "calibration", 64)
     options = CompileOptions(corrections=Corrections(False, False, False))  # for time's sake
     snn = compile_model(DATA / "models" / f"{network}.onnx", calibration, options).model
-    test = write_samples(tmp_path, network, "cifar10", "test", 100)
+    test = write_samples(tmp_path, network, "test", 100)
     with np.load(test) as archive:
         feed = {"input": archive["input"]}
     kernels, bodies = (run_model(snn, feed, library=library)[0] for library in (True, False))

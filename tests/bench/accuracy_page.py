@@ -26,6 +26,7 @@ _HEADINGS = {
     "classes": ("ANN top-1, %", "SNN top-1, %", "drop, points", "drop, seeds", "agreement, %"),
     "embeddings": ("mean cosine", "cosine, seeds", "least cosine"),
     "boxes": ("mean F1", "F1, seeds", "least F1"),
+    "pixels": ("mean agreement", "agreement, seeds", "least agreement"),
     "calibrate": (
         "samples",
         "inference, s",
@@ -39,7 +40,7 @@ _HEADINGS = {
 }
 
 #: Kinds of figures that are one number per test sample, and its name in a result.
-_PER_SAMPLE = {"embeddings": "cosine", "boxes": "f1"}
+_PER_SAMPLE = {"embeddings": "cosine", "boxes": "f1", "pixels": "pixels"}
 
 
 def replace_block(page: str, name: str, block: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from accuracy_configuration import Configuration
-from accuracy_networks import DIGITS, EFFICIENTNET, KEYWORDS, MINILM, RESNET, Network
+from shared_networks import DIGITS, EFFICIENTNET, KEYWORDS, MINILM, RESNET, Network
 from snn_compile.compiler.calibration.calibrators import UNIFORM_CALIBRATORS
 from snn_compile.compiler.calibration.options import (
     MULTI_THRESHOLD,
@@ -63,7 +63,8 @@ class Section:
     """Rows of the same columns.
 
     Attributes:
-        figures: "classes", "embeddings", "boxes", "calibrate" or "whole"; see ``accuracy_page.py``.
+        figures: "classes", "embeddings", "boxes", "pixels", "calibrate" or "whole"; see
+            ``accuracy_page.py``.
         labels: headings of the cells that tell what a row is.
         rows: the rows.
     """
@@ -286,7 +287,7 @@ def _by_kind(
 ) -> list[Section]:
     """What networks give decides the columns."""
     sections = []
-    for figures in ("classes", "embeddings", "boxes"):
+    for figures in ("classes", "embeddings", "boxes", "pixels"):
         networks = [network for network in plan.networks if network.output == figures]
         found = tuple(row for network in networks for row in rows(network))
         if found:

@@ -11,7 +11,8 @@ whole      seconds and peak memory of compiling
 =========  =========================================================================================
 
 The result holds, for classes, one bit per test sample, as hexadecimal digits: ``ann`` and ``snn``
-right, ``same`` answer; for embeddings ``cosine``, for boxes ``f1`` per test sample.
+right, ``same`` answer; for embeddings ``cosine``, for boxes ``f1``, and for pixels the share that
+gets the same class, ``pixels``, per test sample.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import onnxruntime as ort
 from accuracy_configuration import Configuration, compile_options, pack
 from accuracy_cost import measure_calibration, measure_whole
-from accuracy_networks import (
+from shared_networks import (
     NETWORKS,
     Feed,
     Network,
@@ -95,6 +96,9 @@ def compare(
     """Outputs of the ANN and of the other network, [samples, ...]."""
     if network.output == "boxes":
         return {"f1": [round(float(f1), 6) for f1 in accuracy_boxes.agreement(expected, got)]}
+    if network.output == "pixels":
+        same = (expected.argmax(axis=1) == got.argmax(axis=1)).mean(axis=(1, 2))
+        return {"pixels": [round(float(share), 6) for share in same]}
     if network.output == "embeddings":
         norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
         cosines = (expected * got).sum(axis=1) / norms

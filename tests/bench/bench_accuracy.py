@@ -14,7 +14,7 @@
 3. The chosen tables are then written between their markers into ``--out``; rows without a result
    say so. ``--quick`` measures a little of everything, and prints unless ``--out`` is given.
 
-Networks are in ``accuracy_networks.py``, rows in ``accuracy_tables.py``, what is measured in
+Networks are in ``shared_networks.py``, rows in ``accuracy_tables.py``, what is measured in
 ``accuracy_worker.py``, intervals in the package's ``compiler/evaluation/statistics.py``. Exit code
 1 if a configuration failed.
 """
@@ -40,13 +40,16 @@ import snn_compile.compiler
 import snn_compile.passes
 import snn_compile.runtime_ops
 from accuracy_configuration import Configuration
-from accuracy_networks import MINILM, NETWORKS, absent, digest, sentence_counts
 from accuracy_page import identity, replace_block, table
 from accuracy_tables import TABLES, Plan, Section
+from shared_networks import MINILM, NETWORKS, absent, digest, sentence_counts
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _WORKER = Path(__file__).with_name("accuracy_worker.py")
-_MEASURING = ("worker", "configuration", "networks", "sentences", "boxes", "cost")
+_MEASURING = (
+    *("accuracy_worker", "accuracy_configuration", "accuracy_boxes", "accuracy_cost"),
+    *("shared_networks", "sentences", "minilm"),
+)
 _PACKAGES = ("numpy", "onnx", "onnxruntime")
 _TIME_LIMIT = 3600
 
@@ -54,7 +57,7 @@ _TIME_LIMIT = 3600
 def code_hash() -> str:
     """Hash of the compiler and of what measures here."""
     total = hashlib.sha256()
-    files = [Path(__file__).with_name(f"accuracy_{name}.py") for name in _MEASURING]
+    files = [Path(__file__).with_name(f"{name}.py") for name in _MEASURING]
     for package in (snn_compile.compiler, snn_compile.passes, snn_compile.runtime_ops):
         for folder in package.__path__:
             files += sorted(Path(folder).rglob("*.py"))

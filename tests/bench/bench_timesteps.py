@@ -39,9 +39,9 @@ from typing import Any
 
 import onnx
 from accuracy_configuration import Configuration
-from accuracy_networks import EFFICIENTNET, NETWORKS, absent, load_model
 from accuracy_page import identity, replace_block
 from bench_accuracy import Cache, ask_worker, code_hash, measure_missing, missing
+from shared_networks import EFFICIENTNET, NETWORKS, absent, load_model
 from timesteps_page import block, plot, times_block
 from timesteps_rows import OTHERS, OURS, SAMPLES, Plan, Series, timing_batches, versions
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 from accuracy_configuration import Configuration, unpack
-from accuracy_networks import Network
 from accuracy_page import identity
+from shared_networks import Network
 from snn_compile.compiler.evaluation.results import Estimate
 from snn_compile.compiler.evaluation.statistics import wilson
 from timesteps_rows import PEERS, Plan, Series

@@ -8,7 +8,7 @@ from importlib import metadata, util
 from typing import Any
 
 from accuracy_configuration import Configuration
-from accuracy_networks import DIGITS, EFFICIENTNET, KEYWORDS, RESNET, Network
+from shared_networks import DIGITS, EFFICIENTNET, KEYWORDS, RESNET, Network
 
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 #: Networks, and the test samples that are used of each.

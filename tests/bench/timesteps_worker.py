@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from accuracy_configuration import Configuration, compile_options
-from accuracy_networks import NETWORKS, Feed, calibration_samples, load_model, test_samples
 from accuracy_worker import compare, keep, run_batches
+from shared_networks import NETWORKS, Feed, calibration_samples, load_model, test_samples
 from snn_compile.compiler import compile_model
 from snn_compile.compiler.activity import ActivityMeter
 from snn_compile.compiler.evaluation.latency_child import time_runs

