@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, NodeProto
 
-from ..passes.network import Network
+from ..passes.graph.network import Network
 from ..runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..runtime_ops.scale_fire import spikes_of_levels

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from ..passes.activations import (
+from ..passes.analysis.activations import (
     NORMALISING_OPS,
     RECURRENT_OPS,
     Activation,
@@ -33,10 +33,11 @@ from ..passes.activations import (
     is_activation,
     is_shortcut,
 )
-from ..passes.encode_edges import Carries, EdgeAnalysis, is_linear, signal_inputs
-from ..passes.graph import Graph, Node, Tensor, is_constant, nodes_below, scopes
-from ..passes.keep_activations import FOLLOWED
-from ..passes.network import Network
+from ..passes.analysis.edges import Carries, EdgeAnalysis, is_linear, signal_inputs
+from ..passes.graph.graph import Graph, Node, Tensor, is_constant, scopes
+from ..passes.graph.network import Network
+from ..passes.graph.protos import nodes_below
+from ..passes.neurons.keep_activations import FOLLOWED
 from .observe import shapes_of
 from .samples import Feed
 

@@ -20,9 +20,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import FunctionProto, ModelProto, TensorProto, inliner
 
-from ..passes.activations import ACTIVATION_OPS, LINEAR_OPS, NORMALISING_OPS, RECURRENT_OPS
-from ..passes.graph import nodes_below, nodes_of
-from ..passes.network import Network, attach, check, detach
+from ..passes.analysis.activations import ACTIVATION_OPS, LINEAR_OPS, NORMALISING_OPS, RECURRENT_OPS
+from ..passes.graph.network import Network, attach, check, detach
+from ..passes.graph.protos import nodes_below, nodes_of
 from .errors import ModelError
 from .external_data import external_tensors, read_external
 from .structure import check_source, check_structure

@@ -46,7 +46,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ..passes.network import Network
+from ..passes.graph.network import Network
 from .errors import DataError, ModelError
 from .observe import with_outputs
 from .progress import Progress

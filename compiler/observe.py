@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from ..passes.network import Network
+from ..passes.graph.network import Network
 from .samples import Feed
 from .session import make_session, run_samples
 

@@ -15,22 +15,23 @@ from typing import Any, TypeVar
 import onnx
 from onnx import ModelProto
 
-from ..passes.activations import Activation, find_activations
-from ..passes.canonicalise import canonicalise
-from ..passes.encode_edges import encode_edges
-from ..passes.fold_batchnorm import fold_batchnorm
-from ..passes.graph import METADATA_PREFIX, Graph, PassResult, export_network, import_model
-from ..passes.insert_quant_clip import insert_quant_clip
-from ..passes.keep_activations import keep_activations
-from ..passes.layers import find_layers, own_parameters, set_parameters
-from ..passes.lower import lower
-from ..passes.membrane_shortcuts import membrane_shortcuts
-from ..passes.network import Network, check
-from ..passes.neuron import PassContext
-from ..passes.recognise import recognise
-from ..passes.replace_activation import replace_activation
-from ..passes.spatial_to_temporal import spatial_to_temporal
-from ..passes.timesteps import NotOverTimeError
+from ..passes.analysis.activations import Activation, find_activations
+from ..passes.analysis.layers import find_layers
+from ..passes.analysis.time_rules import NotOverTimeError
+from ..passes.canonicalise.canonicalise import canonicalise
+from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
+from ..passes.graph.graph import METADATA_PREFIX, Graph, PassResult, export_network, import_model
+from ..passes.graph.network import Network, check
+from ..passes.lowering.function_bodies import lower
+from ..passes.lowering.spatial_to_temporal import spatial_to_temporal
+from ..passes.neurons.encode_edges import encode_edges
+from ..passes.neurons.insert_quant_clip import insert_quant_clip
+from ..passes.neurons.keep_activations import keep_activations
+from ..passes.neurons.membrane_shortcuts import membrane_shortcuts
+from ..passes.neurons.neuron import PassContext
+from ..passes.neurons.own_parameters import own_parameters, set_parameters
+from ..passes.neurons.replace_activation import replace_activation
+from ..passes.recognise.recognise import recognise
 from ..runtime_ops.operators import register_schemas
 from .calibration.budget import check_budget, plan_levels
 from .calibration.calibrate import calibrate

@@ -7,10 +7,18 @@ the very planes and decoders that were there.
 
 from __future__ import annotations
 
-from ..passes.binary_spikes import KINDS, MARK, MAX_UNARY, UNARY, TooManyLevels, binary_spikes
-from ..passes.graph import Graph, PassResult, export_network, import_model, nodes_below
-from ..passes.join_planes import decoded_tensors, join_planes, same_tensor
-from ..passes.network import Network
+from ..passes.graph.graph import Graph, PassResult, export_network, import_model
+from ..passes.graph.network import Network
+from ..passes.graph.protos import nodes_below
+from ..passes.lowering.binary_spikes import (
+    KINDS,
+    MARK,
+    MAX_UNARY,
+    UNARY,
+    TooManyLevels,
+    binary_spikes,
+)
+from ..passes.lowering.join_planes import decoded_tensors, join_planes, same_tensor
 from .errors import ModelError, UsageError
 
 

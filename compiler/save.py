@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
 
-from ..passes.network import Network, is_detached
+from ..passes.graph.network import Network, is_detached
 from .errors import UsageError
 from .stream import write_network
 

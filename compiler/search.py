@@ -44,16 +44,12 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ..passes.activations import Activation
-from ..passes.graph import (
-    METADATA_PREFIX,
-    graphs_below,
-    initializers_below,
-    unused_prefix,
-)
-from ..passes.lower import lower
-from ..passes.network import Network, is_detached
-from ..passes.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ..passes.analysis.activations import Activation
+from ..passes.graph.graph import METADATA_PREFIX
+from ..passes.graph.network import Network, is_detached
+from ..passes.graph.protos import graphs_below, initializers_below, unused_prefix
+from ..passes.lowering.function_bodies import lower
+from ..passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ..runtime_ops.definition import DOMAIN
 from ..runtime_ops.scale_fire import SCALE_FIRE
 from .calibration.fire import fire

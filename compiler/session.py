@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
-from ..passes.network import Network, detach
+from ..passes.graph.network import Network, detach
 from ..runtime_ops import register
 from .errors import DataError, ModelError
 from .samples import Feed

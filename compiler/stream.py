@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto
 
-from ..passes.network import Network, copy_fields
+from ..passes.graph.network import Network, copy_fields
 
 _MODEL_GRAPH = ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _GRAPH_INITIALIZER = GraphProto.DESCRIPTOR.fields_by_name["initializer"].number

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from onnx import helper
 
-from ..passes.activations import Activation
-from ..passes.graph import METADATA_PREFIX, initializers_below
-from ..passes.network import Network
-from ..passes.neuron import Neuron
+from ..passes.analysis.activations import Activation
+from ..passes.graph.graph import METADATA_PREFIX
+from ..passes.graph.network import Network
+from ..passes.graph.protos import initializers_below
+from ..passes.neurons.neuron import Neuron
 from ..runtime_ops.operators import neurons_of
 from ..runtime_ops.scale_fire import SCALE_FIRE
 from .calibration.membrane import Membrane, MembraneHistogram

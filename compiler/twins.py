@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from ..passes.graph import initializers_below, unused_prefix
-from ..passes.network import Network, is_detached
+from ..passes.graph.network import Network, is_detached
+from ..passes.graph.protos import initializers_below, unused_prefix
 from ..runtime_ops.definition import DOMAIN, MAX_LEVELS
 from ..runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..runtime_ops.scale_fire import SCALE_FIRE

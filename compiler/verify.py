@@ -22,7 +22,7 @@ from typing import IO
 
 import numpy as np
 
-from ..passes.network import Network
+from ..passes.graph.network import Network
 from .activity import ActivityMeter, NeuronActivity
 from .fidelity import FidelityMeter, OutputFidelity, float_outputs
 from .planes import without_planes

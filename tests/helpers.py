@@ -9,10 +9,10 @@ from onnx import ModelProto
 from snn_compile.compiler.errors import ModelError
 from snn_compile.compiler.load import load_source
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph import export_network, import_model
-from snn_compile.passes.recognise import recognise
+from snn_compile.passes.canonicalise.canonicalise import canonicalise
+from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
+from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.recognise.recognise import recognise
 
 
 def model_from_text(text: str, opset: int = 17, seed: int = 0) -> ModelProto:

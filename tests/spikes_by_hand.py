@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from snn_compile.compiler.evaluation.spikes import SpikeMeter
 from snn_compile.compiler.observe import with_outputs
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.network import detach
+from snn_compile.passes.graph.network import detach
 from snn_compile.runtime_ops.operators import register_schemas
 
 

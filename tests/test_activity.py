@@ -14,7 +14,7 @@ from snn_compile.compiler.calibration.options import CalibrationOptions, Correct
 from snn_compile.compiler.observe import with_outputs
 from snn_compile.compiler.pipeline import CompileOptions, compile_model
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.network import detach
+from snn_compile.passes.graph.network import detach
 from snn_compile.runtime_ops.operators import neurons_of, register_schemas
 
 #: [N, 3, 5]; the middle axis is that of the channels.

@@ -28,10 +28,10 @@ from snn_compile.compiler.calibration.options import CalibrationOptions
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.samples import FileSamples, input_specs
-from snn_compile.passes.activations import find_activations
-from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.graph import export_network, import_model
-from snn_compile.passes.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
+from snn_compile.passes.analysis.activations import find_activations
+from snn_compile.passes.canonicalise.canonicalise import canonicalise
+from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 
 table = st.lists(
     st.builds(Choice, st.integers(1, 64), st.integers(0, 40), st.integers(0, 20)),

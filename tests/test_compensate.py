@@ -8,7 +8,7 @@ from helpers import model_from_text, run_model
 from snn_compile.compiler.calibration import compensate
 from snn_compile.compiler.calibration.compensate import LayerErrors
 from snn_compile.compiler.calibration.patches import ConvPatches, as_weight, output_lengths
-from snn_compile.passes.layers import Geometry, Layer
+from snn_compile.passes.analysis.layers import Geometry, Layer
 
 
 def layer(op: str, geometry: Geometry | None = None, transposed: bool = False) -> Layer:

@@ -13,9 +13,9 @@ from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.calibration.over_time import CHARGES, settle
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.search import SearchOptions
-from snn_compile.passes.graph import export_model, import_model
-from snn_compile.passes.neuron import ThresholdNeuron
-from snn_compile.passes.temporal_to_spatial import temporal_to_spatial
+from snn_compile.passes.graph.graph import export_model, import_model
+from snn_compile.passes.lowering.temporal_to_spatial import temporal_to_spatial
+from snn_compile.passes.neurons.neuron import ThresholdNeuron
 
 DIGITS = MODELS / "digits_resnet_torchscript.onnx"
 CALIBRATION = MODELS / "digits_calibration.npz"

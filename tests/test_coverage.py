@@ -8,10 +8,10 @@ from helpers import model_from_text
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.coverage import measure_coverage
 from snn_compile.compiler.load import load_source
-from snn_compile.passes.activations import find_activations
-from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.encode_edges import encode_edges
-from snn_compile.passes.graph import export_network, import_model
+from snn_compile.passes.analysis.activations import find_activations
+from snn_compile.passes.canonicalise.canonicalise import canonicalise
+from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.neurons.encode_edges import encode_edges
 
 
 def coverage_of(model, sample, encode=True, encode_input=False):

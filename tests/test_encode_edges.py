@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import model_from_text, run_model
-from snn_compile.passes.activations import find_activations
-from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.encode_edges import encode_edges
-from snn_compile.passes.graph import export_model, import_model
+from snn_compile.passes.analysis.activations import find_activations
+from snn_compile.passes.canonicalise.canonicalise import canonicalise
+from snn_compile.passes.graph.graph import export_model, import_model
+from snn_compile.passes.neurons.encode_edges import encode_edges
 
 
 def encoded(model, encode_input=False):

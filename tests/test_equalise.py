@@ -9,10 +9,12 @@ from conftest import REPOSITORY
 from helpers import model_from_text, run_model
 from onnx import ModelProto
 from snn_compile.compiler.load import load_source
-from snn_compile.passes.activations import find_activations
-from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.encode_edges import encode_edges
-from snn_compile.passes.equalise import (
+from snn_compile.passes.analysis.activations import find_activations
+from snn_compile.passes.canonicalise.canonicalise import canonicalise
+from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
+from snn_compile.passes.graph.graph import Graph, export_model, import_model
+from snn_compile.passes.neurons.encode_edges import encode_edges
+from snn_compile.passes.neurons.equalise import (
     equalise,
     find_refusals,
     find_sites,
@@ -20,9 +22,7 @@ from snn_compile.passes.equalise import (
     own_norms,
     range_scales,
 )
-from snn_compile.passes.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph import Graph, export_model, import_model
-from snn_compile.passes.recognise import recognise
+from snn_compile.passes.recognise.recognise import recognise
 
 Scales = dict[str, np.ndarray]
 

@@ -15,7 +15,7 @@ from snn_compile.compiler.evaluation.int8_baseline import BATCH, quantise
 from snn_compile.compiler.load import read_model
 from snn_compile.compiler.samples import FileSamples, input_specs
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.network import detach
+from snn_compile.passes.graph.network import detach
 
 NETWORK = MODELS / "digits_resnet_dynamo.onnx"
 CALIBRATION = MODELS / "digits_calibration.npz"

@@ -7,9 +7,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 from helpers import run_model
-from snn_compile.passes.ann_functions import ann_function
-from snn_compile.passes.functions import ActivationFunction, NotANeuron, activation_function
-from snn_compile.passes.graph import ANN_DOMAIN, import_model
+from snn_compile.passes.analysis.functions import (
+    ActivationFunction,
+    NotANeuron,
+    activation_function,
+)
+from snn_compile.passes.graph.graph import ANN_DOMAIN, import_model
+from snn_compile.passes.recognise.ann_functions import ann_function
 
 _LARGE = np.logspace(1.4, 9, 40)
 _X = np.concatenate([-_LARGE[::-1], np.linspace(-25, 25, 4001), _LARGE]).astype(np.float32)

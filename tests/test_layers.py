@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from helpers import model_from_text, run_model
 from onnx import ModelProto
-from snn_compile.passes.graph import export_model, import_model, infer_shapes
-from snn_compile.passes.layers import find_layers, own_parameters, set_parameters
+from snn_compile.passes.analysis.layers import find_layers
+from snn_compile.passes.graph.graph import export_model, import_model, infer_shapes
+from snn_compile.passes.neurons.own_parameters import own_parameters, set_parameters
 
 CONV = """
 net (float[B, 3, 6, 5] x) => (float[B, 4, 6, 5] y)

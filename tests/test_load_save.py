@@ -13,7 +13,7 @@ from snn_compile.compiler import save
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.load import load_source
 from snn_compile.compiler.save import check_output, save_network, write_bytes
-from snn_compile.passes.network import detach
+from snn_compile.passes.graph.network import detach
 
 NET = """
     g (float[N,3] x) => (float[N,64] y) <float[3,64] w> { a = MatMul (x, w) y = Relu (a) }"""

@@ -13,7 +13,7 @@ from snn_compile.compiler.calibration.membrane import BINS, MOST_LEVELS, Membran
 from snn_compile.compiler.calibration.options import CalibrationOptions
 from snn_compile.compiler.calibration.shrink import count_levels
 from snn_compile.compiler.pipeline import CompileOptions, compile_model
-from snn_compile.passes.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
+from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 
 
 def array(*values):

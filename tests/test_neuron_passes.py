@@ -9,15 +9,20 @@ import onnx
 import pytest
 from helpers import model_from_text, run_model
 from snn_compile.compiler.summary import neuron_reports
-from snn_compile.passes.activations import find_activations
-from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.encode_edges import encode_edges
-from snn_compile.passes.graph import export_model, export_network, import_model
-from snn_compile.passes.insert_quant_clip import insert_quant_clip
-from snn_compile.passes.lower import lower
-from snn_compile.passes.network import Network
-from snn_compile.passes.neuron import DualNeuron, PassContext, StaircaseNeuron, ThresholdNeuron
-from snn_compile.passes.replace_activation import replace_activation
+from snn_compile.passes.analysis.activations import find_activations
+from snn_compile.passes.canonicalise.canonicalise import canonicalise
+from snn_compile.passes.graph.graph import export_model, export_network, import_model
+from snn_compile.passes.graph.network import Network
+from snn_compile.passes.lowering.function_bodies import lower
+from snn_compile.passes.neurons.encode_edges import encode_edges
+from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
+from snn_compile.passes.neurons.neuron import (
+    DualNeuron,
+    PassContext,
+    StaircaseNeuron,
+    ThresholdNeuron,
+)
+from snn_compile.passes.neurons.replace_activation import replace_activation
 
 CONV = "float[4,3,1,1] w"
 

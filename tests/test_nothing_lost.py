@@ -15,7 +15,8 @@ from helpers import model_from_text
 from onnx import TensorProto
 from snn_compile.compiler import compile_model
 from snn_compile.compiler.cli import main
-from snn_compile.passes.graph import METADATA_PREFIX, nodes_below
+from snn_compile.passes.graph.graph import METADATA_PREFIX
+from snn_compile.passes.graph.protos import nodes_below
 
 NET = """
     g (float[N,4] x, float[M,4] z) => (float[N,3] y, int64[N] best, float[M,3] u)

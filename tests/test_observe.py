@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import model_from_text, run_model
 from snn_compile.compiler.observe import with_outputs
-from snn_compile.passes.network import detach
+from snn_compile.passes.graph.network import detach
 
 NESTED = """
     g (float[N,4] x, bool c, bool d) => (float[N,4] y) {

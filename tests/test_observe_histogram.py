@@ -15,7 +15,7 @@ from snn_compile.compiler.calibration.observe import (
     with_histograms,
 )
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.network import detach
+from snn_compile.passes.graph.network import detach
 from snn_compile.runtime_ops import register
 
 OUTPUTS = {

@@ -16,13 +16,13 @@ import pytest
 from helpers import assert_front_end_keeps_the_function, run_model
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration.options import Corrections
-from snn_compile.passes.activations import (
+from snn_compile.passes.analysis.activations import (
     ACTIVATION_OPS,
     LINEAR_OPS,
     NORMALISING_OPS,
     RECURRENT_OPS,
 )
-from snn_compile.passes.graph import nodes_below
+from snn_compile.passes.graph.protos import nodes_below
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 

@@ -22,9 +22,9 @@ from snn_compile.compiler.observe import with_outputs
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.samples import FileSamples, input_specs
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.graph import export_network, import_model
-from snn_compile.passes.network import Network, set_constant
-from snn_compile.passes.spatial_to_temporal import spatial_to_temporal
+from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.network import Network, set_constant
+from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from snn_compile.runtime_ops.operators import neurons_of
 from spikes_by_hand import network
 

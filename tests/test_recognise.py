@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from helpers import model_from_text, run_model
-from snn_compile.passes.graph import ANN_DOMAIN, export_model, import_model
-from snn_compile.passes.recognise import recognise
+from snn_compile.passes.graph.graph import ANN_DOMAIN, export_model, import_model
+from snn_compile.passes.recognise.recognise import recognise
 
 _CONSTANTS = {
     "zero": 0,

@@ -29,15 +29,21 @@ from snn_compile.compiler.search import (
 )
 from snn_compile.compiler.session import make_session
 from snn_compile.compiler.verify import Reference
-from snn_compile.passes.activations import find_activations
-from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.encode_edges import encode_edges
-from snn_compile.passes.graph import export_network, import_model, initializers_below
-from snn_compile.passes.insert_quant_clip import insert_quant_clip
-from snn_compile.passes.lower import lower
-from snn_compile.passes.network import is_detached
-from snn_compile.passes.neuron import DualNeuron, PassContext, StaircaseNeuron, ThresholdNeuron
-from snn_compile.passes.replace_activation import replace_activation
+from snn_compile.passes.analysis.activations import find_activations
+from snn_compile.passes.canonicalise.canonicalise import canonicalise
+from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.network import is_detached
+from snn_compile.passes.graph.protos import initializers_below
+from snn_compile.passes.lowering.function_bodies import lower
+from snn_compile.passes.neurons.encode_edges import encode_edges
+from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
+from snn_compile.passes.neurons.neuron import (
+    DualNeuron,
+    PassContext,
+    StaircaseNeuron,
+    ThresholdNeuron,
+)
+from snn_compile.passes.neurons.replace_activation import replace_activation
 from snn_compile.runtime_ops.operators import neurons_of, register_schemas
 
 optuna = pytest.importorskip("optuna", reason="needs optuna, the extra 'search'")

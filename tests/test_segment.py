@@ -9,10 +9,11 @@ from onnx import TensorProto
 from snn_compile.compiler.calibration.schedule import make_schedule
 from snn_compile.compiler.calibration.segment import segment
 from snn_compile.compiler.calibration.spool import Spool
-from snn_compile.passes.activations import find_activations
-from snn_compile.passes.graph import export_network, import_model, infer_shapes
-from snn_compile.passes.layers import find_layers, own_parameters
-from snn_compile.passes.network import Network, detach
+from snn_compile.passes.analysis.activations import find_activations
+from snn_compile.passes.analysis.layers import find_layers
+from snn_compile.passes.graph.graph import export_network, import_model, infer_shapes
+from snn_compile.passes.graph.network import Network, detach
+from snn_compile.passes.neurons.own_parameters import own_parameters
 
 RESIDUAL = """
 net (float[B, 8] x) => (float[B, 8] y)

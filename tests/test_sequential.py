@@ -19,12 +19,13 @@ from snn_compile.compiler.calibration.sequential import calibrate_sequentially
 from snn_compile.compiler.errors import DataError
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.samples import FileSamples, Samples, input_specs
-from snn_compile.passes.activations import Activation, find_activations
-from snn_compile.passes.canonicalise import canonicalise
-from snn_compile.passes.encode_edges import encode_edges
-from snn_compile.passes.graph import export_network, import_model
-from snn_compile.passes.layers import find_layers, own_parameters
-from snn_compile.passes.neuron import Neuron, ThresholdNeuron
+from snn_compile.passes.analysis.activations import Activation, find_activations
+from snn_compile.passes.analysis.layers import find_layers
+from snn_compile.passes.canonicalise.canonicalise import canonicalise
+from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.neurons.encode_edges import encode_edges
+from snn_compile.passes.neurons.neuron import Neuron, ThresholdNeuron
+from snn_compile.passes.neurons.own_parameters import own_parameters
 
 ALONE = Corrections(sequential=True, bias=False, weights=False)
 BIAS = Corrections(sequential=True, bias=True, weights=False)

@@ -18,8 +18,8 @@ from onnx import defs
 from snn_compile.compiler import CompileOptions, compile_model, load
 from snn_compile.compiler.errors import ModelError, SnnCompileError
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.activations import ACTIVATION_OPS
-from snn_compile.passes.graph import nodes_below
+from snn_compile.passes.analysis.activations import ACTIVATION_OPS
+from snn_compile.passes.graph.protos import nodes_below
 
 CLOSE = 0.08
 CONVS = "float[4,4,3,3] w, float[4,4,3,3] v"

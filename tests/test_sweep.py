@@ -24,7 +24,7 @@ from snn_compile.compiler.evaluation.sweep import (
 from snn_compile.compiler.pipeline import CompileOptions, compile_model
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.search import SearchOptions
-from snn_compile.passes.graph import initializers_below
+from snn_compile.passes.graph.protos import initializers_below
 from snn_compile.runtime_ops.operators import neurons_of
 
 MODEL = """

@@ -12,7 +12,7 @@ from snn_compile.compiler.observe import with_outputs
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.samples import InputSpec, input_specs
 from snn_compile.compiler.synthetic import Look, Looks, SyntheticSamples, draw_leaves
-from snn_compile.passes.network import Network, detach
+from snn_compile.passes.graph.network import Network, detach
 
 F32 = np.dtype(np.float32)
 IMAGE = InputSpec("image", F32, (None, 2, None))

@@ -38,11 +38,11 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ...passes.activations import Activation
-from ...passes.functions import ActivationFunction
-from ...passes.graph import graphs_below, unused_prefix
-from ...passes.network import Network
-from ...passes.neuron import V0, DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ...passes.analysis.activations import Activation
+from ...passes.analysis.functions import ActivationFunction
+from ...passes.graph.network import Network
+from ...passes.graph.protos import graphs_below, unused_prefix
+from ...passes.neurons.neuron import V0, DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS
 from ..errors import DataError, UsageError
 from ..fidelity import FidelityMeter, float_outputs

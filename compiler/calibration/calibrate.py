@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from ...passes.activations import Activation
-from ...passes.functions import ActivationFunction
-from ...passes.graph import initializers_below
-from ...passes.layers import Layer
-from ...passes.network import Network, is_detached
-from ...passes.neuron import Neuron
+from ...passes.analysis.activations import Activation
+from ...passes.analysis.functions import ActivationFunction
+from ...passes.analysis.layers import Layer
+from ...passes.graph.network import Network, is_detached
+from ...passes.graph.protos import initializers_below
+from ...passes.neurons.neuron import Neuron
 from ..errors import DataError
 from ..progress import Progress
 from ..samples import Samples

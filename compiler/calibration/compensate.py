@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...passes.layers import Layer
+from ...passes.analysis.layers import Layer
 from .patches import ConvPatches, as_weight
 
 #: Output positions that a layer's regression sees: so many for each unknown, within bounds.

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...passes.equalise import equalise, find_sites, own_norms, range_scales
-from ...passes.graph import Graph, PassResult, export_network
+from ...passes.graph.graph import Graph, PassResult, export_network
+from ...passes.neurons.equalise import equalise, find_sites, own_norms, range_scales
 from ..progress import Progress
 from ..samples import Samples
 from .channel_scales import channel_scales

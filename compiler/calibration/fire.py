@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...passes.graph import export_network, import_model
-from ...passes.insert_quant_clip import insert_quant_clip
-from ...passes.network import Network
-from ...passes.neuron import Neuron, PassContext
-from ...passes.replace_activation import replace_activation
+from ...passes.graph.graph import export_network, import_model
+from ...passes.graph.network import Network
+from ...passes.neurons.insert_quant_clip import insert_quant_clip
+from ...passes.neurons.neuron import Neuron, PassContext
+from ...passes.neurons.replace_activation import replace_activation
 
 
 def fire(network: Network, neurons: Mapping[str, Neuron]) -> Network:

@@ -38,9 +38,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...passes.activations import Activation
-from ...passes.functions import ActivationFunction
-from ...passes.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ...passes.analysis.activations import Activation
+from ...passes.analysis.functions import ActivationFunction
+from ...passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS
 from .distribution import Distribution, distributions, points_of
 from .histogram import SignedHistogram

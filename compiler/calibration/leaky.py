@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...passes.functions import ActivationFunction, NotANeuron, activation_function
-from ...passes.graph import import_model, scopes
-from ...passes.network import Network
+from ...passes.analysis.functions import ActivationFunction, NotANeuron, activation_function
+from ...passes.graph.graph import import_model, scopes
+from ...passes.graph.network import Network
 
 
 def leaky_functions(network: Network) -> dict[str, ActivationFunction]:

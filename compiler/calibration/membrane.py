@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...passes.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ...passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from .distribution import spread_bins
 from .histogram import SignedHistogram
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, ValueInfoProto, helper
 
-from ...passes.graph import graphs_below, nodes_below, unused_prefix
-from ...passes.network import Network
+from ...passes.graph.network import Network
+from ...passes.graph.protos import graphs_below, nodes_below, unused_prefix
 from ..observe import with_outputs
 from ..progress import Progress
 from ..samples import Samples

@@ -20,10 +20,10 @@ from dataclasses import replace
 import numpy as np
 from onnx import ValueInfoProto, helper
 
-from ...passes.graph import export_network, import_model
-from ...passes.network import Network
-from ...passes.neuron import ThresholdNeuron
-from ...passes.spatial_to_temporal import spatial_to_temporal
+from ...passes.graph.graph import export_network, import_model
+from ...passes.graph.network import Network
+from ...passes.lowering.spatial_to_temporal import spatial_to_temporal
+from ...passes.neurons.neuron import ThresholdNeuron
 from .observe import Watch
 
 #: What is tried.

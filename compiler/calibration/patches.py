@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...passes.layers import Geometry
+from ...passes.analysis.layers import Geometry
 
 
 class ConvPatches:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto
 
-from ...passes.activations import Activation
-from ...passes.layers import Layer
+from ...passes.analysis.activations import Activation
+from ...passes.analysis.layers import Layer
 from .segment import reads
 
 

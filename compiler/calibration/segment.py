@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
-from ...passes.network import Network, copy_fields
+from ...passes.graph.network import Network, copy_fields
 
 
 def reads(node: NodeProto) -> Iterator[str]:

@@ -29,10 +29,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import ModelProto, helper
 
-from ...passes.activations import Activation
-from ...passes.layers import Layer
-from ...passes.network import Network, constant_of, set_constant
-from ...passes.neuron import DualNeuron, Neuron, ThresholdNeuron
+from ...passes.analysis.activations import Activation
+from ...passes.analysis.layers import Layer
+from ...passes.graph.network import Network, constant_of, set_constant
+from ...passes.neurons.neuron import DualNeuron, Neuron, ThresholdNeuron
 from ..progress import Progress
 from ..samples import Samples
 from ..session import make_session, run_samples

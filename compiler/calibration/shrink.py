@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ...passes.neuron import V0, DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ...passes.neurons.neuron import V0, DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from .histogram import SignedHistogram
 
 _EXPONENT_BIAS = 127

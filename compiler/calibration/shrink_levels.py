@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...passes.activations import Activation
-from ...passes.network import Network
-from ...passes.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ...passes.analysis.activations import Activation
+from ...passes.graph.network import Network
+from ...passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ..progress import Progress
 from ..samples import Samples
 from .fire import fire

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...passes.functions import ActivationFunction
+from ...passes.analysis.functions import ActivationFunction
 from .distribution import Distribution, pool
 from .staircase import Function, Staircase, find_staircase, join_levels
 from .thresholds import Thresholds, find_thresholds

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from ...passes.activations import Activation
-from ...passes.functions import ActivationFunction
-from ...passes.neuron import Neuron
+from ...passes.analysis.activations import Activation
+from ...passes.analysis.functions import ActivationFunction
+from ...passes.neurons.neuron import Neuron
 from .fit_neuron import channel_axis
 from .histogram import SignedHistogram
 from .observe import Watch

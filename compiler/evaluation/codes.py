@@ -37,8 +37,8 @@ from typing import TypeAlias
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from ...passes.encode_edges import Carries, EdgeAnalysis, moved, moves_values
-from ...passes.graph import (
+from ...passes.analysis.edges import Carries, EdgeAnalysis, moved, moves_values
+from ...passes.graph.graph import (
     Graph,
     Node,
     Tensor,
@@ -49,8 +49,8 @@ from ...passes.graph import (
     metadata,
     scopes,
 )
-from ...passes.network import Network
-from ...passes.spatial_to_temporal import INPUT_STEPS, OUTPUT, REPEATED, STANDS_FOR, TIME
+from ...passes.graph.network import Network
+from ...passes.lowering.spatial_to_temporal import INPUT_STEPS, OUTPUT, REPEATED, STANDS_FOR, TIME
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE

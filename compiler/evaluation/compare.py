@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from ...passes.network import Network
+from ...passes.graph.network import Network
 from ...runtime_ops.operators import neurons_of
 from ..errors import DataError, ModelError
 from ..fidelity import float_outputs, has_classes

@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ...passes.network import Network
+from ...passes.graph.network import Network
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..pipeline import CompileOptions, compile_model

@@ -23,7 +23,7 @@ from itertools import islice
 import numpy as np
 from onnx import ValueInfoProto
 
-from ...passes.network import Network
+from ...passes.graph.network import Network
 from ...runtime_ops.operators import neurons_of
 from ..fidelity import float_outputs
 from ..observe import with_outputs

@@ -34,7 +34,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from ...passes.network import Network
+from ...passes.graph.network import Network
 from ..errors import ModelError, SnnCompileError
 from ..samples import Feed
 from ..save import save_network

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from onnx import TensorProto, ValueInfoProto
 
-from ...passes.graph import METADATA_PREFIX
-from ...passes.network import Network
+from ...passes.graph.graph import METADATA_PREFIX
+from ...passes.graph.network import Network
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError

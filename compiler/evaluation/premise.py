@@ -29,7 +29,7 @@ from itertools import islice
 import numpy as np
 import onnxruntime as ort
 
-from ...passes.network import Network
+from ...passes.graph.network import Network
 from ..errors import ModelError
 from ..fidelity import float_outputs
 from ..observe import with_outputs

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...passes.encode_edges import Carries, EdgeAnalysis, is_linear, moves_values
-from ...passes.graph import Node, Tensor, bodies, import_model, is_constant, scopes
-from ...passes.network import Network
+from ...passes.analysis.edges import Carries, EdgeAnalysis, is_linear, moves_values
+from ...passes.graph.graph import Node, Tensor, bodies, import_model, is_constant, scopes
+from ...passes.graph.network import Network
 from ...runtime_ops.definition import DOMAIN
 from ..observe import shapes_of
 from ..samples import Feed

@@ -21,8 +21,8 @@ from collections.abc import Sequence, Set
 import numpy as np
 from onnx import NodeProto
 
-from ...passes.graph import METADATA_PREFIX
-from ...passes.network import Network
+from ...passes.graph.graph import METADATA_PREFIX
+from ...passes.graph.network import Network
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..calibration.histogram import SignedHistogram
 from ..calibration.observe import Observations, Watch, with_histograms

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from ...passes.network import Network
+from ...passes.graph.network import Network
 from ..calibration.options import check_options
 from ..errors import SnnCompileError, UsageError
 from ..limits import MOST_LEVELS

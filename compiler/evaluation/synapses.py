@@ -30,8 +30,8 @@ from typing import Protocol
 import numpy as np
 from onnx import GraphProto, TensorProto
 
-from ...passes.encode_edges import Carries, is_linear, moved, moves_values, signal_inputs
-from ...passes.graph import Node, Tensor, is_constant, is_standard, scopes
+from ...passes.analysis.edges import Carries, is_linear, moved, moves_values, signal_inputs
+from ...passes.graph.graph import Node, Tensor, is_constant, is_standard, scopes
 from ..errors import DataError
 from ..twins import Twins, attributes_of
 from .batch import Batch

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from ...passes.graph import export_network, import_model
-from ...passes.network import Network, constant_of
-from ...passes.temporal_to_spatial import temporal_to_spatial
-from ...passes.timesteps import NotOverTimeError
+from ...passes.analysis.time_rules import NotOverTimeError
+from ...passes.graph.graph import export_network, import_model
+from ...passes.graph.network import Network, constant_of
+from ...passes.lowering.temporal_to_spatial import temporal_to_spatial
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE

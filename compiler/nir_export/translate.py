@@ -36,9 +36,9 @@ from typing import Any
 
 import numpy as np
 
-from ...passes.activations import is_shortcut
-from ...passes.graph import Graph, Node, Tensor, import_model, is_constant, is_standard
-from ...passes.network import Network
+from ...passes.analysis.activations import is_shortcut
+from ...passes.graph.graph import Graph, Node, Tensor, import_model, is_constant, is_standard
+from ...passes.graph.network import Network
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..errors import ModelError

@@ -19,14 +19,7 @@ from ..report import CompileReport
 from .chosen import chosen_of
 from .compile_part import MEMBRANE_TEXT, clipping, coverage, reproduce_compilation
 from .energy_part import energy_section, name_of, spiking
-from .figures import (
-    MOST_ROWS,
-    Point,
-    firing_figure,
-    neuron_figure,
-    points_figure,
-    sweep_figure,
-)
+from .figures import MOST_ROWS, Point, firing_figure, neuron_figure, points_figure, sweep_figure
 from .numbers import NOTHING, count, energy, estimate, mebibytes, number, percent, seconds
 from .page import Figure, Section, Table
 

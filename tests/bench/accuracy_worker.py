@@ -43,7 +43,7 @@ from snn_compile.compiler.evaluation.latency_child import peak_memory
 from snn_compile.compiler.load import read_model
 from snn_compile.compiler.samples import FileSamples, input_specs
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.network import detach
+from snn_compile.passes.graph.network import detach
 
 #: Test samples per run: images of ImageNet's size give activations of some hundred MB.
 _BATCH_BYTES = 4 << 20

@@ -23,7 +23,7 @@ from snn_compile.compiler.nir_export import nir_bytes
 from snn_compile.compiler.observe import with_outputs
 from snn_compile.compiler.samples import input_specs
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.network import constant_of
+from snn_compile.passes.graph.network import constant_of
 
 
 def spikes_in_onnxruntime(timed, steps, feed):

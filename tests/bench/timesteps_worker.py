@@ -35,7 +35,7 @@ from snn_compile.compiler.evaluation.latency_child import time_runs
 from snn_compile.compiler.observe import shapes_of
 from snn_compile.compiler.save import save_network
 from snn_compile.compiler.session import make_session
-from snn_compile.passes.network import Network
+from snn_compile.passes.graph.network import Network
 from snn_compile.runtime_ops.definition import DOMAIN
 
 THREADS = 2

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
-from snn_compile.passes.graph import graphs_below
+from snn_compile.passes.graph.protos import graphs_below
 
 Random = np.random.Generator
 

@@ -1,0 +1,1 @@
+"""What is read off a graph and changes nothing in it."""

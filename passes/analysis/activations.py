@@ -1,0 +1,297 @@
+"""Which activations become neurons, and why the others do not.
+
+This is the one list that calibration, insertion and the coverage report share.
+
+1. Relu, and Clip with constant lower bound 0 and an upper bound above 0 or none (ReLU6): a neuron
+   whose levels are multiples of its threshold.
+2. LeakyRelu and PRelu: a dual (polarity) neuron. The positive branch fires on x > 0, the negative
+   branch, with a threshold of its own, on x < 0; its output is scaled by the slope.
+3. Every other function of one value (``functions.py``): a staircase neuron, whose levels follow the
+   function.
+4. Encoders, which ``encode_edges`` puts where a linear operator reads analog values: a staircase
+   neuron that follows the identity.
+
+Copies of activations that ``membrane_shortcuts`` puts beside a neuron are neither. Over several
+timesteps functions of rule 3 are kept: levels in each step are multiples of one threshold.
+
+Kept, with the reason: activations of other element types than float32, in bodies that are left
+alone, with parameters that are not constant or not finite, or read by an operator that is infinite
+at 0 (Log, a divisor), where a silent neuron would end in infinity.
+
+Softmax and normalisations combine values, so no neuron stands for them: they stay in float and what
+linear operators read of them is encoded. Recurrent layers are kept whole. Activations of integers
+are no activations of the network and not listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..graph.graph import (
+    ANN_DOMAIN,
+    METADATA_PREFIX,
+    Graph,
+    Node,
+    Tensor,
+    is_constant,
+    is_standard,
+    metadata,
+    scopes,
+)
+from ..graph.protos import nodes_of
+from .functions import ActivationFunction, NotANeuron, activation_function
+
+#: Functions of one value, in any domain that has them under this name.
+ACTIVATION_OPS = frozenset(
+    [
+        *("Relu", "Clip", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu"),
+        *("Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign", "Erf", "Shrink"),
+        *("Gelu", "GeluTanh", "FastGelu", "QuickGelu", "BiasGelu", "HardSwish", "Swish", "Mish"),
+    ]
+)
+
+#: Nonlinear operators that combine values.
+NORMALISING_OPS = frozenset(
+    [
+        *("Softmax", "LogSoftmax", "Hardmax", "BatchNormalization", "InstanceNormalization"),
+        *("LayerNormalization", "RMSNormalization", "GroupNormalization", "LpNormalization"),
+        *("LRN", "MeanVarianceNormalization", "SimplifiedLayerNormalization"),
+        *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
+    ]
+)
+
+RECURRENT_OPS = frozenset(["LSTM", "GRU", "RNN"])
+
+#: Operators whose sums of products spikes are for.
+LINEAR_OPS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"])
+
+_ENCODER = METADATA_PREFIX + "encoder"
+_SHORTCUT = METADATA_PREFIX + "shortcut"
+_KEPT = METADATA_PREFIX + "kept"
+#: Below it a threshold, a fraction of the bound, is no normal float32.
+_SMALLEST_BOUND = 1e-30
+
+_ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation that becomes a neuron.
+
+    Attributes:
+        name: node name.
+        op: ONNX operator type, or "Encoder".
+        input: name of the tensor that is the neuron's membrane potential.
+        output: name of the tensor that the neuron writes; unique, so it is the key.
+        upper: largest output the activation can give; inf when unbounded.
+        signed: whether negative inputs give an output too.
+        axis: channel axis of the input, or None if unknown.
+        channels: number of channels, or None if unknown.
+        function: what a staircase neuron follows; None where levels are multiples of a threshold.
+    """
+
+    name: str
+    op: str
+    input: str
+    output: str
+    upper: float
+    signed: bool
+    axis: int | None
+    channels: int | None
+    function: ActivationFunction | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An activation that stays as it is, and why."""
+
+    name: str
+    op: str
+    reason: str
+
+
+def mark_encoder(node: Node) -> None:
+    """Let an Identity node stand for a neuron that encodes its input."""
+    metadata(node)[_ENCODER] = "true"
+
+
+def is_encoder(node: Node) -> bool:
+    """Whether :func:`mark_encoder` was called for the node."""
+    return _ENCODER in metadata(node)
+
+
+def mark_shortcut(node: Node) -> None:
+    """Let a copy of an activation stay in float, for the shortcuts that read it."""
+    metadata(node)[_SHORTCUT] = "true"
+
+
+def is_shortcut(node: Node) -> bool:
+    """Whether :func:`mark_shortcut` was called for the node."""
+    return _SHORTCUT in metadata(node)
+
+
+def mark_kept(node: Node, reason: str) -> None:
+    """Let an activation stay in float."""
+    metadata(node)[_KEPT] = reason
+
+
+def op_of(node: Node) -> str:
+    """The operator type, or "Encoder"."""
+    return "Encoder" if is_encoder(node) else str(node.op)
+
+
+def find_activations(graph: Graph) -> tuple[list[Activation], list[Kept]]:
+    """Sort every activation of the graph, bodies and functions included, by what becomes of it."""
+    neurons: list[Activation] = []
+    kept: list[Kept] = []
+    for scope in scopes(graph):
+        for node in scope.graph.nodes:
+            if not (is_activation(node) or is_encoder(node)) or is_shortcut(node):
+                continue
+            try:
+                if scope.closed:
+                    raise NotANeuron(scope.closed)
+                neurons.append(_as_neuron(node))
+            except NotANeuron as reason:
+                kept.append(Kept(node.name, node.op, str(reason)))
+    return neurons, kept + _inside_functions(graph)
+
+
+def _inside_functions(graph: Graph) -> list[Kept]:
+    """Activations of the model's own functions, which loading could not inline."""
+    return [
+        Kept(node.name, node.op_type, f"inside the function {function.domain}.{function.name}")
+        for function in graph.envelope.functions
+        if function.domain != ANN_DOMAIN
+        for node in nodes_of(function)
+        if node.op_type in ACTIVATION_OPS
+    ]
+
+
+def is_activation(node: Node) -> bool:
+    """Whether the node applies a nonlinear function of one value to floats."""
+    if node.op not in ACTIVATION_OPS or not node.inputs:
+        return False
+    kind = node.inputs[0].dtype
+    return kind is None or np.dtype(kind).kind == "f"
+
+
+def _as_neuron(node: Node) -> Activation:
+    x = node.inputs[0]
+    if x.dtype is None:
+        raise NotANeuron("its element type is unknown")
+    if x.dtype != np.float32:
+        raise NotANeuron(f"its element type is {np.dtype(x.dtype).name}, neurons are float32")
+    if is_constant(x):
+        raise NotANeuron("its input is a constant")
+    if _KEPT in metadata(node):
+        raise NotANeuron(metadata(node)[_KEPT])
+    if any(_is_infinite_at_zero(reader, node.outputs[0]) for reader in node.outputs[0].outputs):
+        raise NotANeuron("what reads it is infinite at a level of 0")
+    upper, signed, function = np.inf, False, None
+    if node.op in ("LeakyRelu", "PRelu") and is_standard(node):
+        signed = True
+        if not _slope_is_finite(node):
+            raise NotANeuron("its slope is not finite")
+    elif node.op == "Clip" and _clips_at_zero(node):
+        upper = float(node.inputs[2].values.reshape(())) if _has(node, 2) else np.inf
+        # The largest float32 is how exporters write 'no upper bound'.
+        upper = np.inf if upper >= np.finfo(np.float32).max else upper
+        if upper < _SMALLEST_BOUND:
+            raise NotANeuron(f"its upper bound {upper:g} is too small for levels of float32")
+    elif node.op != "Relu" or not is_standard(node):
+        if node.domain not in (None, "", "ai.onnx", "com.microsoft", ANN_DOMAIN):
+            raise NotANeuron(f"operator of the domain {node.domain}")
+        function = activation_function(node)
+    axis, channels = _channels_read(node) if is_encoder(node) else _channels(x)
+    return Activation(
+        node.name,
+        op_of(node),
+        x.name,
+        node.outputs[0].name,
+        upper,
+        signed,
+        axis,
+        channels,
+        function,
+    )
+
+
+def _is_infinite_at_zero(node: Node, read: Tensor) -> bool:
+    """Whether a silent neuron would make infinity of it, such as Log of a Sigmoid."""
+    if node.op in ("Log", "Reciprocal"):
+        return True
+    return bool(node.op == "Div" and len(node.inputs) > 1 and node.inputs[1] is read)
+
+
+def _slope_is_finite(node: Node) -> bool:
+    slope = node.inputs[1] if node.op == "PRelu" else node.attrs.get("alpha", 0.01)
+    if node.op == "PRelu" and not is_constant(slope):
+        return True
+    return bool(np.all(np.isfinite(slope.values if node.op == "PRelu" else slope)))
+
+
+def _has(node: Node, index: int) -> bool:
+    return len(node.inputs) > index and not node.inputs[index].is_empty()
+
+
+def _clips_at_zero(node: Node) -> bool:
+    """Whether a Clip is constant, 0 below, and above it no constant but a positive one."""
+    if not is_standard(node) or not _has(node, 1):
+        return False
+    bounds = [node.inputs[i] for i in (1, 2) if _has(node, i)]
+    if not all(is_constant(bound) and bound.values.size == 1 for bound in bounds):
+        return False
+    low, high = bounds[0].values, bounds[1].values if len(bounds) > 1 else np.inf
+    return bool(np.all(low == 0) and np.all(np.asarray(high) > 0))
+
+
+def _channels(x: Tensor) -> tuple[int | None, int | None]:
+    """Channel axis and count: the linear operator that makes x decides, element-wise ops pass."""
+    if x.shape is None or len(x.shape) < 2:
+        return None, None
+    axis = 1
+    tensor = x
+    while tensor.inputs:
+        producer = tensor.inputs[0]
+        if producer.op == "MatMul":
+            axis = len(x.shape) - 1
+        if producer.op not in _ELEMENTWISE:
+            break
+        operands = [operand for operand in producer.inputs if not is_constant(operand)]
+        if not operands:
+            break
+        tensor = operands[0]
+    return _counted(x, axis)
+
+
+def _channels_read(node: Node) -> tuple[int | None, int | None]:
+    """Channel axis and count of an encoder, for matrix products alone.
+
+    1. In front of a weight matrix: the axis that is summed. LayerNorm leaves channels of very
+       different ranges there.
+    2. In front of the product of two signals of rank 4, attention: the heads, axis 1.
+
+    In front of convolutions scales per channel gained nothing on networks and data that had not
+    been calibrated on.
+    """
+    x, consumers = node.inputs[0], node.outputs[0].outputs
+    if x.shape is None or len(x.shape) < 2 or not consumers:
+        return None, None
+    if all(c.op == "MatMul" and not any(map(is_constant, c.inputs)) for c in consumers):
+        return _counted(x, 1) if len(x.shape) == 4 else (None, None)
+    summed_last = all(
+        c.op in ("MatMul", "Gemm")
+        and c.inputs[0] is node.outputs[0]
+        and is_constant(c.inputs[1])
+        and not c.attrs.get("transA", 0)
+        for c in consumers
+    )
+    return _counted(x, len(x.shape) - 1) if summed_last else (None, None)
+
+
+def _counted(x: Tensor, axis: int) -> tuple[int | None, int | None]:
+    count = x.shape[axis]
+    return (axis, count) if isinstance(count, int) and count > 0 else (None, None)

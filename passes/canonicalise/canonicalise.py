@@ -1,0 +1,59 @@
+"""Canonicalise: one form for what exporters write in many.
+
+1. Every node gets a name, so that reports and provenance can speak of it.
+2. What depends on constants and static shapes alone is computed, and If with a constant condition
+   becomes its branch: ``fold_constants.py``.
+3. Operators that do nothing are removed, others take the form that later passes know:
+   ``simplify.py``.
+4. Nodes that no output needs are dropped.
+5. Shapes and element types are inferred first, and again as constants become known.
+
+All of it inside control-flow bodies too. The function computed is unchanged; inputs and outputs
+keep names, order and types. Postcondition: the graph is sorted topologically.
+"""
+
+from __future__ import annotations
+
+from ..graph.graph import Graph, PassResult, infer_shapes, scopes, tidy, unique_name
+from .fold_constants import budget_for, fold_constants
+from .simplify import simplify
+
+# Constants make shapes static, and static shapes make constants; two rounds are the most that an
+# exporter was seen to need.
+_ROUNDS = 3
+
+
+def canonicalise(graph: Graph) -> PassResult:
+    """Apply the rules above. The graph given is used up; the result is a new one."""
+    changes: list[str] = []
+    before = _count(graph)
+    _name_nodes(graph)
+    graph = infer_shapes(graph)
+    budget = budget_for(graph)
+    for _ in range(_ROUNDS):
+        nodes = _count(graph)
+        changes += fold_constants(graph, budget)
+        tidy(graph)
+        changes += simplify(graph)
+        tidy(graph)
+        done = _count(graph) == nodes
+        graph = infer_shapes(graph)
+        if done:
+            break
+    _name_nodes(graph)
+    after = _count(graph)
+    if before != after:
+        changes.append(f"{before} nodes became {after}")
+    return PassResult(graph, changes)
+
+
+def _count(graph: Graph) -> int:
+    return sum(len(scope.graph.nodes) for scope in scopes(graph))
+
+
+def _name_nodes(graph: Graph) -> None:
+    for scope in scopes(graph):
+        for node in scope.graph.nodes:
+            if not node.name:
+                first = node.outputs[0].name if node.outputs else "no_output"
+                node.name = unique_name(graph, f"{node.op}:{first}")

@@ -1,0 +1,1 @@
+"""BatchNormalization, and what is like it, goes into the linear operators beside it."""

@@ -1,0 +1,1 @@
+"""From the spiking network to the operators that a target runs."""

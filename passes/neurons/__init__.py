@@ -1,0 +1,1 @@
+"""From activations and analog edges to calibrated neurons."""

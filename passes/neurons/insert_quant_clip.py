@@ -1,0 +1,247 @@
+"""Insert quantisation after every activation that becomes a neuron: the quantised ANN.
+
+In standard operators only, so that any runtime shows what spiking will do to the network.
+
+1. Relu, Clip, encoders that never fire below 0: with act the activation, Relu for an encoder,
+       y = theta * Clip(Floor(act(x) / theta + v0), 0, N+)
+2. Encoders that fire below 0, in one neuron:
+       y = theta * (Clip(Floor(Relu( x) / theta + v0), 0, N+)
+                  - Clip(Floor(Relu(-x) / theta + v0), 0, N-))
+3. LeakyRelu, PRelu (slope a) in two neurons, each a chain, or each a staircase as in rule 4:
+       positive = theta+ * Clip(Floor(Relu( x) / theta+ + v0), 0, N+)
+       negative = -(theta- * Clip(Floor(Relu(-x) / theta- + v0), 0, N-))
+       y = positive + a * negative
+   For a = 0 channels the negative neuron contributes nothing, whatever its threshold.
+4. Staircase neurons: y = f(x) becomes a staircase of x, the chain of ``staircase.py``. Nothing of
+   f is left.
+
+The tensor name of y is kept. The Mul that ends a chain carries the provenance of the neuron:
+source node, operator, calibrator and why it was taken, theta or scale, polarity, expected error
+and, of a threshold, clip rate. Control-flow bodies are rewritten where :func:`graph.scopes` says
+they may be.
+
+Precondition: ``context.neurons`` is filled; for Clip, theta is at most a N-th of the upper bound.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..analysis.activations import is_encoder, op_of
+from ..graph.graph import (
+    METADATA_PREFIX,
+    Graph,
+    Node,
+    PassResult,
+    Tensor,
+    add_node,
+    constant,
+    inherit,
+    metadata,
+    scopes,
+    tidy,
+    unique_name,
+    variable,
+)
+from .neuron import (
+    DualNeuron,
+    Neuron,
+    PassContext,
+    StaircaseNeuron,
+    ThresholdNeuron,
+    describe_range,
+)
+from .staircase_chain import Staircase, emit_staircase
+
+
+def insert_quant_clip(graph: Graph, context: PassContext) -> PassResult:
+    """Quantise the output of every activation in ``context.neurons``."""
+    changes = []
+    for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
+        for node in list(scope.nodes):
+            neuron = context.neurons.get(node.outputs[0].name) if node.outputs else None
+            if neuron is None:
+                continue
+            if isinstance(neuron, DualNeuron):
+                _split_by_polarity(scope, node, neuron)
+            elif isinstance(neuron, StaircaseNeuron):
+                _replace_by_staircase(scope, node, neuron)
+            elif isinstance(neuron, ThresholdNeuron):
+                _quantise(scope, node, neuron)
+            changes.append(f"{op_of(node)} {node.name}: quantised to {_steps(neuron)} levels")
+    tidy(graph)
+    return PassResult(graph, changes)
+
+
+def _steps(neuron: Neuron) -> str:
+    """The number of levels besides silence, that of either side where there are two neurons."""
+    if isinstance(neuron, DualNeuron):
+        return f"{_steps(neuron.positive)} + {_steps(neuron.negative)}"
+    if isinstance(neuron, StaircaseNeuron):
+        return str(len(neuron.thresholds))
+    assert isinstance(neuron, ThresholdNeuron)
+    return str(neuron.levels_pos + neuron.levels_neg)
+
+
+def _replace_by_staircase(graph: Graph, node: Node, neuron: StaircaseNeuron) -> None:
+    """Rule 4."""
+    x, output = node.inputs[0], node.outputs[0]
+    node.outputs.clear()
+    name = unique_name(graph, f"{node.name}.staircase")
+    _emit_staircase(graph, node, neuron, x, output, name, "staircase")
+
+
+def _emit_staircase(
+    graph: Graph,
+    source: Node,
+    neuron: StaircaseNeuron,
+    x: Tensor,
+    output: Tensor,
+    name: str,
+    polarity: str,
+) -> None:
+    steps = Staircase(x, neuron.scale, neuron.thresholds, neuron.levels, neuron.axis)
+    last = emit_staircase(graph, steps, output, name)
+    inherit(last, source)
+    _describe(last, source, neuron, polarity, {"scale": describe_range(neuron.scale)})
+
+
+def _quantise(graph: Graph, node: Node, neuron: ThresholdNeuron) -> None:
+    """Rules 1 and 2."""
+    x, output = node.inputs[0], node.outputs[0]
+    if neuron.levels_neg:
+        node.outputs.clear()
+        _append_signed_chain(graph, node, neuron, x, output)
+        return
+    analog = variable(unique_name(graph, f"{output.name}.analog"), output)
+    if is_encoder(node):
+        node.outputs.clear()  # its name is free: tidy drops it
+        add_node(graph, "Relu", node.name, [x], analog)
+    else:
+        node.outputs[0] = analog
+    _append_chain(graph, node, neuron, "positive", analog, output)
+
+
+def _split_by_polarity(graph: Graph, node: Node, neuron: DualNeuron) -> None:
+    """Rule 3."""
+    x, output = node.inputs[0], node.outputs[0]
+    slope = node.inputs[1] if node.op == "PRelu" else _leaky_slope(graph, node)
+    node.outputs.clear()
+
+    def emit(op: str, what: str, *inputs: Tensor) -> Tensor:
+        result = variable(unique_name(graph, f"{output.name}.{what}"), output)
+        add_node(graph, op, unique_name(graph, f"{node.name}.{what}"), list(inputs), result)
+        return result
+
+    def side(polarity: str, member: Neuron) -> Tensor:
+        result = variable(unique_name(graph, f"{output.name}.{polarity}"), output)
+        if isinstance(member, StaircaseNeuron):
+            name = unique_name(graph, f"{node.name}.{polarity}_staircase")
+            _emit_staircase(graph, node, member, x, result, name, polarity)
+            return result
+        assert isinstance(member, ThresholdNeuron)
+        potential = x if polarity == "positive" else emit("Neg", "mirrored", x)
+        rectified = emit("Relu", f"{polarity}_analog", potential)
+        _append_chain(graph, node, member, polarity, rectified, result)
+        return result if polarity == "positive" else emit("Neg", "negative_spikes", result)
+
+    excitatory = side("positive", neuron.positive)
+    inhibitory = side("negative", neuron.negative)
+    scaled = emit("Mul", "negative_scaled", inhibitory, slope)
+    name = unique_name(graph, f"{node.name}.polarity_sum")
+    total = add_node(graph, "Add", name, [excitatory, scaled], output)
+    inherit(total, node)
+
+
+def _leaky_slope(graph: Graph, node: Node) -> Tensor:
+    alpha = np.array(node.attrs.get("alpha", 0.01), np.float32)
+    return constant(unique_name(graph, f"{node.name}.slope"), alpha)
+
+
+class _Chain:
+    """Writes chains of one neuron, which share their threshold."""
+
+    def __init__(self, graph: Graph, neuron: ThresholdNeuron, output: Tensor) -> None:
+        self._graph, self._output, self._v0 = graph, output, neuron.v0
+        shape = neuron.theta.shape
+        if shape:  # [C] broadcasts along the channel axis as [C, 1, ..., 1]
+            shape = (shape[0], *[1] * (len(output.shape) - neuron.axis - 1))
+        self.theta = constant(self._name("theta"), neuron.theta.reshape(shape))
+
+    def _name(self, what: str) -> str:
+        return unique_name(self._graph, f"{self._output.name}.{what}")
+
+    def _scalar(self, what: str, value: float) -> Tensor:
+        return constant(self._name(what), np.array(value, np.float32))
+
+    def emit(self, op: str, what: str, *inputs: Tensor) -> Tensor:
+        """The result of a new node."""
+        result = variable(self._name(what), self._output)
+        add_node(self._graph, op, self._name(op), list(inputs), result)
+        return result
+
+    def count(self, analog: Tensor, levels: int) -> Tensor:
+        """analog -> Div theta -> Add v0 -> Floor -> Clip(0, N)."""
+        scaled = self.emit("Div", "scaled", analog, self.theta)
+        charged = self.emit("Add", "charged", scaled, self._scalar("v0", self._v0))
+        fired = self.emit("Floor", "fired", charged)
+        bounds = self._scalar("zero", 0.0), self._scalar("levels", levels)
+        return self.emit("Clip", "count", fired, *bounds)
+
+
+def _append_chain(
+    graph: Graph,
+    source: Node,
+    neuron: ThresholdNeuron,
+    polarity: str,
+    analog: Tensor,
+    output: Tensor,
+) -> None:
+    """analog -> count -> Mul theta -> output."""
+    chain = _Chain(graph, neuron, output)
+    count = chain.count(analog, neuron.levels_neg or neuron.levels_pos)
+    _end_chain(graph, source, neuron, polarity, [count, chain.theta], output)
+
+
+def _append_signed_chain(
+    graph: Graph, source: Node, neuron: ThresholdNeuron, x: Tensor, output: Tensor
+) -> None:
+    """Rule 2. The difference of the counts is +0 where neither side fires, as the neuron's is."""
+    chain = _Chain(graph, neuron, output)
+    excitatory = chain.count(chain.emit("Relu", "above", x), neuron.levels_pos)
+    mirrored = chain.emit("Relu", "below", chain.emit("Neg", "mirrored", x))
+    inhibitory = chain.count(mirrored, neuron.levels_neg)
+    spikes = chain.emit("Sub", "spikes", excitatory, inhibitory)
+    _end_chain(graph, source, neuron, "both", [spikes, chain.theta], output)
+
+
+def _end_chain(
+    graph: Graph,
+    source: Node,
+    neuron: ThresholdNeuron,
+    polarity: str,
+    factors: list[Tensor],
+    output: Tensor,
+) -> None:
+    name = unique_name(graph, f"{source.name}.quant_{polarity}")
+    last = add_node(graph, "Mul", name, factors, output)
+    inherit(last, source)
+    found = {"theta": describe_range(neuron.theta), "clip_rate": f"{neuron.clip_rate:.6g}"}
+    _describe(last, source, neuron, polarity, found)
+
+
+def _describe(
+    last: Node, source: Node, neuron: Neuron, polarity: str, found: dict[str, str]
+) -> None:
+    provenance = {
+        "source_node": source.name,
+        "source_op": op_of(source),
+        "calibrator": neuron.calibrator,
+        "reason": neuron.reason,
+        **found,
+        "error": f"{neuron.error:.6g}",
+        "polarity": polarity,
+    }
+    metadata(last).update(
+        {METADATA_PREFIX + key: value for key, value in provenance.items() if value}
+    )

@@ -1,0 +1,88 @@
+"""Let shortcuts carry membrane potentials instead of spikes.
+
+In a residual network one activation is read twice: by the linear operator that comes next and, past
+it, by the sum at the end of the block. A neuron in its place quantises both, and the error on the
+shortcut is never multiplied by a weight that could make up for it: it adds up from block to block.
+Only the linear operator needs spikes. So where
+
+1. an activation is read by linear operators and also by others that compute, such as Add, directly
+   or through operators that only move values, and
+2. it is in the main graph or in a body of If,
+
+a copy of the activation serves the others. The neuron takes the place of the original; the copy
+stays in float: it is no multiply-accumulate, and the sum that reads it is in float in any case.
+Readers that move values to both kinds of operators read the spikes.
+
+Linear bottlenecks and transformers have them by themselves: no activation feeds their sums. The
+membrane shortcut is known from spiking residual networks that are trained as such.
+"""
+
+from __future__ import annotations
+
+from ..analysis.activations import find_activations, is_activation, mark_shortcut
+from ..analysis.edges import is_linear, moved, moves_values
+from ..graph.graph import (
+    Graph,
+    Node,
+    PassResult,
+    Tensor,
+    add_node,
+    scopes,
+    tidy,
+    unique_name,
+    variable,
+)
+
+#: What reads no value of the tensor.
+_NO_SIGNAL = frozenset(["Shape", "Size"])
+
+
+def membrane_shortcuts(graph: Graph) -> PassResult:
+    """Apply the rules above. The function computed is unchanged."""
+    changes = []
+    neurons = {activation.output for activation in find_activations(graph)[0]}
+    for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
+        for node in [node for node in scope.nodes if is_activation(node)]:
+            if node.outputs[0].name in neurons and _split(scope, node):
+                changes.append(f"{node.op} {node.name}: shortcuts read a copy of it")
+    tidy(graph)
+    return PassResult(graph, changes)
+
+
+def _split(graph: Graph, node: Node) -> bool:
+    output = node.outputs[0]
+    readers = {id(reader): reader for reader in output.outputs}
+    kinds = {key: _kinds(graph, reader, output) for key, reader in readers.items()}
+    analog = [readers[key] for key, found in kinds.items() if found == {False}]
+    if not analog or not any(True in found for found in kinds.values()):
+        return False
+    copy = variable(unique_name(graph, f"{output.name}.shortcut"), output)
+    name = unique_name(graph, f"{node.name}.shortcut")
+    attributes = dict(node.attrs)
+    clone = add_node(graph, node.op, name, list(node.inputs), copy, attributes, node.domain)
+    mark_shortcut(clone)
+    for reader in analog:
+        for position, tensor in enumerate(reader.inputs):
+            if tensor is output:
+                reader.inputs[position] = copy
+    return True
+
+
+def _kinds(graph: Graph, reader: Node, read: Tensor) -> set[bool]:
+    """Whether what computes with the tensor, behind this reader, is linear: one or both answers."""
+    found: set[bool] = set()
+    pending = [(reader, read)]
+    seen: set[int] = set()
+    while pending:
+        node, tensor = pending.pop()
+        if id(node) in seen or node.op in _NO_SIGNAL:
+            continue
+        seen.add(id(node))
+        if moves_values(node) and any(tensor is source for source in moved(node)):
+            outputs = list(node.outputs)
+            if any(output in graph.outputs for output in outputs):
+                found.add(True)  # the network's own output is what the neuron gives
+            pending += [(consumer, output) for output in outputs for consumer in output.outputs]
+        else:
+            found.add(is_linear(node))
+    return found

@@ -1,0 +1,1 @@
+"""One node for each activation and normalisation that exporters write as arithmetic."""

@@ -1,0 +1,154 @@
+"""Recognise: one node for each activation and normalisation that exporters write as arithmetic.
+
+1. The patterns are those of ``recognise_activations``, ``recognise_selections`` and
+   ``recognise_norms``, in every spelling that exporters use.
+2. The new node is the standard operator, where the model's opset has it; otherwise it calls a
+   function of :data:`~.graph.ANN_DOMAIN`, defined by ``ann_functions``. It has the name, metadata
+   and output tensor of the last node it replaces.
+3. Larger patterns come first: nodes are visited from the outputs to the inputs.
+4. Left as it is: whatever has an intermediate result that another node, a body or a graph output
+   reads, a constant that is none or has another value, or another element type than float32 (for
+   normalisations: float16 and float64 as well).
+5. Bodies of If, Loop and Scan are rewritten like the main graph. A pattern is never taken apart by
+   the border of a body.
+
+The function computed is unchanged but for rounding. Precondition: element types are inferred.
+Models of an opset below 15 are left as they are, with a line in the changes. Postcondition: a
+graph that is sorted topologically stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from onnx import TensorProto
+
+from ..graph.graph import (
+    ANN_DOMAIN,
+    Graph,
+    Node,
+    PassResult,
+    add_node,
+    constant,
+    define_function,
+    inherit,
+    opset_version,
+    unique_name,
+    variable,
+)
+from .activations import match_activation
+from .ann_functions import ann_function
+from .norms import match_norm
+from .patterns import Match, MatchScope, detach
+from .selections import match_selection
+
+#: Opset in which ONNX got the operator; the others are as old as the oldest opset we rewrite.
+_SINCE = {
+    "LayerNormalization": 17,
+    "Mish": 18,
+    "Gelu": 20,
+    "GeluTanh": 20,
+    "RMSNormalization": 23,
+    "Swish": 24,
+}
+
+#: The functions and HardSwish need operators of this opset.
+_OLDEST_OPSET = 15
+
+_PATTERNS: dict[str, tuple[Callable[[MatchScope, Node], Match | None], ...]] = {
+    "Add": (match_activation, match_norm, match_selection),
+    "Sub": (match_activation,),
+    "Mul": (match_activation, match_norm),
+    "Div": (match_activation, match_norm),
+    "Reciprocal": (match_activation,),
+    "Log": (match_activation,),
+    "Clip": (match_activation,),
+    "Min": (match_activation,),
+    "Max": (match_activation,),
+    "Where": (match_selection,),
+}
+
+
+def recognise(graph: Graph) -> PassResult:
+    """Apply the rules above to the main graph and to the bodies inside it."""
+    opset = opset_version(graph)
+    if opset < _OLDEST_OPSET:
+        return PassResult(graph, [f"decomposed activations: left as they are in opset {opset}"])
+    scopes = [graph, *graph.subgraphs(recursive=True)]
+    visible = {id(tensor) for scope in scopes for tensor in scope.outputs}
+    changes: list[str] = []
+    for scope in scopes:
+        changes += _recognise_in(graph, MatchScope(scope, visible))
+    return PassResult(graph, changes)
+
+
+def _recognise_in(main: Graph, scope: MatchScope) -> list[str]:
+    """Rewrite one graph; ``main`` knows the opset and the names that are taken."""
+    nodes = scope.graph.nodes
+    position = {id(node): i for i, node in enumerate(nodes)}
+    changes: list[str] = []
+    removed: list[Node] = []
+    for node in list(reversed(nodes)):
+        match = _find(scope, node)
+        if match is None:
+            continue
+        replaced = sorted(match.nodes, key=lambda node: position[id(node)])
+        ops = ", ".join(node.op for node in replaced)
+        new = _emit(main, scope, match)
+        nodes[position[id(match.last)]] = new
+        scope.forget(match.nodes)
+        removed += replaced
+        count = f"{len(replaced)} nodes" if len(replaced) > 1 else "1 node"
+        changes.append(f"{new.op} {new.name}: recognised in {count} ({ops})")
+    gone = {id(node) for node in removed}
+    nodes[:] = [node for node in nodes if id(node) not in gone]
+    detach(removed)
+    return changes[::-1]
+
+
+def _find(scope: MatchScope, node: Node) -> Match | None:
+    """The first pattern that ends in or, for normalisations, divides in ``node``."""
+    if not scope.holds(node):
+        return None
+    for pattern in _PATTERNS.get(node.op, ()):
+        match = pattern(scope, node)
+        if match is not None and scope.is_closed(match):
+            return match
+    return None
+
+
+def _emit(main: Graph, scope: MatchScope, match: Match) -> Node:
+    """The node that stands for the match; it is in no list of nodes yet."""
+    op, attributes, constants = match.op, dict(match.attributes), list(match.constants)
+    x, last = match.inputs[0], match.last
+    opset = opset_version(main)
+    is_function = opset < _SINCE.get(op, 0)
+    if is_function:
+        define_function(main, ann_function(op, opset))
+    if op == "GeluTanh" and not is_function:
+        op, attributes = "Gelu", {"approximate": "tanh"}
+    if op in ("LayerNormalization", "RMSNormalization"):
+        axes = attributes.pop("axes")
+        if is_function:
+            stash_type = TensorProto.DOUBLE if x.dtype == np.float64 else TensorProto.FLOAT
+            attributes |= {"axes": list(axes), "stash_type": stash_type}
+        else:
+            attributes["axis"] = axes[0]
+        if is_function and op == "LayerNormalization" and len(constants) == 1:
+            constants.append(("bias", np.zeros(1)))
+    inputs = list(match.inputs)
+    for item in constants:
+        if item is None:
+            inputs.append(variable(""))
+        else:
+            what, values = item
+            name = unique_name(main, f"{last.name}.{what}")
+            inputs.append(constant(name, values.astype(x.dtype)))
+    result = last.outputs[0]
+    result.inputs.clear()
+    domain = ANN_DOMAIN if is_function else None
+    new = add_node(scope.graph, op, last.name, inputs, result, attributes, domain)
+    scope.graph.nodes.pop()  # it takes the place of the last node instead
+    inherit(new, last)
+    return new
