@@ -14,8 +14,8 @@ from .limits import MOST_LEVELS, MOST_TIMESTEPS
 from .terminal import progress_bar, run_command, say, show_table, warn
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
-    from .coverage import Coverage
-    from .report import CompileReport
+    from .report.coverage import Coverage
+    from .report.data import CompileReport
 
 LEVELS = 32
 
@@ -228,12 +228,12 @@ def main(
 
     def work() -> None:
         from .calibration.options import CalibrationOptions, Corrections
+        from .calibration.tuning.search_scale import SearchOptions
         from .errors import UsageError
-        from .nir_export import nir_bytes
+        from .model_io.save import check_output, save_result, write_files
         from .pipeline import CompileOptions, compile_model
-        from .report_html import check_packages, compile_html, is_html
-        from .save import check_output, save_result, write_files
-        from .search import SearchOptions
+        from .report.html import check_packages, compile_html, is_html
+        from .targets.nir import nir_bytes
 
         read = [] if calibration is None else [calibration]
         check_output(output, model, *read)

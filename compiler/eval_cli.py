@@ -151,11 +151,11 @@ def main(
         from .evaluation.evaluate import EvaluationOptions, check_options, evaluate
         from .evaluation.latency import LatencyOptions
         from .evaluation.sweep import parse_sweep
-        from .evaluation.tables import show_result
-        from .report import finite
-        from .report_html import check_packages, evaluation_html
-        from .report_reader import read_report
-        from .save import check_output, write_bytes
+        from .model_io.save import check_output, write_bytes
+        from .report.data import finite
+        from .report.html import check_packages, evaluation_html
+        from .report.reader import read_report
+        from .report.tables import show_result
 
         if html is not None:  # before any long work
             check_packages()

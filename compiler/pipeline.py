@@ -33,27 +33,34 @@ from ..passes.neurons.own_parameters import own_parameters, set_parameters
 from ..passes.neurons.replace_activation import replace_activation
 from ..passes.recognise.recognise import recognise
 from ..runtime_ops.operators import register_schemas
-from .calibration.budget import check_budget, plan_levels
 from .calibration.calibrate import calibrate
 from .calibration.equalisation import equalise_ranges
+from .calibration.match_samples import matched_samples
 from .calibration.options import CalibrationOptions, Corrections, check_options
-from .calibration.shrink_levels import shrink_levels
-from .coverage import Coverage, measure_coverage
+from .calibration.tuning.levels_budget import check_budget, plan_levels
+from .calibration.tuning.search_scale import (
+    SearchOptions,
+    check_search,
+    hold_out,
+    scale_steps,
+    search_scale,
+)
+from .calibration.tuning.shrink_levels import shrink_levels
 from .errors import DataError, ModelError, UsageError, VerificationError
-from .load import Source, load_source
-from .match_samples import matched_samples
-from .nir_export import check_operators, check_package, summary, to_nir
-from .observe import with_outputs
-from .planes import check_kind, with_planes
+from .model_io.load import Source, load_source
+from .model_io.save import check_folder, save_network
 from .progress import Progress
-from .report import CompileReport, PassReport
-from .samples import FileSamples, InputSpec, Samples, input_specs
-from .save import check_folder, save_network
-from .search import SearchOptions, check_search, hold_out, scale_steps, search_scale
-from .session import batch_size, make_session, run_samples
-from .summary import membrane_histograms, neuron_reports
-from .synthetic import SyntheticSamples
-from .verify import Reference, verify
+from .report.coverage import Coverage, measure_coverage
+from .report.data import CompileReport, PassReport
+from .report.neurons import membrane_histograms, neuron_reports
+from .running.expose import with_outputs
+from .running.planes import check_kind, with_planes
+from .running.reference import Reference
+from .running.session import batch_size, make_session, run_samples
+from .samples.files import FileSamples, InputSpec, Samples, input_specs
+from .samples.synthetic import SyntheticSamples
+from .targets.nir import check_operators, check_package, summary, to_nir
+from .verify import verify
 
 T = TypeVar("T")
 

@@ -15,20 +15,19 @@ ANN's outputs wait in a temporary file.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO
 
 import numpy as np
 
 from ..passes.graph.network import Network
-from .activity import ActivityMeter, NeuronActivity
-from .fidelity import FidelityMeter, OutputFidelity, float_outputs
-from .planes import without_planes
+from .counting.activity import ActivityMeter, NeuronActivity
 from .progress import Progress
-from .samples import Feed, Samples
-from .session import make_session, run_samples
+from .running.fidelity import FidelityMeter, OutputFidelity
+from .running.planes import without_planes
+from .running.reference import Reference
+from .running.session import make_session, run_samples
+from .samples.files import Feed, Samples
 
 _PROOF_SAMPLES = 8
 
@@ -54,42 +53,6 @@ class Verification:
         """The lowest agreement of any output that has one."""
         known = [output.agreement for output in self.outputs if output.agreement is not None]
         return min(known, default=None)
-
-
-class Reference:
-    """The ANN's floating-point outputs on all samples, in a temporary file.
-
-    Attributes:
-        positions: position and name of these outputs.
-        batch: how many samples ran at a time.
-    """
-
-    def __init__(self, ann: Network, samples: Samples, batch: int, progress: Progress) -> None:
-        session = make_session(ann, library=False)
-        self.positions = float_outputs(session)
-        self.batch = batch
-        self._batches = 0
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
-        count = samples.batch_count(batch)
-        try:
-            for feed in progress.track(samples.batches(batch), count, "running the ANN"):
-                outputs = run_samples(session, feed, "the ANN")
-                self._batches += 1
-                for position, _ in self.positions:
-                    np.save(self._file, outputs[position], allow_pickle=False)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Remove the file."""
-        self._file.close()
-
-    def batches(self) -> Iterator[list[np.ndarray]]:
-        """The outputs of one batch after the other; empty lists if none is floating-point."""
-        self._file.seek(0)
-        for _ in range(self._batches):
-            yield [np.load(self._file, allow_pickle=False) for _ in self.positions]
 
 
 def verify(

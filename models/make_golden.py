@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration.options import Corrections
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.running.session import make_session
 
 FOLDER = Path(__file__).resolve().parent
 NETWORKS = ("digits_resnet_torchscript", "digits_resnet_dynamo")

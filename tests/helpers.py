@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import ModelProto
 from snn_compile.compiler.errors import ModelError
-from snn_compile.compiler.load import load_source
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.model_io.load import load_source
+from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
 from snn_compile.passes.graph.graph import export_network, import_model

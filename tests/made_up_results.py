@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from snn_compile.compiler.activity import NeuronActivity
-from snn_compile.compiler.calibration.membrane import BINS, MembraneHistogram
-from snn_compile.compiler.coverage import Coverage, CoverageLine
+from snn_compile.compiler.calibration.fitting.membrane import BINS, MembraneHistogram
+from snn_compile.compiler.counting.activity import NeuronActivity
 from snn_compile.compiler.evaluation.energy import ACCOUNTINGS
-from snn_compile.compiler.evaluation.results import (
+from snn_compile.compiler.report.coverage import Coverage, CoverageLine
+from snn_compile.compiler.report.data import CompileReport, NeuronReport, PassReport
+from snn_compile.compiler.report.results import (
     BaselineResult,
     Difference,
     EnergyResult,
@@ -22,8 +23,7 @@ from snn_compile.compiler.evaluation.results import (
     SweepPoint,
     SynapseResult,
 )
-from snn_compile.compiler.fidelity import FidelityMeter, OutputFidelity
-from snn_compile.compiler.report import CompileReport, NeuronReport, PassReport
+from snn_compile.compiler.running.fidelity import FidelityMeter, OutputFidelity
 from snn_compile.compiler.verify import Verification
 
 

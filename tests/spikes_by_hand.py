@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from snn_compile.compiler.evaluation.spikes import SpikeMeter
-from snn_compile.compiler.observe import with_outputs
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.counting.spikes import SpikeMeter
+from snn_compile.compiler.running.expose import with_outputs
+from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.network import detach
 from snn_compile.runtime_ops.operators import register_schemas
 

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from snn_compile.compiler.activity import ActivityMeter
 from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
-from snn_compile.compiler.observe import with_outputs
+from snn_compile.compiler.counting.activity import ActivityMeter
 from snn_compile.compiler.pipeline import CompileOptions, compile_model
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.running.expose import with_outputs
+from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.network import detach
 from snn_compile.runtime_ops.operators import neurons_of, register_schemas
 

@@ -19,8 +19,8 @@ from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.cli import main
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
-from snn_compile.compiler.planes import with_planes, without_planes
 from snn_compile.compiler.progress import Progress
+from snn_compile.compiler.running.planes import with_planes, without_planes
 from snn_compile.passes.graph.graph import export_model, import_model
 from snn_compile.passes.graph.network import Network
 from snn_compile.passes.graph.protos import nodes_below

@@ -12,7 +12,9 @@ import pytest
 from helpers import model_from_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snn_compile.compiler.calibration.budget import (
+from snn_compile.compiler.calibration.fitting.distributions import distributions
+from snn_compile.compiler.calibration.options import CalibrationOptions
+from snn_compile.compiler.calibration.tuning.levels_budget import (
     Choice,
     allocate,
     count_spikes,
@@ -22,12 +24,10 @@ from snn_compile.compiler.calibration.budget import (
     plan_levels,
     with_levels,
 )
-from snn_compile.compiler.calibration.distribution import distributions
-from snn_compile.compiler.calibration.histogram import SignedHistogram
-from snn_compile.compiler.calibration.options import CalibrationOptions
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples import FileSamples, input_specs
+from snn_compile.compiler.running.signed_histogram import SignedHistogram
+from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.graph import export_network, import_model

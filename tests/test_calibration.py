@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from snn_compile.compiler.calibration.calibrate import CalibrationOptions, calibrate
-from snn_compile.compiler.calibration.distribution import distributions
-from snn_compile.compiler.calibration.histogram import SignedHistogram
+from snn_compile.compiler.calibration.fitting.distributions import distributions
+from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.calibration.options import Corrections
-from snn_compile.compiler.calibration.thresholds import find_thresholds
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples import FileSamples, input_specs
+from snn_compile.compiler.running.signed_histogram import SignedHistogram
+from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.graph import export_network, import_model

@@ -10,7 +10,15 @@ import pytest
 from helpers import model_from_text, run_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snn_compile.compiler.calibration.calibrators import (
+from snn_compile.compiler.calibration.fitting.distributions import distributions, pool
+from snn_compile.compiler.calibration.fitting.fit_neuron import (
+    channel_axis,
+    fit_neuron,
+    is_piecewise_linear,
+)
+from snn_compile.compiler.calibration.fitting.leaky import leaky_functions
+from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
+from snn_compile.compiler.calibration.fitting.uniform_calibrators import (
     UNIFORM_CALIBRATORS,
     Uniform,
     clip_rate,
@@ -19,18 +27,10 @@ from snn_compile.compiler.calibration.calibrators import (
     find_uniform,
     squared_error,
 )
-from snn_compile.compiler.calibration.distribution import distributions, pool
-from snn_compile.compiler.calibration.fit_neuron import (
-    channel_axis,
-    fit_neuron,
-    is_piecewise_linear,
-)
-from snn_compile.compiler.calibration.histogram import SignedHistogram
-from snn_compile.compiler.calibration.leaky import leaky_functions
 from snn_compile.compiler.calibration.options import CalibrationOptions, check_options
-from snn_compile.compiler.calibration.shrink import count_levels, count_levels_in, shrink
-from snn_compile.compiler.calibration.thresholds import find_thresholds
+from snn_compile.compiler.calibration.tuning.shrink import count_levels, count_levels_in, shrink
 from snn_compile.compiler.errors import UsageError
+from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.graph import export_model, export_network, import_model

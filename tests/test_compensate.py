@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import model_from_text, run_model
-from snn_compile.compiler.calibration import compensate
-from snn_compile.compiler.calibration.compensate import LayerErrors
-from snn_compile.compiler.calibration.patches import ConvPatches, as_weight, output_lengths
+from snn_compile.compiler.calibration.sequence import compensate
+from snn_compile.compiler.calibration.sequence.compensate import LayerErrors
+from snn_compile.compiler.calibration.sequence.patches import ConvPatches, as_weight, output_lengths
 from snn_compile.passes.analysis.layers import Geometry, Layer
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers import model_from_text
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.coverage import measure_coverage
-from snn_compile.compiler.load import load_source
+from snn_compile.compiler.model_io.load import load_source
+from snn_compile.compiler.report.coverage import measure_coverage
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.graph import export_network, import_model

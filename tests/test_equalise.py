@@ -8,7 +8,7 @@ import pytest
 from conftest import REPOSITORY
 from helpers import model_from_text, run_model
 from onnx import ModelProto
-from snn_compile.compiler.load import load_source
+from snn_compile.compiler.model_io.load import load_source
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm

@@ -24,9 +24,9 @@ from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.eval_cli import main
 from snn_compile.compiler.evaluation import latency
 from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
-from snn_compile.compiler.load import read_model
+from snn_compile.compiler.model_io.load import read_model
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.running.session import make_session
 
 DIGITS = MODELS / "digits_resnet_dynamo.onnx"
 CALIBRATION = MODELS / "digits_calibration.npz"

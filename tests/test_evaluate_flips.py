@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from snn_compile.compiler.evaluation import flips
 from snn_compile.compiler.evaluation.flips import level_flips
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples import FileSamples, input_specs
+from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.graph.network import detach
 
 NEURON = "ai.snn.MultiThresholdFire <levels_pos = 9, levels_neg = 9>"

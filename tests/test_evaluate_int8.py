@@ -12,9 +12,9 @@ from helpers import model_from_text
 from onnx import TensorProto, numpy_helper
 from snn_compile.compiler.errors import DataError, ModelError
 from snn_compile.compiler.evaluation.int8_baseline import BATCH, quantise
-from snn_compile.compiler.load import read_model
-from snn_compile.compiler.samples import FileSamples, input_specs
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.model_io.load import read_model
+from snn_compile.compiler.running.session import make_session
+from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.graph.network import detach
 
 NETWORK = MODELS / "digits_resnet_dynamo.onnx"

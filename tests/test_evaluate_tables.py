@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from snn_compile.compiler.evaluation.results import (
+from snn_compile.compiler.report.results import (
     BaselineResult,
     EnergyResult,
     Estimate,
@@ -13,7 +13,7 @@ from snn_compile.compiler.evaluation.results import (
     OutputResult,
     SynapseResult,
 )
-from snn_compile.compiler.evaluation.tables import show_result
+from snn_compile.compiler.report.tables import show_result
 
 
 def shown(capsys, **parts):

@@ -13,9 +13,9 @@ from helpers import model_from_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
-from snn_compile.compiler import external_data
 from snn_compile.compiler.errors import ModelError
-from snn_compile.compiler.external_data import external_tensors, read_external
+from snn_compile.compiler.model_io import external_data
+from snn_compile.compiler.model_io.external_data import external_tensors, read_external
 
 both_ways = pytest.mark.usefixtures("either_way")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper
-from snn_compile.compiler.evaluation.fan_out import LinearOperator, NotCounted, total_fan_out
+from snn_compile.compiler.counting.fan_out import LinearOperator, NotCounted, total_fan_out
 
 
 def impulses(op, attributes, shape, mask):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from snn_compile.compiler.fidelity import FidelityMeter
+from snn_compile.compiler.running.fidelity import FidelityMeter
 
 
 def compared(reference, other, **options):

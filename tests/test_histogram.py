@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snn_compile.compiler.calibration.histogram import SignedHistogram
+from snn_compile.compiler.running.signed_histogram import SignedHistogram
 
 INTEGERS = ["counts", "rests", "tops", "minima", "maxima", "not_finite"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from snn_compile.compiler.calibration.histogram import SignedHistogram
-from snn_compile.compiler.evaluation.level_bins import INDEX, level_bins
+from snn_compile.compiler.counting.level_bins import INDEX, level_bins
+from snn_compile.compiler.running.signed_histogram import SignedHistogram
 
 
 def observed(bins, seen):

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from helpers import model_from_text, run_model
 from onnx import TensorProto, helper
-from snn_compile.compiler import save
 from snn_compile.compiler.errors import ModelError, UsageError
-from snn_compile.compiler.load import load_source
-from snn_compile.compiler.save import check_output, save_network, write_bytes
+from snn_compile.compiler.model_io import save
+from snn_compile.compiler.model_io.load import load_source
+from snn_compile.compiler.model_io.save import check_output, save_network, write_bytes
 from snn_compile.passes.graph.network import detach
 
 NET = """

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from helpers import model_from_text, run_model
 from onnx import TensorProto, numpy_helper
-from snn_compile.compiler.stream import write_network
+from snn_compile.compiler.model_io.stream import write_network
 from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import LARGE, check, detach, is_detached
 

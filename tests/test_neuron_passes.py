@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import model_from_text, run_model
-from snn_compile.compiler.summary import neuron_reports
+from snn_compile.compiler.report.neurons import neuron_reports
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.graph import export_model, export_network, import_model

@@ -12,8 +12,8 @@ from conftest import MODELS, REPOSITORY
 from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
 from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.errors import ModelError, UsageError
-from snn_compile.compiler.observe import with_outputs
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.running.expose import with_outputs
+from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import constant_of
 from snn_compile.passes.lowering.function_bodies import lower
@@ -22,7 +22,7 @@ from spikes_by_hand import network
 
 nir = pytest.importorskip("nir", reason="needs the extra 'nir'")
 nir_by_hand = pytest.importorskip("nir_by_hand")
-from snn_compile.compiler.nir_export import nir_bytes, to_nir  # noqa: E402
+from snn_compile.compiler.targets.nir import nir_bytes, to_nir  # noqa: E402
 
 
 def grid(*shape, seed=0, unit=1 / 8, largest=16):

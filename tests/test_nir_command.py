@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import model_from_text, run_model
 from snn_compile.compiler import cli
-from snn_compile.compiler.nir_export import package
+from snn_compile.compiler.targets.nir import package
 
 nir = pytest.importorskip("nir", reason="needs the extra 'nir'")
 nir_by_hand = pytest.importorskip("nir_by_hand")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import model_from_text, run_model
-from snn_compile.compiler.observe import with_outputs
+from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.passes.graph.network import detach
 
 NESTED = """

@@ -7,14 +7,14 @@ import onnxruntime as ort
 import pytest
 from helpers import model_from_text, run_model
 from onnx import TensorProto, helper
-from snn_compile.compiler.calibration.histogram import SignedHistogram
-from snn_compile.compiler.calibration.observe import (
+from snn_compile.compiler.running.histograms import (
     TOOL_DOMAIN,
     Observations,
     Watch,
     with_histograms,
 )
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.running.session import make_session
+from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.graph.network import detach
 from snn_compile.runtime_ops import register
 

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from helpers import model_from_text
 from onnx import TensorProto, helper
-from snn_compile.compiler.fidelity import FidelityMeter
+from snn_compile.compiler.model_io.save import save_network
 from snn_compile.compiler.pipeline import compile_model
-from snn_compile.compiler.save import save_network
+from snn_compile.compiler.running.fidelity import FidelityMeter
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
 from snn_compile.passes.graph.graph import import_model
 

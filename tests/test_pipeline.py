@@ -13,8 +13,8 @@ from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_mod
 from snn_compile.compiler import pipeline as pipeline_module
 from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.errors import DataError, ModelError, VerificationError
-from snn_compile.compiler.samples import input_specs
-from snn_compile.compiler.synthetic import SyntheticSamples
+from snn_compile.compiler.samples.files import input_specs
+from snn_compile.compiler.samples.synthetic import SyntheticSamples
 
 #: For what does not depend on them: they take most of the time.
 NO_CORRECTIONS = Corrections(sequential=False, bias=False, weights=False)

@@ -18,21 +18,21 @@ from helpers import model_from_text
 from snn_compile.compiler.cli import main
 from snn_compile.compiler.errors import UsageError
 from snn_compile.compiler.evaluation.sweep import mark_pareto
-from snn_compile.compiler.report_html import compile_html, evaluation_html
-from snn_compile.compiler.report_html.chosen import MOST_CHOSEN, choose
-from snn_compile.compiler.report_reader import read_report
+from snn_compile.compiler.report.html import compile_html, evaluation_html
+from snn_compile.compiler.report.html.chosen import MOST_CHOSEN, choose
+from snn_compile.compiler.report.reader import read_report
 
 pytest.importorskip("jinja2", reason="needs the extra 'report'")
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 
-from snn_compile.compiler.report_html.figures import (
+from snn_compile.compiler.report.html.figures import (
     Point,
     neuron_figure,
     points_figure,
     sweep_figure,
 )
-from snn_compile.compiler.report_html.numbers import count, energy, percent, seconds
-from snn_compile.compiler.report_html.svg import short, with_prefix
+from snn_compile.compiler.report.html.numbers import count, energy, percent, seconds
+from snn_compile.compiler.report.html.svg import short, with_prefix
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = (

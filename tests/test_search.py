@@ -13,12 +13,7 @@ import numpy as np
 import pytest
 from helpers import model_from_text
 from onnx import helper, numpy_helper
-from snn_compile.compiler.errors import UsageError
-from snn_compile.compiler.fidelity import FidelityMeter
-from snn_compile.compiler.observe import with_outputs
-from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples import FileSamples, input_specs
-from snn_compile.compiler.search import (
+from snn_compile.compiler.calibration.tuning.search_scale import (
     MOST_SAMPLES,
     SearchOptions,
     check_search,
@@ -27,8 +22,13 @@ from snn_compile.compiler.search import (
     scale_neuron,
     search_scale,
 )
-from snn_compile.compiler.session import make_session
-from snn_compile.compiler.verify import Reference
+from snn_compile.compiler.errors import UsageError
+from snn_compile.compiler.progress import Progress
+from snn_compile.compiler.running.expose import with_outputs
+from snn_compile.compiler.running.fidelity import FidelityMeter
+from snn_compile.compiler.running.reference import Reference
+from snn_compile.compiler.running.session import make_session
+from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.graph import export_network, import_model

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from helpers import model_from_text, run_model
 from onnx import TensorProto
-from snn_compile.compiler.calibration.schedule import make_schedule
-from snn_compile.compiler.calibration.segment import segment
-from snn_compile.compiler.calibration.spool import Spool
+from snn_compile.compiler.calibration.sequence.schedule import make_schedule
+from snn_compile.compiler.running.segment import segment
+from snn_compile.compiler.running.spool import Spool
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.analysis.layers import find_layers
 from snn_compile.passes.graph.graph import export_network, import_model, infer_shapes

@@ -12,13 +12,13 @@ from helpers import model_from_text
 from onnx import numpy_helper
 from snn_compile.compiler import CompileOptions, compile_model, pipeline
 from snn_compile.compiler.calibration.calibrate import calibrate
-from snn_compile.compiler.calibration.histogram import SignedHistogram
-from snn_compile.compiler.calibration.observe import Watch
 from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
-from snn_compile.compiler.calibration.sequential import calibrate_sequentially
+from snn_compile.compiler.calibration.sequence.sequential import calibrate_sequentially
 from snn_compile.compiler.errors import DataError
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples import FileSamples, Samples, input_specs
+from snn_compile.compiler.running.histograms import Watch
+from snn_compile.compiler.running.signed_histogram import SignedHistogram
+from snn_compile.compiler.samples.files import FileSamples, Samples, input_specs
 from snn_compile.passes.analysis.activations import Activation, find_activations
 from snn_compile.passes.analysis.layers import find_layers
 from snn_compile.passes.canonicalise.canonicalise import canonicalise

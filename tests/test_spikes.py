@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from snn_compile.compiler.counting.spikes import SpikeMeter
 from snn_compile.compiler.errors import DataError, ModelError
-from snn_compile.compiler.evaluation.spikes import SpikeMeter
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.running.session import make_session
 from spikes_by_hand import assert_counted, count, measure, network, spikes_of_values, values_of
 
 #: No multiple of one is a multiple of another.

@@ -6,11 +6,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from snn_compile.compiler.calibration import staircase as module
-from snn_compile.compiler.calibration.channel_scales import channel_scales
-from snn_compile.compiler.calibration.distribution import distributions
-from snn_compile.compiler.calibration.histogram import SignedHistogram
-from snn_compile.compiler.calibration.staircase import find_scaled_staircase, find_staircase
+from snn_compile.compiler.calibration.fitting import staircase as module
+from snn_compile.compiler.calibration.fitting.channel_scales import channel_scales
+from snn_compile.compiler.calibration.fitting.distributions import distributions
+from snn_compile.compiler.calibration.fitting.staircase import find_scaled_staircase, find_staircase
+from snn_compile.compiler.running.signed_histogram import SignedHistogram
 
 
 def identity(x):

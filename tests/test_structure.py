@@ -9,7 +9,7 @@ from conftest import MODELS
 from helpers import model_from_text
 from onnx import AttributeProto, FunctionProto, ModelProto, TensorProto, helper, numpy_helper
 from snn_compile.compiler.errors import ModelError
-from snn_compile.compiler.structure import MAX_NODES, check_source, check_structure
+from snn_compile.compiler.model_io.structure import MAX_NODES, check_source, check_structure
 
 NET = """
     g (float[N,3] x) => (float[N,4] y) <float[3,4] w> { a = MatMul (x, w) y = Relu (a) }"""

@@ -15,9 +15,10 @@ import onnx
 import pytest
 from helpers import model_from_text, run_model
 from onnx import defs
-from snn_compile.compiler import CompileOptions, compile_model, load
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.errors import ModelError, SnnCompileError
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.model_io import load
+from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.analysis.activations import ACTIVATION_OPS
 from snn_compile.passes.graph.protos import nodes_below
 

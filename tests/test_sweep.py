@@ -11,19 +11,13 @@ import pytest
 from helpers import model_from_text
 from made_up_results import point
 from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
+from snn_compile.compiler.calibration.tuning.search_scale import SearchOptions
 from snn_compile.compiler.errors import ModelError, UsageError
-from snn_compile.compiler.evaluation.results import SweepPoint
-from snn_compile.compiler.evaluation.sweep import (
-    Setting,
-    accuracy_of,
-    energy_of,
-    mark_pareto,
-    parse_sweep,
-    sweep,
-)
+from snn_compile.compiler.evaluation.sweep import Setting, mark_pareto, parse_sweep, sweep
 from snn_compile.compiler.pipeline import CompileOptions, compile_model
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.search import SearchOptions
+from snn_compile.compiler.report.results import SweepPoint
+from snn_compile.compiler.report.sweep_points import accuracy_of, energy_of
 from snn_compile.passes.graph.protos import initializers_below
 from snn_compile.runtime_ops.operators import neurons_of
 

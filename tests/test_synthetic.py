@@ -7,11 +7,11 @@ import pytest
 from helpers import model_from_text, run_model
 from onnx import numpy_helper
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.match_samples import _observed, matched_samples
-from snn_compile.compiler.observe import with_outputs
+from snn_compile.compiler.calibration.match_samples import _observed, matched_samples
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples import InputSpec, input_specs
-from snn_compile.compiler.synthetic import Look, Looks, SyntheticSamples, draw_leaves
+from snn_compile.compiler.running.expose import with_outputs
+from snn_compile.compiler.samples.files import InputSpec, input_specs
+from snn_compile.compiler.samples.synthetic import Look, Looks, SyntheticSamples, draw_leaves
 from snn_compile.passes.graph.network import Network, detach
 
 F32 = np.dtype(np.float32)

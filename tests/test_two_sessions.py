@@ -8,7 +8,7 @@ from threading import Barrier
 import numpy as np
 import pytest
 from operators import assert_same_bits, operator_model, session
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.running.session import make_session
 from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 
 RUNS = 20

@@ -8,7 +8,12 @@ import pytest
 from helpers import run_model
 from onnx import TensorProto
 from snn_compile.compiler.errors import ModelError
-from snn_compile.compiler.upgrade import _ADAPTERS, OLDEST_OPSET, overridable_inputs, upgrade
+from snn_compile.compiler.model_io.upgrade import (
+    _ADAPTERS,
+    OLDEST_OPSET,
+    overridable_inputs,
+    upgrade,
+)
 from snn_compile.runtime_ops.definition import MIN_OPSET
 
 

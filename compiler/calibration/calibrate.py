@@ -24,16 +24,16 @@ from ...passes.graph.protos import initializers_below
 from ...passes.neurons.neuron import Neuron
 from ..errors import DataError
 from ..progress import Progress
-from ..samples import Samples
-from .budget import with_levels
-from .fit_neuron import fit_neuron
-from .histogram import SignedHistogram
-from .leaky import leaky_functions
-from .membrane import Membrane
-from .observe import Watch, observe_samples
+from ..running.histograms import Watch, observe_samples
+from ..running.signed_histogram import SignedHistogram
+from ..samples.files import Samples
+from .fitting.fit_neuron import fit_neuron
+from .fitting.leaky import leaky_functions
+from .fitting.membrane import Membrane
+from .fitting.watches import NotFiniteError, watch_of, watches_of
 from .options import CalibrationOptions, Corrections, check_options
-from .sequential import Calibrated, calibrate_sequentially
-from .watches import NotFiniteError, watch_of, watches_of
+from .sequence.sequential import Calibrated, calibrate_sequentially
+from .tuning.levels_budget import with_levels
 
 
 def calibrate(

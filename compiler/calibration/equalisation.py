@@ -15,10 +15,10 @@ import numpy as np
 from ...passes.graph.graph import Graph, PassResult, export_network
 from ...passes.neurons.equalise import equalise, find_sites, own_norms, range_scales
 from ..progress import Progress
-from ..samples import Samples
-from .channel_scales import channel_scales
-from .distribution import distributions
-from .observe import Watch, observe_samples
+from ..running.histograms import Watch, observe_samples
+from ..samples.files import Samples
+from .fitting.channel_scales import channel_scales
+from .fitting.distributions import distributions
 
 
 def equalise_ranges(graph: Graph, samples: Samples, size: int, progress: Progress) -> PassResult:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS
 from ..errors import UsageError
 from ..limits import MOST_TIMESTEPS
-from .calibrators import UNIFORM_CALIBRATORS
+from .fitting.uniform_calibrators import UNIFORM_CALIBRATORS
 
 #: Levels that follow the density of the values: ``staircase.py``.
 DENSITY = "density"

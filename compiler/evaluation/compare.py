@@ -17,19 +17,19 @@ import onnxruntime as ort
 
 from ...passes.graph.network import Network
 from ...runtime_ops.operators import neurons_of
+from ..counting.spikes import SpikeMeter
 from ..errors import DataError, ModelError
-from ..fidelity import float_outputs, has_classes
-from ..load import read_model
-from ..planes import without_planes
+from ..model_io.load import read_model
 from ..progress import Progress
-from ..samples import Feed, FileSamples
-from ..session import batch_size, make_session, run_samples
+from ..report.results import EnergyResult, NeuronResult, OutputResult, SynapseResult
+from ..running.fidelity import float_outputs, has_classes
+from ..running.planes import without_planes
+from ..running.session import batch_size, make_session, run_samples
+from ..samples.files import Feed, FileSamples
 from .energy import EnergyTable, estimate_energy
 from .labels import labelled_outputs
 from .outputs import OutputComparison
 from .residue import float_residue
-from .results import EnergyResult, NeuronResult, OutputResult, SynapseResult
-from .spikes import SpikeMeter
 
 
 @dataclass

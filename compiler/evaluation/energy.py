@@ -33,7 +33,7 @@ from pathlib import Path
 
 from ...runtime_ops.scale_fire import SCALE_FIRE
 from ..errors import UsageError
-from .results import EnergyResult, NeuronResult, ResidueResult, SynapseResult
+from ..report.results import EnergyResult, NeuronResult, ResidueResult, SynapseResult
 
 #: Accountings of the SNN and of networks of the same operators without spikes.
 ACCOUNTINGS: Mapping[str, str] = {

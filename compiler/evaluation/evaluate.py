@@ -32,11 +32,12 @@ import onnxruntime as ort
 from ...passes.graph.network import Network
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
+from ..model_io.save import save_network
 from ..pipeline import CompileOptions, compile_model
 from ..progress import Progress
-from ..report import CompileReport
-from ..samples import FileSamples
-from ..save import save_network
+from ..report.data import CompileReport
+from ..report.results import BaselineResult, EvaluationResult, OutputResult
+from ..samples.files import FileSamples
 from .compare import compare
 from .energy import HOROWITZ_45_NM, EnergyTable
 from .flips import level_flips
@@ -45,7 +46,6 @@ from .labels import read_labels
 from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
 from .pair import Pair, check_report, read_pair
 from .premise import check_premise, premise_warnings
-from .results import BaselineResult, EvaluationResult, OutputResult
 from .sweep import Setting, sweep
 from .time_pair import spatial_network
 

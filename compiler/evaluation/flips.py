@@ -25,13 +25,13 @@ from onnx import ValueInfoProto
 
 from ...passes.graph.network import Network
 from ...runtime_ops.operators import neurons_of
-from ..fidelity import float_outputs
-from ..observe import with_outputs
 from ..progress import Progress
-from ..samples import Samples
-from ..session import make_session, run_samples
+from ..report.results import OutputResult
+from ..running.expose import with_outputs
+from ..running.fidelity import float_outputs
+from ..running.session import make_session, run_samples
+from ..samples.files import Samples
 from .outputs import OutputComparison
-from .results import OutputResult
 
 SAMPLES = 8
 

@@ -36,9 +36,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from ...passes.graph.network import Network
 from ..errors import ModelError, SnnCompileError
-from ..samples import Feed
-from ..save import save_network
-from ..upgrade import upgrade
+from ..model_io.save import save_network
+from ..model_io.upgrade import upgrade
+from ..samples.files import Feed
 
 #: Samples per run of calibration.
 BATCH = 8

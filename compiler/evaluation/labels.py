@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..samples import UNREADABLE, FileSamples
+from ..samples.files import UNREADABLE, FileSamples
 
 _NAME = "labels"
 

@@ -32,8 +32,8 @@ from typing import IO
 import numpy as np
 
 from ..progress import Progress
-from ..samples import Feed, Samples
-from .results import LatencyResult
+from ..report.results import LatencyResult
+from ..samples.files import Feed, Samples
 
 #: Seconds of one process above which a network is measured in one round only.
 SLOW = 10.0

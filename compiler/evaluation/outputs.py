@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ..errors import ModelError
-from ..fidelity import Answers, FidelityMeter
-from .results import Estimate, OutputResult
+from ..report.results import Estimate, OutputResult
+from ..running.fidelity import Answers, FidelityMeter
 from .statistics import paired_drop, wilson
 
 

@@ -24,10 +24,10 @@ from ...passes.graph.network import Network
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
-from ..load import load_source, read_model
+from ..model_io.load import load_source, read_model
 from ..pipeline import provenance
-from ..report import CompileReport
-from ..samples import InputSpec, input_specs
+from ..report.data import CompileReport
+from ..samples.files import InputSpec, input_specs
 
 
 @dataclass

@@ -31,14 +31,14 @@ import onnxruntime as ort
 
 from ...passes.graph.network import Network
 from ..errors import ModelError
-from ..fidelity import float_outputs
-from ..observe import with_outputs
 from ..progress import Progress
-from ..samples import Feed, Samples
-from ..session import ACTIVATION_BUDGET, batch_size, make_session, run_samples
+from ..report.results import Difference, PremiseNeuron, PremiseResult
+from ..running.expose import with_outputs
+from ..running.fidelity import float_outputs
+from ..running.session import ACTIVATION_BUDGET, batch_size, make_session, run_samples
+from ..samples.files import Feed, Samples
 from .level_bound import level_bounds, one_step_level
 from .outputs import OutputComparison
-from .results import Difference, PremiseNeuron, PremiseResult
 from .time_pair import NeuronPair, pair_neurons
 
 SAMPLES = 64

@@ -16,9 +16,9 @@ from ...passes.analysis.edges import Carries, EdgeAnalysis, is_linear, moves_val
 from ...passes.graph.graph import Node, Tensor, bodies, import_model, is_constant, scopes
 from ...passes.graph.network import Network
 from ...runtime_ops.definition import DOMAIN
-from ..observe import shapes_of
-from ..samples import Feed
-from .results import ResidueResult
+from ..report.results import ResidueResult
+from ..running.expose import shapes_of
+from ..samples.files import Feed
 
 _SIGNAL = (Carries.ANALOG, Carries.INPUT)
 

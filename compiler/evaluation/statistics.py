@@ -24,7 +24,7 @@ import math
 
 import numpy as np
 
-from .results import Estimate
+from ..report.results import Estimate
 
 _Z = 1.959963984540054
 

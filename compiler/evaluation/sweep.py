@@ -6,13 +6,8 @@
 2. Each point is compiled as ``compile_model`` does it, with all other options as given, and handed
    to a function that measures it. Only one network is held at a time. What was checked before any
    work is done: the specifications, and the options of every point.
-3. Accuracy of a point: of its outputs the first that has labels and classes: top-1. Where none has,
-   the first with classes: agreement with the ANN. Where none has, the root mean square of the
-   relative errors, of which less is better. All points of a sweep have the same outputs, so they
-   are compared by the same measure.
-4. Energy of a point: what an accounting says of it. A baseline that has one figure only has it in
-   every accounting.
-5. The Pareto front of some points: those for which no other one of them has at least the accuracy
+3. Accuracy and energy of a point are those of :mod:`..report.sweep_points`.
+4. The Pareto front of some points: those for which no other one of them has at least the accuracy
    and at most the energy, and is better in one of the two. Points that are equal in both are on it
    together. A point whose accuracy or energy is unknown or NaN is not on it, and keeps none off it.
    Baselines are drawn beside the front and have no part in it.
@@ -35,7 +30,8 @@ from ..errors import SnnCompileError, UsageError
 from ..limits import MOST_LEVELS
 from ..pipeline import CompileOptions, check_scale, compile_model
 from ..progress import Progress
-from .results import EvaluationResult, OutputResult, SweepPoint
+from ..report.results import OutputResult, SweepPoint
+from ..report.sweep_points import accuracy_of, energy_of
 
 #: What may be swept.
 LEVELS, SCALE = "levels", "scale"
@@ -63,23 +59,6 @@ class Setting:
             calibration = replace(options.calibration, levels=self.levels)
             options = replace(options, calibration=calibration)
         return options if self.scale is None else replace(options, scale=self.scale)
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The accuracy of a point, rule 3.
-
-    Attributes:
-        measure: what it is, with its unit.
-        value: more is better.
-        shown: as it is plotted.
-        interval: ends of the 95 % interval, as plotted.
-    """
-
-    measure: str
-    value: float
-    shown: float
-    interval: tuple[float, float] | None = None
 
 
 def parse_sweep(specifications: Sequence[str]) -> list[Setting]:
@@ -143,42 +122,6 @@ def sweep(
             outputs, energy = measure(compile_model(model, calibration, chosen, progress).network)
         points.append(SweepPoint(setting.label, setting.levels, setting.scale, outputs, energy))
     return mark_pareto(points, accounting)
-
-
-def accuracy_of(point: SweepPoint) -> Accuracy | None:
-    """The accuracy of a point, rule 3; None where it has no outputs."""
-    for measure, name in (("top-1, %", "top1"), ("agreement with the ANN, %", "agreement")):
-        for output in point.outputs:
-            found = getattr(output, name)
-            if found is not None:
-                interval = (100 * found.low, 100 * found.high)
-                return Accuracy(measure, found.value, 100 * found.value, interval)
-    if not point.outputs:
-        return None
-    squares = [output.relative_l2**2 for output in point.outputs]
-    error = math.sqrt(sum(squares) / len(squares))
-    return Accuracy("relative error", -error, error)
-
-
-def energy_of(point: SweepPoint, accounting: str) -> float | None:
-    """The energy of a point in pJ per sample, rule 4; None where it is unknown."""
-    if accounting not in point.energy and len(point.energy) == 1:
-        return next(iter(point.energy.values()))
-    return point.energy.get(accounting)
-
-
-def baseline_points(result: EvaluationResult) -> list[SweepPoint]:
-    """The baselines of an evaluation, to be drawn beside its sweep.
-
-    A baseline "int8" has the energy that the accounting "ann_int8" says.
-    """
-    totals = result.energy.totals if result.energy is not None else {}
-    points = []
-    for baseline in result.baselines:
-        key = f"ann_{baseline.name}"
-        energy = {key: totals[key]} if key in totals else {}
-        points.append(SweepPoint(baseline.name, None, None, baseline.outputs, energy))
-    return points
 
 
 def mark_pareto(points: Sequence[SweepPoint], accounting: str) -> list[SweepPoint]:

@@ -24,8 +24,8 @@ from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...runtime_ops.operators import neurons_of
+from ..counting.twins import attributes_of
 from ..errors import ModelError
-from ..twins import attributes_of
 from .level_bound import Levels
 
 #: T theta_M is rounded to float32, and so is theta_IF / T.

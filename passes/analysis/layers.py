@@ -15,13 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph.graph import (
-    Graph,
-    Node,
-    Tensor,
-    is_constant,
-    is_standard,
-)
+from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard
 from .activations import is_activation, is_encoder
 
 _LAYER_OPS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])

@@ -27,7 +27,7 @@ from cases import Case, all_cases, out_of_scope
 from onnx import ModelProto
 from snn_compile import compiler
 from snn_compile.compiler.errors import DataError, SnnCompileError
-from snn_compile.compiler.upgrade import upgrade
+from snn_compile.compiler.model_io.upgrade import upgrade
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
 from snn_compile.passes.graph.graph import export_model, import_model

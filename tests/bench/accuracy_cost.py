@@ -17,8 +17,8 @@ from accuracy_configuration import compile_options
 from onnx import ModelProto
 from snn_compile.compiler import compile_model
 from snn_compile.compiler.evaluation.latency_child import peak_memory
-from snn_compile.compiler.samples import FileSamples, input_specs
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.running.session import make_session
+from snn_compile.compiler.samples.files import FileSamples, input_specs
 
 #: Samples per run of plain inference.
 _BATCH = 32

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from accuracy_configuration import unpack
 from accuracy_tables import Row, Section
-from snn_compile.compiler.evaluation.results import Estimate
 from snn_compile.compiler.evaluation.statistics import mean_interval, paired_difference, wilson
+from snn_compile.compiler.report.results import Estimate
 
 Result = Mapping[str, Any]
 

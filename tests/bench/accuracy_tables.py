@@ -14,7 +14,7 @@ from typing import Any
 
 from accuracy_configuration import Configuration
 from shared_networks import DIGITS, EFFICIENTNET, KEYWORDS, MINILM, RESNET, Network
-from snn_compile.compiler.calibration.calibrators import UNIFORM_CALIBRATORS
+from snn_compile.compiler.calibration.fitting.uniform_calibrators import UNIFORM_CALIBRATORS
 from snn_compile.compiler.calibration.options import (
     MULTI_THRESHOLD,
     SCALE,

@@ -40,9 +40,9 @@ from shared_networks import (
 from snn_compile.compiler import compile_model
 from snn_compile.compiler.evaluation import int8_baseline
 from snn_compile.compiler.evaluation.latency_child import peak_memory
-from snn_compile.compiler.load import read_model
-from snn_compile.compiler.samples import FileSamples, input_specs
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.model_io.load import read_model
+from snn_compile.compiler.running.session import make_session
+from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.graph.network import detach
 
 #: Test samples per run: images of ImageNet's size give activations of some hundred MB.

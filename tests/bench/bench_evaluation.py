@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from statistics import median
 
-from snn_compile.compiler.evaluation.spikes import SpikeMeter
-from snn_compile.compiler.load import read_model
-from snn_compile.compiler.samples import FileSamples, input_specs
-from snn_compile.compiler.session import make_session, run_samples
+from snn_compile.compiler.counting.spikes import SpikeMeter
+from snn_compile.compiler.model_io.load import read_model
+from snn_compile.compiler.running.session import make_session, run_samples
+from snn_compile.compiler.samples.files import FileSamples, input_specs
 
 KINDS = ("ann", "snn", "counting")
 

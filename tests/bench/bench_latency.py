@@ -20,7 +20,7 @@ from pathlib import Path
 import onnx
 from measure import compare, show
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.save import save_network
+from snn_compile.compiler.model_io.save import save_network
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "models" / "digits_resnet_dynamo.onnx"
 

@@ -19,10 +19,10 @@ import sinabs.layers
 import sinabs.nir
 import torch
 from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
-from snn_compile.compiler.nir_export import nir_bytes
-from snn_compile.compiler.observe import with_outputs
-from snn_compile.compiler.samples import input_specs
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.running.expose import with_outputs
+from snn_compile.compiler.running.session import make_session
+from snn_compile.compiler.samples.files import input_specs
+from snn_compile.compiler.targets.nir import nir_bytes
 from snn_compile.passes.graph.network import constant_of
 
 

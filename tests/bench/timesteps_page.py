@@ -19,8 +19,8 @@ import numpy as np
 from accuracy_configuration import Configuration, unpack
 from accuracy_page import identity
 from shared_networks import Network
-from snn_compile.compiler.evaluation.results import Estimate
 from snn_compile.compiler.evaluation.statistics import wilson
+from snn_compile.compiler.report.results import Estimate
 from timesteps_rows import PEERS, Plan, Series
 
 Result = Mapping[str, Any]

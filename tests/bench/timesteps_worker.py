@@ -30,11 +30,11 @@ from accuracy_configuration import Configuration, compile_options
 from accuracy_worker import compare, keep, run_batches
 from shared_networks import NETWORKS, Feed, calibration_samples, load_model, test_samples
 from snn_compile.compiler import compile_model
-from snn_compile.compiler.activity import ActivityMeter
+from snn_compile.compiler.counting.activity import ActivityMeter
 from snn_compile.compiler.evaluation.latency_child import time_runs
-from snn_compile.compiler.observe import shapes_of
-from snn_compile.compiler.save import save_network
-from snn_compile.compiler.session import make_session
+from snn_compile.compiler.model_io.save import save_network
+from snn_compile.compiler.running.expose import shapes_of
+from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.network import Network
 from snn_compile.runtime_ops.definition import DOMAIN
 

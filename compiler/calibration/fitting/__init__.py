@@ -1,0 +1,1 @@
+"""From the distribution of what an activation sees to its neuron."""

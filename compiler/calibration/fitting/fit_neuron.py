@@ -1,0 +1,324 @@
+"""Which neuron an activation becomes, and which calibrator fits it.
+
+Kinds (``--neuron``):
+
+1. scale: one ScaleFire, a staircase that follows f. Where f(a x) = a f(x) for a > 0 (x itself,
+   Relu, LeakyRelu, PRelu of one slope) channels may have scales of their own.
+2. multi-threshold: MultiThresholdFire, where f is piecewise linear through 0: Relu, Clip from 0, x
+   itself (encoders), with levels on both sides of 0 where there are values on both. LeakyRelu and
+   PRelu are two neurons, one for either sign, N levels each. Every other f is a ScaleFire.
+3. auto: scale where N <= 255, the most that a ScaleFire has, else multi-threshold.
+4. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
+   kind, one that follows max(x, 0) and one that follows min(x, 0).
+
+Levels: N of one polarity. A neuron that carries both signs has 2 N levels besides silence, divided
+between the polarities as its calibrator finds best (arXiv 2508.14520: keep the negative levels); a
+ScaleFire has at most 255. Over T timesteps a neuron has N levels in each, T N in all, and where it
+carries both signs as many of either.
+
+Calibrators (``--calibrator``): density is ``staircase.py``, the others are ``calibrators.py``. auto
+takes the one with the least expected squared error of
+
+- scale: density, mse;
+- multi-threshold: mse, max.
+
+The error that is expected on new values is (n + p) / (n - p) times that on the n values seen, p
+the numbers fitted to them (H. Akaike, Fitting autoregressive models for prediction, 1969): a
+staircase fits thresholds, levels and scales, mse its steps and the division by polarity, max
+nothing. What the ANN and the spiking network make of a sample (``sequential.py``) are one value
+here. With many values density wins, with fewer than a few per level it only fits the samples.
+Where n <= p nothing is known about new values, and the calibrator that fits least is taken. Of
+scale neurons mse is tried only where (n + p) / (n - p) exceeds 1.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ....passes.analysis.activations import Activation
+from ....passes.analysis.functions import ActivationFunction
+from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ....runtime_ops.scale_fire import MAX_THRESHOLDS
+from ...running.signed_histogram import SignedHistogram
+from ..options import DENSITY, MULTI_THRESHOLD, CalibrationOptions
+from .distributions import Distribution, distributions, points_of
+from .staircase import Staircase, find_scaled_staircase, find_staircase
+from .thresholds import find_thresholds
+from .uniform_staircase import find_uniform_staircase
+
+#: Points, at most, at which the error of a staircase is measured.
+_POINTS = 200_000
+_PARTS = 8
+#: Expected error over the error seen, from which a staircase is fitted to too few values.
+_FEW = 1.1
+_ENOUGH = "auto: enough values for levels that follow the density"
+
+_POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
+_NEGATIVE = ActivationFunction(lambda x: np.minimum(x, 0.0), homogeneous=True)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """What a calibrator gives.
+
+    Attributes:
+        calibrator: its name.
+        neuron: without reason and error.
+        squared_error: over the values seen.
+        fitted: how many numbers were fitted to them.
+    """
+
+    calibrator: str
+    neuron: StaircaseNeuron | ThresholdNeuron
+    squared_error: float
+    fitted: int
+
+    def expected(self, values: float) -> float:
+        """The squared error to be expected on as many new values; inf where nothing is known."""
+        if self.fitted >= values:
+            return np.inf
+        return self.squared_error * (values + self.fitted) / (values - self.fitted)
+
+
+def fit_neuron(
+    activation: Activation,
+    histogram: SignedHistogram,
+    options: CalibrationOptions,
+    function: ActivationFunction | None = None,
+) -> Neuron:
+    """The neuron of an activation.
+
+    Args:
+        activation: what becomes a neuron.
+        histogram: of the neuron's membrane potential; one row, or one per channel where
+            :func:`channel_axis` names an axis.
+        options: as :func:`~.options.check_options` accepts them.
+        function: what the neuron follows, of a LeakyRelu or PRelu; ``activation`` knows it of
+            all others. None where the slope is not a single number.
+
+    Returns:
+        A ThresholdNeuron, a StaircaseNeuron or a DualNeuron, with its calibrator, the reason and
+        its expected relative error.
+
+    Raises:
+        ValueError: the function is NaN or infinite at a value seen.
+    """
+    function = function or function_of(activation)
+    rows = distributions(histogram)
+    values = sum(row.total for row in rows) / histogram.views
+    fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None, values)
+    if options.kind == MULTI_THRESHOLD and is_piecewise_linear(activation):
+        if not activation.signed:
+            signed = activation.op == "Encoder"
+            return fit.threshold_neuron(function or _POSITIVE, activation.upper, signed)
+        positive = fit.threshold_neuron(_POSITIVE)
+        return _dual(positive, _mirrored(fit.threshold_neuron(_mirror(_NEGATIVE))), rows)
+    if function is None:
+        return _dual(fit.staircase_neuron(_POSITIVE), fit.staircase_neuron(_NEGATIVE), rows)
+    why = f"{activation.op} is curved" if options.kind == MULTI_THRESHOLD else ""
+    if options.levels > MAX_THRESHOLDS:
+        why += f", a ScaleFire has at most {MAX_THRESHOLDS} levels"
+    return fit.staircase_neuron(function, why.removeprefix(", "))
+
+
+def channel_axis(
+    activation: Activation,
+    options: CalibrationOptions,
+    function: ActivationFunction | None = None,
+) -> int | None:
+    """The axis along which the neuron has rows of its own in the histogram; None for one row.
+
+    Args:
+        activation: what becomes a neuron.
+        options: how neurons are chosen.
+        function: as for :func:`fit_neuron`.
+    """
+    if not options.per_channel or not activation.channels:
+        return None
+    function = function or function_of(activation)
+    linear = options.kind == MULTI_THRESHOLD and is_piecewise_linear(activation)
+    scalable = linear or function is None or function.homogeneous
+    return activation.axis if scalable else None
+
+
+def function_of(activation: Activation) -> ActivationFunction | None:
+    """What an activation computes, where it is told by itself: not of LeakyRelu and PRelu."""
+    if activation.function is not None or activation.signed:
+        return activation.function
+    if activation.op != "Clip":
+        return _POSITIVE
+    upper = activation.upper
+    return ActivationFunction(lambda x: np.clip(x, 0.0, upper), homogeneous=np.isinf(upper))
+
+
+def is_piecewise_linear(activation: Activation) -> bool:
+    """Whether MultiThresholdFire can stand for it: rule 2."""
+    if activation.op == "Clip":
+        return activation.function is None
+    return activation.op in ("Relu", "LeakyRelu", "PRelu", "Encoder")
+
+
+class _Fit:
+    """Fits neurons to the distributions of one membrane potential."""
+
+    def __init__(
+        self,
+        rows: Sequence[Distribution],
+        options: CalibrationOptions,
+        axis: int | None,
+        values: float,
+    ) -> None:
+        self._rows, self._options, self._values = rows, options, values
+        self._axis = 1 if axis is None else axis
+
+    def threshold_neuron(
+        self, function: ActivationFunction, upper: float = np.inf, signed: bool = False
+    ) -> ThresholdNeuron:
+        """A MultiThresholdFire of ``function``, which is linear through 0 up to ``upper``."""
+        rows = [row.of(function.evaluate) for row in self._rows]
+        above = any(row.positive.peak > 0 for row in rows)
+        below = any(row.negative.peak > 0 for row in rows)
+        both = signed or (above and below)
+        levels = self._levels(both)
+        division = None
+        if self._options.timesteps > 1:  # a step has as many levels as any other
+            one = self._options.total_levels
+            division = (one, one) if both else (0, one) if below else (one, 0)
+
+        def candidate(calibrator: str) -> _Candidate:
+            found = find_thresholds(
+                rows, levels, calibrator, self._options.percentile, upper, signed, division
+            )
+            neuron = ThresholdNeuron(
+                theta=found.theta,
+                levels_pos=found.levels_pos,
+                levels_neg=found.levels_neg,
+                clip_rate=found.clip_rate,
+                axis=self._axis,
+                calibrator=self._describe(calibrator, found.theta),
+            )
+            fitted = 0 if calibrator == "max" else found.theta.size + 1
+            return _Candidate(calibrator, neuron, found.squared_error, fitted)
+
+        power = sum(row.power for row in rows)
+        chosen = self._best([candidate(name) for name in self._asked("mse", "max")], power)
+        assert isinstance(chosen, ThresholdNeuron)
+        return chosen
+
+    def staircase_neuron(self, function: ActivationFunction, why: str = "") -> StaircaseNeuron:
+        """A ScaleFire that follows ``function``; ``why`` it is one goes before the reason."""
+        options, rows = self._options, self._rows
+        x, scales, weights = points_of(rows, _POINTS, 1, _PARTS)
+        f = function.evaluate(x)
+        levels = min(self._levels(bool((f < 0).any() and (f > 0).any())), MAX_THRESHOLDS)
+
+        def candidate(calibrator: str) -> _Candidate:
+            if calibrator != DENSITY:
+                scale, staircase = find_uniform_staircase(
+                    rows, function, levels, calibrator, options.percentile
+                )
+                fitted = 0 if calibrator == "max" else scale.size + 1
+            elif len(rows) > 1:
+                scale, staircase = find_scaled_staircase(rows, function.evaluate, levels)
+                fitted = _numbers(staircase) + (scale.size if scale.ndim else 0)
+            else:
+                scale = np.ones((), np.float32)
+                row = rows[0]
+                staircase = find_staircase(row.means, row.counts, function.evaluate, levels)
+                fitted = _numbers(staircase)
+            neuron = StaircaseNeuron(
+                scale=scale,
+                thresholds=staircase.thresholds,
+                levels=staircase.levels,
+                axis=self._axis,
+                calibrator=self._describe(calibrator, scale),
+            )
+            unit = scale.astype(np.float64)[scales] if scale.ndim else float(scale)
+            error = float(weights @ (f - unit * staircase(x / unit)) ** 2)
+            return _Candidate(calibrator, neuron, error, fitted)
+
+        asked = self._asked(DENSITY, "mse")
+        found = [candidate(asked[0])]
+        # The optimal staircase has the least error on the values seen, so that others can only be
+        # better where there are few of them.
+        if found[0].expected(self._values) > _FEW * found[0].squared_error:
+            found += [candidate(name) for name in asked[1:]]
+        elif len(asked) > 1:
+            why = "; ".join([*([why] if why else []), _ENOUGH])
+        chosen = self._best(found, float(weights @ f**2), why)
+        assert isinstance(chosen, StaircaseNeuron)
+        return chosen
+
+    def _levels(self, both: bool) -> int:
+        """Levels besides silence, for values of one polarity or of both."""
+        return self._options.total_levels * (2 if both else 1)
+
+    def _asked(self, *automatic: str) -> tuple[str, ...]:
+        """The calibrators to try, the one that fits least last."""
+        return automatic if self._options.calibrator == "auto" else (self._options.calibrator,)
+
+    def _best(
+        self, candidates: Sequence[_Candidate], power: float, why: str = ""
+    ) -> StaircaseNeuron | ThresholdNeuron:
+        expected = [candidate.expected(self._values) for candidate in candidates]
+        at = int(np.argmin(expected)) if np.isfinite(expected).any() else len(candidates) - 1
+        reasons = [why] if why else []
+        if len(candidates) > 1:
+            others = ", ".join(
+                f"{candidate.calibrator} {_share(error, power)}"
+                for candidate, error in zip(candidates, expected, strict=True)
+            )
+            reasons.append(f"auto: of the errors to be expected ({others}) the least")
+        error = expected[at] if np.isfinite(expected[at]) else candidates[at].squared_error
+        return replace(
+            candidates[at].neuron,
+            reason="; ".join(reasons),
+            error=float(np.sqrt(error / power)) if power > 0 else 0.0,
+        )
+
+    def _describe(self, calibrator: str, scale: np.ndarray) -> str:
+        """The calibrator as provenance shows it."""
+        if calibrator == "percentile":
+            calibrator = f"percentile {self._options.percentile:g}"
+        return f"{calibrator}, {'per channel' if scale.ndim else 'per tensor'}"
+
+
+def _share(error: float, power: float) -> str:
+    if not np.isfinite(error):
+        return "unknown, too few values"
+    return f"{np.sqrt(error / power) if power > 0 else 0.0:.2%}"
+
+
+def _numbers(staircase: Staircase) -> int:
+    return len(staircase.thresholds) + len(staircase.levels)
+
+
+def _mirror(function: ActivationFunction) -> ActivationFunction:
+    return replace(function, evaluate=lambda x: -function.evaluate(x))
+
+
+def _mirrored(neuron: ThresholdNeuron) -> ThresholdNeuron:
+    """The neuron that fires below 0 as this one does above."""
+    return replace(neuron, levels_pos=0, levels_neg=neuron.levels_pos)
+
+
+def _dual(
+    positive: StaircaseNeuron | ThresholdNeuron,
+    negative: StaircaseNeuron | ThresholdNeuron,
+    rows: Sequence[Distribution],
+) -> DualNeuron:
+    """Two neurons in one; the slope, which weighs the negative side, is taken as 1."""
+    above = sum(float(row.positive.totals[2]) for row in rows)
+    below = sum(float(row.negative.totals[2]) for row in rows)
+    error = positive.error**2 * above + negative.error**2 * below
+    return DualNeuron(
+        positive=positive,
+        negative=negative,
+        axis=positive.axis,
+        calibrator=positive.calibrator,
+        reason=positive.reason,
+        error=float(np.sqrt(error / (above + below))) if above + below > 0 else 0.0,
+    )

@@ -1,0 +1,65 @@
+"""What has to be observed to fit neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from ....passes.analysis.activations import Activation
+from ....passes.analysis.functions import ActivationFunction
+from ....passes.neurons.neuron import Neuron
+from ...running.histograms import Watch
+from ...running.signed_histogram import SignedHistogram
+from ..options import CalibrationOptions
+from .fit_neuron import channel_axis
+
+
+class NotFiniteError(Exception):
+    """An observed tensor holds NaN or infinity.
+
+    Attributes:
+        tensors: names of these tensors.
+    """
+
+    def __init__(self, tensors: Iterable[str]) -> None:
+        super().__init__(", ".join(sorted(tensors)))
+        self.tensors = frozenset(tensors)
+
+
+class Fit(Protocol):
+    """How a neuron is fitted to what it sees."""
+
+    def watch(self, activation: Activation) -> Watch:
+        """What is observed for the neuron: its input, per channel or as a whole."""
+
+    def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
+        """The neuron for this distribution of its membrane potential."""
+
+    def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
+        """Whether the activation is 0 on everything that was seen."""
+
+
+def watch_of(
+    activation: Activation, options: CalibrationOptions, function: ActivationFunction | None
+) -> Watch:
+    """The membrane potential, per channel where a neuron of this kind has channels.
+
+    Args:
+        activation: what becomes a neuron.
+        options: how neurons are chosen.
+        function: as for ``fit_neuron``.
+    """
+    axis = channel_axis(activation, options, function)
+    return Watch(activation.input, axis, 1 if axis is None else activation.channels or 1)
+
+
+def watches_of(
+    activations: Sequence[Activation], watch_of_one: Callable[[Activation], Watch]
+) -> list[Watch]:
+    """One watch for each tensor; where neurons want it differently, as a whole."""
+    found: dict[str, Watch] = {}
+    for activation in activations:
+        watch = watch_of_one(activation)
+        if found.setdefault(watch.tensor, watch) != watch:
+            found[watch.tensor] = Watch(watch.tensor, None, 1)
+    return list(found.values())

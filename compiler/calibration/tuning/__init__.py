@@ -1,0 +1,1 @@
+"""After the fit: levels by sensitivity, one scale for all steps, levels that nothing reaches."""

@@ -1,0 +1,1 @@
+"""What spikes, how often, and into how many products the spikes go."""

@@ -1,0 +1,387 @@
+"""Synaptic operations: where the spikes go, and how many products they take part in.
+
+For each linear operator (Conv, ConvTranspose, Gemm, MatMul, Einsum; see ``fan_out.py``), with k the
+spikes at its own input (``codes.py``) and f the fan-out:
+
+1. One operand spikes, the other is constant:
+       events = sum [k_j is not 0]         unary = sum |k_j| f_j
+       graded = sum [k_j is not 0] f_j     bit-serial = sum popcount(|k_j|) f_j
+2. Both operands spike (a of one, b of the other, as in attention): over all products a_ik b_kj
+       unary = sum |a_ik| |b_kj|           bit-serial = sum popcount(|a_ik|) popcount(|b_kj|)
+       graded = number of products of two events
+   and events are those of both operands.
+3. Otherwise the operator is analog, with the reason, and its multiply-accumulates are counted.
+   So are those of every other operator: products whose weight is not 0 and whose input is no
+   padding, what the ANN computes at the same place, once where it is computed at every timestep. In
+   rule 2 it is all products.
+4. Weights computed while the network runs count as not 0. An operator that reads constants alone is
+   none of the network's. Operators in bodies of Loop and Scan are listed and not counted.
+
+All counts are integers, exact. Of spikes over T timesteps they are sums over the steps: running
+means of spikes are analog (rule 3), and what reads them computes all its products T times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from onnx import GraphProto, TensorProto
+
+from ...passes.analysis.edges import Carries, is_linear, moved, moves_values, signal_inputs
+from ...passes.graph.graph import Node, Tensor, is_constant, is_standard, scopes
+from ..errors import DataError
+from ..report.results import SynapseResult
+from .batch import Batch
+from .codes import Codes, Span
+from .fan_out import LinearOperator, NotCounted, Shape, total_fan_out
+from .maps import CountMap
+from .pack import Packed, Table, tables_of_code, tables_of_neuron
+from .twins import Twins, attributes_of
+
+#: Integers below it are sums that float32 made without rounding.
+_EXACT = float(1 << 24)
+
+_SUMS = {"unary": "spikes", "bit_serial": "bits", "graded": "events"}
+
+
+class SynapseCounter(Protocol):
+    """Counts one operator.
+
+    Attributes:
+        outputs: names of the tensors that a run has to give to :meth:`add`.
+    """
+
+    outputs: list[str]
+
+    def add(self, arrays: Sequence[np.ndarray]) -> None:
+        """Add one run."""
+
+    def result(self, samples: int) -> SynapseResult:
+        """Means over so many samples."""
+
+
+@dataclass
+class _Operator:
+    """A linear operator and what is known of its operands.
+
+    Attributes:
+        name: node name.
+        linear: its products.
+        masks: bool, where an operand is not 0; None of what is not constant.
+        repeats: T where it is computed at every timestep.
+    """
+
+    name: str
+    linear: LinearOperator
+    masks: list[np.ndarray | None]
+    repeats: int = 1
+
+    def result(self, macs: float, spans: Sequence[Span] = (), analog: str = "") -> SynapseResult:
+        neurons = list(dict.fromkeys(name for span in spans for name in span.neurons))
+        bits = max(((s.levels * s.timesteps).bit_length() for s in spans), default=0)
+        return SynapseResult(
+            self.name, self.linear.op, neurons, analog, macs, bits=bits, repeats=self.repeats
+        )
+
+    def macs(self, shapes: Sequence[Shape]) -> int:
+        """Multiply-accumulates for operands of these shapes."""
+        first, second = self.masks
+        if second is not None or self.linear.op in ("Conv", "ConvTranspose"):
+            mask = np.ones(shapes[1], bool) if second is None else second
+            return total_fan_out(self.linear.fan_out(0, shapes[0], mask), shapes[0])
+        if first is not None:
+            return total_fan_out(self.linear.fan_out(1, shapes[1], first), shapes[1])
+        return self.linear.products(shapes[0], shapes[1])
+
+
+@dataclass
+class _Uncounted:
+    """An operator of which nothing is known but that it is there."""
+
+    operator: _Operator
+    reason: str
+    outputs: list[str] = field(default_factory=list)
+
+    def add(self, arrays: Sequence[np.ndarray]) -> None:
+        """Nothing to add."""
+
+    def result(self, samples: int) -> SynapseResult:  # noqa: ARG002 it has no counts
+        return self.operator.result(0.0, analog=f"not counted: {self.reason}")
+
+
+class _Analog:
+    """Rule 3: the shapes of the operands are seen."""
+
+    def __init__(
+        self,
+        twins: Twins,
+        home: GraphProto,
+        operator: _Operator,
+        operands: Sequence[Tensor],
+        reason: str,
+    ) -> None:
+        self._operator, self._reason = operator, reason
+        self.outputs = [_shape_of(twins, home, str(tensor.name)) for tensor in operands]
+        self._runs: dict[tuple[Shape, ...], int] = {}
+
+    def add(self, arrays: Sequence[np.ndarray]) -> None:
+        if all(array.size for array in arrays):  # the branch was taken
+            shapes = tuple(_as_shape(array) for array in arrays)
+            self._runs[shapes] = self._runs.get(shapes, 0) + 1
+
+    def result(self, samples: int) -> SynapseResult:
+        macs = sum(runs * self._operator.macs(shapes) for shapes, runs in self._runs.items())
+        once = macs / self._operator.repeats / samples
+        return self._operator.result(once, analog=self._reason)
+
+
+class _Weighted:
+    """Rule 1: a map of counts, and the weights."""
+
+    def __init__(
+        self, operator: _Operator, position: int, counts: CountMap, weights: str | None
+    ) -> None:
+        """``weights``: name of the shape of weights that are computed; None: they are constant."""
+        self._operator, self._position, self._counts = operator, position, counts
+        self._mask = operator.masks[1 - position]
+        self.outputs = [] if weights is None else [weights]
+
+    def add(self, arrays: Sequence[np.ndarray]) -> None:
+        for shape in arrays:
+            if shape.size:
+                self._mask = np.ones(_as_shape(shape), bool)
+
+    def result(self, samples: int) -> SynapseResult:
+        macs, sums = 0, dict.fromkeys(_SUMS, 0)
+        for shape, totals in self._counts.totals.items():
+            assert self._mask is not None  # it came with the counts
+            fan_out = self._operator.linear.fan_out(self._position, shape, self._mask)
+            macs += totals.samples * total_fan_out(fan_out, shape)
+            every = np.broadcast_to(fan_out, shape).reshape(-1)
+            for name, count in _SUMS.items():
+                sums[name] += int(totals.counts[count] @ every)
+        span = self._counts.span
+        steps = max(self._operator.repeats, span.timesteps)
+        result = self._operator.result(macs / steps / samples, [span])
+        result.events = self._counts.sum("events") / samples
+        for name, total in sums.items():
+            setattr(result, name, total / samples)
+        return result
+
+
+class _Pair:
+    """Rule 2: both operands, summed over the indices that the other one does not have."""
+
+    def __init__(
+        self,
+        twins: Twins,
+        home: GraphProto,
+        operator: _Operator,
+        found: Sequence[Sequence[Table]],
+        spans: Sequence[Span],
+        ranks: Sequence[int | None],
+    ) -> None:
+        self._operator, self._spans = operator, list(spans)
+        self._fields: list[list[tuple[str, int]]] = []
+        self.outputs = []
+        for position, rank in enumerate(ranks):
+            axes = operator.linear.own_axes(position, rank)
+            own = twins.constant(home, axes, np.int64)
+            fields = []
+            for table in found[position]:
+                thresholds = twins.constant(home, table.thresholds)
+                for counted in table.fields:
+                    if counted.name not in _SUMS.values():
+                        continue
+                    sums = twins.staircase(home, table.tensor, thresholds, counted.counts)
+                    if axes:
+                        sums = twins.node(home, "ReduceSum", sums, own, keepdims=0)
+                    fields.append((counted.name, counted.worth))
+                    self.outputs.append(sums)
+            self._fields.append(fields)
+            self.outputs.append(_shape_of(twins, home, found[position][0].tensor))
+        self._totals = dict.fromkeys((*_SUMS, "macs", "events"), 0)
+
+    def add(self, arrays: Sequence[np.ndarray]) -> None:
+        if arrays[-1].size == 0:  # a branch that was not taken
+            return
+        pending = iter(arrays)
+        counts, shapes = [], []
+        for fields in self._fields:
+            sums: dict[str, np.ndarray] = {}
+            for name, worth in fields:
+                part = self._exact(next(pending)) * worth
+                sums[name] = sums[name] + part if name in sums else part
+            counts.append(sums)
+            shapes.append(_as_shape(next(pending)))
+        for name, count in _SUMS.items():
+            pairs = self._operator.linear.pairs(counts[0][count], counts[1][count])
+            self._totals[name] += pairs
+        self._totals["events"] += sum(int(sums["events"].sum()) for sums in counts)
+        self._totals["macs"] += self._operator.linear.products(shapes[0], shapes[1])
+
+    def _exact(self, sums: np.ndarray) -> np.ndarray:
+        if not np.all(sums < _EXACT):
+            raise DataError(
+                f"{self._operator.linear.op} '{self._operator.name}': the spikes that it reads "
+                "are NaN on a sample, or more than 2^24 in one sum, and cannot be counted"
+            )
+        return sums.astype(np.int64)
+
+    def result(self, samples: int) -> SynapseResult:
+        once = self._totals["macs"] / self._operator.repeats / samples
+        result = self._operator.result(once, self._spans)
+        for name in ("events", *_SUMS):
+            setattr(result, name, self._totals[name] / samples)
+        return result
+
+
+class Synapses:
+    """Finds the linear operators of a network and puts beside each what counts it.
+
+    Args:
+        twins: adds to the model.
+        codes: of the same model.
+        batch: the samples of a run.
+        maps: of the neurons, by the graph they are in and their output; others are added.
+    """
+
+    def __init__(
+        self, twins: Twins, codes: Codes, batch: Batch, maps: dict[tuple[int, str, bool], CountMap]
+    ) -> None:
+        self._twins, self._codes, self._batch, self._maps = twins, codes, batch, maps
+
+    def counters(self) -> Iterator[SynapseCounter]:
+        """One for each operator, in order."""
+        for scope in scopes(self._codes.graph):
+            for node in list(scope.graph.nodes):
+                if is_linear(node):
+                    counter = self._counter(node, scope.closed)
+                    if counter is not None:
+                        yield counter
+
+    def _counter(self, node: Node, closed: str) -> SynapseCounter | None:
+        home, stored = self._codes.proto(node)
+        operands = [node.inputs[position] for position in signal_inputs(node)]
+        padding: tuple[tuple[int, int], ...] = ()
+        if node.op in ("Conv", "ConvTranspose"):
+            operands[0], padding = _without_padding(operands[0])
+        linear = LinearOperator(str(node.op), attributes_of(stored), padding)
+        if all(self._codes.is_constant(tensor) for tensor in operands):
+            return None
+        repeats = max(self._codes.timesteps_of(tensor) for tensor in operands)
+        masks = [_mask(tensor) for tensor in operands[:2]]
+        operator = _Operator(stored.name, linear, masks, repeats)
+        try:
+            linear.check()
+        except NotCounted as refused:
+            return _Uncounted(operator, str(refused))
+        if closed:
+            return _Uncounted(operator, closed)
+        spans = [self._codes.span(tensor) for tensor in operands]
+        analog = [
+            tensor
+            for tensor, span in zip(operands, spans, strict=True)
+            if span is None and not self._codes.is_constant(tensor)
+        ]
+        if analog:
+            return _Analog(self._twins, home, operator, operands, self._why(analog[0]))
+        if node.op in ("Conv", "ConvTranspose") and spans[1] is not None:
+            reason = "its weights are computed from spikes"
+            return _Analog(self._twins, home, operator, operands, reason)
+        ranks = [None if t.shape is None else len(t.shape) for t in operands]
+        if spans[0] is not None and spans[1] is not None:
+            tables = [self._tables(home, tensor) for tensor in operands]
+            return _Pair(self._twins, home, operator, tables, [spans[0], spans[1]], ranks)
+        position = 0 if spans[0] is not None else 1
+        mask = operator.masks[1 - position]
+        other = mask.ndim if mask is not None else ranks[1 - position] or 2
+        fixed = linear.varies_along_first(position, ranks[position], other)
+        counts = self._map(home, operands[position], fixed)
+        weights = None
+        if mask is None:
+            weights = _shape_of(self._twins, home, str(operands[1 - position].name))
+        return _Weighted(operator, position, counts, weights)
+
+    def _tables(self, home: GraphProto, tensor: Tensor) -> list[Table]:
+        """What counts a tensor of spikes at the operator that reads it."""
+        neuron = self._codes.neuron_of(tensor)
+        if neuron is not None:
+            return tables_of_neuron(self._twins, self._codes, home, neuron)
+        span = self._codes.span(tensor)
+        assert span is not None
+        return tables_of_code(self._twins, home, self._codes.code(home, tensor), span)
+
+    def _map(self, home: GraphProto, tensor: Tensor, fixed: bool) -> CountMap:
+        key = (id(home), str(tensor.name), fixed)
+        if key not in self._maps:
+            span = self._codes.span(tensor)
+            assert span is not None
+            packed = self._moved(home, tensor)
+            if packed is None:
+                packed = Packed.of(self._twins, home, self._tables(home, tensor))
+            length = self._codes.length_of(tensor)
+            rows = self._batch.rows(home, packed.tensors[0], length, span.timesteps, fixed)
+            self._maps[key] = CountMap(self._twins, home, packed, span, rows)
+        return self._maps[key]
+
+    def _moved(self, home: GraphProto, tensor: Tensor) -> Packed | None:
+        """The packed counts of neurons in this graph, moved as their spikes are, if all alike."""
+        sources = self._codes.sources(tensor)
+        maps = [self._maps.get((id(home), name, False)) for name in sources]
+        given = {name: m.packed for name, m in zip(sources, maps, strict=True) if m is not None}
+        levels = {packed.levels() for packed in given.values()}
+        if len(given) < len(set(sources)) or len(levels) != 1 or not all(levels):
+            return None
+        tensors = {name: packed.tensors[0] for name, packed in given.items()}
+        one = next(iter(given.values()))
+        return replace(one, tensors=[self._codes.moved_along(home, tensor, "packed", tensors)])
+
+    def _why(self, tensor: Tensor) -> str:
+        """Why a tensor is analog."""
+        if self._codes.analysis.of(tensor) == Carries.INPUT:
+            return "reads the network's own input"
+        producer = tensor.inputs[0] if tensor.inputs else None
+        if producer is None:
+            return "reads analog values"
+        if moves_values(producer) and is_standard(producer):
+            for part in moved(producer):
+                if not self._codes.is_constant(part) and self._codes.span(part) is None:
+                    return self._why(part)
+        return f"reads values that {producer.op} '{producer.name}' computes"
+
+
+def _without_padding(tensor: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+    """What a Pad puts zeros around along spatial axes, and how many; else the tensor itself."""
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or node.op != "Pad" or not moves_values(node) or len(node.inputs) < 2:
+        return tensor, ()
+    axes = len(node.inputs) > 3 and not node.inputs[3].is_empty()
+    if axes or not is_constant(node.inputs[1]) or node.attrs.get("mode", "constant") != "constant":
+        return tensor, ()
+    before, after = np.asarray(node.inputs[1].values).reshape(2, -1).tolist()
+    if any(before[:2] + after[:2]) or min(before + after) < 0:
+        return tensor, ()
+    return node.inputs[0], tuple(zip(before[2:], after[2:], strict=True))
+
+
+def _mask(tensor: Tensor) -> np.ndarray | None:
+    """Where a constant is not 0; None where its values are not known."""
+    return np.asarray(tensor.values != 0) if is_constant(tensor) else None
+
+
+def _shape_of(twins: Twins, home: GraphProto, name: str) -> str:
+    """The shape of a tensor as float32, as all that is to leave a body of If.
+
+    A 1 in front tells the shape of a scalar from that of a branch that was not taken.
+    """
+    one = twins.constant(home, [1], np.int64)
+    shape = twins.node(home, "Concat", one, twins.node(home, "Shape", name), axis=0)
+    return twins.node(home, "Cast", shape, to=TensorProto.FLOAT)
+
+
+def _as_shape(array: np.ndarray) -> Shape:
+    return tuple(int(length) for length in array[1:])

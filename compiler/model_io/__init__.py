@@ -1,0 +1,1 @@
+"""Reading a model that nobody vouches for, and writing what was made of it."""

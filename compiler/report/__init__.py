@@ -1,0 +1,1 @@
+"""What was done and found, as data, tables and a page."""

@@ -1,0 +1,306 @@
+"""Coverage: what became of every activation and every linear operator, and of the arithmetic.
+
+One line each:
+
+- activation: *converted* (it is a neuron), *shortcut* (a copy of one that is a neuron; it carries
+  the membrane potential past the linear operators), *encoded* (over several timesteps: it stays in
+  float, and linear operators read the neuron that follows it), or *kept*, with the reason.
+- Softmax, normalisation: *encoded* (it stays in float; linear operators read its output as spikes),
+  or *kept*: no linear operator reads it.
+- recurrent layer: *kept*.
+- linear operator: *converted* (everything it reads are spikes of activations), *encoded* (it reads
+  the spikes of an encoder) or *kept*: an operand is analog, with the reason.
+
+Multiply-accumulates are those of one sample, whose shapes are seen when it runs. Operators in
+bodies that are left alone or were not taken count as unknown and are left out of the share.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from ...passes.analysis.activations import (
+    NORMALISING_OPS,
+    RECURRENT_OPS,
+    Activation,
+    Kept,
+    is_activation,
+    is_shortcut,
+)
+from ...passes.analysis.edges import Carries, EdgeAnalysis, is_linear, signal_inputs
+from ...passes.graph.graph import Graph, Node, Tensor, is_constant, scopes
+from ...passes.graph.network import Network
+from ...passes.graph.protos import nodes_below
+from ...passes.neurons.keep_activations import FOLLOWED
+from ..running.expose import shapes_of
+from ..samples.files import Feed
+
+CONVERTED, ENCODED, SHORTCUT, KEPT = "converted", "encoded", "shortcut", "kept"
+
+_OWN_INPUT = "reads the network's own input; --encode-input encodes it"
+
+
+@dataclass
+class CoverageLine:
+    """What became of one operator.
+
+    Attributes:
+        name: node name.
+        op: operator type.
+        kind: "activation", "normalisation", "recurrent" or "linear".
+        status: "converted", "encoded", "shortcut" or "kept".
+        reason: why it was not converted; empty where it was.
+        location: where it is in the source: file and line if the exporter says so, and position.
+        macs: multiply-accumulates of one sample for a linear operator; None if unknown.
+    """
+
+    name: str
+    op: str
+    kind: str
+    status: str
+    reason: str
+    location: str
+    macs: int | None = None
+
+
+@dataclass
+class Coverage:
+    """Coverage of a network.
+
+    Attributes:
+        lines: one per activation, normalisation, recurrent layer and linear operator.
+        counts: number of lines by "kind status".
+        macs: multiply-accumulates of one sample, of all linear operators where they are known.
+        spiking_macs: those whose operands are all spikes (or constants).
+        unknown_macs: number of linear operators left out.
+    """
+
+    lines: list[CoverageLine] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    macs: int = 0
+    spiking_macs: int = 0
+    unknown_macs: int = 0
+
+    @property
+    def spiking_share(self) -> float | None:
+        """Share of multiply-accumulates that receive spikes; None where there are none."""
+        return self.spiking_macs / self.macs if self.macs else None
+
+    def kept_activations(self) -> list[CoverageLine]:
+        """Everything nonlinear that stays and feeds no neuron."""
+        return [line for line in self.lines if line.kind != "linear" and line.status == KEPT]
+
+
+def measure_coverage(
+    graph: Graph,
+    activations: list[Activation],
+    kept: list[Kept],
+    source: ModelProto,
+    sample: Feed,
+    network: Network,
+) -> Coverage:
+    """Coverage of a graph whose encoders are in place.
+
+    Args:
+        graph: the canonical graph with its encoders.
+        activations: what becomes a neuron.
+        kept: activations that do not.
+        source: the model as it was read, for locations.
+        sample: a feed of one sample, for shapes.
+        network: ``graph`` as a model.
+    """
+    locations = _locations(source)
+    fired = {activation.output for activation in activations}
+    encoders = {activation.output for activation in activations if activation.op == "Encoder"}
+    reasons = {(item.name, item.op): item.reason for item in kept}
+    analysis = EdgeAnalysis(graph, fired)
+    shapes = _shapes(graph, network, sample)
+    coverage = Coverage()
+    for scope in scopes(graph):
+        for node in scope.graph.nodes:
+            status = _status(node, analysis, fired, encoders, reasons, scope.closed)
+            if status is None:
+                continue
+            kind, verdict, reason = status
+            line = CoverageLine(
+                node.name, node.op, kind, verdict, reason, locations.get(node.name, "")
+            )
+            if kind == "linear":
+                line.macs = _macs(node, shapes)
+                _add_macs(coverage, line)
+            coverage.lines.append(line)
+            key = f"{kind} {verdict}"
+            coverage.counts[key] = coverage.counts.get(key, 0) + 1
+    coverage.lines += [
+        CoverageLine(item.name, item.op, "activation", KEPT, item.reason, "")
+        for item in kept
+        if item.reason.startswith("inside the function")
+    ]
+    return coverage
+
+
+def _add_macs(coverage: Coverage, line: CoverageLine) -> None:
+    if line.macs is None:
+        coverage.unknown_macs += 1
+        return
+    coverage.macs += line.macs
+    if line.status != KEPT:
+        coverage.spiking_macs += line.macs
+
+
+def _status(
+    node: Node,
+    analysis: EdgeAnalysis,
+    fired: set[str],
+    encoders: set[str],
+    reasons: dict[tuple[str, str], str],
+    closed: str,
+) -> tuple[str, str, str] | None:
+    """Kind, status and reason of a node that has a line."""
+    if is_activation(node):
+        if node.outputs[0].name in fired:
+            return "activation", CONVERTED, ""
+        if is_shortcut(node):
+            return "activation", SHORTCUT, "carries the membrane potential past linear operators"
+        reason = reasons.get((node.name, node.op), "")
+        followed = reason in FOLLOWED and _is_encoded(node, encoders)
+        return "activation", ENCODED if followed else KEPT, reason
+    if node.op in RECURRENT_OPS:
+        return "recurrent", KEPT, closed or "a recurrent layer; its gates stay analog"
+    if node.op in NORMALISING_OPS and node.outputs:
+        if _is_encoded(node, encoders):
+            return "normalisation", ENCODED, ""
+        return "normalisation", KEPT, closed or "stays in float; no linear operator reads it"
+    if not is_linear(node):
+        return None
+    operands = [node.inputs[i] for i in signal_inputs(node) if i < len(node.inputs)]
+    carried = {analysis.of(tensor) for tensor in operands}
+    if carried <= {Carries.CONSTANT}:
+        return "linear", KEPT, "computed from constants alone"
+    if closed:
+        return "linear", KEPT, closed
+    if Carries.INPUT in carried:
+        return "linear", KEPT, _OWN_INPUT
+    if Carries.ANALOG in carried:
+        wrong = [t for t in operands if analysis.of(t) == Carries.ANALOG]
+        types = sorted({"unknown" if t.dtype is None else np.dtype(t.dtype).name for t in wrong})
+        analog = f"reads analog values of type {', '.join(types)}"
+        return "linear", KEPT, analog if types != ["float32"] else "reads analog values"
+    encoded = any(_comes_from(tensor, encoders) for tensor in operands)
+    return "linear", ENCODED if encoded else CONVERTED, ""
+
+
+def _is_encoded(node: Node, encoders: set[str]) -> bool:
+    return any(reader.outputs[0].name in encoders for reader in _readers(node.outputs[0]))
+
+
+def _normalises(node: Node) -> bool:
+    return node.op in NORMALISING_OPS
+
+
+def _readers(tensor: Tensor) -> Iterable[Node]:
+    """Nodes that read the tensor, through nodes that only move values or shift and scale them."""
+    seen: set[int] = set()
+    pending = [tensor]
+    while pending:
+        for consumer in pending.pop().outputs:
+            if id(consumer) in seen:
+                continue
+            seen.add(id(consumer))
+            yield consumer
+            if not (is_linear(consumer) or is_activation(consumer) or _normalises(consumer)):
+                pending += list(consumer.outputs)[:1]
+
+
+def _comes_from(tensor: Tensor, encoders: set[str]) -> bool:
+    """Whether an encoder is among what the spikes come from."""
+    seen: set[int] = set()
+    pending = [tensor]
+    while pending:
+        current = pending.pop()
+        if current.name in encoders:
+            return True
+        if id(current) in seen or is_constant(current) or not current.inputs:
+            continue
+        seen.add(id(current))
+        producer = current.inputs[0]
+        if not is_linear(producer) and not is_activation(producer):
+            pending += list(producer.inputs)
+    return False
+
+
+def _locations(model: ModelProto) -> dict[str, str]:
+    """Where each node is in the source, by the name that it has after canonicalisation."""
+    found: dict[str, str] = {}
+    for position, node in enumerate(nodes_below(model.graph)):
+        name = node.name or (f"{node.op_type}:{node.output[0]}" if node.output else "")
+        line = _source_line(node)
+        found.setdefault(name, f"node {position}, {line}" if line else f"node {position}")
+    return found
+
+
+def _source_line(node: NodeProto) -> str:
+    """File and line that the exporter recorded in metadata or in the doc string."""
+    texts = [p.value for p in node.metadata_props if p.key.endswith("stack_trace")]
+    for text in (*texts, node.doc_string):
+        places = re.findall(r'File "([^"\n]+)", line (\d+)', text) or re.findall(
+            r"^(\S+\.py)[:(](\d+)", text, re.MULTILINE
+        )
+        if places:
+            file, line = places[-1] if texts else places[0]
+            return f"{file}:{line}"
+    return ""
+
+
+def _shapes(graph: Graph, network: Network, sample: Feed) -> dict[str, list[int]]:
+    """Shapes of what linear operators read and write, seen when one sample runs."""
+    names: dict[str, None] = {}
+    for scope in scopes(graph):
+        for node in [] if scope.closed else scope.graph.nodes:
+            if is_linear(node):
+                tensors = [*node.inputs, node.outputs[0]]
+                names.update((t.name, None) for t in tensors if _is_observable(t))
+    return shapes_of(network, list(names), sample, library=False)
+
+
+def _is_observable(tensor: Tensor) -> bool:
+    return not is_constant(tensor) and not tensor.is_empty() and tensor.dtype == np.float32
+
+
+def _macs(node: Node, shapes: dict[str, list[int]]) -> int | None:
+    """Multiply-accumulates of a linear operator, borders counted as if they were not padding."""
+
+    def shape(tensor: Tensor) -> list[int]:
+        return list(tensor.shape) if is_constant(tensor) else shapes[tensor.name]
+
+    try:
+        first = shape(node.inputs[0])
+        if node.op == "Conv":
+            return math.prod(shape(node.outputs[0])) * math.prod(shape(node.inputs[1])[1:])
+        if node.op == "ConvTranspose":
+            return math.prod(first) * math.prod(shape(node.inputs[1])[1:])
+        if node.op == "Gemm":
+            inner = first[0 if node.attrs.get("transA", 0) else 1]
+            return math.prod(shape(node.outputs[0])) * inner
+        if node.op == "MatMul":
+            return math.prod(shape(node.outputs[0])) * first[-1]
+        return _einsum_macs(str(node.attrs["equation"]), [shape(t) for t in node.inputs])
+    except (KeyError, IndexError):
+        return None
+
+
+def _einsum_macs(equation: str, shapes: list[list[int]]) -> int | None:
+    """Product of the lengths of all labels; None for equations with an ellipsis."""
+    if "." in equation:
+        return None
+    lengths: dict[str, int] = {}
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    for term, shape in zip(terms, shapes, strict=True):
+        lengths.update(zip(term, shape, strict=True))
+    return math.prod(lengths.values())

@@ -1,0 +1,89 @@
+"""The compile report: what was done to the model, what was not and why, and how well it works."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..calibration.fitting.membrane import MembraneHistogram
+from ..calibration.tuning.levels_budget import BudgetReport
+from ..calibration.tuning.search_scale import SearchReport
+from ..verify import Verification
+from .coverage import Coverage
+
+
+@dataclass
+class PassReport:
+    """One step of the pipeline: its name, wall-clock seconds and changes."""
+
+    name: str
+    seconds: float
+    changes: list[str]
+
+
+@dataclass
+class NeuronReport:
+    """One neuron as it stands in the compiled model.
+
+    Attributes:
+        name: node name.
+        op: MultiThresholdFire or ScaleFire.
+        source_node: the activation it replaces.
+        source_op: that activation's operator, or "Encoder".
+        polarity: "positive" or "negative" branch, "both" of a MultiThresholdFire with levels on
+            both sides, or "staircase".
+        levels: number of levels N besides silence.
+        theta: the threshold of a MultiThresholdFire, the scale of a ScaleFire, or its range over
+            channels.
+        calibrator: how it was found.
+        clip_rate: share of the calibration values above the highest level; nan for a ScaleFire.
+        error: relative error to be expected, from the calibration values; nan for a quantiser of
+            the source model.
+        membrane: what it saw at calibration; None for a quantiser of the source model.
+    """
+
+    name: str
+    op: str
+    source_node: str
+    source_op: str
+    polarity: str
+    levels: int
+    theta: str
+    calibrator: str
+    clip_rate: float
+    error: float
+    membrane: MembraneHistogram | None = None
+
+
+@dataclass
+class CompileReport:
+    """Everything the compiler can say about one run."""
+
+    version: str
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    calibration: dict[str, Any]
+    passes: list[PassReport] = field(default_factory=list)
+    neurons: list[NeuronReport] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
+    levels_budget: BudgetReport | None = None
+    search: SearchReport | None = None
+    verification: Verification | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """The report as indented JSON."""
+        content = asdict(self)
+        content["coverage"]["spiking_share"] = self.coverage.spiking_share
+        return json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """JSON knows no NaN: what does not apply is null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

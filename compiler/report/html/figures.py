@@ -1,0 +1,297 @@
+"""The figures of the report; ``svg.py`` says how they are drawn.
+
+Each function gives the text of an SVG element. What has no value (None) is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from ...calibration.fitting.membrane import MembraneHistogram
+from ..results import SweepPoint
+from ..sweep_points import accuracy_of, energy_of
+from .svg import FILL, GRID, INK, MUTED, SERIES, Margins, drawing, short
+
+#: Layers or neurons in one figure, at most.
+MOST_ROWS = 60
+_ROW = 0.2
+#: Markers of several values in one row, and their sizes: all are seen where they coincide.
+_MARKS = (("|", 9), ("x", 5), ("o", 3))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value, in percent or as it is, with its interval where there is one."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def points_figure(label: str, panels: Mapping[str, Sequence[Point]]) -> str:
+    """Values with their intervals, one panel per measure, networks below each other."""
+    rows = list(dict.fromkeys(point.label for points in panels.values() for point in points))
+    with drawing(label, 0.28 * len(rows), _beside(rows), len(panels), share_y=True) as canvas:
+        for axes, (title, points) in zip(canvas.axes, panels.items(), strict=True):
+            for point in points:
+                if not math.isfinite(point.value):
+                    continue
+                at = rows.index(point.label)
+                colour = SERIES[at % len(SERIES)]
+                if point.low is not None and point.high is not None:
+                    axes.plot([point.low, point.high], [at, at], color=colour)
+                axes.plot([point.value], [at], "o", color=colour, markersize=5)
+            axes.set_xlabel(title)
+            axes.margins(x=0.15)
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+            _rows(axes, rows)
+    return canvas.svg
+
+
+def bars_figure(label: str, bars: Mapping[str, float], unit: str) -> str:
+    """One bar each, with its value written behind it."""
+    names = list(bars)
+    known = {name: value for name, value in bars.items() if math.isfinite(value)}
+    most = max(known.values(), default=0.0)
+    with drawing(label, 0.27 * len(names), _beside(names)) as canvas:
+        axes = canvas.axes[0]
+        for name, value in known.items():
+            at = names.index(name)
+            ann = name.startswith("ANN")
+            axes.barh(at, value, height=0.62, color=MUTED if ann else SERIES[0])
+            text = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+            axes.annotate(
+                text, (value, at), (4, 0), textcoords="offset points", va="center", fontsize=8
+            )
+        axes.set_xlim(0, most * 1.18 or 1.0)
+        axes.set_xlabel(unit)
+        _rows(axes, names)
+    return canvas.svg
+
+
+def layers_figure(
+    label: str,
+    layers: Sequence[str],
+    bars: Mapping[str, Sequence[float | None]],
+    marks: Mapping[str, Sequence[float | None]],
+    unit: str,
+) -> str:
+    """Per layer a bar for each accounting, and a mark for each baseline, on a logarithmic axis.
+
+    Args:
+        label: what the figure shows.
+        layers: their names, at most :data:`MOST_ROWS`.
+        bars: values per layer, by accounting.
+        marks: likewise, by baseline.
+        unit: of the values.
+    """
+    every = [v for row in (*bars.values(), *marks.values()) for _, v in _positive(row)]
+    least = min(every, default=1.0) / 2
+    thick = 0.8 / max(len(bars), 1)
+    height = len(layers) * max(_ROW, 0.09 * len(bars))
+    rows = -(-(len(bars) + len(marks)) // 2)
+    with drawing(label, height, _beside(layers, rows)) as canvas:
+        axes = canvas.axes[0]
+        for number, (name, values) in enumerate(bars.items()):
+            shown = _positive(values)
+            axes.barh(
+                [at - 0.4 + thick * (number + 0.5) for at, _ in shown],
+                [v - least for _, v in shown],
+                left=least, height=thick, color=SERIES[number], label=name,
+            )  # fmt: skip
+        for number, (name, values) in enumerate(marks.items()):
+            shown = _positive(values)
+            marker, size = _MARKS[number % len(_MARKS)]
+            places = [v for _, v in shown], [at for at, _ in shown]
+            axes.plot(*places, marker, color=INK, markersize=size, label=name)
+        axes.set_xscale("log")
+        axes.set_xlim(left=least)
+        axes.xaxis.set_major_formatter(_plain)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(unit)
+        _rows(axes, layers)
+        canvas.figure.legend(loc="upper center", ncols=2)
+    return canvas.svg
+
+
+def firing_figure(
+    label: str,
+    neurons: Sequence[str],
+    rates: Sequence[float],
+    shares: Mapping[str, Sequence[float | None]],
+) -> str:
+    """Per neuron its mean number of spikes, and beside it shares, in percent."""
+    height = _ROW * len(neurons)
+    with drawing(label, height, _beside(neurons, 1), 2, share_y=True) as canvas:
+        left, right = canvas.axes
+        left.barh(range(len(neurons)), rates, height=0.7, color=SERIES[0])
+        left.set_xlabel("spikes per value")
+        for number, (name, values) in enumerate(shares.items()):
+            shown = [(at, 100 * v) for at, v in enumerate(values) if v is not None]
+            marker, size = _MARKS[number % len(_MARKS)]
+            places = [v for _, v in shown], [at for at, _ in shown]
+            if shown:
+                right.plot(*places, marker, color=SERIES[number + 1], markersize=size, label=name)
+        right.set_xlim(-3, 103)
+        right.set_xlabel("%")
+        canvas.figure.legend(loc="upper center", ncols=3)
+        _rows(left, neurons)
+        right.tick_params(left=False)
+    return canvas.svg
+
+
+def neuron_figure(
+    label: str,
+    membrane: MembraneHistogram | None,
+    levels: Sequence[float],
+    first: int,
+    source: str,
+) -> str:
+    """What a neuron sees, with its thresholds and levels, beside what it fires.
+
+    Args:
+        label: what the figure shows.
+        membrane: its membrane potential; None leaves the left panel out.
+        levels: share of the values on each level.
+        first: the number k of the first of them.
+        source: what the shares were counted on.
+    """
+    margins = Margins(top=0.3, between=1.15, left=0.5)
+    with drawing(label, 1.4, margins, 1 + (membrane is not None)) as canvas:
+        if membrane is not None:
+            _draw_membrane(canvas.axes[0], membrane)
+        axes = canvas.axes[-1]
+        edges = [first + i - 0.5 for i in range(len(levels) + 1)]
+        _draw_shares(axes, levels, edges, SERIES[0])
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel("level k")
+        axes.set_ylabel("% of values")
+        axes.set_title(f"levels, {source}")
+    return canvas.svg
+
+
+def sweep_figure(
+    label: str, points: Sequence[SweepPoint], baselines: Sequence[SweepPoint], accounting: str
+) -> str:
+    """Accuracy against energy: compiled networks by number, their Pareto front, and baselines.
+
+    Args:
+        label: what the figure shows.
+        points: of :func:`~..evaluation.sweep.sweep`, its ``pareto`` for this accounting.
+        baselines: other networks, such as the int8 one.
+        accounting: of the energy.
+    """
+    with drawing(label, 2.7, Margins()) as canvas:
+        axes = canvas.axes[0]
+        front = []
+        energies = []
+        measure = ""
+        for number, point in enumerate([*points, *baselines], start=1):
+            accuracy, energy = accuracy_of(point), energy_of(point, accounting)
+            if accuracy is None or energy is None:
+                continue
+            measure = accuracy.measure
+            x, y = energy / 1e6, accuracy.shown
+            energies.append(x)
+            compiled = number <= len(points)
+            name = str(number) if compiled else short(point.label)
+            colour = (SERIES[0] if point.pareto else MUTED) if compiled else SERIES[1]
+            if accuracy.interval is not None:
+                axes.plot([x, x], accuracy.interval, color=colour, linewidth=0.8)
+            axes.plot([x], [y], "o" if compiled else "D", color=colour, markersize=6)
+            axes.annotate(name, (x, y), (5, -10), textcoords="offset points", fontsize=8)
+            if point.pareto:
+                front.append((x, y))
+        front.sort()
+        if len(front) > 1:
+            axes.plot(*zip(*front, strict=True), color=SERIES[0], zorder=1)
+        if energies and min(energies) > 0:
+            axes.set_xscale("log")
+            for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                formatted(_plain)
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.margins(x=0.15, y=0.15)
+        axes.set_xlabel(f"estimated energy per sample, µJ ({short(accounting)})")
+        axes.set_ylabel(measure)
+    return canvas.svg
+
+
+def _draw_membrane(axes: Axes, membrane: MembraneHistogram) -> None:
+    """The histogram, thresholds as lines, and the level as a staircase over it."""
+    count = len(membrane.shares)
+    width = (membrane.high - membrane.low) / count
+    edges = [membrane.low + width * i for i in range(count + 1)]
+    top = _draw_shares(axes, membrane.shares, edges, FILL)
+    lines_x: list[float] = []
+    lines_y: list[float] = []
+    for threshold in membrane.thresholds:
+        lines_x += [threshold, threshold, math.nan]
+        lines_y += [0.0, top, math.nan]
+    axes.plot(lines_x, lines_y, color=GRID, linewidth=0.7)
+    axes.set_xlim(membrane.low, membrane.high)
+    axes.grid(visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    unit = short(membrane.unit)
+    axes.set_xlabel(f"membrane potential / {unit}")
+    axes.set_ylabel("% of values")
+    axes.set_title("at calibration")
+    if not membrane.levels:
+        return
+    right = axes.twinx()
+    right.spines["right"].set_visible(True)
+    right.stairs(
+        membrane.levels, [min(membrane.low, membrane.thresholds[0]), *membrane.thresholds,
+                          max(membrane.high, membrane.thresholds[-1])],
+        baseline=None, color=SERIES[1],
+    )  # fmt: skip
+    right.grid(visible=False)
+    right.yaxis.set_major_locator(MaxNLocator(4))
+    right.tick_params(axis="y", labelcolor=SERIES[1])
+    right.set_ylabel(f"level / {unit}", color=SERIES[1])
+
+
+def _plain(value: float, _: float) -> str:
+    """A label of a logarithmic axis; matplotlib's own are TeX."""
+    return f"{value:g}"
+
+
+def _positive(values: Sequence[float | None]) -> list[tuple[int, float]]:
+    """Place and value of those that a logarithmic axis has."""
+    return [(at, v) for at, v in enumerate(values) if v is not None and 0 < v < math.inf]
+
+
+def _draw_shares(axes: Axes, shares: Sequence[float], edges: Sequence[float], colour: str) -> float:
+    """Bars, in percent; one that hides all others is cut off and labelled. Gives the axis's top."""
+    heights = [100 * share for share in shares]
+    most = max(heights, default=0.0)
+    second = sorted(heights)[-2] if len(heights) > 1 else most
+    cut = 0 < 3 * second < most
+    top = (3 * second if cut else most or 1.0) * 1.05
+    axes.stairs(heights, edges, fill=True, color=colour)
+    axes.set_ylim(0, top)
+    if cut:
+        at = heights.index(most)
+        place = ((edges[at] + edges[at + 1]) / 2, top)
+        axes.annotate(
+            f"{most:.0f} %", place, (4, -9), textcoords="offset points", fontsize=8
+        )  # fmt: skip
+    return top
+
+
+def _beside(names: Sequence[str], legend: int = 0) -> Margins:
+    """Room for names to the left, and for so many rows of a legend on top."""
+    longest = max((len(short(name)) for name in names), default=0)
+    return Margins(left=0.25 + 0.066 * longest, top=0.1 + 0.2 * legend)
+
+
+def _rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names down the vertical axis, the first on top."""
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")

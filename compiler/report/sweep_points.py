@@ -1,0 +1,69 @@
+"""Points of a sweep as a table and a figure show them: accuracy upwards, energy to the right.
+
+1. Accuracy of a point: of its outputs the first that has labels and classes: top-1. Where none has,
+   the first with classes: agreement with the ANN. Where none has, the root mean square of the
+   relative errors, of which less is better. All points of a sweep have the same outputs, so they
+   are compared by the same measure.
+2. Energy of a point: what an accounting says of it. A baseline that has one figure only has it in
+   every accounting.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .results import EvaluationResult, SweepPoint
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy of a point, rule 3.
+
+    Attributes:
+        measure: what it is, with its unit.
+        value: more is better.
+        shown: as it is plotted.
+        interval: ends of the 95 % interval, as plotted.
+    """
+
+    measure: str
+    value: float
+    shown: float
+    interval: tuple[float, float] | None = None
+
+
+def accuracy_of(point: SweepPoint) -> Accuracy | None:
+    """The accuracy of a point, rule 1; None where it has no outputs."""
+    for measure, name in (("top-1, %", "top1"), ("agreement with the ANN, %", "agreement")):
+        for output in point.outputs:
+            found = getattr(output, name)
+            if found is not None:
+                interval = (100 * found.low, 100 * found.high)
+                return Accuracy(measure, found.value, 100 * found.value, interval)
+    if not point.outputs:
+        return None
+    squares = [output.relative_l2**2 for output in point.outputs]
+    error = math.sqrt(sum(squares) / len(squares))
+    return Accuracy("relative error", -error, error)
+
+
+def energy_of(point: SweepPoint, accounting: str) -> float | None:
+    """The energy of a point in pJ per sample, rule 2; None where it is unknown."""
+    if accounting not in point.energy and len(point.energy) == 1:
+        return next(iter(point.energy.values()))
+    return point.energy.get(accounting)
+
+
+def baseline_points(result: EvaluationResult) -> list[SweepPoint]:
+    """The baselines of an evaluation, to be drawn beside its sweep.
+
+    A baseline "int8" has the energy that the accounting "ann_int8" says.
+    """
+    totals = result.energy.totals if result.energy is not None else {}
+    points = []
+    for baseline in result.baselines:
+        key = f"ann_{baseline.name}"
+        energy = {key: totals[key]} if key in totals else {}
+        points.append(SweepPoint(baseline.name, None, None, baseline.outputs, energy))
+    return points

@@ -1,0 +1,254 @@
+"""An evaluation as tables on the terminal; 100 columns hold them where names are short."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator
+
+from ..terminal import say, show_table
+from .results import (
+    Difference,
+    EnergyResult,
+    Estimate,
+    EvaluationResult,
+    LatencyResult,
+    NeuronResult,
+    OutputResult,
+    PremiseResult,
+    SweepPoint,
+)
+from .sweep_points import accuracy_of, baseline_points, energy_of
+
+_NETWORKS = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
+
+
+_WIDTH = 100  # of text
+
+_PREFIXES = {-4: "p", -3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T"}
+
+
+def show_result(result: EvaluationResult) -> None:
+    """Everything that was measured.
+
+    Raises:
+        UsageError: standard output cannot be written.
+    """
+    networks = {"SNN": result.outputs, **{b.name: b.outputs for b in result.baselines}}
+    rows = [
+        row
+        for i, output in enumerate(result.outputs)
+        for row in _accuracy(output, {name: outputs[i] for name, outputs in networks.items()})
+    ]
+    if rows:
+        columns = ["output", "network", "top-1, %", "top-5, %", "drop, points"]
+        show_table(f"{result.samples} samples, with 95 % intervals", columns, rows)
+    _show_fidelity(
+        "against the ANN" if rows else f"{result.samples} samples, against the ANN", networks
+    )
+    if result.neurons:
+        _show_neurons(result.neurons)
+    if result.flips_outputs:
+        _show_fidelity(
+            "SNN without graph optimisation against SNN with it, first samples",
+            {"SNN": result.flips_outputs},
+        )
+    if result.premise is not None:
+        _show_premise(result.premise)
+    if result.energy is not None:
+        _show_energy(result.energy)
+    if result.latency:
+        _show_latency(result.latency)
+    if result.sweep:
+        _show_sweep([*result.sweep, *baseline_points(result)])
+
+
+def _accuracy(ann: OutputResult, networks: dict[str, OutputResult]) -> Iterator[list[str]]:
+    """A row for each network; none without labels."""
+    if ann.ann_top1 is None:
+        return
+    yield [ann.name, "ANN", _share(ann.ann_top1), _share(ann.ann_top5), ""]
+    for name, output in networks.items():
+        yield ["", name, _share(output.top1), _share(output.top5), _points(output.drop)]
+
+
+def _show_fidelity(title: str, networks: dict[str, list[OutputResult]]) -> None:
+    rows = [
+        [
+            output.name,
+            name,
+            _share(output.agreement),
+            f"{output.relative_l2:.4f}",
+            "-" if output.cosine is None else f"{output.cosine:.4f}",
+            f"{output.max_abs:.4g}",
+        ]
+        for name, outputs in networks.items()
+        for output in outputs
+    ]
+    columns = ["output", "network", "agreement, %", "rel. error", "cosine", "largest diff."]
+    show_table(title, columns, rows)
+
+
+def _show_neurons(neurons: list[NeuronResult]) -> None:
+    show_table(
+        "neurons",
+        ["neuron", "replaces", "N", "rate", "silent", "saturated", "clipped", "bits", "flips"],
+        [
+            [
+                neuron.name,
+                neuron.source_op,
+                _levels(neuron.levels),
+                f"{neuron.firing_rate:.2f}",
+                f"{neuron.silent_neurons:.1%}",
+                f"{neuron.saturated_neurons:.1%}",
+                "-" if neuron.clip_rate is None else f"{neuron.clip_rate:.2%}",
+                f"{neuron.entropy:.2f}",
+                "-" if neuron.flips is None else f"{neuron.flips:.3%}",
+            ]
+            for neuron in neurons
+        ],
+    )
+    say(
+        "rate: spikes per neuron, sample and timestep; silent, saturated: neurons that never fire, "
+        "or are\nalways at their outermost level; bits: entropy of the levels"
+    )
+
+
+def _show_premise(premise: PremiseResult) -> None:
+    spatial = "ANN" if premise.spatial == "ann" else "made from the SNN"
+    show_table(
+        f"{premise.timesteps} timesteps against one ({spatial}), first {premise.samples} samples",
+        ["neuron", "n", "below", "above", "differ", "by", "bound", "inside", "from one step", "by"],
+        [
+            [
+                neuron.name,
+                _levels(neuron.levels),
+                f"{neuron.below:.1%}",
+                f"{neuron.above:.1%}",
+                f"{neuron.own.share:.3%}",
+                _by(neuron.own),
+                _by(neuron.bound),
+                str(neuron.inside_differing),
+                f"{neuron.total.share:.3%}",
+                _by(neuron.total),
+            ]
+            for neuron in premise.neurons
+        ],
+    )
+    notes = (
+        "n: levels of a step; below, above: step inputs outside [0, n theta], of both polarities "
+        "[-n theta, n theta]; differ: neurons whose spikes are others than those of one step on "
+        "the mean of the same inputs; by: mean and largest difference in levels; bound: likewise, "
+        "what can be proved from these inputs; inside: how many differ with all inputs inside "
+        "(roundings, ties); from one step: against the spikes of the network of one step, with "
+        "what earlier neurons passed on"
+    )
+    say(textwrap.fill(notes, _WIDTH))
+    if premise.outputs:
+        _show_fidelity("against the network of one step", {"SNN": premise.outputs})
+
+
+def _by(difference: Difference) -> str:
+    return f"{difference.mean:.3g}, {difference.largest}"
+
+
+def _show_latency(latency: list[LatencyResult]) -> None:
+    show_table(
+        "latency, each network in processes of its own",
+        ["network", "batch", "median", "to the ANN", "peak memory"],
+        [
+            [
+                _NETWORKS.get(one.network, one.network),
+                str(one.batch),
+                f"{_count(one.seconds)}s",
+                f"{one.ratio:.2f} x",
+                "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f} MiB",
+            ]
+            for one in latency
+        ],
+    )
+
+
+def _show_energy(energy: EnergyResult) -> None:
+    show_table(
+        "per sample: multiply-accumulates of the ANN, synaptic operations of the SNN",
+        ["layer", "operator", "reads", "MACs", "events", "unary", "bit-serial", "graded"],
+        [
+            [
+                layer.name,
+                layer.op,
+                "analog" if layer.analog else "spikes",
+                _count(layer.macs),
+                *(
+                    "-" if layer.analog else _count(count)
+                    for count in (layer.events, layer.unary, layer.bit_serial, layer.graded)
+                ),
+            ]
+            for layer in energy.synapses
+        ],
+    )
+    ann = energy.totals.get("ann_fp32")
+    show_table(
+        f"energy per sample, estimates ({energy.constants_source})",
+        ["accounting", "energy", "to the ANN in float32"],
+        [
+            [name, f"{_count(pj * 1e-12)}J", f"{pj / ann:.2f} x" if ann else "-"]
+            for name, pj in energy.totals.items()
+        ],
+    )
+    say(f"{energy.analog_share:.1%} of the multiply-accumulates are in layers with analog input")
+    for note in energy.notes:
+        say(textwrap.fill(note, _WIDTH))
+
+
+def _show_sweep(points: list[SweepPoint]) -> None:
+    accountings = ("unary", "bit_serial", "graded")
+    rows = []
+    for point in points:
+        accuracy = accuracy_of(point)
+        energies = [energy_of(point, name) for name in accountings]
+        rows.append(
+            [
+                point.label,
+                "-" if accuracy is None else f"{accuracy.shown:.4g}",
+                *("-" if pj is None else f"{_count(pj * 1e-12)}J" for pj in energies),
+                "yes" if point.pareto else "",
+            ]
+        )
+    known = [found for point in points if (found := accuracy_of(point)) is not None]
+    measure = known[0].measure if known else "accuracy"
+    show_table(
+        "sweep, front by accuracy and unary energy",
+        ["network", measure, *accountings, "Pareto front"],
+        rows,
+    )
+
+
+def _levels(levels: tuple[int, int]) -> str:
+    negative, positive = levels
+    return f"-{negative}..{positive}" if negative else str(positive)
+
+
+def _count(value: float) -> str:
+    """Three digits and the prefix of the unit."""
+    if value == 0:
+        return "0 "
+    power = min(max(math.floor(math.log10(abs(value)) / 3), -4), 4)
+    scaled = value / 1000.0**power
+    digits = max(2 - math.floor(math.log10(abs(scaled))), 0)
+    return f"{scaled:.{digits}f} {_PREFIXES[power]}"
+
+
+def _share(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    value, low, high = (100 * part for part in (estimate.value, estimate.low, estimate.high))
+    return f"{value:.2f} [{low:.1f}, {high:.1f}]"
+
+
+def _points(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    parts = (100 * part for part in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (f"{part:.2f}".replace("-0.00", "0.00") for part in parts)
+    return f"{value} [{low}, {high}]"

@@ -1,0 +1,1 @@
+"""Samples for calibration, verification and evaluation: from files, or made up."""

@@ -1,0 +1,360 @@
+"""Samples for calibration, verification and evaluation, streamed in batches.
+
+Accepted: an .npz keyed by input name, an .npy for a model with one input, or a folder of either,
+read in name order. The first axis of an array counts samples. Arrays are read straight from the
+file in blocks, so memory does not grow with the number of samples.
+
+Where an array has one dimension more than the model's input, the input has no batch axis and the
+samples are fed one by one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy_format
+from onnx import ModelProto, helper
+
+from ..errors import DataError, ModelError
+
+Feed = dict[str, np.ndarray]
+
+#: What reading a damaged, encrypted or foreign archive raises.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError),
+    *(NotImplementedError, RuntimeError),
+)
+
+
+class InputSpec(NamedTuple):
+    """One input of a model: name, element type, and dimensions (None where dynamic)."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | None, ...]
+
+
+def input_specs(model: ModelProto) -> list[InputSpec]:
+    """The inputs a caller has to feed.
+
+    Raises:
+        ModelError: an input is not a tensor of numbers with a known rank.
+    """
+    initialised = {tensor.name for tensor in model.graph.initializer}
+    specs = []
+    for value in model.graph.input:
+        if value.name in initialised:
+            continue
+        kind = value.type.WhichOneof("value")
+        tensor = value.type.tensor_type
+        if kind != "tensor_type" or not tensor.HasField("shape"):
+            what = f"of type {kind}" if kind != "tensor_type" else "of unknown rank"
+            raise ModelError(f"input '{value.name}' is {what}; only tensors of known rank are fed")
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        if dtype.kind not in "fiub":
+            raise ModelError(f"input '{value.name}' holds {dtype}; only numbers are supported")
+        # Some exporters write -1 for a dynamic dimension.
+        dims = tuple(
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
+            for dim in tensor.shape.dim
+        )
+        if dims[:1] == (0,):
+            raise ModelError(
+                f"input '{value.name}' has the shape {list(dims)}, so there is nothing to feed; "
+                "export with samples in the batch, or a dynamic batch axis"
+            )
+        specs.append(InputSpec(value.name, dtype, dims))
+    if not specs:
+        raise ModelError("the model has no inputs, so there is nothing to feed")
+    return specs
+
+
+class Samples(ABC):
+    """A set of samples that can be read more than once.
+
+    Attributes:
+        count: number of samples.
+        origin: what they are, for reports and provenance.
+        synthetic: whether they were made up.
+        fixed_batch: the model's batch size, or None if it is dynamic.
+        unbatched: inputs without a batch axis; then ``fixed_batch`` is 1.
+    """
+
+    count: int
+    origin: str
+    synthetic: bool
+    fixed_batch: int | None
+    unbatched: frozenset[str]
+
+    @abstractmethod
+    def _blocks(self, size: int) -> Iterator[Feed]:
+        """Blocks of at most ``size`` samples, in order."""
+
+    def batches(self, size: int) -> Iterator[Feed]:
+        """Feeds of ``size`` samples, or of the model's fixed batch size.
+
+        A remainder that does not fill a fixed batch is left out.
+        """
+        wanted = self.fixed_batch or size
+        pending: list[Feed] = []
+        held = 0
+        for block in self._blocks(wanted):
+            pending.append(block)
+            held += len(next(iter(block.values())))
+            if held >= wanted:
+                joined = _join(pending)
+                yield self._feed({name: array[:wanted] for name, array in joined.items()})
+                held -= wanted
+                rest = {name: array[wanted:] for name, array in joined.items()}
+                pending = [rest] if held else []
+        if held and self.fixed_batch is None:
+            yield self._feed(_join(pending))
+
+    def _feed(self, batch: Feed) -> Feed:
+        return {k: array[0, ...] if k in self.unbatched else array for k, array in batch.items()}
+
+    def count_in(self, feed: Feed) -> int:
+        """How many samples a feed holds."""
+        return 1 if self.unbatched else len(next(iter(feed.values())))
+
+    def batch_count(self, size: int) -> int:
+        """How many feeds :meth:`batches` gives."""
+        wanted = self.fixed_batch or size
+        return self.count // wanted if self.fixed_batch else -(-self.count // wanted)
+
+
+def _join(blocks: list[Feed]) -> Feed:
+    if len(blocks) == 1:
+        return blocks[0]
+    joined = {}
+    for name in blocks[0]:
+        arrays = [block[name] for block in blocks]
+        lengths = sorted({array.shape[1:] for array in arrays})
+        if len(lengths) > 1:
+            raise DataError(
+                f"'{name}': samples of shapes {list(lengths[0])} and {list(lengths[-1])} do not go "
+                "into one batch; pad them to one shape"
+            )
+        joined[name] = np.concatenate(arrays)
+    return joined
+
+
+class FileSamples(Samples):
+    """Samples for the inputs ``specs`` from a file or a folder of .npz and .npy files.
+
+    Attributes:
+        files: those that hold them, in order.
+        sha256: of the files' bytes, one after the other.
+
+    Raises:
+        DataError: a file is missing, unreadable or empty, or its arrays do not fit the inputs.
+    """
+
+    synthetic = False
+
+    def __init__(self, path: Path, specs: list[InputSpec]) -> None:
+        self._specs = specs
+        self.files = _list_files(path)
+        counts, unbatched = [], set()
+        digest = hashlib.sha256()
+        for file in self.files:
+            headers = _headers(file, specs)
+            rows = {spec.name: _check_array(file, spec, headers[spec.name]) for spec in specs}
+            if len(set(rows.values())) > 1:
+                raise DataError(f"{file}: inputs have different numbers of samples: {rows}")
+            counts.append(next(iter(rows.values())))
+            unbatched |= {s.name for s in specs if len(headers[s.name].shape) > len(s.shape)}
+            with file.open("rb") as stream:
+                for chunk in iter(lambda: stream.read(1 << 20), b""):
+                    digest.update(chunk)
+        self.count = sum(counts)
+        self.unbatched = frozenset(unbatched)
+        self.fixed_batch = fixed_batch(specs, self.unbatched)
+        if self.count == 0:
+            raise DataError(f"{path}: no samples, the arrays are empty")
+        if self.fixed_batch and self.count < self.fixed_batch:
+            raise DataError(
+                f"{path}: {self.count} samples do not fill one batch of {self.fixed_batch}, "
+                "which the model fixes; give more samples or export with a dynamic batch axis"
+            )
+        self.sha256 = digest.hexdigest()
+        self.origin = f"{self.count} samples, sha256 {self.sha256[:16]}"
+
+    def _blocks(self, size: int) -> Iterator[Feed]:
+        position = 0
+        for file in self.files:
+            with ExitStack() as stack:
+                readers = {
+                    spec.name: stack.enter_context(_Reader(file, spec.name)) for spec in self._specs
+                }
+                while True:
+                    block = {name: reader.read(size) for name, reader in readers.items()}
+                    rows = len(next(iter(block.values())))
+                    if rows == 0:
+                        break
+                    for spec in self._specs:
+                        _check_finite(file, spec.name, block[spec.name], position)
+                        block[spec.name] = block[spec.name].astype(spec.dtype, copy=False)
+                    position += rows
+                    yield block
+
+
+def inputs_without_batch(specs: list[InputSpec]) -> frozenset[str]:
+    """Inputs without a batch axis: scalars, and all where the first dimensions differ."""
+    sizes = {spec.shape[0] if spec.shape else 1 for spec in specs} - {None}
+    return frozenset(spec.name for spec in specs if not spec.shape or len(sizes) > 1)
+
+
+def fixed_batch(specs: list[InputSpec], unbatched: frozenset[str]) -> int | None:
+    """1 sample at a time for inputs without a batch axis, else the fixed first dimension."""
+    sizes = {1 if spec.name in unbatched else spec.shape[0] for spec in specs} - {None}
+    if len(sizes) > 1:
+        wrong = [spec.name for spec in specs if spec.name not in unbatched]
+        raise DataError(
+            f"the model fixes the first dimension of {', '.join(wrong)}, so it is no batch axis "
+            "there: give their arrays one dimension more, the first for the samples"
+        )
+    return sizes.pop() if sizes else None
+
+
+def _list_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy") and p.is_file())
+        if not files:
+            raise DataError(f"{path}: the folder holds no .npz or .npy file")
+        return files
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder")
+    if path.suffix not in (".npz", ".npy"):
+        raise DataError(f"{path}: expected .npz, .npy or a folder of them")
+    return [path]
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def _open_array(file: Path, name: str, archive: zipfile.ZipFile | None) -> IO[bytes]:
+    return file.open("rb") if archive is None else archive.open(f"{name}.npy")
+
+
+def _read_header(file: Path, name: str, stream: IO[bytes]) -> _Header:
+    try:
+        version = npy_format.read_magic(stream)
+        read = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
+        if version not in read:
+            raise DataError(f"{file}: array '{name}' uses .npy version {version}; save it again")
+        shape, fortran_order, dtype = read[version](stream)
+    except UNREADABLE as error:
+        raise DataError(f"{file}: array '{name}' is not readable: {error}") from error
+    if dtype.hasobject:
+        raise DataError(f"{file}: array '{name}' holds Python objects; save plain numbers")
+    if fortran_order and len(shape) > 1:
+        raise DataError(
+            f"{file}: array '{name}' is stored column by column and cannot be streamed; "
+            "save numpy.ascontiguousarray(array)"
+        )
+    return _Header(shape, dtype)
+
+
+def _headers(file: Path, specs: list[InputSpec]) -> dict[str, _Header]:
+    """Headers of the arrays that belong to the inputs."""
+    if file.suffix == ".npy":
+        if len(specs) != 1:
+            names = ", ".join(spec.name for spec in specs)
+            raise DataError(f"{file}: the model has {len(specs)} inputs ({names}); give an .npz")
+        with file.open("rb") as stream:
+            return {specs[0].name: _read_header(file, specs[0].name, stream)}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            found = {n[: -len(".npy")] for n in archive.namelist() if n.endswith(".npy")}
+            for spec in specs:
+                if spec.name not in found:
+                    raise DataError(_missing(file, spec.name, sorted(found)))
+            headers = {}
+            for spec in specs:
+                with archive.open(f"{spec.name}.npy") as stream:
+                    headers[spec.name] = _read_header(file, spec.name, stream)
+            return headers
+    except UNREADABLE as error:
+        raise DataError(f"{file}: not a readable .npz archive: {error}") from error
+
+
+def _missing(file: Path, name: str, found: list[str]) -> str:
+    message = f"{file}: no array named '{name}', which the model's input is called; found {found}"
+    close = difflib.get_close_matches(name, found, 1)
+    others = [key for key in found if key != "labels"]
+    hint = close or (others if len(others) == 1 else [])
+    return f"{message}; rename '{hint[0]}'" if hint else message
+
+
+def _check_array(file: Path, spec: InputSpec, header: _Header) -> int:
+    """The number of samples in an array that fits the input."""
+    wanted = [dim if dim is not None else "?" for dim in spec.shape]
+    place = f"{file}: array '{spec.name}' {header.dtype} {list(header.shape)}"
+    rank = len(spec.shape)
+    if len(header.shape) not in (rank, rank + 1) or not header.shape:
+        raise DataError(f"{place} does not fit the input {spec.dtype} {wanted}")
+    own = spec.shape[1:] if len(header.shape) == rank else spec.shape
+    got = header.shape[1:]
+    if any(dim is not None and dim != length for dim, length in zip(own, got, strict=True)):
+        raise DataError(
+            f"{place} does not fit the input {spec.dtype} {wanted}; first axis: samples"
+        )
+    both_float = header.dtype.kind == "f" and spec.dtype.kind == "f"
+    if header.dtype != spec.dtype and not both_float:
+        raise DataError(
+            f"{place} has another element type than the input ({spec.dtype}); "
+            "prepare the samples exactly as the network expects them (scaling, normalisation)"
+        )
+    return header.shape[0]
+
+
+def _check_finite(file: Path, name: str, block: np.ndarray, position: int) -> None:
+    if block.dtype.kind != "f" or np.isfinite(block).all():
+        return
+    rows = np.flatnonzero(~np.isfinite(block.reshape(len(block), -1)).all(axis=1))
+    raise DataError(f"{file}: array '{name}' has NaN or inf in sample {position + int(rows[0])}")
+
+
+class _Reader:
+    """Reads the rows of one array in order."""
+
+    def __init__(self, file: Path, name: str) -> None:
+        self._file, self._name = file, name
+
+    def __enter__(self) -> _Reader:
+        self._archive = zipfile.ZipFile(self._file) if self._file.suffix == ".npz" else None
+        self._stream = _open_array(self._file, self._name, self._archive)
+        self._header = _read_header(self._file, self._name, self._stream)
+        self._left = self._header.shape[0]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        if self._archive is not None:
+            self._archive.close()
+
+    def read(self, rows: int) -> np.ndarray:
+        """The next ``rows`` rows, fewer at the end."""
+        rows = min(rows, self._left)
+        self._left -= rows
+        shape = (rows, *self._header.shape[1:])
+        size = int(np.prod(shape, dtype=np.int64)) * self._header.dtype.itemsize
+        try:
+            data = self._stream.read(size)
+        except UNREADABLE as error:
+            raise DataError(f"{self._file}: array '{self._name}' is damaged: {error}") from error
+        if len(data) != size:
+            raise DataError(f"{self._file}: array '{self._name}' ends too early; it is truncated")
+        return np.frombuffer(data, self._header.dtype).reshape(shape)

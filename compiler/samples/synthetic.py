@@ -1,0 +1,161 @@
+"""Made-up samples, for when there are no real ones.
+
+What a sample looks like is said per input by a :class:`Look`:
+
+1. Floats are ``scale * (pattern + offset)``. The pattern has mean 0 and mean square 1: independent
+   standard normal values ("noise"), or for an input of rank 4 dead leaves ("leaves"): an image in
+   which 3 to 60 ellipses and rectangles of random size, place, direction and colour cover each
+   other. Like photographs it has flat regions, edges at all scales, and channels that vary
+   together. The radii are drawn log-uniformly from 1/20 to 1/2 of the image. Four fifths of a
+   colour's variance are common to all channels. (Dead leaves: Matheron; as a model of natural
+   images: Lee, Mumford, Huang, 2001.)
+2. The channels of an image are the last axis where that is shorter than the second, else the
+   second.
+3. An image of more than 256 pixels along an axis is drawn smaller and each pixel repeated.
+4. Integers are drawn from [0, ``rows``). Booleans are integers.
+5. A sample depends on the seed and its number only, not on the batches that are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .files import Feed, InputSpec, Samples, fixed_batch, inputs_without_batch
+
+_MOST_PIXELS = 256
+_FEWEST_LEAVES, _MOST_LEAVES = 3, 60
+_SMALLEST, _LARGEST = 1 / 20, 1 / 2
+_LONGEST = 2.0
+_COMMON = 0.8
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the made-up values of one input look like.
+
+    Attributes:
+        pattern: "noise" or "leaves", of floats.
+        scale: root mean square of floats around their mean; a finite number above 0.
+        offset: mean of floats in units of ``scale``.
+        low: lowest integer.
+        rows: number of integers that may be drawn, at least 1.
+    """
+
+    pattern: str = "noise"
+    scale: float = 1.0
+    offset: float = 0.0
+    low: int = 0
+    rows: int = 2
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Looks of the inputs by name, and in words.
+
+    Attributes:
+        inputs: an input that is not here gets standard normal floats, or integers from {0, 1}.
+        text: goes into the samples' origin.
+    """
+
+    inputs: Mapping[str, Look] = field(default_factory=dict)
+    text: str = ""
+
+
+class SyntheticSamples(Samples):
+    """Made-up samples for the inputs ``specs``.
+
+    Dynamic dimensions other than the batch become ``free_dim``. A seed gives the same samples.
+    """
+
+    synthetic = True
+
+    def __init__(
+        self,
+        specs: list[InputSpec],
+        count: int,
+        seed: int,
+        free_dim: int = 32,
+        looks: Looks | None = None,
+    ) -> None:
+        looks = looks or Looks()
+        self.unbatched = inputs_without_batch(specs)
+        self.fixed_batch = fixed_batch(specs, self.unbatched)
+        if self.fixed_batch:
+            count = max(count // self.fixed_batch, 1) * self.fixed_batch
+        self.count = count
+        self.origin = f"{count} synthetic samples, seed {seed}"
+        if looks.text:
+            self.origin += f": {looks.text}"
+        self._specs, self._seed, self._free_dim = specs, seed, free_dim
+        self._looks = {spec.name: looks.inputs.get(spec.name, Look()) for spec in specs}
+
+    def _blocks(self, size: int) -> Iterator[Feed]:
+        for start in range(0, self.count, size):
+            numbers = range(start, min(start + size, self.count))
+            yield {spec.name: self._draw(i, spec, numbers) for i, spec in enumerate(self._specs)}
+
+    def _draw(self, place: int, spec: InputSpec, numbers: range) -> np.ndarray:
+        own = spec.shape[1:]
+        if spec.name in self.unbatched:
+            own = (1 if spec.shape[:1] == (None,) else spec.shape[0], *own) if spec.shape else ()
+        shape = tuple(self._free_dim if dim is None else dim for dim in own)
+        look = self._looks[spec.name]
+        block = np.empty((len(numbers), *shape), spec.dtype)
+        for row, number in enumerate(numbers):
+            rng = np.random.default_rng((self._seed, place, number))
+            if spec.dtype.kind != "f":
+                block[row] = rng.integers(look.low, look.low + look.rows, shape)
+                continue
+            if look.pattern == "leaves":
+                values = draw_leaves(rng, shape)
+            else:
+                values = rng.standard_normal(shape, np.float32)
+            block[row] = np.float32(look.scale) * (values + np.float32(look.offset))
+        return block
+
+
+def draw_leaves(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """A dead leaves image, float32 of ``shape`` (three dimensions); rules 1 to 3."""
+    last = shape[2] < shape[0]
+    channels, height, width = (shape[2], *shape[:2]) if last else shape
+    repeats = [max(-(-pixels // _MOST_PIXELS), 1) for pixels in (height, width)]
+    drawn = [-(-pixels // n) for pixels, n in zip((height, width), repeats, strict=True)]
+    image = _draw_small(rng, channels, drawn[0], drawn[1])
+    for axis, n in enumerate(repeats, start=1):
+        image = np.repeat(image, n, axis=axis) if n > 1 else image
+    image = image[:, :height, :width]
+    return np.moveaxis(image, 0, -1) if last else image
+
+
+def _draw_small(rng: np.random.Generator, channels: int, height: int, width: int) -> np.ndarray:
+    image = np.empty((channels, height, width), np.float32)
+    image[...] = _colour(rng, channels)
+    size = np.sqrt(height * width)
+    for _ in range(rng.integers(_FEWEST_LEAVES, _MOST_LEAVES + 1)):
+        radius = size * np.exp(rng.uniform(np.log(_SMALLEST), np.log(_LARGEST)))
+        stretch = np.exp(rng.uniform(-1, 1) * np.log(_LONGEST))
+        cos, sin = np.cos(angle := rng.uniform(0, np.pi)), np.sin(angle)
+        y, x = rng.uniform(0, height), rng.uniform(0, width)
+        is_ellipse, colour = rng.random() < 0.5, _colour(rng, channels)
+        reach = radius * max(stretch, 1 / stretch) * np.sqrt(2)  # no leaf goes farther
+        rows, columns = _window(y, reach, height), _window(x, reach, width)
+        dy = np.arange(rows.start, rows.stop)[:, None] - y
+        dx = np.arange(columns.start, columns.stop)[None, :] - x
+        along, across = (dx * cos + dy * sin) / stretch, (dy * cos - dx * sin) * stretch
+        far = np.hypot(along, across) if is_ellipse else np.maximum(np.abs(along), np.abs(across))
+        np.copyto(image[:, rows, columns], colour, where=far < radius)
+    return image
+
+
+def _colour(rng: np.random.Generator, channels: int) -> np.ndarray:
+    """[channels, 1, 1], each of variance 1."""
+    common, own = rng.standard_normal(1), rng.standard_normal(channels)
+    colour: np.ndarray = np.sqrt(_COMMON) * common + np.sqrt(1 - _COMMON) * own
+    return colour.astype(np.float32).reshape(-1, 1, 1)
+
+
+def _window(centre: float, reach: float, length: int) -> slice:
+    return slice(max(int(centre - reach), 0), min(int(centre + reach) + 1, length))

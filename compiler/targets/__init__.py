@@ -1,0 +1,1 @@
+"""What a compilation writes: one module or folder for each target."""

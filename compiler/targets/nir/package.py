@@ -1,0 +1,47 @@
+"""The ``nir`` package: which releases can hold our neurons, and how a graph becomes a file."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from importlib import metadata as distribution
+from typing import Any
+
+from ...errors import UsageError
+
+
+def load_nir() -> Any:
+    """The ``nir`` module.
+
+    The neurons of a T-step network are reset by subtraction, v = v - theta. So is IF in nir up to
+    1.0.5; from 1.0.6 on it is set to v_reset, and nothing else there is reset by subtraction.
+
+    Raises:
+        UsageError: it is not installed, or its IF is another neuron than ours.
+    """
+    try:
+        nir = importlib.import_module("nir")
+    except ImportError as error:
+        raise UsageError("--target nir needs nir: pip install 'snn-compile[nir]'") from error
+    if "v_reset" in nir.IF.__dataclass_fields__:
+        raise UsageError(
+            f"in nir {distribution.version('nir')} IF neurons are reset to v_reset, those of a "
+            "compiled network by subtraction, so they would become others; pip install 'nir<1.0.6'"
+        )
+    return nir
+
+
+def check_package() -> None:
+    """Refuse an export early where it cannot be made.
+
+    Raises:
+        UsageError: as :func:`load_nir`.
+    """
+    load_nir()
+
+
+def nir_bytes(graph: Any) -> bytes:
+    """A NIR graph as the contents of a file, HDF5. The same graph gives the same bytes."""
+    stream = io.BytesIO()
+    load_nir().write(stream, graph)
+    return stream.getvalue()
