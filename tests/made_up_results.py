@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from snn_compile.compiler.calibration.fitting.membrane import BINS, MembraneHistogram
 from snn_compile.compiler.counting.activity import NeuronActivity
+from snn_compile.compiler.counting.results import NeuronResult, SynapseResult
 from snn_compile.compiler.evaluation.energy import ACCOUNTINGS
 from snn_compile.compiler.report.coverage import Coverage, CoverageLine
 from snn_compile.compiler.report.data import CompileReport, NeuronReport, PassReport
@@ -15,13 +16,11 @@ from snn_compile.compiler.report.results import (
     Estimate,
     EvaluationResult,
     LatencyResult,
-    NeuronResult,
     OutputResult,
     PremiseNeuron,
     PremiseResult,
     ResidueResult,
     SweepPoint,
-    SynapseResult,
 )
 from snn_compile.compiler.running.fidelity import FidelityMeter, OutputFidelity
 from snn_compile.compiler.verify import Verification

@@ -1,6 +1,6 @@
 """Cross-layer equalisation by the ranges that calibration samples show.
 
-One pass over the samples finds the range of every channel of a site (``passes/equalise.py``): the
+One pass over the samples finds the range of every channel of a site (``equalise.py``): the
 scale of ``channel_scales.py``, of what the neuron will give. ``range_scales`` makes them alike, and
 the neighbouring weights take what is divided out, so that neurons with one threshold for a whole
 tensor serve all its channels. Normalisations get a copy for the encoders that read them, so that

@@ -25,13 +25,13 @@ from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..errors import DataError
-from ..report.results import NeuronResult, SynapseResult
 from ..running.histograms import Observations, Watch, with_histograms
 from ..running.signed_histogram import SignedHistogram
 from .batch import Batch
 from .codes import Codes
 from .maps import CountMap
 from .pack import Packed, tables_of_neuron
+from .results import NeuronResult, SynapseResult
 from .synapses import SynapseCounter, Synapses
 from .twins import Twins
 

@@ -33,12 +33,12 @@ from onnx import GraphProto, TensorProto
 from ...passes.analysis.edges import Carries, is_linear, moved, moves_values, signal_inputs
 from ...passes.graph.graph import Node, Tensor, is_constant, is_standard, scopes
 from ..errors import DataError
-from ..report.results import SynapseResult
 from .batch import Batch
 from .codes import Codes, Span
 from .fan_out import LinearOperator, NotCounted, Shape, total_fan_out
 from .maps import CountMap
 from .pack import Packed, Table, tables_of_code, tables_of_neuron
+from .results import SynapseResult
 from .twins import Twins, attributes_of
 
 #: Integers below it are sums that float32 made without rounding.

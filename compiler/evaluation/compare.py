@@ -17,11 +17,12 @@ import onnxruntime as ort
 
 from ...passes.graph.network import Network
 from ...runtime_ops.operators import neurons_of
+from ..counting.results import NeuronResult, SynapseResult
 from ..counting.spikes import SpikeMeter
 from ..errors import DataError, ModelError
 from ..model_io.load import read_model
 from ..progress import Progress
-from ..report.results import EnergyResult, NeuronResult, OutputResult, SynapseResult
+from ..report.results import EnergyResult, OutputResult
 from ..running.fidelity import float_outputs, has_classes
 from ..running.planes import without_planes
 from ..running.session import batch_size, make_session, run_samples

@@ -32,8 +32,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...runtime_ops.scale_fire import SCALE_FIRE
+from ..counting.results import NeuronResult, SynapseResult
 from ..errors import UsageError
-from ..report.results import EnergyResult, NeuronResult, ResidueResult, SynapseResult
+from ..report.results import EnergyResult, ResidueResult
 
 #: Accountings of the SNN and of networks of the same operators without spikes.
 ACCOUNTINGS: Mapping[str, str] = {

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator
 
+from ..counting.results import NeuronResult
 from ..terminal import say, show_table
 from .results import (
     Difference,
@@ -13,7 +14,6 @@ from .results import (
     Estimate,
     EvaluationResult,
     LatencyResult,
-    NeuronResult,
     OutputResult,
     PremiseResult,
     SweepPoint,

@@ -52,9 +52,9 @@ under() {
     UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$root/tests" LD_PRELOAD="$preloaded" "$python" "$@"
 }
 
-tests=(tests/test_multi_threshold_fire.py)
+tests=(tests/runtime_ops/test_multi_threshold_fire.py)
 for name in scale_fire integrate_fire kernels two_sessions; do
-  [[ -f tests/test_$name.py ]] && tests+=("tests/test_$name.py")
+  [[ -f tests/runtime_ops/test_$name.py ]] && tests+=("tests/runtime_ops/test_$name.py")
 done
 # Ten million values show rounding, which is no sanitizer's affair.
 pytest=(-m pytest -q -p no:cacheprovider -k "not ten_million")
@@ -150,7 +150,7 @@ if stage "plant a race" plant "$race/source" $node 'begin + work.chunk;' 'begin 
   stage "build it" make_build "$race/source" "$race" thread -DSNN_MAX_ISA=baseline; then
   stage "the race is reported, all instrumented" has_race "$race/tests/native/two_sessions" 2
   stage "the race is reported under the installed runtime" \
-    has_race under "$race" "$tsan_options" "$tsan_preloaded" "${pytest[@]}" tests/test_two_sessions.py
+    has_race under "$race" "$tsan_options" "$tsan_preloaded" "${pytest[@]}" tests/runtime_ops/test_two_sessions.py
 fi
 
 if [[ $failed == 0 ]]; then echo "sanitize: PASS"; else echo "sanitize: FAIL"; fi

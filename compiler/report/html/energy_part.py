@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..results import EnergyResult, SynapseResult
+from ...counting.results import SynapseResult
+from ..results import EnergyResult
 from .figures import MOST_ROWS, bars_figure, layers_figure
 from .numbers import NOTHING, count, energy, number, percent
 from .page import Figure, Section, Table

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from ...counting.results import NeuronResult
 from ..data import CompileReport
 from ..results import (
     Difference,
     Estimate,
     EvaluationResult,
-    NeuronResult,
     OutputResult,
     PremiseResult,
     SweepPoint,

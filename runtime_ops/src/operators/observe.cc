@@ -1,6 +1,6 @@
 // Observe: the histogram and the moments of a tensor, a row per channel, for calibration. It
 // is in no compiled model. What it counts is specified by SignedHistogram of
-// compiler/calibration/histogram.py, how it adds by kernels/histogram.h.
+// compiler/running/signed_histogram.py, how it adds by kernels/histogram.h.
 //
 //   inputs    X float32
 //   outputs   counts, rests int64 [rows, bins]; tops int32 [rows];

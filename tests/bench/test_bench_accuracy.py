@@ -150,7 +150,7 @@ def test_a_page_without_markers_is_refused(page):
 
 
 def test_the_page_has_the_markers_of_every_table():
-    page = (Path(__file__).parent.parent / "docs" / "accuracy.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "accuracy.md").read_text(encoding="utf-8")
     for name in TABLES:
         replace_block(page, name, "")
 

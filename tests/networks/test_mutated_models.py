@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-MUTATE = Path(__file__).parent / "fuzz" / "mutate.py"
+MUTATE = Path(__file__).parent.parent / "fuzz" / "mutate.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds the memory of its workers")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-_FOLDER = Path(__file__).parent / "backend"
+_FOLDER = Path(__file__).parent.parent / "backend"
 
 # As many as the oldest onnx and onnxruntime that are supported have in common.
 _AT_LEAST = 800

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from snn_compile.compiler.counting.results import NeuronResult, SynapseResult
 from snn_compile.compiler.report.results import (
     BaselineResult,
     EnergyResult,
     Estimate,
     EvaluationResult,
     LatencyResult,
-    NeuronResult,
     OutputResult,
-    SynapseResult,
 )
 from snn_compile.compiler.report.tables import show_result
 

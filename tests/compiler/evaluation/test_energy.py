@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from snn_compile.compiler.counting.results import NeuronResult, SynapseResult
 from snn_compile.compiler.errors import UsageError
 from snn_compile.compiler.evaluation.energy import (
     ACCOUNTINGS,
@@ -15,7 +16,7 @@ from snn_compile.compiler.evaluation.energy import (
     read_energy_table,
 )
 from snn_compile.compiler.evaluation.residue import float_residue
-from snn_compile.compiler.report.results import NeuronResult, ResidueResult, SynapseResult
+from snn_compile.compiler.report.results import ResidueResult
 from spikes_by_hand import measure, network
 
 CONSTANTS = {"fp32_mac": 7.0, "fp32_add": 3.0, "int8_mac": 0.5, "int8_add": 0.125}
