@@ -570,7 +570,7 @@ def test_leaves_chains_that_mean_something_else(change):
     assert_bit_exact(model, snn, feed())
 
 
-def test_lower_raises_the_ir_version_only_where_needed():
+def test_function_bodies_raise_the_ir_version_only_where_needed():
     plain = one_activation("Relu (a)")
     plain.ir_version = 7
     assert function_bodies(Network(plain)).proto.ir_version == 7
