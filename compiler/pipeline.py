@@ -34,7 +34,6 @@ from ..passes.neurons.replace_activation import replace_activation
 from ..passes.recognise.recognise import recognise
 from ..runtime_ops.operators import register_schemas
 from .calibration.calibrate import calibrate
-from .calibration.equalisation import equalise_ranges
 from .calibration.match_samples import matched_samples
 from .calibration.options import CalibrationOptions, Corrections, check_options
 from .calibration.tuning.levels_budget import check_budget, plan_levels
@@ -83,7 +82,6 @@ class CompileOptions:
         corrections: which errors of spiking are corrected.
         shortcuts: "membrane": the sums of residual blocks read membrane potentials; "spikes": they
             read what the neurons fire.
-        equalise: divide the ranges of channels out of neurons, into neighbouring weights.
         encode: "all": encode every analog edge into a linear operator; "activations": only replace
             activations.
         encode_input: encode the network's own input too.
@@ -102,7 +100,6 @@ class CompileOptions:
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     corrections: Corrections = field(default_factory=Corrections)
     shortcuts: str = "membrane"
-    equalise: bool = False
     encode: str = "all"
     encode_input: bool = False
     strict: bool = False
@@ -286,8 +283,6 @@ def _compile(
     if options.encode == "all":
         graph = steps.rewrite("encode_edges", lambda: encode_edges(graph, options.encode_input))
 
-    if options.equalise:
-        graph = steps.rewrite("equalise", lambda: equalise_ranges(graph, samples, 8, progress))
     if options.corrections.layers:
         graph = steps.rewrite("own_parameters", lambda: own_parameters(graph))
 
@@ -472,7 +467,6 @@ def _new_report(
             **asdict(options.calibration),
             "corrections": asdict(options.corrections),
             "shortcuts": options.shortcuts,
-            "equalise": options.equalise,
             "encode": options.encode,
             "encode_input": options.encode_input,
             "scale": options.scale,
