@@ -95,7 +95,7 @@ def test_options_reach_the_compiler(tmp_path):
         "encode_input": True,
         "scale": 0.5,
         "binary_spikes": "bits",
-        "target": "portable",
+        "target": "onnxruntime",
         "seed": 5,
     }
 
