@@ -114,13 +114,6 @@ LEVELS = 32
     "for NIR spikes]",
 )
 @click.option(
-    "--equalise/--no-equalise",
-    default=False,
-    show_default=True,
-    help="Divide the ranges of channels out of neurons, into neighbouring weights: for neurons "
-    "with one threshold per tensor.",
-)
-@click.option(
     "--sequential/--no-sequential",
     default=True,
     show_default=True,
@@ -211,7 +204,6 @@ def main(
     spike_weight: float,
     target: str,
     shortcuts: str | None,
-    equalise: bool,
     sequential: bool,
     bias_correction: bool,
     compensation: bool,
@@ -256,7 +248,6 @@ def main(
             ),
             Corrections(sequential, bias_correction, compensation),
             shortcuts or ("spikes" if target == "nir" else "membrane"),
-            equalise,
             levels_budget=levels_budget,
             search=SearchOptions(trials, spike_weight, seed=seed) if search_scale else None,
             encode=encode or ("activations" if target == "nir" else "all"),

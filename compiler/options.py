@@ -25,7 +25,6 @@ class CompileOptions:
         corrections: which errors of spiking are corrected.
         shortcuts: "membrane": the sums of residual blocks read membrane potentials; "spikes": they
             read what the neurons fire.
-        equalise: divide the ranges of channels out of neurons, into neighbouring weights.
         encode: "all": encode every analog edge into a linear operator; "activations": only replace
             activations.
         encode_input: encode the network's own input too.
@@ -44,7 +43,6 @@ class CompileOptions:
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     corrections: Corrections = field(default_factory=Corrections)
     shortcuts: str = "membrane"
-    equalise: bool = False
     encode: str = "all"
     encode_input: bool = False
     strict: bool = False

@@ -218,7 +218,6 @@ def _new_report(prepared: Prepared, options: CompileOptions) -> CompileReport:
             **asdict(options.calibration),
             "corrections": asdict(options.corrections),
             "shortcuts": options.shortcuts,
-            "equalise": options.equalise,
             "encode": options.encode,
             "encode_input": options.encode_input,
             "scale": options.scale,

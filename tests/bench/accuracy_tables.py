@@ -31,14 +31,11 @@ _FLAGS: dict[tuple[str, Any], str] = {
     ("bias", False): "--no-bias-correction",
     ("weights", False): "--no-compensation",
     ("shortcuts", "spikes"): "--shortcuts spikes",
-    ("equalise", True): "--equalise",
-    ("equalise", False): "--no-equalise",
 }
 
 #: Fields of CompileOptions that are switches too, and their positions: off first.
 _OTHER_SWITCHES: dict[str, tuple[Any, Any]] = {
     "shortcuts": ("spikes", "membrane"),
-    "equalise": (False, True),
 }
 
 #: Other options that the ablation has a row for.

@@ -91,7 +91,6 @@ def test_options_reach_the_compiler(tmp_path):
         "time_axis": False,
         "corrections": {"sequential": False, "bias": True, "weights": False},
         "shortcuts": "spikes",
-        "equalise": False,
         "encode": "activations",
         "encode_input": True,
         "scale": 0.5,
