@@ -20,8 +20,9 @@ from ..passes.analysis.layers import find_layers
 from ..passes.analysis.time_rules import NotOverTimeError
 from ..passes.canonicalise.canonicalise import canonicalise
 from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from ..passes.graph.graph import METADATA_PREFIX, Graph, PassResult, export_network, import_model
+from ..passes.graph.graph import METADATA_PREFIX, Graph, PassResult
 from ..passes.graph.network import Network, check
+from ..passes.graph.surgeon import export_network, import_model
 from ..passes.lowering.function_bodies import lower
 from ..passes.lowering.spatial_to_temporal import spatial_to_temporal
 from ..passes.neurons.encode_edges import encode_edges

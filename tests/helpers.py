@@ -11,7 +11,7 @@ from snn_compile.compiler.model_io.load import load_source
 from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.recognise.recognise import recognise
 
 

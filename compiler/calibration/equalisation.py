@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...passes.graph.graph import Graph, PassResult, export_network
+from ...passes.graph.graph import Graph, PassResult
+from ...passes.graph.surgeon import export_network
 from ...passes.neurons.equalise import equalise, find_sites, own_norms, range_scales
 from ..progress import Progress
 from ..running.histograms import Watch, observe_samples

@@ -43,13 +43,13 @@ from ...passes.graph.graph import (
     Node,
     Tensor,
     bodies,
-    import_model,
     is_constant,
     is_standard,
     metadata,
     scopes,
 )
 from ...passes.graph.network import Network
+from ...passes.graph.surgeon import import_model
 from ...passes.lowering.spatial_to_temporal import INPUT_STEPS, OUTPUT, REPEATED, STANDS_FOR, TIME
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
@@ -300,11 +300,13 @@ class Codes:
         if metadata(node).get(TIME) != OUTPUT or spikes is None:
             return None
         chain, source = [], tensor
-        while node is not None and is_standard(node) and node.op in ("Reshape", "ReduceMean"):
+        while is_standard(node) and node.op in ("Reshape", "ReduceMean"):
             chain.append(node.op)
             source = node.inputs[0]
-            node = source.inputs[0] if source.inputs else None
-        if tuple(chain) not in _MEANS or node is None:
+            if not source.inputs:
+                return None
+            node = source.inputs[0]
+        if tuple(chain) not in _MEANS:
             return None
         fires = node.op == INTEGRATE_FIRE.name and node.domain == DOMAIN
         return source if fires and source.name == spikes else None

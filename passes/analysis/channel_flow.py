@@ -43,6 +43,9 @@ from ..graph.graph import (
     is_constant,
     is_standard,
     opset_version,
+    rank_of,
+    shape_of,
+    values_of,
 )
 from .activations import ACTIVATION_OPS
 
@@ -253,7 +256,7 @@ class ChannelFlow:
         self.parameters.append(Parameter(node, 1, layout.view, view, 1))
 
     def _new_outputs(self, node: Node, layout: _Layout) -> np.ndarray | None:
-        rank = layout.rank or _rank(node.outputs[0])
+        rank = layout.rank or rank_of(node.outputs[0])
         if rank is None:
             return None
         bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
@@ -270,7 +273,7 @@ class ChannelFlow:
     def _product(self, node: Node) -> _Found:
         """Rule 6."""
         a, b = (self.of(tensor) for tensor in node.inputs)
-        rank = _rank(node.outputs[0])
+        rank = rank_of(node.outputs[0])
         if (a is None and b is None) or rank is None:
             raise _Blocked(f"MatMul {node.name} multiplies two signals")
         if any(numbers is not None and numbers.ndim < 2 for numbers in (a, b)):
@@ -289,18 +292,18 @@ class ChannelFlow:
     def _norm(self, node: Node) -> _Found:
         """Rule 1."""
         self._fix(node.inputs[0], f"{node.op} {node.name} normalises it")
-        rank = _rank(node.outputs[0])
+        rank = rank_of(node.outputs[0])
         gain, *rest = node.inputs[1:3]
         given = [tensor for tensor in (gain, *rest) if not tensor.is_empty()]
         for tensor in node.inputs[1:]:
             self._fix(tensor, _reads(node))
         if rank is None or not all(_is_float_constant(tensor) for tensor in given):
             return []
-        if node.attrs.get("training_mode", 0) or len(gain.shape) > rank:
+        if node.attrs.get("training_mode", 0) or len(shape_of(gain)) > rank:
             return []
         if node.op == "GroupNormalization" and opset_version(self._graph) < 21:
             return []  # its gain is one value per group
-        numbers = self.channels.new(*gain.shape)
+        numbers = self.channels.new(*values_of(gain).shape)
         for position, tensor in enumerate(node.inputs[1:3], 1):
             if not tensor.is_empty():
                 self.parameters.append(Parameter(node, position, None, numbers, -1))
@@ -316,7 +319,7 @@ class ChannelFlow:
     def _scaled(self, node: Node) -> _Found:
         """Mul and Div of rule 3."""
         a, b = (self.of(tensor) for tensor in node.inputs)
-        rank = _rank(node.outputs[0])
+        rank = rank_of(node.outputs[0])
         if rank is None or (b is not None and (a is not None or node.op == "Div")):
             raise _Blocked(f"{node.op} {node.name} combines it with another signal")
         return [_aligned(_either(a, b), rank)]
@@ -324,7 +327,7 @@ class ChannelFlow:
     def _sum(self, node: Node) -> _Found:
         """Rule 5."""
         a, b = (self.of(tensor) for tensor in node.inputs)
-        rank = _rank(node.outputs[0])
+        rank = rank_of(node.outputs[0])
         if rank is None:
             raise _Blocked(f"the rank of what {node.op} {node.name} gives is unknown")
         if a is not None and b is not None:
@@ -398,7 +401,7 @@ class ChannelFlow:
         numbers = self._first(node)
         axis, indices = node.attrs.get("axis", 0), node.inputs[1]
         if numbers.shape[axis] == 1:
-            rank = _rank(indices)
+            rank = rank_of(indices)
             if rank is None:
                 raise _Blocked(_reads(node))
             return [np.take(numbers, np.zeros((1,) * rank, np.int64), axis)]
@@ -522,7 +525,7 @@ class _Layout:
 
 
 def _layout(node: Node) -> _Layout:
-    shape = tuple(int(size) for size in node.inputs[1].shape)
+    shape = tuple(int(size) for size in values_of(node.inputs[1]).shape)
     if node.op in ("Gemm", "MatMul"):
         rank = 2 if node.op == "Gemm" else None
         if node.attrs.get("transB", 0):
@@ -555,10 +558,6 @@ def _captured(node: Node) -> Iterator[Tensor]:
         for inner in body.nodes:
             yield from inner.inputs
             yield from _captured(inner)
-
-
-def _rank(tensor: Tensor) -> int | None:
-    return None if tensor.shape is None else len(tensor.shape)
 
 
 def _is_float_constant(tensor: Tensor) -> bool:
@@ -594,7 +593,7 @@ def _integers(node: Node, position: int, attribute: str) -> list[int] | None:
         return [int(value) for value in node.attrs[attribute]]
     if not _has(node, position) or not is_constant(node.inputs[position]):
         return None
-    return [int(value) for value in node.inputs[position].values.ravel()]
+    return [int(value) for value in values_of(node.inputs[position]).ravel()]
 
 
 def _along(numbers: np.ndarray, axis: int, rank: int) -> np.ndarray:

@@ -40,14 +40,14 @@ from ..graph.graph import (
     Node,
     PassResult,
     Tensor,
-    add_node,
-    constant,
     inherit,
+    is_constant,
     is_standard,
     tidy,
     unique_name,
-    variable,
+    values_of,
 )
+from ..graph.surgeon import add_node, constant, variable
 
 #: A channel whose magnitude is below this share of the largest is nearly silent.
 _SILENT = 1e-5
@@ -304,7 +304,7 @@ def _rescale(graph: Graph, found: _Sites, parameters: list[Parameter], groups: n
     """Scale one constant input along all its channels at once, and round once."""
     node, position = parameters[0].node, parameters[0].position
     tensor = node.inputs[position]
-    values, changed = np.asarray(tensor.values), False
+    values, changed = values_of(tensor), False
     for parameter in parameters:
         numbers, powers = found.groups(parameter.channels)
         factors = groups[numbers] ** (powers * parameter.power)
@@ -322,7 +322,8 @@ def _rescale(graph: Graph, found: _Sites, parameters: list[Parameter], groups: n
 def _set(graph: Graph, node: Node, position: int, values: np.ndarray) -> None:
     """Rule 3."""
     tensor = node.inputs[position]
-    if len(tensor.outputs) == 1 and not any(tensor is output for output in graph.outputs):
+    unshared = len(tensor.outputs) == 1 and not any(tensor is out for out in graph.outputs)
+    if unshared and is_constant(tensor):
         tensor.values = values
         return
     name = unique_name(graph, f"{node.name}.{tensor.name}")

@@ -30,7 +30,7 @@ from snn_compile.compiler.errors import DataError, SnnCompileError
 from snn_compile.compiler.model_io.upgrade import upgrade
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph.graph import export_model, import_model
+from snn_compile.passes.graph.surgeon import export_model, import_model
 
 #: Outcomes that are failures of this project.
 FAILURES = ("crash", "traceback", "wrong", "invalid")

@@ -7,7 +7,8 @@ import onnx
 import pytest
 from helpers import model_from_text
 from onnx import helper
-from snn_compile.passes.graph.graph import export_model, import_model, unique_name
+from snn_compile.passes.graph.graph import unique_name
+from snn_compile.passes.graph.surgeon import export_model, import_model
 
 TEXT = """
     g (float[N,3] x, bool c) => (float[N,3] y) <float[3,3] w> {

@@ -12,7 +12,8 @@ from snn_compile.compiler.model_io.load import load_source
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph.graph import Graph, export_model, import_model
+from snn_compile.passes.graph.graph import Graph
+from snn_compile.passes.graph.surgeon import export_model, import_model
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.equalise import (
     equalise,
