@@ -46,6 +46,7 @@ from ...passes.graph.graph import (
     is_constant,
     is_standard,
     metadata,
+    paired_scopes,
     scopes,
 )
 from ...passes.graph.network import Network
@@ -237,12 +238,10 @@ class Codes:
 
     def _attach(self, graph: Graph, proto: GraphProto) -> None:
         """Pair the nodes of a graph and its bodies with those of the model."""
-        self._homes[id(graph)] = proto
-        for node, stored in zip(graph.nodes, proto.node, strict=True):
-            self._nodes[id(node)] = (proto, stored)
-            for attribute in stored.attribute:
-                if attribute.HasField("g"):
-                    self._attach(node.attrs[attribute.name], attribute.g)
+        for scope, home in paired_scopes(graph, proto):
+            self._homes[id(scope)] = home
+            for node, stored in zip(scope.nodes, home.node, strict=True):
+                self._nodes[id(node)] = (home, stored)
 
     def _find_span(self, tensor: Tensor) -> Span | None:
         producer = tensor.inputs[0] if tensor.inputs else None

@@ -63,11 +63,22 @@ def reads(node: NodeProto) -> Iterator[str]:
         yield from (name for name in wanted if name not in own)
 
 
+def names_below(proto: GraphProto | FunctionProto) -> set[str]:
+    """Names of all tensors and nodes of a graph or function, those in bodies included."""
+    names: set[str] = set()
+    for node in proto.node:
+        names.update([node.name, *node.input, *node.output])
+        for body in bodies_in(node):
+            names |= names_below(body)
+    if isinstance(proto, FunctionProto):
+        return names.union(proto.input, proto.output)
+    names.update(value.name for value in (*proto.input, *proto.output, *proto.initializer))
+    return names.union(sparse.values.name for sparse in proto.sparse_initializer)
+
+
 def unused_prefix(proto: GraphProto, wanted: str) -> str:
     """``wanted``, or with underscores, such that no tensor's or node's name is behind its dot."""
-    taken = {value.name for value in proto.input} | {t.name for t in initializers_below(proto)}
-    for node in nodes_below(proto):
-        taken |= {node.name, *node.input, *node.output}
+    taken = names_below(proto)
     prefix = wanted
     while any(name.startswith(prefix + ".") for name in taken):
         prefix += "_"
