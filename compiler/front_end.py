@@ -18,8 +18,9 @@ from ..passes.analysis.activations import Activation, find_activations
 from ..passes.analysis.layers import Layer, find_layers
 from ..passes.canonicalise.canonicalise import canonicalise
 from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from ..passes.graph.graph import Graph, PassResult, export_network, import_model
+from ..passes.graph.graph import Graph, PassResult
 from ..passes.graph.network import Network
+from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.encode_edges import encode_edges
 from ..passes.neurons.keep_activations import keep_activations
 from ..passes.neurons.membrane_shortcuts import membrane_shortcuts

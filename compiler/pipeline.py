@@ -13,8 +13,9 @@ import onnx
 from onnx import ModelProto
 
 from ..passes.analysis.time_rules import NotOverTimeError
-from ..passes.graph.graph import METADATA_PREFIX, export_network, import_model
+from ..passes.graph.graph import METADATA_PREFIX
 from ..passes.graph.network import Network, check
+from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.insert_quant_clip import insert_quant_clip
 from ..passes.neurons.neuron import Neuron, PassContext
 from ..passes.neurons.own_parameters import set_parameters

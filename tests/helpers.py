@@ -12,7 +12,7 @@ from snn_compile.compiler.model_io.load import load_source
 from snn_compile.compiler.options import CompileOptions
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.steps import Steps
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 
 
 def model_from_text(text: str, opset: int = 17, seed: int = 0) -> ModelProto:

@@ -7,8 +7,8 @@ levels become planes of binary spikes on request.
 
 from __future__ import annotations
 
-from ...passes.graph.graph import export_network, import_model
 from ...passes.graph.network import Network
+from ...passes.graph.surgeon import export_network, import_model
 from ...passes.lowering.function_bodies import function_bodies
 from ...passes.lowering.spatial_to_temporal import spatial_to_temporal
 from ..front_end import Prepared

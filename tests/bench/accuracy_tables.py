@@ -21,7 +21,7 @@ from snn_compile.compiler.calibration.options import (
     CalibrationOptions,
     Corrections,
 )
-from snn_compile.compiler.pipeline import CompileOptions
+from snn_compile.compiler.options import CompileOptions
 
 DEFAULT_LEVELS = CalibrationOptions().levels
 

@@ -13,7 +13,7 @@ from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.calibration.sequence.over_time import CHARGES, settle
 from snn_compile.compiler.calibration.tuning.search_scale import SearchOptions
 from snn_compile.compiler.errors import ModelError, UsageError
-from snn_compile.passes.graph.graph import export_model, import_model
+from snn_compile.passes.graph.surgeon import export_model, import_model
 from snn_compile.passes.lowering.temporal_to_spatial import temporal_to_spatial
 from snn_compile.passes.neurons.neuron import ThresholdNeuron
 

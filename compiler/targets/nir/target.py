@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....passes.graph.graph import import_model
+from ....passes.graph.surgeon import import_model
 from ....passes.lowering.function_bodies import function_bodies
 from ...errors import UsageError
 from ...front_end import Prepared

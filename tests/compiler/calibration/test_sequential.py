@@ -22,7 +22,7 @@ from snn_compile.compiler.samples.files import FileSamples, Samples, input_specs
 from snn_compile.passes.analysis.activations import Activation, find_activations
 from snn_compile.passes.analysis.layers import find_layers
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.neuron import Neuron, ThresholdNeuron
 from snn_compile.passes.neurons.own_parameters import own_parameters

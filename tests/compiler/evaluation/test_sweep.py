@@ -15,7 +15,8 @@ from snn_compile.compiler.calibration.options import CalibrationOptions, Correct
 from snn_compile.compiler.calibration.tuning.search_scale import SearchOptions
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.evaluation.sweep import Setting, mark_pareto, parse_sweep, sweep
-from snn_compile.compiler.pipeline import CompileOptions, compile_model
+from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.pipeline import compile_model
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.report.results import SweepPoint
 from snn_compile.compiler.report.sweep_points import accuracy_of, energy_of

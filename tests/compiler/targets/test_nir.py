@@ -14,8 +14,8 @@ from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
-from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import constant_of
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from spikes_by_hand import network
