@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata as distribution
 from pathlib import Path
@@ -34,27 +33,20 @@ from ..passes.neurons.replace_activation import replace_activation
 from ..passes.recognise.recognise import recognise
 from ..runtime_ops.operators import register_schemas
 from .calibration.calibrate import calibrate
-from .calibration.equalisation import equalise_ranges
 from .calibration.match_samples import matched_samples
-from .calibration.options import CalibrationOptions, Corrections, check_options
-from .calibration.tuning.levels_budget import check_budget, plan_levels
-from .calibration.tuning.search_scale import (
-    SearchOptions,
-    check_search,
-    hold_out,
-    scale_steps,
-    search_scale,
-)
+from .calibration.tuning.levels_budget import plan_levels
+from .calibration.tuning.search_scale import hold_out, import_optuna, scale_steps, search_scale
 from .calibration.tuning.shrink_levels import shrink_levels
-from .errors import DataError, ModelError, UsageError, VerificationError
+from .errors import DataError, ModelError, VerificationError
 from .model_io.load import Source, load_source
 from .model_io.save import check_folder, save_network
+from .options import ALL, MEMBRANE, NIR, CompileOptions, resolve
 from .progress import Progress
 from .report.coverage import Coverage, measure_coverage
 from .report.data import CompileReport, PassReport
 from .report.neurons import membrane_histograms, neuron_reports
 from .running.expose import with_outputs
-from .running.planes import check_kind, with_planes
+from .running.planes import with_planes
 from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
 from .samples.files import FileSamples, InputSpec, Samples, input_specs
@@ -64,7 +56,6 @@ from .verify import verify
 
 T = TypeVar("T")
 
-TARGETS = ("portable", "nir")
 SYNTHETIC_SAMPLES = 64
 #: Activations that the runtime holds at once, taken as large as the largest.
 _ALIVE = 3
@@ -72,49 +63,6 @@ SYNTHETIC_WARNING = (
     "no calibration data: thresholds come from synthetic inputs and the accuracy is likely to "
     "suffer; give --calibration with about 256 real samples"
 )
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """What the user may choose.
-
-    Attributes:
-        calibration: how neurons are chosen and fitted.
-        corrections: which errors of spiking are corrected.
-        shortcuts: "membrane": the sums of residual blocks read membrane potentials; "spikes": they
-            read what the neurons fire.
-        equalise: divide the ranges of channels out of neurons, into neighbouring weights.
-        encode: "all": encode every analog edge into a linear operator; "activations": only replace
-            activations.
-        encode_input: encode the network's own input too.
-        strict: refuse a model of which an activation would be kept.
-        seed: seed of the synthetic samples.
-        scale: multiplies the steps of the neurons whose steps may be scaled: a lambda that is
-            known, where ``search`` finds one; 1 leaves them as calibrated.
-        time_axis: inputs and outputs have the timesteps as their first axis.
-        target: "portable": ONNX alone; "nir": the network over time as a NIR graph too.
-        min_agreement: lowest share of samples on which ANN and SNN must give the same argmax.
-        binary_spikes: "unary" or "bits": neurons send planes of binary spikes; None: they send
-            levels.
-        dump_dir: folder that gets the model after each step.
-    """
-
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    corrections: Corrections = field(default_factory=Corrections)
-    shortcuts: str = "membrane"
-    equalise: bool = False
-    encode: str = "all"
-    encode_input: bool = False
-    strict: bool = False
-    seed: int = 0
-    scale: float = 1.0
-    levels_budget: float | None = None
-    search: SearchOptions | None = None
-    time_axis: bool = False
-    target: str = "portable"
-    min_agreement: float | None = None
-    binary_spikes: str | None = None
-    dump_dir: Path | None = None
 
 
 @dataclass
@@ -139,58 +87,6 @@ class CompileResult:
         return self.network.attached()
 
 
-def check_scale(options: CompileOptions) -> None:
-    """Refuse a scale that is none, or is given where one is searched.
-
-    Raises:
-        UsageError: it is not a finite number above 0, or a search is asked for too.
-    """
-    if not 0 < options.scale < math.inf:
-        raise UsageError(f"the scale {options.scale:g} is not a finite number above 0")
-    if options.search is not None and options.scale != 1:
-        raise UsageError("a scale is searched and given; leave one of them out")
-
-
-def check_time(options: CompileOptions) -> None:
-    """Refuse what is not done over several timesteps, and a time axis without them.
-
-    Raises:
-        UsageError: the options do not go together.
-    """
-    calibration = options.calibration
-    if options.time_axis and not calibration.stepwise:
-        raise UsageError(
-            "a time axis needs neurons that fire immediately over several timesteps; give "
-            "--timesteps, and leave out --firing delayed"
-        )
-    if calibration.timesteps > 1 and (options.search or options.levels_budget is not None):
-        raise UsageError("levels and scales are searched for networks of one timestep only")
-
-
-def check_target(options: CompileOptions) -> None:
-    """Refuse an unknown target, and options that do not go with it.
-
-    Raises:
-        UsageError: there is no such target, ``nir`` is not installed, or the options ask for
-            neurons that are not those of NIR.
-    """
-    if options.target not in TARGETS:
-        raise UsageError(f"the target {options.target!r} is unknown, there are {TARGETS}")
-    if options.target != "nir":
-        return
-    check_package()
-    calibration = options.calibration
-    if not calibration.stepwise or calibration.levels != 1 or options.time_axis:
-        raise UsageError(
-            "a NIR graph has neurons that fire immediately, and at most once in each of several "
-            "timesteps; give --timesteps, and leave out --levels, --firing and --time-axis"
-        )
-    if calibration.signed:
-        raise UsageError("the IF neurons of NIR fire no negative spikes; use multi-threshold ones")
-    if options.binary_spikes is not None:
-        raise UsageError("the spikes of a NIR graph are binary; leave out --binary-spikes")
-
-
 def compile_model(
     model: str | Path | ModelProto,
     calibration: str | Path | None = None,
@@ -212,14 +108,15 @@ def compile_model(
     Raises:
         ModelError: the model is refused, or nothing in it could be converted.
         DataError: the calibration data are refused.
-        UsageError: ``options.dump_dir`` cannot be used.
+        UsageError: the options cannot be used: see ``resolve``, or a package is missing that they
+            need, or ``options.dump_dir`` is no folder.
         VerificationError: the result falls short of ``options.min_agreement``, or a proof failed.
     """
+    options = resolve(options or CompileOptions(), synthetic=calibration is None)
     try:
-        return _compile(model, calibration, options or CompileOptions(), progress or Progress())
+        return _compile(model, calibration, options, progress or Progress())
     except NotOverTimeError as error:
-        chosen = options or CompileOptions()
-        delayed = error.stepwise and chosen.calibration.stepwise and not chosen.time_axis
+        delayed = error.stepwise and options.stepwise and not options.time_axis
         way_out = ", or with --firing delayed" if delayed else ""
         raise ModelError(f"{error}; compile it to one timestep{way_out}") from error
     except DataError as error:
@@ -237,16 +134,10 @@ def _compile(
     options: CompileOptions,
     progress: Progress,
 ) -> CompileResult:
-    check_options(options.calibration)
-    check_scale(options)
-    check_time(options)
-    check_target(options)
-    if options.levels_budget is not None:
-        check_budget(options.levels_budget)
-    if options.search is not None:
-        check_search(options.search)
-    if options.binary_spikes is not None:
-        check_kind(options.binary_spikes, options.calibration.levels)
+    if options.target == NIR:
+        check_package()
+    if options.search_scale:
+        import_optuna()
     steps = _Steps(options.dump_dir)
     register_schemas()
 
@@ -277,47 +168,41 @@ def _compile(
         )
         report.calibration["origin"] = samples.origin
     graph = steps.rewrite("fold_batchnorm", lambda: fold_batchnorm(graph))
-    timesteps, delayed = options.calibration.timesteps, not options.calibration.stepwise
+    timesteps = options.timesteps
     if timesteps > 1:
-        signed = options.calibration.signed
-        graph = steps.rewrite("keep_activations", lambda: keep_activations(graph, signed))
-    if options.shortcuts == "membrane":
+        graph = steps.rewrite("keep_activations", lambda: keep_activations(graph, options.signed))
+    if options.shortcuts == MEMBRANE:
         graph = steps.rewrite("membrane_shortcuts", lambda: membrane_shortcuts(graph))
-    if options.encode == "all":
+    if options.encode == ALL:
         graph = steps.rewrite("encode_edges", lambda: encode_edges(graph, options.encode_input))
 
-    if options.equalise:
-        graph = steps.rewrite("equalise", lambda: equalise_ranges(graph, samples, 8, progress))
-    if options.corrections.layers:
+    if options.corrects_layers:
         graph = steps.rewrite("own_parameters", lambda: own_parameters(graph))
 
     activations, kept = find_activations(graph)
-    layers = find_layers(graph) if options.corrections.layers else []
+    layers = find_layers(graph) if options.corrects_layers else []
     analog = export_network(graph)
     sample = next(samples.batches(1))
     report.coverage = measure_coverage(graph, activations, kept, ann.proto, sample, analog)
     _require_neurons(activations, report.coverage, options.strict)
-    if options.target == "nir":
+    if options.target == NIR:
         check_operators(graph, {activation.output for activation in activations})
 
     size, block = _batches(analog, activations, samples)
-    if options.calibration.stepwise and not samples.fixed_batch:  # T times the rows
+    if options.stepwise and not samples.fixed_batch:  # T times the rows
         size, block = max(size // timesteps, 1), max(block // timesteps, 1)
-    seen, held = hold_out(samples) if options.search else (samples, samples)
+    seen, held = hold_out(samples) if options.search_scale else (samples, samples)
     reference = steps.run("reference", lambda: Reference(ann, samples, size, progress))
     with ExitStack() as open_files:
         open_files.enter_context(closing(reference))
-        if options.search is not None:
+        if options.search_scale:
             wanted = open_files.enter_context(closing(Reference(ann, held, size, progress)))
         ann.weights.clear()  # from here on only those of the folded network are held
         levels: dict[str, int] = {}
         if options.levels_budget is not None:
-            share = options.levels_budget
             levels, report.levels_budget = steps.run(
                 "plan_levels",
-                lambda: plan_levels(
-                    analog, activations, seen, block, options.calibration, share, progress
-                ),
+                lambda: plan_levels(analog, activations, seen, block, options, progress),
             )
         calibrated = steps.run(
             "calibrate",
@@ -327,8 +212,7 @@ def _compile(
                 layers,
                 seen,
                 block,
-                options.calibration,
-                options.corrections,
+                options,
                 progress,
                 levels,
             ),
@@ -336,13 +220,12 @@ def _compile(
         steps.reports[-1].changes += calibrated.changes
         set_parameters(graph, calibrated.parameters)
         neurons = calibrated.neurons
-        if options.search is not None:
-            search = options.search
+        if options.search_scale:
             corrected = export_network(graph)
             neurons, report.search = steps.run(
                 "search_scale",
                 lambda: search_scale(
-                    corrected, activations, calibrated.neurons, held, wanted, search, progress
+                    corrected, activations, calibrated.neurons, held, wanted, options, progress
                 ),
             )
         if options.scale != 1:
@@ -364,14 +247,14 @@ def _compile(
         spatial = nir = None
         if timesteps > 1:
             spatial = lower(export_network(graph))
-            if options.target == "nir":
+            if options.target == NIR:
                 one_step = spatial
                 nir = steps.run("to_nir", lambda: to_nir(one_step, timesteps))
                 steps.reports[-1].changes += summary(nir)
             graph = steps.rewrite(
                 "spatial_to_temporal",
                 lambda: spatial_to_temporal(
-                    graph, timesteps, delayed=delayed, time_axis=options.time_axis
+                    graph, timesteps, delayed=not options.stepwise, time_axis=options.time_axis
                 ),
             )
         if options.binary_spikes is not None:
@@ -468,19 +351,7 @@ def _new_report(
     return CompileReport(
         version=distribution.version("snn-compile"),
         model=source,
-        settings={
-            **asdict(options.calibration),
-            "corrections": asdict(options.corrections),
-            "shortcuts": options.shortcuts,
-            "equalise": options.equalise,
-            "encode": options.encode,
-            "encode_input": options.encode_input,
-            "scale": options.scale,
-            "time_axis": options.time_axis,
-            "binary_spikes": options.binary_spikes,
-            "target": options.target,
-            "seed": options.seed,
-        },
+        settings=options.settings(),
         calibration={
             "samples": samples.count,
             "origin": samples.origin,

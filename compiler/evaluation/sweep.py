@@ -25,10 +25,9 @@ from pathlib import Path
 from onnx import ModelProto
 
 from ...passes.graph.network import Network
-from ..calibration.options import check_options
 from ..errors import SnnCompileError, UsageError
-from ..limits import MOST_LEVELS
-from ..pipeline import CompileOptions, check_scale, compile_model
+from ..options import MOST_LEVELS, CompileOptions, resolve
+from ..pipeline import compile_model
 from ..progress import Progress
 from ..report.results import OutputResult, SweepPoint
 from ..report.sweep_points import accuracy_of, energy_of
@@ -56,8 +55,7 @@ class Setting:
     def applied(self, options: CompileOptions) -> CompileOptions:
         """The options with this setting."""
         if self.levels is not None:
-            calibration = replace(options.calibration, levels=self.levels)
-            options = replace(options, calibration=calibration)
+            options = replace(options, levels=self.levels)
         return options if self.scale is None else replace(options, scale=self.scale)
 
 
@@ -114,7 +112,7 @@ def sweep(
     applied = [setting.applied(options) for setting in settings]
     for setting, chosen in zip(settings, applied, strict=True):
         with _naming(setting):
-            _check(chosen)
+            resolve(chosen, synthetic=calibration is None)
     points = []
     pairs = list(zip(settings, applied, strict=True))
     for setting, chosen in progress.track(pairs, len(pairs), "sweep"):
@@ -158,11 +156,6 @@ def _number(name: str, item: str, text: str) -> float:
     if whole and value > MOST_LEVELS:
         raise UsageError(f"sweep {text!r}: {item} levels, at most {MOST_LEVELS} are possible")
     return value
-
-
-def _check(options: CompileOptions) -> None:
-    check_options(options.calibration)
-    check_scale(options)
 
 
 @contextmanager
