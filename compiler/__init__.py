@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .calibration.options import CalibrationOptions
-    from .pipeline import CompileOptions, CompileResult, compile_model
+from .options import CompileOptions
 
-__all__ = ["CalibrationOptions", "CompileOptions", "CompileResult", "compile_model"]
+if TYPE_CHECKING:
+    from .pipeline import CompileResult, compile_model
+
+__all__ = ["CompileOptions", "CompileResult", "compile_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,5 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import pipeline
-    from .calibration import options
 
-    return getattr(options if name == "CalibrationOptions" else pipeline, name)
+    return getattr(pipeline, name)
