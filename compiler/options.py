@@ -87,7 +87,7 @@ class Option:
         shown: the default in words, where it depends on others.
         choices: the names that it may be.
         numbers: the numbers that it may be.
-        symbol: what stands for the number in the help.
+        symbol: what stands for a number or a path in the help.
     """
 
     group: str
@@ -280,15 +280,15 @@ class CompileOptions:
         "Send spikes of several levels as planes of 0 and 1, one per level or one per bit.",
         choices=(UNARY, BITS),
     )
-    strict: bool = _option(OUTPUT, "Fail if an activation would be kept.", False)
+    strict: bool = _option(OUTPUT, "Fail (exit code 3) if an activation would be kept.", False)
     min_agreement: float | None = _option(
         OUTPUT,
-        "Fail unless ANN and SNN give the same argmax on this share of the samples.",
+        "Fail (exit code 5) unless ANN and SNN give the same argmax on this share of the samples.",
         numbers=Numbers(float, 0, 1),
         symbol="SHARE",
     )
     dump_dir: Path | None = _option(  # noqa: RUF009 (a field, as all others)
-        OUTPUT, "Write the model after each step into here."
+        OUTPUT, "Write the model after each step into here.", symbol="DIR"
     )
 
     # What follows is of resolved options.
