@@ -13,6 +13,7 @@ from .options import COMMON, GROUPS, OPTIONS, OUTPUT, CompileOptions, Numbers, f
 from .terminal import GroupedCommand, progress_bar, run_command, say, show_table, warn
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
+    from ..passes.graph.network import Network
     from .report.coverage import Coverage
     from .report.data import CompileReport
 
@@ -109,10 +110,9 @@ def main(
 
     def work() -> None:
         from .errors import UsageError
-        from .model_io.save import check_output, save_result, write_files
+        from .model_io.save import check_output, save_files
         from .pipeline import SYNTHETIC_WARNING, compile_model
         from .report.html import check_packages, compile_html, is_html
-        from .targets.nir import nir_bytes
 
         read = [] if calibration is None else [calibration]
         check_output(output, model, *read)
@@ -127,22 +127,19 @@ def main(
         with progress_bar() as progress:
             result = compile_model(model, calibration, CompileOptions(**chosen), progress)
         _show(result.report)  # first: a result that cannot be shown writes nothing
-        if report_path is not None and is_html(report_path):
-            report = compile_html(result.report, context.meta["command"])
-        else:
-            report = result.report.to_json()
-        if result.nir is not None:
-            reports = {} if report_path is None else {report_path: report.encode()}
-            write_files({**reports, output: nir_bytes(result.nir)})
-        else:
-            save_result(
-                result.network,
-                output,
-                external_data=bool(result.external_data),
-                report=report,
-                report_path=report_path,
-                keep=[model, *result.external_data],
-            )
+        contents: dict[Path, Network | bytes] = {}
+        if report_path is not None:
+            page = is_html(report_path)
+            command = context.meta["command"]
+            text = compile_html(result.report, command) if page else result.report.to_json()
+            contents[report_path] = text.encode()
+        for suffix, content in result.artifact.files.items():
+            contents[output.with_name(output.name + suffix)] = content
+        save_files(
+            contents,
+            external_data=bool(result.external_data),
+            keep=[model, *result.external_data],
+        )
         say(f"wrote {output}")
 
     run_command(work, debug)
@@ -186,18 +183,15 @@ def _show(report: CompileReport) -> None:
     )
     for text in report.warnings:
         warn(text)
-    over_time = next((p for p in report.passes if p.name == "spatial_to_temporal"), None)
-    if over_time is None:
-        say("quantised ANN and SNN agree bit for bit, with and without the C++ kernels")
-        return
-    if over_time.changes:
-        say("over time: " + "; ".join(over_time.changes))
-    say(
-        "quantised ANN and SNN of one timestep agree bit for bit, and the SNN over time with and "
-        "without the C++ kernels"
-    )
-    for line in next((p.changes for p in report.passes if p.name == "to_nir"), []):
-        say(line)
+    for step in report.passes:
+        if step.name == "spatial_to_temporal" and step.changes:
+            say("over time: " + "; ".join(step.changes))
+    for claim in verification.claims:
+        say(claim)
+    for step in report.passes:
+        if step.name == "to_nir":
+            for line in step.changes:
+                say(line)
 
 
 def _show_coverage(coverage: Coverage) -> None:

@@ -1,9 +1,9 @@
 """Every option of the compiler: its default, its meaning and its checks, once.
 
 The fields of :class:`CompileOptions` are the options. The command line is made from them
-(``cli.py``), and so are the table in README.md and the settings of the report. :func:`resolve`
-gives each its value, and refuses what cannot be used, does not go together or has no effect, from
-the command line and from Python alike. What is below ``compile_model`` is given resolved options.
+(``cli.py``), and so are the table in README.md and the settings of the report. ``compile_model``
+resolves them once, from the command line and from Python alike: :func:`check_values`, the defaults
+and refusals of the target, :func:`complete`. What is below it is given resolved options.
 
 Only the standard library is imported with this file: ``snn-compile --help`` reads it.
 """
@@ -36,7 +36,7 @@ MEMBRANE, SPIKES = "membrane", "spikes"
 ALL, ACTIVATIONS = "all", "activations"
 #: How spikes of several levels are sent.
 UNARY, BITS = "unary", "bits"
-PORTABLE, NIR = "portable", "nir"
+ONNXRUNTIME, NIR = "onnxruntime", "nir"
 
 #: The groups of options, in the order of the help.
 GROUPS = ("Common", "Neurons", "Corrections", "Time", "Target", "Output")
@@ -143,7 +143,7 @@ class CompileOptions:
     """What the user may choose; ``snn-compile --help`` says what each option means.
 
     The default of some is None, as it depends on others. Their types are those that they have once
-    :func:`resolve` has given them their values; None then says that an option has no effect.
+    they are resolved; None then says that an option has no effect.
     """
 
     levels: int = _option(
@@ -272,8 +272,8 @@ class CompileOptions:
         TARGET,
         "ONNX that runs anywhere, or, of a network over several timesteps, a NIR graph for "
         "neuromorphic tools (needs the extra 'nir').",
-        PORTABLE,
-        choices=(PORTABLE, NIR),
+        ONNXRUNTIME,
+        choices=(ONNXRUNTIME, NIR),
     )
     binary_spikes: str | None = _option(
         TARGET,
@@ -345,30 +345,35 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def resolve(options: CompileOptions, synthetic: bool = False) -> CompileOptions:
-    """The options with all defaults in place; resolved ones stay as they are.
-
-    Args:
-        options: as the user gives them.
-        synthetic: samples are made up, as none are given.
+def check_values(options: CompileOptions) -> None:
+    """Refuse values that an option cannot have.
 
     Raises:
-        UsageError: a value cannot be used, options do not go together, or one has no effect.
+        UsageError: says which it can.
     """
     for name, option in OPTIONS.items():
         value = getattr(options, name)
         if not option.takes(value):
             raise UsageError(f"{flag(name)} {value!r} cannot be used; give {option.wanted}")
+
+
+def complete(options: CompileOptions, synthetic: bool) -> CompileOptions:
+    """The options with those defaults that are the same for every target.
+
+    Args:
+        options: with values that :func:`check_values` takes, and the defaults of their target.
+        synthetic: samples are made up, as none are given.
+
+    Raises:
+        UsageError: options do not go together, or one has no effect.
+    """
     several = options.timesteps > 1
     if several:
         _check_time(options)
-        options = _filled(options, levels=1)
-    options = _used(options, "firing", several, "over several --timesteps")
-    if options.target == NIR:
-        options = _resolve_nir(options)
-    for name in ("levels", "shortcuts", "encode"):
-        options = _filled(options, **{name: OPTIONS[name].fallback})
+    options = filled(options, levels=1 if several else OPTIONS["levels"].fallback)
+    options = filled(options, **{name: OPTIONS[name].fallback for name in ("shortcuts", "encode")})
     percentile, search = options.calibrator == PERCENTILE, options.search_scale
+    options = _used(options, "firing", several, "over several --timesteps")
     options = _used(options, "percentile", percentile, "with --calibrator percentile")
     options = _used(options, "trials", search, "with --search-scale")
     options = _used(options, "spike_weight", search, "with --search-scale")
@@ -388,7 +393,7 @@ def resolve(options: CompileOptions, synthetic: bool = False) -> CompileOptions:
     return _resolve_neuron(options)
 
 
-def _filled(options: CompileOptions, **values: Any) -> CompileOptions:
+def filled(options: CompileOptions, **values: Any) -> CompileOptions:
     """The options, those of these that are None with these values."""
     missing = {name: value for name, value in values.items() if getattr(options, name) is None}
     return replace(options, **missing)
@@ -397,7 +402,7 @@ def _filled(options: CompileOptions, **values: Any) -> CompileOptions:
 def _used(options: CompileOptions, name: str, in_effect: bool, where: str) -> CompileOptions:
     """The options, this one with its default where it has an effect, refused elsewhere."""
     if in_effect:
-        return _filled(options, **{name: OPTIONS[name].fallback})
+        return filled(options, **{name: OPTIONS[name].fallback})
     if getattr(options, name) is not None:
         raise UsageError(f"{flag(name)} has an effect only {where}; leave it out")
     return options
@@ -415,22 +420,6 @@ def _check_time(options: CompileOptions) -> None:
             "levels and scales are searched for networks of one timestep only; leave out "
             "--timesteps, or --search-scale and --levels-budget"
         )
-
-
-def _resolve_nir(options: CompileOptions) -> CompileOptions:
-    """Defaults and refusals of NIR graphs."""
-    if not options.stepwise or options.levels not in (None, 1) or options.time_axis:
-        raise UsageError(
-            "a NIR graph has neurons that fire immediately, and at most once in each of several "
-            "timesteps; give --timesteps, and leave out --levels, --firing and --time-axis"
-        )
-    if options.signed:
-        raise UsageError("the IF neurons of NIR fire no negative spikes; use multi-threshold ones")
-    if options.binary_spikes is not None:
-        raise UsageError("the spikes of a NIR graph are binary; leave out --binary-spikes")
-    if options.neuron == AUTO:
-        options = replace(options, neuron=MULTI_THRESHOLD)
-    return _filled(options, shortcuts=SPIKES, encode=ACTIVATIONS)
 
 
 def _resolve_neuron(options: CompileOptions) -> CompileOptions:

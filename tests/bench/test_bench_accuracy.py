@@ -16,7 +16,8 @@ from accuracy_page import identity, replace_block, table
 from accuracy_tables import TABLES, Plan, Row, Section, all_off
 from sentences import split_sentences, word_pieces
 from shared_networks import EFFICIENTNET, KEYWORDS, MINILM, NETWORKS, RESNET
-from snn_compile.compiler.options import CompileOptions, resolve
+from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.pipeline import resolve
 
 
 def bits(text):

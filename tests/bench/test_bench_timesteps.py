@@ -15,7 +15,7 @@ from accuracy_configuration import pack
 from accuracy_page import identity, replace_block
 from helpers import model_from_text
 from shared_networks import DIGITS, RESNET
-from snn_compile.compiler.options import resolve
+from snn_compile.compiler.pipeline import resolve
 from snn_compile.passes.graph.network import detach
 from snn_compile.runtime_ops.definition import DOMAIN
 from snn_compile.runtime_ops.operators import register_schemas

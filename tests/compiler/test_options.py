@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 from snn_compile.compiler import CompileOptions, cli, compile_model
 from snn_compile.compiler.errors import UsageError
-from snn_compile.compiler.options import GROUPS, OPTIONS, flag, resolve
+from snn_compile.compiler.options import GROUPS, OPTIONS, flag
+from snn_compile.compiler.pipeline import resolve
 
 
 @pytest.mark.parametrize(

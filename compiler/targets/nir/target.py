@@ -1,0 +1,76 @@
+"""Target ``nir``: a network over several timesteps as a NIR graph (docs/nir.md)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ....passes.graph.surgeon import import_model
+from ....passes.lowering.function_bodies import function_bodies
+from ...errors import UsageError
+from ...front_end import Prepared
+from ...options import (
+    ACTIVATIONS,
+    AUTO,
+    DELAYED,
+    MULTI_THRESHOLD,
+    SPIKES,
+    CompileOptions,
+    filled,
+)
+from ...steps import Steps
+from ..onnxruntime import OnnxRuntime
+from ..target import Artifact, Quantised
+from .package import check_package, nir_bytes
+from .translate import check_operators, summary, to_nir
+
+
+class Nir:
+    """See the module's text."""
+
+    name = "nir"
+
+    def resolve(self, options: CompileOptions) -> CompileOptions:
+        """Binary neurons that read spikes alone; what is not NIR's is refused.
+
+        Raises:
+            UsageError: the options ask for neurons that are not those of NIR, or ``nir`` is not
+                installed.
+        """
+        at_once = options.timesteps == 1 or options.firing == DELAYED
+        if at_once or options.levels not in (None, 1) or options.time_axis:
+            raise UsageError(
+                "a NIR graph has neurons that fire immediately, and at most once in each of "
+                "several timesteps; give --timesteps, and leave out --levels, --firing and "
+                "--time-axis"
+            )
+        if options.signed:
+            raise UsageError(
+                "the IF neurons of NIR fire no negative spikes; use multi-threshold ones"
+            )
+        if options.binary_spikes is not None:
+            raise UsageError("the spikes of a NIR graph are binary; leave out --binary-spikes")
+        check_package()
+        if options.neuron == AUTO:
+            options = replace(options, neuron=MULTI_THRESHOLD)
+        return filled(options, shortcuts=SPIKES, encode=ACTIVATIONS)
+
+    def check(self, prepared: Prepared) -> None:
+        """Refuse operators that have no counterpart in NIR.
+
+        Raises:
+            ModelError: names the node.
+        """
+        written = {activation.output for activation in prepared.activations}
+        check_operators(import_model(prepared.analog), written)
+
+    def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:
+        """The NIR graph; beside it, for verification, the same network as ONNX.
+
+        Raises:
+            ModelError: NIR cannot express the network.
+        """
+        made = OnnxRuntime().lower(quantised, options, steps)
+        with steps("to_nir") as step:
+            graph = to_nir(function_bodies(quantised.snn), options.timesteps)
+            step.changes += summary(graph)
+        return Artifact({"": nir_bytes(graph)}, made.snn, made.claims)
