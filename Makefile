@@ -10,6 +10,7 @@ help:  ## This list
 docs:  ## The documentation as a site in build/site; needs the extra 'docs'
 	$(PYTHON) docs/generate_operators.py
 	$(PYTHON) docs/generate_steps.py
+	$(PYTHON) docs/generate_options.py
 	$(PYTHON) -m mkdocs build --strict
 
 fuzz:  ## Fuzz the C++ operators for SECONDS
