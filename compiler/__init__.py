@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .calibration.options import CalibrationOptions
-    from .pipeline import CompileOptions, CompileResult, compile_model
+    from .options import CompileOptions
+    from .pipeline import CompileResult, compile_model
 
 __all__ = ["CalibrationOptions", "CompileOptions", "CompileResult", "compile_model"]
 

@@ -14,6 +14,7 @@ from .limits import MOST_LEVELS, MOST_TIMESTEPS
 from .terminal import progress_bar, run_command, say, show_table, warn
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
+    from ..passes.graph.network import Network
     from .report.coverage import Coverage
     from .report.data import CompileReport
 
@@ -100,8 +101,8 @@ LEVELS = 32
 )
 @click.option(
     "--target",
-    type=click.Choice(["portable", "nir"]),
-    default="portable",
+    type=click.Choice(["onnxruntime", "nir"]),
+    default="onnxruntime",
     show_default=True,
     help="ONNX that runs anywhere, or, of a network over several timesteps, a NIR graph for "
     "neuromorphic tools.",
@@ -111,13 +112,6 @@ LEVELS = 32
     type=click.Choice(["membrane", "spikes"]),
     help="What the sums of residual blocks read past the linear operators.  [default: membrane; "
     "for NIR spikes]",
-)
-@click.option(
-    "--equalise/--no-equalise",
-    default=False,
-    show_default=True,
-    help="Divide the ranges of channels out of neurons, into neighbouring weights: for neurons "
-    "with one threshold per tensor.",
 )
 @click.option(
     "--sequential/--no-sequential",
@@ -210,7 +204,6 @@ def main(
     spike_weight: float,
     target: str,
     shortcuts: str | None,
-    equalise: bool,
     sequential: bool,
     bias_correction: bool,
     compensation: bool,
@@ -230,10 +223,10 @@ def main(
         from .calibration.options import CalibrationOptions, Corrections
         from .calibration.tuning.search_scale import SearchOptions
         from .errors import UsageError
-        from .model_io.save import check_output, save_result, write_files
-        from .pipeline import CompileOptions, compile_model
+        from .model_io.save import check_output, save_files
+        from .options import CompileOptions
+        from .pipeline import compile_model
         from .report.html import check_packages, compile_html, is_html
-        from .targets.nir import nir_bytes
 
         read = [] if calibration is None else [calibration]
         check_output(output, model, *read)
@@ -255,7 +248,6 @@ def main(
             ),
             Corrections(sequential, bias_correction, compensation),
             shortcuts or ("spikes" if target == "nir" else "membrane"),
-            equalise,
             levels_budget=levels_budget,
             search=SearchOptions(trials, spike_weight, seed=seed) if search_scale else None,
             encode=encode or ("activations" if target == "nir" else "all"),
@@ -276,22 +268,19 @@ def main(
         with progress_bar() as progress:
             result = compile_model(model, calibration, options, progress)
         _show(result.report)  # first: a result that cannot be shown writes nothing
-        if report_path is not None and is_html(report_path):
-            report = compile_html(result.report, shlex.join(["snn-compile", *sys.argv[1:]]))
-        else:
-            report = result.report.to_json()
-        if result.nir is not None:
-            reports = {} if report_path is None else {report_path: report.encode()}
-            write_files({**reports, output: nir_bytes(result.nir)})
-        else:
-            save_result(
-                result.network,
-                output,
-                external_data=bool(result.external_data),
-                report=report,
-                report_path=report_path,
-                keep=[model, *result.external_data],
-            )
+        contents: dict[Path, Network | bytes] = {}
+        if report_path is not None:
+            command = shlex.join(["snn-compile", *sys.argv[1:]])
+            page = is_html(report_path)
+            text = compile_html(result.report, command) if page else result.report.to_json()
+            contents[report_path] = text.encode()
+        for suffix, content in result.artifact.files.items():
+            contents[output.with_name(output.name + suffix)] = content
+        save_files(
+            contents,
+            external_data=bool(result.external_data),
+            keep=[model, *result.external_data],
+        )
         say(f"wrote {output}")
 
     run_command(work, debug)
@@ -335,18 +324,15 @@ def _show(report: CompileReport) -> None:
     )
     for text in report.warnings:
         warn(text)
-    over_time = next((p for p in report.passes if p.name == "spatial_to_temporal"), None)
-    if over_time is None:
-        say("quantised ANN and SNN agree bit for bit, with and without the C++ kernels")
-        return
-    if over_time.changes:
-        say("over time: " + "; ".join(over_time.changes))
-    say(
-        "quantised ANN and SNN of one timestep agree bit for bit, and the SNN over time with and "
-        "without the C++ kernels"
-    )
-    for line in next((p.changes for p in report.passes if p.name == "to_nir"), []):
-        say(line)
+    for step in report.passes:
+        if step.name == "spatial_to_temporal" and step.changes:
+            say("over time: " + "; ".join(step.changes))
+    for claim in verification.claims:
+        say(claim)
+    for step in report.passes:
+        if step.name == "to_nir":
+            for line in step.changes:
+                say(line)
 
 
 def _show_coverage(coverage: Coverage) -> None:

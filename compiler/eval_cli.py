@@ -151,7 +151,7 @@ def main(
         from .evaluation.evaluate import EvaluationOptions, check_options, evaluate
         from .evaluation.latency import LatencyOptions
         from .evaluation.sweep import parse_sweep
-        from .model_io.save import check_output, write_bytes
+        from .model_io.save import check_output, save_files
         from .report.data import finite
         from .report.html import check_packages, evaluation_html
         from .report.reader import read_report
@@ -179,7 +179,7 @@ def main(
         with progress_bar() as progress:
             result = evaluate(ann, snn, data, options, progress)
         if html is not None:
-            write_bytes(html, evaluation_html(result, compiled).encode())
+            save_files({html: evaluation_html(result, compiled).encode()})
         if as_json:
             say(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
         else:

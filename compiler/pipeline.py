@@ -2,119 +2,44 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata as distribution
 from pathlib import Path
-from typing import Any, TypeVar
 
 import onnx
 from onnx import ModelProto
 
-from ..passes.analysis.activations import Activation, find_activations
-from ..passes.analysis.layers import find_layers
 from ..passes.analysis.time_rules import NotOverTimeError
-from ..passes.canonicalise.canonicalise import canonicalise
-from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from ..passes.graph.graph import METADATA_PREFIX, Graph, PassResult, export_network, import_model
+from ..passes.graph.graph import METADATA_PREFIX
 from ..passes.graph.network import Network, check
-from ..passes.lowering.function_bodies import lower
-from ..passes.lowering.spatial_to_temporal import spatial_to_temporal
-from ..passes.neurons.encode_edges import encode_edges
+from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.insert_quant_clip import insert_quant_clip
-from ..passes.neurons.keep_activations import keep_activations
-from ..passes.neurons.membrane_shortcuts import membrane_shortcuts
-from ..passes.neurons.neuron import PassContext
-from ..passes.neurons.own_parameters import own_parameters, set_parameters
+from ..passes.neurons.neuron import Neuron, PassContext
+from ..passes.neurons.own_parameters import set_parameters
 from ..passes.neurons.replace_activation import replace_activation
-from ..passes.recognise.recognise import recognise
-from ..runtime_ops.operators import register_schemas
 from .calibration.calibrate import calibrate
-from .calibration.equalisation import equalise_ranges
-from .calibration.match_samples import matched_samples
-from .calibration.options import CalibrationOptions, Corrections, check_options
-from .calibration.tuning.levels_budget import check_budget, plan_levels
-from .calibration.tuning.search_scale import (
-    SearchOptions,
-    check_search,
-    hold_out,
-    scale_steps,
-    search_scale,
-)
+from .calibration.sequence.sequential import Calibrated
+from .calibration.tuning.levels_budget import plan_levels
+from .calibration.tuning.search_scale import scale_steps, search_scale
 from .calibration.tuning.shrink_levels import shrink_levels
-from .errors import DataError, ModelError, UsageError, VerificationError
-from .model_io.load import Source, load_source
-from .model_io.save import check_folder, save_network
+from .errors import DataError, ModelError
+from .front_end import Prepared, prepare
+from .options import CompileOptions, check_options
 from .progress import Progress
-from .report.coverage import Coverage, measure_coverage
-from .report.data import CompileReport, PassReport
+from .report.data import CompileReport
 from .report.neurons import membrane_histograms, neuron_reports
-from .running.expose import with_outputs
-from .running.planes import check_kind, with_planes
-from .running.reference import Reference
-from .running.session import batch_size, make_session, run_samples
-from .samples.files import FileSamples, InputSpec, Samples, input_specs
-from .samples.synthetic import SyntheticSamples
-from .targets.nir import check_operators, check_package, summary, to_nir
+from .steps import Steps
+from .targets import TARGETS
+from .targets.target import Artifact, Quantised
 from .verify import verify
 
-T = TypeVar("T")
-
-TARGETS = ("portable", "nir")
-SYNTHETIC_SAMPLES = 64
-#: Activations that the runtime holds at once, taken as large as the largest.
-_ALIVE = 3
 SYNTHETIC_WARNING = (
     "no calibration data: thresholds come from synthetic inputs and the accuracy is likely to "
     "suffer; give --calibration with about 256 real samples"
 )
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """What the user may choose.
-
-    Attributes:
-        calibration: how neurons are chosen and fitted.
-        corrections: which errors of spiking are corrected.
-        shortcuts: "membrane": the sums of residual blocks read membrane potentials; "spikes": they
-            read what the neurons fire.
-        equalise: divide the ranges of channels out of neurons, into neighbouring weights.
-        encode: "all": encode every analog edge into a linear operator; "activations": only replace
-            activations.
-        encode_input: encode the network's own input too.
-        strict: refuse a model of which an activation would be kept.
-        seed: seed of the synthetic samples.
-        scale: multiplies the steps of the neurons whose steps may be scaled: a lambda that is
-            known, where ``search`` finds one; 1 leaves them as calibrated.
-        time_axis: inputs and outputs have the timesteps as their first axis.
-        target: "portable": ONNX alone; "nir": the network over time as a NIR graph too.
-        min_agreement: lowest share of samples on which ANN and SNN must give the same argmax.
-        binary_spikes: "unary" or "bits": neurons send planes of binary spikes; None: they send
-            levels.
-        dump_dir: folder that gets the model after each step.
-    """
-
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    corrections: Corrections = field(default_factory=Corrections)
-    shortcuts: str = "membrane"
-    equalise: bool = False
-    encode: str = "all"
-    encode_input: bool = False
-    strict: bool = False
-    seed: int = 0
-    scale: float = 1.0
-    levels_budget: float | None = None
-    search: SearchOptions | None = None
-    time_axis: bool = False
-    target: str = "portable"
-    min_agreement: float | None = None
-    binary_spikes: str | None = None
-    dump_dir: Path | None = None
 
 
 @dataclass
@@ -122,73 +47,24 @@ class CompileResult:
     """The spiking network and the report on how it was made.
 
     Attributes:
-        network: the spiking network, its large weights apart.
+        artifact: what the target made: the files to write, and the network as ONNX.
         report: what was done, what was not and why, and how well it works.
         external_data: the files in which the source kept its weights, if outside the model file.
-        nir: the spiking network as nir.NIRGraph, where the target is "nir".
     """
 
-    network: Network
+    artifact: Artifact
     report: CompileReport
     external_data: list[Path]
-    nir: Any = None
+
+    @property
+    def network(self) -> Network:
+        """The spiking network, its large weights apart."""
+        return self.artifact.snn
 
     @cached_property
     def model(self) -> ModelProto:
         """The network whole; runs in any ONNX runtime, faster with our operator library."""
         return self.network.attached()
-
-
-def check_scale(options: CompileOptions) -> None:
-    """Refuse a scale that is none, or is given where one is searched.
-
-    Raises:
-        UsageError: it is not a finite number above 0, or a search is asked for too.
-    """
-    if not 0 < options.scale < math.inf:
-        raise UsageError(f"the scale {options.scale:g} is not a finite number above 0")
-    if options.search is not None and options.scale != 1:
-        raise UsageError("a scale is searched and given; leave one of them out")
-
-
-def check_time(options: CompileOptions) -> None:
-    """Refuse what is not done over several timesteps, and a time axis without them.
-
-    Raises:
-        UsageError: the options do not go together.
-    """
-    calibration = options.calibration
-    if options.time_axis and not calibration.stepwise:
-        raise UsageError(
-            "a time axis needs neurons that fire immediately over several timesteps; give "
-            "--timesteps, and leave out --firing delayed"
-        )
-    if calibration.timesteps > 1 and (options.search or options.levels_budget is not None):
-        raise UsageError("levels and scales are searched for networks of one timestep only")
-
-
-def check_target(options: CompileOptions) -> None:
-    """Refuse an unknown target, and options that do not go with it.
-
-    Raises:
-        UsageError: there is no such target, ``nir`` is not installed, or the options ask for
-            neurons that are not those of NIR.
-    """
-    if options.target not in TARGETS:
-        raise UsageError(f"the target {options.target!r} is unknown, there are {TARGETS}")
-    if options.target != "nir":
-        return
-    check_package()
-    calibration = options.calibration
-    if not calibration.stepwise or calibration.levels != 1 or options.time_axis:
-        raise UsageError(
-            "a NIR graph has neurons that fire immediately, and at most once in each of several "
-            "timesteps; give --timesteps, and leave out --levels, --firing and --time-axis"
-        )
-    if calibration.signed:
-        raise UsageError("the IF neurons of NIR fire no negative spikes; use multi-threshold ones")
-    if options.binary_spikes is not None:
-        raise UsageError("the spikes of a NIR graph are binary; leave out --binary-spikes")
 
 
 def compile_model(
@@ -212,14 +88,65 @@ def compile_model(
     Raises:
         ModelError: the model is refused, or nothing in it could be converted.
         DataError: the calibration data are refused.
-        UsageError: ``options.dump_dir`` cannot be used.
+        UsageError: options do not go together, or ``options.dump_dir`` cannot be used.
         VerificationError: the result falls short of ``options.min_agreement``, or a proof failed.
     """
+    chosen, progress = resolve(options or CompileOptions()), progress or Progress()
+    with (
+        refusals_explained(calibration, chosen),
+        prepare(model, calibration, chosen, progress) as prepared,
+    ):
+        return compile_prepared(prepared, chosen, progress)
+
+
+def compile_prepared(
+    prepared: Prepared, options: CompileOptions, progress: Progress
+) -> CompileResult:
+    """Calibrate a prepared network and bring it to its target; it can be done several times.
+
+    Args:
+        prepared: by the front end, with options that differ in what calibration reads alone.
+        options: resolved.
+        progress: told about batches done.
+
+    Raises:
+        As :func:`compile_model`.
+    """
+    target = TARGETS[options.target]
+    target.check(prepared)
+    report, steps = _new_report(prepared, options), prepared.steps.fork()
+    neurons, calibrated, corrected = _calibrate(prepared, options, report, steps, progress)
+    artifact = target.lower(_quantise(corrected, neurons, steps), options, steps)
+    _finish(artifact.snn.proto, report)
+    with steps("verify"):
+        claims = artifact.claims
+        report.verification = verify(claims, prepared.reference, prepared.samples, progress)
+    report.passes = steps.reports
+    membranes = membrane_histograms(prepared.activations, neurons, calibrated.membranes)
+    report.neurons = neuron_reports(artifact.snn, membranes)
+    report.warnings += [f"{a.op} {a.name} is silent on every sample" for a in calibrated.silent]
+    if not report.verification.outputs:
+        report.warnings.append("no output holds floats: how close the SNN is was not measured")
+    return CompileResult(artifact, report, prepared.external_data)
+
+
+def resolve(options: CompileOptions) -> CompileOptions:
+    """The options with every default, those of the target included.
+
+    Raises:
+        UsageError: an unknown value, a number out of range, or options that do not go together.
+    """
+    check_options(options)
+    return TARGETS[options.target].resolve(options)
+
+
+@contextmanager
+def refusals_explained(calibration: str | Path | None, options: CompileOptions) -> Iterator[None]:
+    """Refusals say what else the user may do."""
     try:
-        return _compile(model, calibration, options or CompileOptions(), progress or Progress())
+        yield
     except NotOverTimeError as error:
-        chosen = options or CompileOptions()
-        delayed = error.stepwise and chosen.calibration.stepwise and not chosen.time_axis
+        delayed = error.stepwise and options.calibration.stepwise and not options.time_axis
         way_out = ", or with --firing delayed" if delayed else ""
         raise ModelError(f"{error}; compile it to one timestep{way_out}") from error
     except DataError as error:
@@ -231,248 +158,67 @@ def compile_model(
         ) from error
 
 
-def _compile(
-    model: str | Path | ModelProto,
-    calibration: str | Path | None,
+def _calibrate(
+    prepared: Prepared,
     options: CompileOptions,
+    report: CompileReport,
+    steps: Steps,
     progress: Progress,
-) -> CompileResult:
-    check_options(options.calibration)
-    check_scale(options)
-    check_time(options)
-    check_target(options)
+) -> tuple[Mapping[str, Neuron], Calibrated, Network]:
+    """The neurons, what calibration found, and the network with its layers corrected."""
+    analog, activations, block = prepared.analog, prepared.activations, prepared.block
+    levels: Mapping[str, int] = {}
     if options.levels_budget is not None:
-        check_budget(options.levels_budget)
-    if options.search is not None:
-        check_search(options.search)
-    if options.binary_spikes is not None:
-        check_kind(options.binary_spikes, options.calibration.levels)
-    steps = _Steps(options.dump_dir)
-    register_schemas()
+        with steps("plan_levels"):
+            levels, report.levels_budget = plan_levels(
+                *(analog, activations, prepared.seen, block, options.calibration),
+                *(options.levels_budget, progress),
+            )
+    with steps("calibrate") as step:
+        calibrated = calibrate(
+            *(analog, activations, prepared.layers, prepared.seen, block, options.calibration),
+            *(options.corrections, progress, levels),
+        )
+        step.changes += calibrated.changes
+    graph = import_model(analog)
+    set_parameters(graph, calibrated.parameters)
+    corrected, neurons = export_network(graph), dict(calibrated.neurons)
+    if options.search is not None and prepared.held is not None:
+        with steps("search_scale"):
+            neurons, report.search = search_scale(
+                *(corrected, activations, neurons, *prepared.held, options.search, progress)
+            )
+    if options.scale != 1:
+        with steps("scale_steps"):
+            neurons = scale_steps(activations, neurons, options.scale)
+    if options.calibration.timesteps == 1:  # several timesteps share the levels, all of them
+        with steps("shrink_levels") as step:
+            neurons, changes = shrink_levels(
+                corrected, activations, neurons, prepared.samples, block, progress
+            )
+            step.changes += changes
+    return neurons, calibrated, corrected
 
-    source = steps.run(
-        "load", lambda: load_source(model if isinstance(model, ModelProto) else Path(model))
+
+def _quantise(corrected: Network, neurons: Mapping[str, Neuron], steps: Steps) -> Quantised:
+    context = PassContext(neurons)
+    graph = steps.rewrite(
+        "insert_quant_clip", lambda: insert_quant_clip(import_model(corrected), context)
     )
-    steps.reports[-1].changes += source.changes
-    ann = source.network
-    samples = _samples(calibration, input_specs(ann.proto), options)
-    report = _new_report(model, ann, samples, options)
-    report.warnings += source.warnings
-    # Before any pass sees it, the runtime has to accept the model.
-    run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")
-
-    graph = import_model(ann)
-    graph = steps.rewrite("canonicalise", lambda: canonicalise(graph))
-    graph = steps.rewrite("recognise", lambda: recognise(graph))
-    if calibration is None:
-        samples = steps.run(
-            "match_samples",
-            lambda: matched_samples(
-                export_network(graph),
-                input_specs(ann.proto),
-                SYNTHETIC_SAMPLES,
-                options.seed,
-                progress,
-            ),
-        )
-        report.calibration["origin"] = samples.origin
-    graph = steps.rewrite("fold_batchnorm", lambda: fold_batchnorm(graph))
-    timesteps, delayed = options.calibration.timesteps, not options.calibration.stepwise
-    if timesteps > 1:
-        signed = options.calibration.signed
-        graph = steps.rewrite("keep_activations", lambda: keep_activations(graph, signed))
-    if options.shortcuts == "membrane":
-        graph = steps.rewrite("membrane_shortcuts", lambda: membrane_shortcuts(graph))
-    if options.encode == "all":
-        graph = steps.rewrite("encode_edges", lambda: encode_edges(graph, options.encode_input))
-
-    if options.equalise:
-        graph = steps.rewrite("equalise", lambda: equalise_ranges(graph, samples, 8, progress))
-    if options.corrections.layers:
-        graph = steps.rewrite("own_parameters", lambda: own_parameters(graph))
-
-    activations, kept = find_activations(graph)
-    layers = find_layers(graph) if options.corrections.layers else []
-    analog = export_network(graph)
-    sample = next(samples.batches(1))
-    report.coverage = measure_coverage(graph, activations, kept, ann.proto, sample, analog)
-    _require_neurons(activations, report.coverage, options.strict)
-    if options.target == "nir":
-        check_operators(graph, {activation.output for activation in activations})
-
-    size, block = _batches(analog, activations, samples)
-    if options.calibration.stepwise and not samples.fixed_batch:  # T times the rows
-        size, block = max(size // timesteps, 1), max(block // timesteps, 1)
-    seen, held = hold_out(samples) if options.search else (samples, samples)
-    reference = steps.run("reference", lambda: Reference(ann, samples, size, progress))
-    with ExitStack() as open_files:
-        open_files.enter_context(closing(reference))
-        if options.search is not None:
-            wanted = open_files.enter_context(closing(Reference(ann, held, size, progress)))
-        ann.weights.clear()  # from here on only those of the folded network are held
-        levels: dict[str, int] = {}
-        if options.levels_budget is not None:
-            share = options.levels_budget
-            levels, report.levels_budget = steps.run(
-                "plan_levels",
-                lambda: plan_levels(
-                    analog, activations, seen, block, options.calibration, share, progress
-                ),
-            )
-        calibrated = steps.run(
-            "calibrate",
-            lambda: calibrate(
-                analog,
-                activations,
-                layers,
-                seen,
-                block,
-                options.calibration,
-                options.corrections,
-                progress,
-                levels,
-            ),
-        )
-        steps.reports[-1].changes += calibrated.changes
-        set_parameters(graph, calibrated.parameters)
-        neurons = calibrated.neurons
-        if options.search is not None:
-            search = options.search
-            corrected = export_network(graph)
-            neurons, report.search = steps.run(
-                "search_scale",
-                lambda: search_scale(
-                    corrected, activations, calibrated.neurons, held, wanted, search, progress
-                ),
-            )
-        if options.scale != 1:
-            neurons = steps.run(
-                "scale_steps", lambda: scale_steps(activations, calibrated.neurons, options.scale)
-            )
-        if timesteps == 1:  # steps share the levels, all of them
-            neurons, changes = steps.run(
-                "shrink_levels",
-                lambda: shrink_levels(
-                    export_network(graph), activations, neurons, samples, block, progress
-                ),
-            )
-            steps.reports[-1].changes += changes
-        context = PassContext(neurons)
-        graph = steps.rewrite("insert_quant_clip", lambda: insert_quant_clip(graph, context))
-        quantised = export_network(graph)
-        graph = steps.rewrite("replace_activation", lambda: replace_activation(graph))
-        spatial = nir = None
-        if timesteps > 1:
-            spatial = lower(export_network(graph))
-            if options.target == "nir":
-                one_step = spatial
-                nir = steps.run("to_nir", lambda: to_nir(one_step, timesteps))
-                steps.reports[-1].changes += summary(nir)
-            graph = steps.rewrite(
-                "spatial_to_temporal",
-                lambda: spatial_to_temporal(
-                    graph, timesteps, delayed=delayed, time_axis=options.time_axis
-                ),
-            )
-        if options.binary_spikes is not None:
-            kind = options.binary_spikes
-            graph = steps.rewrite("binary_spikes", lambda: with_planes(graph, kind))
-        snn = steps.run("lower", lambda: lower(export_network(graph)))
-        _stamp(snn.proto, report)
-        _check(snn)
-        axis = timesteps if options.time_axis else None
-        report.verification = steps.run(
-            "verify", lambda: verify(reference, quantised, snn, samples, progress, spatial, axis)
-        )
-    report.passes = steps.reports
-    membranes = membrane_histograms(activations, neurons, calibrated.membranes)
-    report.neurons = neuron_reports(snn, membranes)
-    report.warnings += [f"{a.op} {a.name} is silent on every sample" for a in calibrated.silent]
-    if not report.verification.outputs:
-        report.warnings.append("no output holds floats: how close the SNN is was not measured")
-    if not report.verification.bit_exact:
-        raise VerificationError(
-            "the SNN does not reproduce the quantised ANN bit for bit; please report this model"
-        )
-    _require_agreement(report.verification.agreement, options.min_agreement)
-    return CompileResult(snn, report, source.external_data, nir)
+    ann = export_network(graph)
+    graph = steps.rewrite("replace_activation", lambda: replace_activation(import_model(ann)))
+    return Quantised(ann, export_network(graph))
 
 
-class _Steps:
-    """Runs the steps, times them, and dumps the model after each."""
-
-    def __init__(self, dump_dir: Path | None) -> None:
-        self.reports: list[PassReport] = []
-        self._dump_dir = dump_dir
-        if dump_dir is not None:
-            check_folder(dump_dir)
-
-    def run(self, name: str, step: Callable[[], T]) -> T:
-        begin = time.perf_counter()
-        result = step()
-        seconds = time.perf_counter() - begin
-        changes = result.changes if isinstance(result, PassResult) else []
-        self.reports.append(PassReport(name, round(seconds, 4), changes))
-        if self._dump_dir is not None:
-            self._dump(self._dump_dir / f"{len(self.reports):02d}_{name}.onnx", result)
-        return result
-
-    def rewrite(self, name: str, step: Callable[[], PassResult]) -> Graph:
-        return self.run(name, step).graph
-
-    def _dump(self, path: Path, result: object) -> None:
-        if isinstance(result, PassResult):
-            save_network(lower(export_network(result.graph)), path)
-        elif isinstance(result, (Network, Source)):
-            save_network(result if isinstance(result, Network) else result.network, path)
-
-
-def _check(snn: Network) -> None:
-    """The compiled model must be valid; where it is not, the source contradicts itself."""
-    try:
-        check(snn.proto)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(
-            f"the model contradicts itself, as is seen once its constants are known: {error}; "
-            "export it with the output shapes that it has"
-        ) from error
-
-
-def _batches(network: Network, activations: list[Activation], samples: Samples) -> tuple[int, int]:
-    """Samples per batch where what all neurons see is copied, and where one at a time is."""
-    if samples.fixed_batch:
-        return samples.fixed_batch, samples.fixed_batch
-    names = list(dict.fromkeys(activation.input for activation in activations))
-    session = make_session(with_outputs(network, names), library=False)
-    seen = run_samples(session, next(samples.batches(1)), "the model")
-    largest = max(seen, key=lambda array: array.nbytes)
-    return batch_size(seen), batch_size([largest] * _ALIVE)
-
-
-def _samples(
-    calibration: str | Path | None, specs: list[InputSpec], options: CompileOptions
-) -> Samples:
-    if calibration is None:
-        return SyntheticSamples(specs, SYNTHETIC_SAMPLES, options.seed)
-    return FileSamples(Path(calibration), specs)
-
-
-def _new_report(
-    model: str | Path | ModelProto, ann: Network, samples: Samples, options: CompileOptions
-) -> CompileReport:
-    source = {
-        "file": None if isinstance(model, ModelProto) else Path(model).name,
-        "producer": f"{ann.proto.producer_name} {ann.proto.producer_version}".strip(),
-        "sha256": ann.sha256(),
-    }
+def _new_report(prepared: Prepared, options: CompileOptions) -> CompileReport:
+    samples = prepared.samples
     return CompileReport(
         version=distribution.version("snn-compile"),
-        model=source,
+        model=prepared.model,
         settings={
             **asdict(options.calibration),
             "corrections": asdict(options.corrections),
             "shortcuts": options.shortcuts,
-            "equalise": options.equalise,
             "encode": options.encode,
             "encode_input": options.encode_input,
             "scale": options.scale,
@@ -486,49 +232,23 @@ def _new_report(
             "origin": samples.origin,
             "synthetic": samples.synthetic,
         },
-        warnings=[SYNTHETIC_WARNING] if samples.synthetic else [],
+        coverage=prepared.coverage,
+        warnings=[SYNTHETIC_WARNING] * samples.synthetic + prepared.warnings,
     )
 
 
-def _stamp(snn: ModelProto, report: CompileReport) -> None:
-    """Write the model's own provenance beside the user's metadata."""
-    for key, value in provenance(report).items():
+def _finish(snn: ModelProto, report: CompileReport) -> None:
+    """Write the model's own provenance beside the user's metadata, and check the model.
+
+    Raises:
+        ModelError: it is invalid; then the source contradicts itself.
+    """
+    for key, value in report.provenance().items():
         snn.metadata_props.add(key=METADATA_PREFIX + key, value=value)
-
-
-def provenance(report: CompileReport) -> dict[str, str]:
-    """What a compiled model says of how it was made."""
-    model, settings, calibration = report.model, report.settings, report.calibration
-    return {
-        "version": report.version,
-        "source_sha256": str(model.get("sha256")),
-        "levels": str(settings.get("levels")),
-        "timesteps": str(settings.get("timesteps")),
-        "calibrator": str(settings.get("calibrator")),
-        "calibration": str(calibration.get("origin")),
-        "calibration_is_synthetic": str(calibration.get("synthetic")).lower(),
-    }
-
-
-def _require_neurons(activations: list[Activation], coverage: Coverage, strict: bool) -> None:
-    kept = coverage.kept_activations()
-    listed = "; ".join(f"{line.op} {line.name}: {line.reason}" for line in kept[:5])
-    if not activations:
-        what = f"none of its {len(kept)} activations can ({listed})" if kept else "it has none"
-        raise ModelError(f"nothing to convert: no activation of the model becomes a neuron, {what}")
-    if strict and kept:
-        raise ModelError(f"{len(kept)} activations would be kept, --strict allows none: {listed}")
-
-
-def _require_agreement(agreement: float | None, wanted: float | None) -> None:
-    if wanted is None:
-        return
-    if agreement is None:
-        raise VerificationError(
-            "agreement was asked for, but no output is a [batch, classes] score to take it from"
-        )
-    if agreement < wanted:
-        raise VerificationError(
-            f"ANN and SNN agree on {agreement:.2%} of the samples, {wanted:.2%} was asked for; "
-            "use more levels, or more and better calibration samples"
-        )
+    try:
+        check(snn)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(
+            f"the model contradicts itself, as is seen once its constants are known: {error}; "
+            "export it with the output shapes that it has"
+        ) from error

@@ -82,8 +82,9 @@ def _guarded(work: Callable[[], None], debug: bool) -> int:
         if isinstance(error, OSError) and error.errno in _FULL:  # of temporary files
             _tell(f"error: a disk is full ({error}); make room there, or set TMPDIR to another one")
             return UsageError.exit_code
+        notes = "".join(f", {note}" for note in getattr(error, "__notes__", []))
         _tell(
-            f"internal error: {type(error).__name__}: {error}\n"
+            f"internal error{notes}: {type(error).__name__}: {error}\n"
             "This is a bug. Run again with --debug and report the traceback."
         )
         return 1

@@ -1,13 +1,10 @@
-"""Verification: does the spiking network still do what the ANN did?
+"""Verification: runs the claims of a target.
 
-1. Conversion proof: on one batch, without graph optimisation, the quantised ANN, the SNN on the C++
-   kernels and the SNN on its function bodies must give the same bits. Over several timesteps that
-   holds of the spatial network, which the SNN was made from, and the SNN itself must give the same
-   bits on kernels and bodies. How far it is from the spatial one is for ``snn-eval --premise``.
-2. Fidelity: ANN against SNN on all samples, as users will run them, but for planes of binary
-   spikes: they take many times the memory, and the proof has shown that they change no bit.
-3. Activity: per neuron, the share of values clipped at the highest level, silent, and the mean
-   number of spikes.
+1. :class:`BitExact`: on one batch, without graph optimisation, several networks give the same bits.
+2. :class:`Agreement`: ANN against SNN on all samples, as users will run them, but for planes of
+   binary spikes: they take many times the memory, and a proof has shown that they change no bit.
+   Meanwhile the activity of the neurons is counted: the share of values clipped at the highest
+   level, silent, and the mean number of spikes.
 
 The networks run one after the other, so that the runtime holds the weights of one at a time; the
 ANN's outputs wait in a temporary file.
@@ -17,19 +14,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from ..passes.graph.network import Network
 from .counting.activity import ActivityMeter, NeuronActivity
+from .errors import VerificationError
 from .progress import Progress
 from .running.fidelity import FidelityMeter, OutputFidelity
-from .running.planes import without_planes
 from .running.reference import Reference
 from .running.session import make_session, run_samples
 from .samples.files import Feed, Samples
 
 _PROOF_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network, and whether our operator library runs its neurons."""
+
+    network: Network
+    library: bool
+
+
+@dataclass(frozen=True)
+class BitExact:
+    """Networks give the same bits.
+
+    Attributes:
+        statement: what is claimed, as a sentence without a full stop.
+        runs: at least two.
+        time_axis: T, where inputs and outputs have it as an axis: every sample is presented at all
+            steps.
+    """
+
+    statement: str
+    runs: Sequence[Run]
+    time_axis: int | None = None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """ANN and SNN give the same argmax on a share of the samples.
+
+    Attributes:
+        snn: the spiking network.
+        time_axis: T, where inputs and outputs of the SNN have it as an axis: every sample is
+            presented at all steps, and the outputs are means over them.
+        at_least: the share; None: nothing is promised, it is measured alone.
+    """
+
+    snn: Network
+    time_axis: int | None = None
+    at_least: float | None = None
+
+
+Claim: TypeAlias = BitExact | Agreement
 
 
 @dataclass
@@ -38,13 +79,13 @@ class Verification:
 
     Attributes:
         samples: number of samples compared.
-        bit_exact: whether the conversion proof held.
+        claims: what was shown, and would have been refused otherwise.
         outputs: fidelity per floating-point output.
         neurons: activity per neuron.
     """
 
     samples: int
-    bit_exact: bool
+    claims: list[str]
     outputs: list[OutputFidelity]
     neurons: list[NeuronActivity]
 
@@ -56,48 +97,44 @@ class Verification:
 
 
 def verify(
-    reference: Reference,
-    quantised: Network,
-    snn: Network,
-    samples: Samples,
-    progress: Progress,
-    spatial: Network | None = None,
-    time_axis: int | None = None,
+    claims: Sequence[Claim], reference: Reference, samples: Samples, progress: Progress
 ) -> Verification:
-    """Compare the networks on ``samples``; see the module's text for what is compared.
+    """Check the claims on the samples.
 
     Args:
-        reference: what the ANN gives.
-        quantised: the quantised ANN.
-        snn: the spiking network.
+        claims: of the target.
+        reference: what the ANN gives on the samples.
         samples: calibration samples.
         progress: told about batches done.
-        spatial: what the SNN was made from, where that has several timesteps.
-        time_axis: T, where inputs and outputs of the SNN have it as an axis: every sample is
-            presented at all steps, and the outputs are means over them.
+
+    Raises:
+        VerificationError: a claim does not hold.
     """
-    plain = without_planes(snn)
-    proved = [(quantised, False), (spatial or snn, True), (spatial or snn, False)]
-    exact = _bit_exact(proved, samples, reference.batch, None)
-    if spatial is not None:
-        over_time = [(plain, True), (snn, True), (snn, False)]
-        exact &= _bit_exact(over_time, samples, reference.batch, time_axis)
-    meters, activity = _compare(reference, plain, samples, progress, time_axis)
-    return Verification(samples.count, exact, [meter.result() for meter in meters], activity)
+    found = Verification(samples.count, [], [], [])
+    for claim in claims:
+        if isinstance(claim, BitExact):
+            _prove(claim, samples, reference.batch)
+            found.claims.append(claim.statement)
+        else:
+            found.outputs, found.neurons = _compare(claim, reference, samples, progress)
+            _require(found.agreement, claim.at_least)
+    return found
 
 
-def _bit_exact(
-    networks: Sequence[tuple[Network, bool]], samples: Samples, batch: int, time_axis: int | None
-) -> bool:
-    """Whether networks, each with or without the library, give the same bits."""
+def _prove(claim: BitExact, samples: Samples, batch: int) -> None:
     # Function bodies take many times the memory and time of what they stand for.
-    feed = _presented(next(samples.batches(min(_PROOF_SAMPLES, batch, samples.count))), time_axis)
-    results = []
-    for network, library in networks:
-        session = make_session(network, library=library, optimise=False)
-        results.append([_bits(array) for array in run_samples(session, feed, "the network")])
+    feed = next(samples.batches(min(_PROOF_SAMPLES, batch, samples.count)))
+    feed = _presented(feed, claim.time_axis)
+    first: list[bytes] | None = None
+    for run in claim.runs:
+        session = make_session(run.network, library=run.library, optimise=False)
+        bits = [_bits(array) for array in run_samples(session, feed, "the network")]
         del session
-    return all(result == results[0] for result in results)
+        if first is not None and bits != first:
+            raise VerificationError(
+                f"it does not hold that {claim.statement}; please report this model"
+            )
+        first = bits
 
 
 def _bits(output: object) -> bytes:
@@ -117,23 +154,33 @@ def _presented(feed: Feed, timesteps: int | None) -> Feed:
 
 
 def _compare(
-    reference: Reference,
-    snn: Network,
-    samples: Samples,
-    progress: Progress,
-    time_axis: int | None,
-) -> tuple[list[FidelityMeter], list[NeuronActivity]]:
-    names = list(dict.fromkeys(output.name for output in snn.proto.graph.output))
-    activity = ActivityMeter(snn, names)
+    claim: Agreement, reference: Reference, samples: Samples, progress: Progress
+) -> tuple[list[OutputFidelity], list[NeuronActivity]]:
+    names = list(dict.fromkeys(output.name for output in claim.snn.proto.graph.output))
+    activity = ActivityMeter(claim.snn, names)
     session = make_session(activity.network)
     meters = [FidelityMeter(name) for _, name in reference.positions]
     feeds = progress.track(
         samples.batches(reference.batch), samples.batch_count(reference.batch), "verifying"
     )
     for feed, expected in zip(feeds, reference.batches(), strict=True):
-        outputs = run_samples(session, _presented(feed, time_axis), "the SNN")
+        outputs = run_samples(session, _presented(feed, claim.time_axis), "the SNN")
         activity.add(outputs)
         got = dict(zip(names, outputs, strict=False))  # behind them come the counts
         for meter, wanted, (_, name) in zip(meters, expected, reference.positions, strict=True):
-            meter.add(wanted, got[name] if time_axis is None else got[name].mean(axis=0))
-    return meters, activity.result()
+            meter.add(wanted, got[name] if claim.time_axis is None else got[name].mean(axis=0))
+    return [meter.result() for meter in meters], activity.result()
+
+
+def _require(agreement: float | None, wanted: float | None) -> None:
+    if wanted is None:
+        return
+    if agreement is None:
+        raise VerificationError(
+            "agreement was asked for, but no output is a [batch, classes] score to take it from"
+        )
+    if agreement < wanted:
+        raise VerificationError(
+            f"ANN and SNN agree on {agreement:.2%} of the samples, {wanted:.2%} was asked for; "
+            "use more levels, or more and better calibration samples"
+        )

@@ -7,12 +7,12 @@ import onnx
 import pytest
 from onnx import ModelProto
 from snn_compile.compiler.errors import ModelError
+from snn_compile.compiler.front_end import FRONT_END, apply_passes
 from snn_compile.compiler.model_io.load import load_source
+from snn_compile.compiler.options import CompileOptions
 from snn_compile.compiler.running.session import make_session
-from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph.graph import export_network, import_model
-from snn_compile.passes.recognise.recognise import recognise
+from snn_compile.compiler.steps import Steps
+from snn_compile.passes.graph.surgeon import export_network, import_model
 
 
 def model_from_text(text: str, opset: int = 17, seed: int = 0) -> ModelProto:
@@ -54,8 +54,7 @@ def assert_front_end_keeps_the_function(model: ModelProto, feed: dict[str, np.nd
     of a small value and little of the largest one, so the bound is one for the whole output.
     """
     graph = import_model(load_source(model).network)
-    for step in (canonicalise, recognise, fold_batchnorm):
-        graph = step(graph).graph
+    graph = apply_passes(graph, FRONT_END, CompileOptions(), Steps())
     before, after = run_model(model, feed), run_model(export_network(graph), feed)
     for expected, got in zip(before, after, strict=True):
         largest = float(np.abs(expected).max(initial=0))

@@ -144,7 +144,7 @@ def compilation(neurons: int = 2) -> CompileReport:
         coverage=Coverage(lines, {"linear kept": 1, "normalisation kept": 1}, 9216, 0),
         verification=Verification(
             64,
-            True,
+            ["quantised ANN and SNN agree bit for bit, with and without the C++ kernels"],
             [fidelity()],
             [NeuronActivity(name, 0.02, 0.5, 1.5) for name in names],
         ),

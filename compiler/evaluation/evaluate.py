@@ -33,7 +33,8 @@ from ...passes.graph.network import Network
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..model_io.save import save_network
-from ..pipeline import CompileOptions, compile_model
+from ..options import CompileOptions
+from ..pipeline import compile_model
 from ..progress import Progress
 from ..report.data import CompileReport
 from ..report.results import BaselineResult, EvaluationResult, OutputResult

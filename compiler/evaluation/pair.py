@@ -25,7 +25,6 @@ from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..model_io.load import load_source, read_model
-from ..pipeline import provenance
 from ..report.data import CompileReport
 from ..samples.files import InputSpec, input_specs
 
@@ -92,7 +91,7 @@ def check_report(report: CompileReport, pair: Pair) -> None:
     if others:
         name, op = others[0]
         raise _other_report(f"{op} '{name}' is in one of the two only")
-    for key, value in provenance(report).items():
+    for key, value in report.provenance().items():
         if pair.provenance.get(key, value) != value:
             raise _other_report(f"'{key}' is {value}, of the SNN {pair.provenance[key]}")
 

@@ -1,11 +1,12 @@
 """Sweeps: compile a network with one setting after another, and measure each.
 
 1. A specification is ``levels=4,8,16`` (numbers of levels N) or ``scale=0.5,1,2`` (the lambda that
-   multiplies the steps of all neurons, ``search.py`` rule 2; 1 is the calibrated network). Values
-   are positive, each given once; a sweep over both is their product, levels first.
-2. Each point is compiled as ``compile_model`` does it, with all other options as given, and handed
-   to a function that measures it. Only one network is held at a time. What was checked before any
-   work is done: the specifications, and the options of every point.
+   multiplies the steps of all neurons, ``search_scale.py`` rule 2; 1 is the calibrated network).
+   Values are positive, each given once; a sweep over both is their product, levels first.
+2. The model is loaded and prepared once. Each point is calibrated and lowered from there, with all
+   other options as given, which gives the same bytes as ``compile_model``, and handed to a function
+   that measures it. Only one compiled network is held at a time. What was checked before any work
+   is done: the specifications, and the options of every point.
 3. Accuracy and energy of a point are those of :mod:`..report.sweep_points`.
 4. The Pareto front of some points: those for which no other one of them has at least the accuracy
    and at most the energy, and is better in one of the two. Points that are equal in both are on it
@@ -25,10 +26,11 @@ from pathlib import Path
 from onnx import ModelProto
 
 from ...passes.graph.network import Network
-from ..calibration.options import check_options
 from ..errors import SnnCompileError, UsageError
+from ..front_end import prepare
 from ..limits import MOST_LEVELS
-from ..pipeline import CompileOptions, check_scale, compile_model
+from ..options import CompileOptions
+from ..pipeline import compile_prepared, refusals_explained, resolve
 from ..progress import Progress
 from ..report.results import OutputResult, SweepPoint
 from ..report.sweep_points import accuracy_of, energy_of
@@ -109,23 +111,28 @@ def sweep(
 
     Raises:
         UsageError: the options of a point do not go together; nothing was compiled.
-        SnnCompileError: a point could not be compiled or measured; the message names it.
+        SnnCompileError: the model or the samples are refused, or a point could not be compiled or
+            measured; then the message names it.
     """
-    applied = [setting.applied(options) for setting in settings]
-    for setting, chosen in zip(settings, applied, strict=True):
+    pairs = []
+    for setting in settings:
         with _naming(setting):
-            _check(chosen)
-    points = []
-    pairs = list(zip(settings, applied, strict=True))
-    for setting, chosen in progress.track(pairs, len(pairs), "sweep"):
-        with _naming(setting):
-            outputs, energy = measure(compile_model(model, calibration, chosen, progress).network)
-        points.append(SweepPoint(setting.label, setting.levels, setting.scale, outputs, energy))
+            pairs.append((setting, resolve(setting.applied(options))))
+    first, points = pairs[0][1], []
+    with (
+        refusals_explained(calibration, first),
+        prepare(model, calibration, first, progress) as prepared,
+    ):
+        for setting, chosen in progress.track(pairs, len(pairs), "sweep"):
+            with _naming(setting):
+                compiled = compile_prepared(prepared, chosen, progress)
+                outputs, energy = measure(compiled.network)
+            points.append(SweepPoint(setting.label, setting.levels, setting.scale, outputs, energy))
     return mark_pareto(points, accounting)
 
 
 def mark_pareto(points: Sequence[SweepPoint], accounting: str) -> list[SweepPoint]:
-    """The points, those of the Pareto front marked: rule 5."""
+    """The points, those of the Pareto front marked: rule 4."""
     places = [_place(point, accounting) for point in points]
     known = [place for place in places if place is not None]
     return [
@@ -158,11 +165,6 @@ def _number(name: str, item: str, text: str) -> float:
     if whole and value > MOST_LEVELS:
         raise UsageError(f"sweep {text!r}: {item} levels, at most {MOST_LEVELS} are possible")
     return value
-
-
-def _check(options: CompileOptions) -> None:
-    check_options(options.calibration)
-    check_scale(options)
 
 
 @contextmanager

@@ -71,70 +71,57 @@ def save_network(network: Network, path: Path, *, external_data: bool = False) -
     Raises:
         UsageError: the disk is full or the file cannot be written; the old file is unchanged.
     """
-    save_result(network, path, external_data=external_data, report="", report_path=None)
+    save_files({path: network}, external_data=external_data)
 
 
-def save_result(
-    network: Network,
-    path: Path,
+def save_files(
+    contents: Mapping[Path, Network | bytes],
     *,
-    external_data: bool,
-    report: str,
-    report_path: Path | None,
+    external_data: bool = False,
     keep: Collection[Path] = (),
 ) -> None:
-    """Write a model and, where a path is given, its report: all files or none.
+    """Write models and other files: all or none.
 
     Args:
-        network: the model.
-        path: where to; weights go to ``<name>.data`` beside it when asked, or above 2 GB.
-        external_data: whether they are asked to.
-        report: text of the report.
-        report_path: where it goes.
+        contents: what goes where; the last one takes its place last.
+        external_data: whether weights go to ``<name>.data`` beside their model; above 2 GB they do
+            in any case.
         keep: files that are never replaced, such as the data files of the source.
 
     Raises:
         UsageError: one of them cannot be written; old files are unchanged.
     """
-    apart = external_data or network.nbytes() >= onnx.checker.MAXIMUM_PROTOBUF
-    apart = apart and bool(network.weights)  # not when every tensor is small
-    data = path.with_name(path.name + ".data")
-    targets = [*([data] if apart else []), *([report_path] if report_path else []), path]
+    data_files = {
+        path: path.with_name(path.name + ".data")
+        for path, content in contents.items()
+        if isinstance(content, Network) and _goes_apart(content, external_data)
+    }
+    targets = [*data_files.values(), *contents]
     for target in targets:
         if _is_one_of(target, keep):
             raise UsageError(f"{target}: holds data of the source; give the output another name")
-    if apart and (data == report_path or (data.exists() and not data.is_file())):
-        raise UsageError(f"{data}: is where the weights go; give the output another name")
+    for data in data_files.values():
+        if data in contents or (data.exists() and not data.is_file()):
+            raise UsageError(f"{data}: is where the weights go; give the output another name")
     with _replacing(targets) as temporary:
-        if report_path is not None:
-            with _naming(report_path):
-                temporary[report_path].write_text(report, encoding="utf-8")
-        if apart:
-            with _naming(data):
-                network = Network(_write_weights(network, temporary[data], data.name))
-        with _naming(path), temporary[path].open("wb") as stream:
-            write_network(network, stream)
+        for path, content in contents.items():
+            if isinstance(content, bytes):
+                with _naming(path):
+                    temporary[path].write_bytes(content)
+                continue
+            network = content
+            if path in data_files:
+                data = data_files[path]
+                with _naming(data):
+                    network = Network(_write_weights(network, temporary[data], data.name))
+            with _naming(path), temporary[path].open("wb") as stream:
+                write_network(network, stream)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    write_files({path: data})
-
-
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files, all or none.
-
-    Raises:
-        UsageError: one of them cannot be written; old files are unchanged.
-    """
-    with _replacing(list(contents)) as temporary:
-        for path, data in contents.items():
-            with _naming(path):
-                temporary[path].write_bytes(data)
+def _goes_apart(network: Network, asked: bool) -> bool:
+    """Whether weights get a file of their own; not when every tensor is small."""
+    large = network.nbytes() >= onnx.checker.MAXIMUM_PROTOBUF
+    return bool(network.weights) and (asked or large)
 
 
 def _is_one_of(path: Path, others: Collection[Path]) -> bool:

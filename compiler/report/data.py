@@ -73,6 +73,19 @@ class CompileReport:
     verification: Verification | None = None
     warnings: list[str] = field(default_factory=list)
 
+    def provenance(self) -> dict[str, str]:
+        """What a compiled model says of how it was made."""
+        model, settings, calibration = self.model, self.settings, self.calibration
+        return {
+            "version": self.version,
+            "source_sha256": str(model.get("sha256")),
+            "levels": str(settings.get("levels")),
+            "timesteps": str(settings.get("timesteps")),
+            "calibrator": str(settings.get("calibrator")),
+            "calibration": str(calibration.get("origin")),
+            "calibration_is_synthetic": str(calibration.get("synthetic")).lower(),
+        }
+
     def to_json(self) -> str:
         """The report as indented JSON."""
         content = asdict(self)

@@ -7,9 +7,10 @@ the very planes and decoders that were there.
 
 from __future__ import annotations
 
-from ...passes.graph.graph import Graph, PassResult, export_network, import_model
+from ...passes.graph.graph import Graph, PassResult
 from ...passes.graph.network import Network
 from ...passes.graph.protos import nodes_below
+from ...passes.graph.surgeon import export_network, import_model
 from ...passes.lowering.binary_spikes import (
     KINDS,
     MARK,

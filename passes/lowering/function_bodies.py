@@ -1,8 +1,8 @@
-"""Lower the graph's operators to what a runtime executes: the last step of the compiler.
+"""Give a network the definitions of the custom operators that it uses.
 
-Target ``portable``, the only one so far: each custom operator used gets its definition in standard
-operators as a model-local function, so that the file runs in any ONNX runtime; one that has our
-library registered runs the C++ kernels instead. Functions need IR version 8.
+Each becomes a model-local function in standard operators, so that a runtime without our library
+executes that; one that has the library registered runs the C++ kernels instead. Functions need IR
+version 8.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ...runtime_ops.operators import OPERATORS
 from ..graph.network import Network
 
 
-def lower(network: Network) -> Network:
+def function_bodies(network: Network) -> Network:
     """Attach function bodies in place and return the network; others are left as they are."""
     model = network.proto
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))

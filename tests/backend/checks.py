@@ -1,7 +1,7 @@
 """What is asked of one backend test model: the same outputs after the front end, and a clean end.
 
 1. The installed runtime itself must give the stored outputs; otherwise nothing is asked.
-2. load (upgrade) -> canonicalise -> fold_batchnorm -> save: the stored outputs at rtol 1e-3 and the
+2. load (upgrade) -> every pass of the front end -> save: the stored outputs at rtol 1e-3 and the
    case's own atol (1e-7 for nearly all), and those of the original model at 1e-5 + 1e-4 * |y|,
    both without graph optimisation; float16, whose last place is 1e-3 of the value, at 2e-3.
    Names, order, types and shapes of outputs are the same.
@@ -27,10 +27,11 @@ from cases import Case, all_cases, out_of_scope
 from onnx import ModelProto
 from snn_compile import compiler
 from snn_compile.compiler.errors import DataError, SnnCompileError
+from snn_compile.compiler.front_end import FRONT_END, apply_passes
 from snn_compile.compiler.model_io.upgrade import upgrade
-from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph.graph import export_model, import_model
+from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.steps import Steps
+from snn_compile.passes.graph.surgeon import export_model, import_model
 
 #: Outcomes that are failures of this project.
 FAILURES = ("crash", "traceback", "wrong", "invalid")
@@ -101,8 +102,8 @@ def _copy(model: ModelProto) -> ModelProto:
 
 
 def _front_end(model: ModelProto) -> ModelProto:
-    graph = canonicalise(import_model(upgrade(_copy(model)))).graph
-    rewritten = export_model(fold_batchnorm(graph).graph)
+    graph = import_model(upgrade(_copy(model)))
+    rewritten = export_model(apply_passes(graph, FRONT_END, CompileOptions(), Steps()))
     # onnx itself calls one of its models, MeanVarianceNormalization, invalid.
     onnx.checker.check_model(rewritten, full_check=_is_valid(model))
     names = [value.name for value in model.graph.output]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
-from snn_compile.compiler.pipeline import CompileOptions
+from snn_compile.compiler.options import CompileOptions
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from snn_compile.compiler.calibration.options import (
     CalibrationOptions,
     Corrections,
 )
-from snn_compile.compiler.pipeline import CompileOptions
+from snn_compile.compiler.options import CompileOptions
 
 DEFAULT_LEVELS = CalibrationOptions().levels
 
@@ -31,14 +31,11 @@ _FLAGS: dict[tuple[str, Any], str] = {
     ("bias", False): "--no-bias-correction",
     ("weights", False): "--no-compensation",
     ("shortcuts", "spikes"): "--shortcuts spikes",
-    ("equalise", True): "--equalise",
-    ("equalise", False): "--no-equalise",
 }
 
 #: Fields of CompileOptions that are switches too, and their positions: off first.
 _OTHER_SWITCHES: dict[str, tuple[Any, Any]] = {
     "shortcuts": ("spikes", "membrane"),
-    "equalise": (False, True),
 }
 
 #: Other options that the ablation has a row for.

@@ -13,7 +13,7 @@ from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.calibration.sequence.over_time import CHARGES, settle
 from snn_compile.compiler.calibration.tuning.search_scale import SearchOptions
 from snn_compile.compiler.errors import ModelError, UsageError
-from snn_compile.passes.graph.graph import export_model, import_model
+from snn_compile.passes.graph.surgeon import export_model, import_model
 from snn_compile.passes.lowering.temporal_to_spatial import temporal_to_spatial
 from snn_compile.passes.neurons.neuron import ThresholdNeuron
 
@@ -64,7 +64,7 @@ def test_the_network_still_works_and_its_interface_is_that_of_the_ann(compiled, 
         assert ours.type == theirs.type
     for ours, theirs in zip(model.graph.output, ann.graph.output, strict=True):
         assert ours.type == theirs.type
-    assert compiled[kind].report.verification.bit_exact
+    assert compiled[kind].report.verification.claims
 
 
 def test_levels_per_step_and_polarities(compiled):

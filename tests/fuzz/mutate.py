@@ -37,7 +37,8 @@ from mutations import mutate
 from seeds import DATA, DATA_FILE, seed_models
 from snn_compile.compiler import pipeline
 from snn_compile.compiler.errors import SnnCompileError
-from snn_compile.compiler.pipeline import CompileOptions, compile_model
+from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.pipeline import compile_model
 
 SAMPLES = 4
 MEMORY = 6 << 30

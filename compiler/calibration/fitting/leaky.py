@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ....passes.analysis.functions import ActivationFunction, NotANeuron, activation_function
-from ....passes.graph.graph import import_model, scopes
+from ....passes.graph.graph import scopes
 from ....passes.graph.network import Network
+from ....passes.graph.surgeon import import_model
 
 
 def leaky_functions(network: Network) -> dict[str, ActivationFunction]:

@@ -48,7 +48,7 @@ from ....passes.analysis.activations import Activation
 from ....passes.graph.graph import METADATA_PREFIX
 from ....passes.graph.network import Network, is_detached
 from ....passes.graph.protos import graphs_below, initializers_below, unused_prefix
-from ....passes.lowering.function_bodies import lower
+from ....passes.lowering.function_bodies import function_bodies
 from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ....runtime_ops.definition import DOMAIN
 from ....runtime_ops.scale_fire import SCALE_FIRE
@@ -386,7 +386,7 @@ class _Bench:
         scalable: set[str],
         spool: Spool,
     ) -> None:
-        self._snn = lower(fire(analog, neurons))
+        self._snn = function_bodies(fire(analog, neurons))
         keys = {a.name: a.output for a in activations if a.output in neurons}
         self._counters = _add_counters(self._snn, keys)
         constants = {t.name: t for t in initializers_below(self._snn.proto.graph)}

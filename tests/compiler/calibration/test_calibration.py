@@ -8,17 +8,17 @@ from helpers import model_from_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from snn_compile.compiler.calibration.calibrate import CalibrationOptions, calibrate
+from snn_compile.compiler.calibration.calibrate import calibrate
 from snn_compile.compiler.calibration.fitting.distributions import distributions
 from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
-from snn_compile.compiler.calibration.options import Corrections
+from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 
 

@@ -33,8 +33,8 @@ from snn_compile.compiler.errors import UsageError
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_model, export_network, import_model
-from snn_compile.passes.lowering.function_bodies import lower
+from snn_compile.passes.graph.surgeon import export_model, export_network, import_model
+from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
@@ -468,7 +468,7 @@ def stages(graph, activation, neuron):
     """The quantised ANN and the SNN, both giving the neuron's input and output."""
     graph = insert_quant_clip(graph, PassContext({activation.output: neuron})).graph
     quantised = export_model(graph)
-    snn = lower(export_network(replace_activation(graph).graph)).attached()
+    snn = function_bodies(export_network(replace_activation(graph).graph)).attached()
     for model in (quantised, snn):
         onnx.checker.check_model(model, full_check=True)
         del model.graph.output[:]

@@ -30,7 +30,7 @@ from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 
 table = st.lists(

@@ -11,7 +11,8 @@ from helpers import model_from_text
 from snn_compile.compiler.calibration.fitting.membrane import BINS, MOST_LEVELS, Membrane
 from snn_compile.compiler.calibration.options import CalibrationOptions
 from snn_compile.compiler.calibration.tuning.shrink import count_levels
-from snn_compile.compiler.pipeline import CompileOptions, compile_model
+from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.pipeline import compile_model
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 

@@ -31,10 +31,10 @@ from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import is_detached
 from snn_compile.passes.graph.protos import initializers_below
-from snn_compile.passes.lowering.function_bodies import lower
+from snn_compile.passes.graph.surgeon import export_network, import_model
+from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
@@ -160,7 +160,7 @@ class Case:
     def measure(self, neurons):
         """Error and spikes per sample as verification would find them, on all samples."""
         graph = insert_quant_clip(import_model(self.network), PassContext(neurons)).graph
-        snn = lower(export_network(replace_activation(graph).graph))
+        snn = function_bodies(export_network(replace_activation(graph).graph))
         outputs = [value.name for value in snn.proto.graph.output]
         fired = neurons_of(snn.proto)
         names = list(dict.fromkeys([*outputs, *(node.input[0] for node in fired)]))

@@ -11,7 +11,8 @@ import pytest
 from onnx import numpy_helper
 from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
 from snn_compile.compiler.counting.activity import ActivityMeter
-from snn_compile.compiler.pipeline import CompileOptions, compile_model
+from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.pipeline import compile_model
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.network import detach

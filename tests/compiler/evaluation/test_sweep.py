@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from helpers import model_from_text
 from made_up_results import point
+from snn_compile.compiler import front_end
 from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
 from snn_compile.compiler.calibration.tuning.search_scale import SearchOptions
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.evaluation.sweep import Setting, mark_pareto, parse_sweep, sweep
-from snn_compile.compiler.pipeline import CompileOptions, compile_model
+from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.pipeline import compile_model
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.report.results import SweepPoint
 from snn_compile.compiler.report.sweep_points import accuracy_of, energy_of
@@ -188,6 +190,24 @@ def test_every_setting_is_compiled_and_measured(samples):
     assert [levels for levels, _ in seen] == [4, 2, 8, 4]
     assert [p.energy["unary"] for p in points] == [4, 2, 8, 4]
     assert [p.pareto for p in points] == [True, True, True, True]
+
+
+def test_points_are_compiled_as_alone_from_a_model_prepared_once(samples, monkeypatch):
+    loads, load = [], front_end.load_source
+    monkeypatch.setattr(front_end, "load_source", lambda model: loads.append(1) or load(model))
+    settings = [Setting(4, 1.0), Setting(8, 0.5), Setting(4, 0.5)]
+    compiled = []
+
+    def measure(network):
+        compiled.append(network.attached().SerializeToString())
+        return [], {}
+
+    model, options = model_from_text(MODEL), CompileOptions()
+    sweep(model, samples, options, settings, measure, Progress())
+    assert len(loads) == 1
+    alone = [compile_model(model, samples, one.applied(options)).model for one in settings]
+    assert compiled == [network.SerializeToString() for network in alone]
+    assert len(set(compiled)) == 3
 
 
 def test_a_point_that_fails_is_named(samples):

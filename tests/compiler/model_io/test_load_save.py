@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.model_io import save
 from snn_compile.compiler.model_io.load import load_source
-from snn_compile.compiler.model_io.save import check_output, save_network, write_bytes
+from snn_compile.compiler.model_io.save import check_output, save_network
 from snn_compile.passes.graph.network import detach
 
 NET = """
@@ -221,7 +221,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(save.Path, "write_bytes", fail)
     with pytest.raises(UsageError if isinstance(error, OSError) else KeyboardInterrupt):
-        write_bytes(target, b"new")
+        save.save_files({target: b"new"})
     monkeypatch.undo()
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
@@ -251,16 +251,16 @@ def test_model_weights_and_report_are_written_all_or_none(
 
     monkeypatch.setattr(save.Path, "replace", fail_once)
     network = detach(model_from_text(LARGE))
-    arguments = {"external_data": True, "report": "{}", "report_path": files[2]}
+    contents = {files[2]: b"{}", files[0]: network}
     moves = 5 if old else 3
     if fails_at is None or fails_at >= moves:
-        save.save_result(network, files[0], **arguments)
+        save.save_files(contents, external_data=True)
         assert sorted(tmp_path.iterdir()) == files
         assert files[2].read_text() == "{}"
         assert len(load_source(files[0]).network.weights) == 1
         return
     with pytest.raises(UsageError if isinstance(error, OSError) else KeyboardInterrupt):
-        save.save_result(network, files[0], **arguments)
+        save.save_files(contents, external_data=True)
     assert sorted(tmp_path.iterdir()) == (files if old else [])
     assert all(file.read_bytes() == b"old" for file in tmp_path.iterdir())
 
@@ -268,11 +268,9 @@ def test_model_weights_and_report_are_written_all_or_none(
 def test_weights_of_the_source_are_never_replaced(tmp_path):
     data = tmp_path / "out.onnx.data"
     data.write_bytes(b"of the source")
-    arguments = {"external_data": True, "report": "", "report_path": None}
+    contents = {tmp_path / "out.onnx": detach(model_from_text(LARGE))}
     with pytest.raises(UsageError, match=r"out\.onnx\.data: holds data of the source"):
-        save.save_result(
-            detach(model_from_text(LARGE)), tmp_path / "out.onnx", **arguments, keep=[data]
-        )
+        save.save_files(contents, external_data=True, keep=[data])
     assert data.read_bytes() == b"of the source"
     assert list(tmp_path.iterdir()) == [data]
 
@@ -280,9 +278,7 @@ def test_weights_of_the_source_are_never_replaced(tmp_path):
 def test_the_data_file_is_neither_the_report_nor_a_folder(tmp_path):
     data, network = tmp_path / "out.onnx.data", detach(model_from_text(LARGE))
     with pytest.raises(UsageError, match="is where the weights go"):
-        save.save_result(
-            network, tmp_path / "out.onnx", external_data=True, report="{}", report_path=data
-        )
+        save.save_files({data: b"{}", tmp_path / "out.onnx": network}, external_data=True)
     data.mkdir()
     with pytest.raises(UsageError, match="is where the weights go"):
         save_network(network, tmp_path / "out.onnx", external_data=True)
@@ -291,7 +287,7 @@ def test_the_data_file_is_neither_the_report_nor_a_folder(tmp_path):
 
 def test_written_files_have_ordinary_permissions(tmp_path):
     (tmp_path / "reference").write_bytes(b"")
-    write_bytes(tmp_path / "out", b"")
+    save.save_files({tmp_path / "out": b""})
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "reference").stat().st_mode
 
 

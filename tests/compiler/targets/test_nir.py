@@ -14,9 +14,9 @@ from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
-from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import constant_of
-from snn_compile.passes.lowering.function_bodies import lower
+from snn_compile.passes.graph.surgeon import export_network, import_model
+from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from spikes_by_hand import network
 
@@ -38,7 +38,7 @@ def powers(*shape, seed=0):
 def spikes_of(spatial, timesteps, feed):
     """Spikes [T, B, ...] by the neuron's name, and the outputs."""
     temporal = spatial_to_temporal(import_model(spatial), timesteps)
-    timed = lower(export_network(temporal.graph))
+    timed = function_bodies(export_network(temporal.graph))
     graph = timed.proto.graph
     fired = [node for node in graph.node if node.op_type == "IntegrateFire"]
     outputs = [output.name for output in graph.output]

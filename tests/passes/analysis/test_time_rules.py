@@ -7,9 +7,9 @@ import onnx
 import pytest
 from helpers import run_model
 from snn_compile.passes.analysis.time_rules import NotOverTimeError
-from snn_compile.passes.graph.graph import export_model, import_model
 from snn_compile.passes.graph.network import Network
-from snn_compile.passes.lowering.function_bodies import lower
+from snn_compile.passes.graph.surgeon import export_model, import_model
+from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from snn_compile.passes.lowering.temporal_to_spatial import temporal_to_spatial, timesteps_of
 from snn_compile.runtime_ops.operators import register_schemas
@@ -41,7 +41,7 @@ def dyadic(*shape, seed=1, low=-8, high=24):
 def timed(model, **options):
     """The network over time, and the lines about it."""
     result = spatial_to_temporal(import_model(model), STEPS, **options)
-    return lower(Network(export_model(result.graph))).proto, result.changes
+    return function_bodies(Network(export_model(result.graph))).proto, result.changes
 
 
 def both_ways(model, feed):
@@ -147,7 +147,7 @@ def test_the_mean_is_taken_over_any_number_of_steps(steps):
     )
     over_time = spatial_to_temporal(import_model(model), steps).graph
     x = np.random.default_rng(steps).uniform(-2 * steps, 2 * steps, (5, 3)).astype(np.float32)
-    (got,) = both_ways(lower(Network(export_model(over_time))).proto, {"x": x})
+    (got,) = both_ways(function_bodies(Network(export_model(over_time))).proto, {"x": x})
     expected = run_model(model, {"x": x}, library=True)[0]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 

@@ -11,9 +11,9 @@ from helpers import model_from_text, run_model
 from snn_compile.compiler.report.neurons import neuron_reports
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_model, export_network, import_model
 from snn_compile.passes.graph.network import Network
-from snn_compile.passes.lowering.function_bodies import lower
+from snn_compile.passes.graph.surgeon import export_model, export_network, import_model
+from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
@@ -57,7 +57,7 @@ def compiled(model, **neurons):
     graph = insert_quant_clip(graph, PassContext(neurons)).graph
     quantised = export_model(graph)
     result = replace_activation(graph)
-    snn = lower(export_network(result.graph)).attached()
+    snn = function_bodies(export_network(result.graph)).attached()
     for stage in (quantised, snn):
         onnx.checker.check_model(stage, full_check=True)
     return quantised, snn, result.changes
@@ -265,7 +265,7 @@ def encoder_of(cell):
     graph = insert_quant_clip(graph, PassContext({activations[0].output: cell})).graph
     quantised = export_model(graph)
     result = replace_activation(graph)
-    snn = lower(export_network(result.graph)).attached()
+    snn = function_bodies(export_network(result.graph)).attached()
     for stage in (quantised, snn):
         onnx.checker.check_model(stage, full_check=True)
     return activations[0], quantised, snn
@@ -362,7 +362,7 @@ SIGNED_EXACT = {
 def test_replaces_signed_chains_whoever_wrote_them(change):
     model = model_from_text(SIGNED.format(**{**SIGNED_EXACT, **change}))
     result = replace_activation(import_model(model))
-    snn = lower(export_network(result.graph)).attached()
+    snn = function_bodies(export_network(result.graph)).attached()
     assert ops(snn) == ["MultiThresholdFire"]
     assert_bit_exact(model, snn, feed())
 
@@ -391,7 +391,7 @@ def test_leaves_signed_chains_that_mean_something_else(change):
     model = model_from_text(SIGNED.format(**{**SIGNED_EXACT, **change}))
     result = replace_activation(import_model(model))
     assert not [line for line in result.changes if " y" in line]
-    snn = lower(export_network(result.graph)).attached()
+    snn = function_bodies(export_network(result.graph)).attached()
     assert not any(
         node.op_type == "MultiThresholdFire" and "y" in node.output for node in snn.graph.node
     )
@@ -540,7 +540,7 @@ EXACT = {
 def test_replaces_equal_chains_whoever_wrote_them(change):
     model = model_from_text(CHAIN.format(**{**EXACT, **change}))
     result = replace_activation(canonicalise(import_model(model)).graph)
-    snn = lower(export_network(result.graph)).attached()
+    snn = function_bodies(export_network(result.graph)).attached()
     assert ops(snn) == ["MultiThresholdFire"]
     assert_bit_exact(model, snn, feed())
 
@@ -564,20 +564,20 @@ def test_replaces_equal_chains_whoever_wrote_them(change):
 def test_leaves_chains_that_mean_something_else(change):
     model = model_from_text(CHAIN.format(**{**EXACT, **change}))
     result = replace_activation(canonicalise(import_model(model)).graph)
-    snn = lower(export_network(result.graph)).attached()
+    snn = function_bodies(export_network(result.graph)).attached()
     assert "MultiThresholdFire" not in ops(snn)
     assert not result.changes
     assert_bit_exact(model, snn, feed())
 
 
-def test_lower_raises_the_ir_version_only_where_needed():
+def test_function_bodies_raise_the_ir_version_only_where_needed():
     plain = one_activation("Relu (a)")
     plain.ir_version = 7
-    assert lower(Network(plain)).proto.ir_version == 7
+    assert function_bodies(Network(plain)).proto.ir_version == 7
     assert not plain.functions
     _, snn, _ = compiled(one_activation("Relu (a)"), y=neuron(0.5))
     assert [function.name for function in snn.functions] == ["MultiThresholdFire"]
-    assert len(lower(Network(snn)).proto.functions) == 1
+    assert len(function_bodies(Network(snn)).proto.functions) == 1
 
 
 STAIRCASE = StaircaseNeuron(
@@ -653,7 +653,7 @@ STEPS_EXACT = {
 def test_replaces_staircases_whoever_wrote_them(change):
     model = model_from_text(STEPS.format(**{**STEPS_EXACT, **change}))
     graph = import_model(model)
-    snn = lower(export_network(replace_activation(graph).graph)).attached()
+    snn = function_bodies(export_network(replace_activation(graph).graph)).attached()
     assert ops(snn) == ["ScaleFire"]
     assert_bit_exact(model, snn, feed())
 

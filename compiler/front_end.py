@@ -1,0 +1,259 @@
+"""The front end: from a model nobody vouches for to a network that is ready to be calibrated.
+
+:data:`FRONT_END` is the order of the passes up to calibration. None of them changes what the
+network computes, but for rounding; ``docs/frontend.md`` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from ..passes.analysis.activations import Activation, find_activations
+from ..passes.analysis.layers import Layer, find_layers
+from ..passes.canonicalise.canonicalise import canonicalise
+from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
+from ..passes.graph.graph import Graph, PassResult
+from ..passes.graph.network import Network
+from ..passes.graph.surgeon import export_network, import_model
+from ..passes.neurons.encode_edges import encode_edges
+from ..passes.neurons.keep_activations import keep_activations
+from ..passes.neurons.membrane_shortcuts import membrane_shortcuts
+from ..passes.neurons.own_parameters import own_parameters
+from ..passes.recognise.recognise import recognise
+from ..runtime_ops.operators import register_schemas
+from .calibration.match_samples import matched_samples
+from .calibration.tuning.search_scale import hold_out
+from .errors import ModelError
+from .model_io.load import load_source
+from .options import CompileOptions
+from .progress import Progress
+from .report.coverage import Coverage, measure_coverage
+from .running.expose import with_outputs
+from .running.reference import Reference
+from .running.session import batch_size, make_session, run_samples
+from .samples.files import FileSamples, Samples, input_specs
+from .samples.synthetic import SyntheticSamples
+from .steps import Steps
+
+SYNTHETIC_SAMPLES = 64
+#: Activations that the runtime holds at once, taken as large as the largest.
+_ALIVE = 3
+
+
+def _always(_: CompileOptions) -> bool:
+    return True
+
+
+def _nothing(_: CompileOptions) -> tuple[()]:
+    return ()
+
+
+@dataclass(frozen=True)
+class FrontEndPass:
+    """A pass and when it is run.
+
+    Attributes:
+        run: the pass; its first argument is the graph.
+        arguments: its other arguments, from the options.
+        wanted: whether the options ask for it.
+    """
+
+    run: Callable[..., PassResult]
+    arguments: Callable[[CompileOptions], tuple[Any, ...]] = _nothing
+    wanted: Callable[[CompileOptions], bool] = _always
+
+    @property
+    def name(self) -> str:
+        """Of the step, the function and the file."""
+        return self.run.__name__
+
+
+#: After these every activation and normalisation is one node.
+RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
+
+#: The passes up to calibration, in their order.
+FRONT_END: tuple[FrontEndPass, ...] = (
+    *RECOGNITION,
+    FrontEndPass(fold_batchnorm),
+    FrontEndPass(
+        keep_activations, lambda o: (o.calibration.signed,), lambda o: o.calibration.timesteps > 1
+    ),
+    FrontEndPass(membrane_shortcuts, wanted=lambda o: o.shortcuts == "membrane"),
+    FrontEndPass(encode_edges, lambda o: (o.encode_input,), lambda o: o.encode == "all"),
+    FrontEndPass(own_parameters, wanted=lambda o: o.corrections.layers),
+)
+
+
+def apply_passes(
+    graph: Graph, passes: Sequence[FrontEndPass], options: CompileOptions, steps: Steps
+) -> Graph:
+    """Run those of the passes that the options ask for. The graph given is used up."""
+    for one in passes:
+        if one.wanted(options):
+            rewritten = graph
+            graph = steps.rewrite(one.name, lambda: one.run(rewritten, *one.arguments(options)))  # noqa: B023
+    return graph
+
+
+@dataclass
+class Prepared:
+    """A network that is ready to be calibrated, any number of times.
+
+    Attributes:
+        analog: the network as the front end leaves it, in standard operators.
+        activations: what becomes neurons.
+        layers: what calibration corrects.
+        samples: of calibration and verification.
+        batch: how many samples run at a time where what all neurons see is copied.
+        block: how many where only some of it is.
+        reference: what the ANN gives on the samples.
+        held: samples that a search of the scale looks at, and what the ANN gives on them; None
+            without a search.
+        seen: samples that calibration looks at: all, or those that are not held.
+        coverage: what became of every activation and linear operator.
+        model: what the report says of the source.
+        external_data: the files in which the source kept its weights, if outside the model file.
+        steps: what was done so far.
+        warnings: what the user has to know.
+    """
+
+    analog: Network
+    activations: list[Activation]
+    layers: list[Layer]
+    samples: Samples
+    batch: int
+    block: int
+    reference: Reference
+    held: tuple[Samples, Reference] | None
+    seen: Samples
+    coverage: Coverage
+    model: dict[str, Any]
+    external_data: list[Path]
+    steps: Steps
+    warnings: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def prepare(
+    model: str | Path | ModelProto,
+    calibration: str | Path | None,
+    options: CompileOptions,
+    progress: Progress,
+) -> Iterator[Prepared]:
+    """Load a model, run the front end, and run the ANN on the samples.
+
+    Args:
+        model: path of an ONNX model, or the model itself (left unchanged).
+        calibration: .npz keyed by input name, .npy for a single input, or a folder of either;
+            None for synthetic samples.
+        options: resolved.
+        progress: told about batches done.
+
+    Raises:
+        ModelError: the model is refused, or nothing in it can be converted.
+        DataError: the calibration data are refused.
+        UsageError: ``options.dump_dir`` cannot be used.
+    """
+    steps = Steps(options.dump_dir)
+    register_schemas()
+    with steps("load") as step:
+        source = load_source(model if isinstance(model, ModelProto) else Path(model))
+        step.changes += source.changes
+        step.network = ann = source.network
+    specs = input_specs(ann.proto)
+    samples: Samples
+    if calibration is None:
+        samples = SyntheticSamples(specs, SYNTHETIC_SAMPLES, options.seed)
+    else:
+        samples = FileSamples(Path(calibration), specs)
+    described = {
+        "file": None if isinstance(model, ModelProto) else Path(model).name,
+        "producer": f"{ann.proto.producer_name} {ann.proto.producer_version}".strip(),
+        "sha256": ann.sha256(),
+    }
+    # Before any pass sees it, the runtime has to accept the model.
+    run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")
+
+    graph = apply_passes(import_model(ann), RECOGNITION, options, steps)
+    if calibration is None:
+        with steps("match_samples"):
+            samples = matched_samples(
+                export_network(graph), specs, SYNTHETIC_SAMPLES, options.seed, progress
+            )
+    graph = apply_passes(graph, FRONT_END[len(RECOGNITION) :], options, steps)
+    activations, kept = find_activations(graph)
+    layers = find_layers(graph) if options.corrections.layers else []
+    analog = export_network(graph)
+    coverage = measure_coverage(
+        graph, activations, kept, ann.proto, next(samples.batches(1)), analog
+    )
+    _require_neurons(activations, coverage, options.strict)
+
+    timesteps = options.calibration.timesteps if options.calibration.stepwise else 1
+    batch, block = _batches(analog, activations, samples, timesteps)
+    seen, held = hold_out(samples) if options.search else (samples, samples)
+    with steps("reference"):
+        reference = Reference(ann, samples, batch, progress)
+    with closing(reference), _held(ann, held, batch, options, progress) as wanted:
+        ann.weights.clear()  # from here on only those of the folded network are held
+        yield Prepared(
+            analog,
+            activations,
+            layers,
+            samples,
+            batch,
+            block,
+            reference,
+            wanted,
+            seen,
+            coverage,
+            described,
+            source.external_data,
+            steps,
+            list(source.warnings),
+        )
+
+
+@contextmanager
+def _held(
+    ann: Network, held: Samples, batch: int, options: CompileOptions, progress: Progress
+) -> Iterator[tuple[Samples, Reference] | None]:
+    """The samples of a search, and what the ANN gives on them."""
+    if not options.search:
+        yield None
+        return
+    with closing(Reference(ann, held, batch, progress)) as reference:
+        yield held, reference
+
+
+def _batches(
+    network: Network, activations: list[Activation], samples: Samples, timesteps: int
+) -> tuple[int, int]:
+    """Samples per batch where what all neurons see is copied, and where one at a time is.
+
+    With several timesteps each sample takes as many rows.
+    """
+    if samples.fixed_batch:
+        return samples.fixed_batch, samples.fixed_batch
+    names = list(dict.fromkeys(activation.input for activation in activations))
+    session = make_session(with_outputs(network, names), library=False)
+    seen = run_samples(session, next(samples.batches(1)), "the model")
+    largest = max(seen, key=lambda array: array.nbytes)
+    sizes = batch_size(seen), batch_size([largest] * _ALIVE)
+    return max(sizes[0] // timesteps, 1), max(sizes[1] // timesteps, 1)
+
+
+def _require_neurons(activations: list[Activation], coverage: Coverage, strict: bool) -> None:
+    kept = coverage.kept_activations()
+    listed = "; ".join(f"{line.op} {line.name}: {line.reason}" for line in kept[:5])
+    if not activations:
+        what = f"none of its {len(kept)} activations can ({listed})" if kept else "it has none"
+        raise ModelError(f"nothing to convert: no activation of the model becomes a neuron, {what}")
+    if strict and kept:
+        raise ModelError(f"{len(kept)} activations would be kept, --strict allows none: {listed}")

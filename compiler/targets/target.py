@@ -1,0 +1,75 @@
+"""What a target is: what it writes for a compiled network, and what it promises of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...passes.graph.network import Network
+from ..front_end import Prepared
+from ..options import CompileOptions
+from ..steps import Steps
+from ..verify import Claim
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A calibrated network, in two forms that give the same bits.
+
+    Attributes:
+        ann: the quantised ANN: quantisation behind every activation, in standard operators.
+        snn: the spiking network of one timestep: neurons in place of both.
+    """
+
+    ann: Network
+    snn: Network
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a target makes of a compiled network.
+
+    Attributes:
+        files: what is written, by the suffix that follows the name of the output; "" is the output
+            itself.
+        snn: the spiking network as ONNX: what is verified and reported on.
+        claims: what the target promises; each compilation checks them.
+    """
+
+    files: Mapping[str, Network | bytes]
+    snn: Network
+    claims: list[Claim]
+
+
+class Target(Protocol):
+    """A back end of the compiler."""
+
+    @property
+    def name(self) -> str:
+        """As ``--target`` has it."""
+        ...
+
+    def resolve(self, options: CompileOptions) -> CompileOptions:
+        """The options with this target's defaults.
+
+        Raises:
+            UsageError: options do not go with the target, or a package is not installed.
+        """
+        ...
+
+    def check(self, prepared: Prepared) -> None:
+        """Refuse early, before calibration, what is known to be refused later.
+
+        Raises:
+            ModelError: the target cannot express the network.
+        """
+        ...
+
+    def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:
+        """The network in the target's form.
+
+        Raises:
+            ModelError: the target cannot express the network.
+        """
+        ...
