@@ -12,6 +12,7 @@ from snn_compile.compiler.model_io.load import load_source
 from snn_compile.compiler.options import CompileOptions
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.steps import Steps
+from snn_compile.compiler.targets import resolve
 from snn_compile.passes.graph.surgeon import export_network, import_model
 
 
@@ -45,6 +46,11 @@ def run_model(
             pytest.skip("this onnxruntime is older than the model's opset")
         raise
     return list(session.run(None, feed))
+
+
+def resolved(**options: object) -> CompileOptions:
+    """Options as the stages of the compiler get them."""
+    return resolve(CompileOptions(**options))
 
 
 def assert_front_end_keeps_the_function(model: ModelProto, feed: dict[str, np.ndarray]) -> None:

@@ -9,17 +9,16 @@ import onnx
 import pytest
 from helpers import model_from_text, run_model
 from onnx.reference import ReferenceEvaluator
-from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import Corrections
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.errors import DataError, ModelError, VerificationError
 from snn_compile.compiler.front_end import FRONT_END
-from snn_compile.compiler.pipeline import resolve
 from snn_compile.compiler.samples.files import input_specs
 from snn_compile.compiler.samples.synthetic import SyntheticSamples
 from snn_compile.compiler.targets import onnxruntime as onnxruntime_target
+from snn_compile.compiler.targets import resolve
 
 #: For what does not depend on them: they take most of the time.
-NO_CORRECTIONS = Corrections(sequential=False, bias=False, weights=False)
+NO_CORRECTIONS = {"sequential": False, "bias_correction": False, "compensation": False}
 
 
 def images(count=16):
@@ -53,7 +52,7 @@ def thresholds():
     """The same with multi-threshold neurons, fitted to the values of the ANN."""
     from conftest import MODELS
 
-    options = CompileOptions(CalibrationOptions(neuron="multi-threshold"), NO_CORRECTIONS)
+    options = CompileOptions(neuron="multi-threshold", **NO_CORRECTIONS)
     model, data = MODELS / "digits_resnet_torchscript.onnx", MODELS / "digits_calibration.npz"
     return compile_model(model, data, options)
 
@@ -198,17 +197,17 @@ def test_activity_is_that_of_a_count_by_hand(thresholds, digits_calibration):
 
 
 @pytest.mark.parametrize("calibrator", ["density", "mse", "percentile"])
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_every_calibrator_keeps_the_answers(digits, digits_calibration, calibrator, per_channel):
-    options = CalibrationOptions(calibrator=calibrator, per_channel=per_channel)
-    result = compile_model(digits, digits_calibration, CompileOptions(options, NO_CORRECTIONS))
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_every_calibrator_keeps_the_answers(digits, digits_calibration, calibrator, granularity):
+    options = CompileOptions(calibrator=calibrator, granularity=granularity, **NO_CORRECTIONS)
+    result = compile_model(digits, digits_calibration, options)
     assert result.report.verification.agreement >= 0.98
 
 
 def test_more_levels_give_a_smaller_error(digits, digits_calibration):
     errors = []
     for levels in (2, 8, 32, 255):
-        options = CompileOptions(CalibrationOptions(levels=levels))
+        options = CompileOptions(levels=levels)
         result = compile_model(digits, digits_calibration, options)
         errors.append(result.report.verification.outputs[0].relative_l2)
     assert errors == sorted(errors, reverse=True)
@@ -226,7 +225,7 @@ def test_same_input_same_bytes(compiled, synthetic, digits, digits_calibration):
 def test_path_and_model_give_the_same_and_the_source_is_untouched(digits, digits_calibration):
     model = onnx.load(digits)
     before = model.SerializeToString(deterministic=True)
-    options = CompileOptions(corrections=NO_CORRECTIONS)
+    options = CompileOptions(**NO_CORRECTIONS)
     from_model = compile_model(model, digits_calibration, options).model
     assert model.SerializeToString(deterministic=True) == before
     assert from_model == compile_model(digits, digits_calibration, options).model
@@ -242,18 +241,18 @@ def test_without_calibration_everything_says_so(synthetic):
 
 
 def test_seed_changes_the_synthetic_samples(digits):
-    settings = CalibrationOptions(neuron="multi-threshold")
     thetas = [
         [neuron.theta for neuron in compile_model(digits, None, options).report.neurons]
-        for options in (CompileOptions(settings, NO_CORRECTIONS, seed=seed) for seed in (0, 1))
+        for options in (
+            CompileOptions(neuron="multi-threshold", **NO_CORRECTIONS, seed=seed) for seed in (0, 1)
+        )
     ]
     assert thetas[0] != thetas[1]
 
 
 def test_minimum_agreement(digits, digits_calibration):
-    coarse = CalibrationOptions(levels=1)
     with pytest.raises(VerificationError, match=r"agree on .*99\.90% was asked for"):
-        compile_model(digits, digits_calibration, CompileOptions(coarse, min_agreement=0.999))
+        compile_model(digits, digits_calibration, CompileOptions(levels=1, min_agreement=0.999))
     compile_model(digits, digits_calibration, CompileOptions(min_agreement=0.98))
 
 
@@ -293,7 +292,7 @@ def test_a_broken_conversion_is_found(digits, digits_calibration, monkeypatch, n
         return original(network)
 
     monkeypatch.setattr(onnxruntime_target, "function_bodies", lower_wrongly)
-    options = CompileOptions(CalibrationOptions(neuron=neuron), NO_CORRECTIONS)
+    options = CompileOptions(neuron=neuron, **NO_CORRECTIONS)
     with pytest.raises(VerificationError, match="bit for bit"):
         compile_model(digits, digits_calibration, options)
 
@@ -328,7 +327,7 @@ def test_strict_refuses_what_the_default_keeps():
 
 def test_encode_chooses_what_is_encoded(digits, digits_calibration):
     def encoders(**options):
-        chosen = CompileOptions(corrections=NO_CORRECTIONS, **options)
+        chosen = CompileOptions(**NO_CORRECTIONS, **options)
         report = compile_model(digits, digits_calibration, chosen).report
         return [n.name for n in report.neurons if n.source_op == "Encoder"]
 
@@ -353,7 +352,7 @@ def test_several_inputs_and_outputs(tmp_path):
     assert [output.name for output in result.report.verification.outputs] == ["p", "q"]
     assert len(result.report.neurons) == 2
 
-    dual = CompileOptions(CalibrationOptions(neuron="multi-threshold"))
+    dual = CompileOptions(neuron="multi-threshold")
     branches = compile_model(model, tmp_path / "c.npz", dual).report.neurons
     polarities = sorted(neuron.polarity for neuron in branches)
     assert polarities == ["negative", "positive", "positive"]

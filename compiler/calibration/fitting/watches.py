@@ -8,9 +8,9 @@ from typing import Protocol
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.functions import ActivationFunction
 from ....passes.neurons.neuron import Neuron
+from ...options import CompileOptions
 from ...running.histograms import Watch
 from ...running.signed_histogram import SignedHistogram
-from ..options import CalibrationOptions
 from .fit_neuron import channel_axis
 
 
@@ -40,13 +40,13 @@ class Fit(Protocol):
 
 
 def watch_of(
-    activation: Activation, options: CalibrationOptions, function: ActivationFunction | None
+    activation: Activation, options: CompileOptions, function: ActivationFunction | None
 ) -> Watch:
     """The membrane potential, per channel where a neuron of this kind has channels.
 
     Args:
         activation: what becomes a neuron.
-        options: how neurons are chosen.
+        options: resolved; how neurons are chosen.
         function: as for ``fit_neuron``.
     """
     axis = channel_axis(activation, options, function)

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from conftest import MODELS
 from onnx import ModelProto, helper, numpy_helper
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
 from snn_compile.compiler.errors import ModelError
 from snn_compile.compiler.eval_cli import main
 from snn_compile.compiler.evaluation import premise
@@ -216,8 +215,13 @@ def test_the_first_samples_are_run(samples, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def digits():
     """The bundled network with 32 levels."""
-    calibration = CalibrationOptions(levels=32, neuron="multi-threshold")
-    options = CompileOptions(calibration=calibration, corrections=Corrections(False, False, False))
+    options = CompileOptions(
+        levels=32,
+        neuron="multi-threshold",
+        sequential=False,
+        bias_correction=False,
+        compensation=False,
+    )
     source = MODELS / "digits_resnet_dynamo.onnx"
     return compile_model(source, MODELS / "digits_calibration.npz", options).network
 
