@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto, NodeProto, helper
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """The attributes that the node has, by name."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def initializers_below(proto: GraphProto) -> Iterator[onnx.TensorProto]:
