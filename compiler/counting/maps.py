@@ -27,8 +27,10 @@ from .neuron_spikes import Span
 from .pack import Packed, pack
 from .spans import Spans
 
-#: Values that are taken apart at once, few enough for the cache.
+#: Values that are taken apart at once, few enough for the cache, and rows of counts below 2^24
+#: whose sum an int32 holds: numpy adds int32 four times as fast as it adds them to int64.
 _MOST_WAITING = 1 << 16
+_MOST_ROWS = 64
 
 
 class Totals:
@@ -41,7 +43,7 @@ class Totals:
     def __init__(self, packed: Packed, positions: int, who: str) -> None:
         self.samples = 0
         self._packed, self._who = packed, who
-        names = [field.name for fields in packed.tensors.values() for field in fields]
+        names = [name for counts in packed.tensors.values() for name in counts]
         self._counts = {name: np.zeros(positions, np.int64) for name in names}
         self._waiting: list[list[np.ndarray]] = []
 
@@ -77,7 +79,9 @@ class Totals:
                     "be counted; look for NaN or overflow in the data, and in the network on them"
                 )
             for name, count in self._packed.take_apart(sums.astype(np.int32), tensor).items():
-                self._counts[name] += count.sum(axis=0, dtype=np.int64)
+                for start in range(0, len(count), _MOST_ROWS):
+                    total = count[start : start + _MOST_ROWS].sum(axis=0, dtype=np.int32)
+                    self._counts[name] += total
 
 
 class CountMap:

@@ -16,7 +16,7 @@ Of each k these are counted:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,39 +32,27 @@ EXACT = 1 << 24
 
 
 @dataclass(frozen=True)
-class Field:
-    """One count of a packed tensor.
-
-    Attributes:
-        name: "spikes", "bits", "events" or "outermost".
-        most: its largest value.
-    """
-
-    name: str
-    most: int
-
-
-@dataclass(frozen=True)
 class Packed:
     """Packed counts of a tensor of spikes.
 
     Attributes:
-        tensors: by name, the fields of each, the lowest one first.
+        tensors: by name, the largest value of each count that it holds, the lowest field first.
         fitting: samples in one sum, by rule 1.
     """
 
-    tensors: dict[str, tuple[Field, ...]]
+    tensors: dict[str, dict[str, int]]
     fitting: int
 
     def take_apart(self, sums: np.ndarray, tensor: str) -> dict[str, np.ndarray]:
         """The counts in sums of at most ``fitting`` samples, int32, of one of the tensors."""
         found = {}
-        for field in self.tensors[tensor]:
-            radix = np.int32(self.fitting * field.most + 1)
+        *lower, (highest, _) = self.tensors[tensor].items()
+        for name, most in lower:
+            radix = np.int32(self.fitting * most + 1)
             above = sums // radix
-            found[field.name] = sums - above * radix
+            found[name] = sums - above * radix
             sums = above
-        return found
+        return found | {highest: sums}
 
 
 def pack(insert: Insertion, codes: Codes, home: GraphProto, tensor: Tensor) -> Packed:
@@ -74,14 +62,14 @@ def pack(insert: Insertion, codes: Codes, home: GraphProto, tensor: Tensor) -> P
         most = max(span.high, -span.low)
         limits = {"spikes": most, "bits": most.bit_length(), "events": 1, "outermost": 1}
         names = _of_code(insert, home, codes.code(home, tensor), span)
-        return Packed({names[c]: (Field(c, limits[c]),) for c in names}, EXACT // most)
+        return Packed({names[count]: {count: limits[count]} for count in names}, EXACT // most)
     counts = _of_levels(levels.k, span)
-    fields = tuple(Field(name, max(int(count.max()), 1)) for name, count in counts.items())
-    fitting = _samples_that_fit(fields)
+    largest = {name: max(int(count.max()), 1) for name, count in counts.items()}
+    fitting = _samples_that_fit(largest.values())
     packed = np.zeros(len(levels.k), np.int64)
-    for field in reversed(fields):
-        packed = packed * (fitting * field.most + 1) + counts[field.name]
-    return Packed({levels.map(insert, home, packed): fields}, fitting)
+    for name in reversed(largest):
+        packed = packed * (fitting * largest[name] + 1) + counts[name]
+    return Packed({levels.map(insert, home, packed): largest}, fitting)
 
 
 def apart(insert: Insertion, codes: Codes, home: GraphProto, tensor: Tensor) -> Mapping[str, str]:
@@ -125,8 +113,8 @@ def popcount(values: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _samples_that_fit(fields: tuple[Field, ...]) -> int:
+def _samples_that_fit(largest: Collection[int]) -> int:
     n = 1
-    while math.prod((n + 1) * field.most + 1 for field in fields) <= EXACT:
+    while math.prod((n + 1) * most + 1 for most in largest) <= EXACT:
         n += 1
     return n
