@@ -31,7 +31,7 @@ from snn_compile.compiler.front_end import FRONT_END, apply_passes
 from snn_compile.compiler.model_io.upgrade import upgrade
 from snn_compile.compiler.options import CompileOptions
 from snn_compile.compiler.steps import Steps
-from snn_compile.passes.graph.graph import export_model, import_model
+from snn_compile.passes.graph.graph import export_network, import_model
 
 #: Outcomes that are failures of this project.
 FAILURES = ("crash", "traceback", "wrong", "invalid")
@@ -103,7 +103,8 @@ def _copy(model: ModelProto) -> ModelProto:
 
 def _front_end(model: ModelProto) -> ModelProto:
     graph = import_model(upgrade(_copy(model)))
-    rewritten = export_model(apply_passes(graph, FRONT_END, CompileOptions(), Steps()))
+    graph = apply_passes(graph, FRONT_END, CompileOptions(), Steps())
+    rewritten = export_network(graph).attached()
     # onnx itself calls one of its models, MeanVarianceNormalization, invalid.
     onnx.checker.check_model(rewritten, full_check=_is_valid(model))
     names = [value.name for value in model.graph.output]

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from conftest import MODELS
+from helpers import export_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -21,7 +22,7 @@ from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.planes import with_planes, without_planes
-from snn_compile.passes.graph.graph import export_model, import_model
+from snn_compile.passes.graph.graph import import_model
 from snn_compile.passes.graph.network import Network
 from snn_compile.passes.graph.protos import nodes_below
 from snn_compile.passes.lowering.binary_spikes import KINDS, MARK, PLANES

@@ -58,6 +58,7 @@ _ENOUGH = "auto: enough values for levels that follow the density"
 
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
 _NEGATIVE = ActivationFunction(lambda x: np.minimum(x, 0.0), homogeneous=True)
+_MIRRORED = ActivationFunction(lambda x: -np.minimum(x, 0.0), homogeneous=True)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def fit_neuron(
             signed = activation.op == "Encoder"
             return fit.threshold_neuron(function or _POSITIVE, activation.upper, signed)
         positive = fit.threshold_neuron(_POSITIVE)
-        return _dual(positive, _mirrored(fit.threshold_neuron(_mirror(_NEGATIVE))), rows)
+        return _dual(positive, _mirrored(fit.threshold_neuron(_MIRRORED)), rows)
     if function is None:
         return _dual(fit.staircase_neuron(_POSITIVE), fit.staircase_neuron(_NEGATIVE), rows)
     why = f"{activation.op} is curved" if options.kind == MULTI_THRESHOLD else ""
@@ -294,10 +295,6 @@ def _share(error: float, power: float) -> str:
 
 def _numbers(staircase: Staircase) -> int:
     return len(staircase.thresholds) + len(staircase.levels)
-
-
-def _mirror(function: ActivationFunction) -> ActivationFunction:
-    return replace(function, evaluate=lambda x: -function.evaluate(x))
 
 
 def _mirrored(neuron: ThresholdNeuron) -> ThresholdNeuron:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from helpers import model_from_text, run_model
+from helpers import export_model, model_from_text, run_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting.distributions import distributions, pool
@@ -33,7 +33,7 @@ from snn_compile.compiler.errors import UsageError
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_model, export_network, import_model
+from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip

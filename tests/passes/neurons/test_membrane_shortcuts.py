@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import model_from_text, run_model
+from helpers import export_model, model_from_text, run_model
 from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_model, import_model
+from snn_compile.passes.graph.graph import import_model
 from snn_compile.passes.graph.protos import nodes_below
 from snn_compile.passes.neurons.membrane_shortcuts import membrane_shortcuts
 

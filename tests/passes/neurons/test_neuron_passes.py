@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from helpers import model_from_text, run_model
+from helpers import export_model, model_from_text, run_model
 from snn_compile.compiler.report.neurons import neuron_reports
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_model, export_network, import_model
+from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import Network
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges

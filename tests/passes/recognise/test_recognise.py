@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from helpers import model_from_text, run_model
-from snn_compile.passes.graph.graph import ANN_DOMAIN, export_model, import_model
+from helpers import export_model, model_from_text, run_model
+from snn_compile.passes.graph.graph import ANN_DOMAIN, import_model
 from snn_compile.passes.recognise.recognise import recognise
 
 _CONSTANTS = {
