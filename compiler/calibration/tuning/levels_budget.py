@@ -53,8 +53,7 @@ from ...running.session import make_session, run_samples
 from ...running.signed_histogram import SignedHistogram
 from ...samples.files import Feed, Samples
 from ..fitting.distributions import Distribution, distributions
-from ..fitting.fit_neuron import fit_neuron, function_of
-from ..fitting.leaky import leaky_functions
+from ..fitting.fit_neuron import fit_neuron
 from ..fitting.watches import watch_of, watches_of
 from ..options import DENSITY, SCALE, CalibrationOptions, check_options
 
@@ -169,16 +168,14 @@ def plan_levels(
     """
     check_options(options)
     check_budget(share)
-    leaky = leaky_functions(network)
-    histograms, seen = _observe(network, activations, samples, size, options, leaky, progress)
+    histograms, seen = _observe(network, activations, samples, size, options, progress)
     tables: dict[str, list[Choice]] = {}
     steps: dict[str, float] = {}
     for a in progress.track(activations, len(activations), "tables of levels"):
-        function = leaky.get(a.output) or function_of(a)
         histogram = histograms[a.output]
-        tables[a.output] = level_table(a, histogram, seen, options, function)
+        tables[a.output] = level_table(a, histogram, seen, options)
         equal_error = _line(tables[a.output], _asked(options)).error
-        steps[a.output] = _step(histogram, function, math.sqrt(equal_error))
+        steps[a.output] = _step(histogram, a.function, math.sqrt(equal_error))
     sensitivities, used = measure_sensitivities(network, steps, samples, size, progress)
     weighted = {
         key: [replace(line, error=line.error * sensitivities[key]) for line in table]
@@ -233,7 +230,6 @@ def level_table(
     histogram: SignedHistogram,
     samples: int,
     options: CalibrationOptions,
-    function: ActivationFunction | None,
 ) -> list[Choice]:
     """Error and cost of a neuron for each N of the ladder.
 
@@ -242,7 +238,6 @@ def level_table(
         histogram: of its membrane potential, as for :func:`~.fit_neuron.fit_neuron`.
         samples: how many the histogram has seen.
         options: how neurons are chosen and fitted.
-        function: what the neuron follows; None where the slope is not a single number.
 
     Returns:
         Squared relative error to be expected, and spikes per sample, by N.
@@ -252,7 +247,7 @@ def level_table(
         options = replace(options, calibrator=DENSITY if options.kind == SCALE else "mse")
     table = []
     for levels in ladder(options):
-        neuron = fit_neuron(activation, histogram, with_levels(options, levels), function)
+        neuron = fit_neuron(activation, histogram, with_levels(options, levels))
         table.append(Choice(levels, neuron.error**2, count_spikes(neuron, rows) / samples))
     return table
 
@@ -467,11 +462,10 @@ def _observe(
     samples: Samples,
     size: int,
     options: CalibrationOptions,
-    leaky: Mapping[str, ActivationFunction],
     progress: Progress,
 ) -> tuple[dict[str, SignedHistogram], int]:
     """The distribution of every membrane potential in the ANN, by the activation's output."""
-    watches = watches_of(activations, lambda a: watch_of(a, options, leaky.get(a.output)))
+    watches = watches_of(activations, lambda a: watch_of(a, options))
     observations = observe_samples(network, watches, samples, size, progress, "distributions")
     fixed = samples.fixed_batch
     seen = samples.batch_count(size) * fixed if fixed else samples.count

@@ -14,9 +14,7 @@ from snn_compile.compiler.calibration.fitting.distributions import distributions
 from snn_compile.compiler.calibration.fitting.fit_neuron import (
     channel_axis,
     fit_neuron,
-    is_piecewise_linear,
 )
-from snn_compile.compiler.calibration.fitting.leaky import leaky_functions
 from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.calibration.fitting.uniform_calibrators import (
     UNIFORM_CALIBRATORS,
@@ -436,7 +434,7 @@ def potentials(seed=0):
 
 
 def activation_of(case):
-    """The graph, its one activation, the function of a leaky one, and its membrane potentials."""
+    """The graph, its one activation, and its membrane potentials."""
     model = model_from_text(NET.format(activation=ACTIVATIONS[case]))
     graph = encode_edges(canonicalise(import_model(model)).graph).graph
     activations, kept = find_activations(graph)
@@ -447,8 +445,7 @@ def activation_of(case):
     observed.CopyFrom(network.attached())
     del observed.graph.output[:]
     observed.graph.output.append(onnx.helper.make_tensor_value_info(activation.input, 1, None))
-    function = leaky_functions(network).get(activation.output)
-    return graph, activation, function, run_model(observed, {"x": potentials()})[0]
+    return graph, activation, run_model(observed, {"x": potentials()})[0]
 
 
 def histogram_along(x, axis):
@@ -458,9 +455,9 @@ def histogram_along(x, axis):
 
 
 def fitted(case, options):
-    graph, activation, function, x = activation_of(case)
-    axis = channel_axis(activation, options, function)
-    neuron = fit_neuron(activation, histogram_along(x, axis), options, function)
+    graph, activation, x = activation_of(case)
+    axis = channel_axis(activation, options)
+    neuron = fit_neuron(activation, histogram_along(x, axis), options)
     return graph, activation, neuron, x
 
 
@@ -492,7 +489,7 @@ def test_quantised_network_and_spiking_network_agree_bit_for_bit(case, chosen, p
         got = run_model(snn, feed, library=library)[1]
         np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
     kinds = {node.op_type for node in snn.graph.node if node.domain == "ai.snn"}
-    linear = options.kind == "multi-threshold" and is_piecewise_linear(activation)
+    linear = options.kind == "multi-threshold" and activation.linear
     assert kinds == {"MultiThresholdFire" if linear else "ScaleFire"}
     if not per_channel:
         assert "per tensor" in neuron.calibrator
@@ -558,8 +555,8 @@ def test_axes_of_kinds():
         ("sigmoid", thresholds, None),
         ("relu", replace(scale, per_channel=False), None),
     ):
-        _, activation, function, _ = activation_of(case)
-        assert channel_axis(activation, options, function) == axis, case
+        _, activation, _ = activation_of(case)
+        assert channel_axis(activation, options) == axis, case
 
 
 @pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
@@ -586,11 +583,11 @@ def test_more_than_255_levels_of_a_curved_function_are_255():
 @pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_silent_activations_get_a_usable_neuron(case, neuron):
-    _, activation, function, x = activation_of(case)
+    _, activation, x = activation_of(case)
     options = CalibrationOptions(levels=8, neuron=neuron)
-    axis = channel_axis(activation, options, function)
+    axis = channel_axis(activation, options)
     for values in (np.zeros_like(x), np.zeros((0, *x.shape[1:]))):
-        found = fit_neuron(activation, histogram_along(values, axis), options, function)
+        found = fit_neuron(activation, histogram_along(values, axis), options)
         quantised, snn = stages(activation_of(case)[0], activation, found)
         feed = {"x": potentials(seed=1)}
         expected, got = run_model(quantised, feed)[1], run_model(snn, feed, library=True)[1]
@@ -602,12 +599,12 @@ def test_silent_activations_get_a_usable_neuron(case, neuron):
 
 
 def relu_of_values(x, **options):
-    _, activation, _, _ = activation_of("relu")
+    _, activation, _ = activation_of("relu")
     return fit_neuron(activation, histogram_of(x), CalibrationOptions(**options))
 
 
 def test_samples_seen_again_are_no_further_values():
-    _, activation, _, _ = activation_of("relu")
+    _, activation, _ = activation_of("relu")
     x = np.random.default_rng(4).normal(0, 1, (1, 60)).astype(np.float32)
     once, again = histogram_of(x), histogram_of(x)
     again.merge_seen_again(histogram_of(x))
@@ -672,7 +669,7 @@ def test_asked_for_calibrators_need_no_reason():
 
 def evaluated(case, neuron):
     """Membrane potentials and what the compiled neuron makes of them."""
-    graph, activation, _, _ = activation_of(case)
+    graph, activation, _ = activation_of(case)
     _, snn = stages(graph, activation, neuron)
     return run_model(snn, {"x": potentials()}, library=True)
 

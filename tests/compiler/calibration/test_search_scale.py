@@ -120,7 +120,7 @@ class Case:
         step = np.asarray(step, np.float32)
         given = {"axis": activation.axis or 1, "calibrator": "hand", "error": 0.1}
         k = np.arange(9)
-        if activation.function is not None and activation.op != "Encoder":
+        if not activation.linear:
             levels = activation.function.evaluate(k - 4.0)
             return StaircaseNeuron(
                 **given,

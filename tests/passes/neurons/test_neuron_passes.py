@@ -85,22 +85,27 @@ def assert_bit_exact(quantised, snn, inputs):
 
 
 @pytest.mark.parametrize(
-    ("activation", "weights", "upper", "signed"),
+    ("activation", "weights", "upper", "signed", "values"),
     [
-        ("Relu (a)", "", np.inf, False),
-        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {6}", 6.0, False),
-        ("Clip (a, lo)", ", float lo = {0}", np.inf, False),
-        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {3.4028235e38}", np.inf, False),
-        ("LeakyRelu <alpha = 0.1> (a)", "", np.inf, True),
-        ("PRelu (a, slope)", ", float[4,1,1] slope", np.inf, True),
+        ("Relu (a)", "", np.inf, False, [0, 9]),
+        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {6}", 6.0, False, [0, 6]),
+        ("Clip (a, lo)", ", float lo = {0}", np.inf, False, [0, 9]),
+        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {3.4028235e38}", np.inf, False, [0, 9]),
+        ("LeakyRelu <alpha = 0.125> (a)", "", np.inf, True, [-1, 9]),
+        ("PRelu (a, slope)", ", float[1] slope = {0.25}", np.inf, True, [-2, 9]),
+        ("PRelu (a, slope)", ", float[4,1,1] slope", np.inf, True, None),
     ],
 )
-def test_finds(activation, weights, upper, signed):
+def test_finds(activation, weights, upper, signed, values):
+    """``values``: of the function at -8 and 9."""
     neurons, kept = found(one_activation(activation, weights))
     assert not kept
     assert [(n.upper, n.signed, n.output, n.axis, n.channels) for n in neurons] == [
         (upper, signed, "y", 1, 4)
     ]
+    function = neurons[0].function
+    assert neurons[0].linear
+    assert (None if function is None else function.evaluate(np.array([-8, 9])).tolist()) == values
 
 
 @pytest.mark.parametrize(
@@ -117,6 +122,7 @@ def test_finds_functions_that_a_staircase_follows(activation, weights, x, value)
     neurons, kept = found(one_activation(activation, weights))
     assert not kept
     function = neurons[0].function
+    assert not neurons[0].linear
     assert function is not None
     assert function.evaluate(np.array([x]))[0] == value
 
