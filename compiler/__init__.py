@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .options import CompileOptions
+
 if TYPE_CHECKING:
-    from .calibration.options import CalibrationOptions
-    from .options import CompileOptions
     from .pipeline import CompileResult, compile_model
 
-__all__ = ["CalibrationOptions", "CompileOptions", "CompileResult", "compile_model"]
+__all__ = ["CompileOptions", "CompileResult", "compile_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +21,5 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import pipeline
-    from .calibration import options
 
-    return getattr(options if name == "CalibrationOptions" else pipeline, name)
+    return getattr(pipeline, name)

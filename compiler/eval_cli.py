@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from .terminal import progress_bar, run_command, say, warn
+from .terminal import GroupedCommand, progress_bar, run_command, say, warn
 
 _GROUPS = {
     "Data": ("data", "calibration"),
@@ -20,27 +19,10 @@ _GROUPS = {
 }
 
 
-class _Command(click.Command):
-    """A command that shows its options in groups and keeps what was typed."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        titles = {name: title for title, names in _GROUPS.items() for name in names}
-        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in [*_GROUPS, "Other"]}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, click.Option):
-                sections[titles.get(parameter.name or "", "Other")].append(record)
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta["command"] = shlex.join(["snn-eval", *args])
-        return super().parse_args(ctx, args)
-
-
 @click.command(
-    cls=_Command,
+    "snn-eval",
+    cls=GroupedCommand,
+    groups=_GROUPS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 evaluated, 1 internal error or out of memory, 2 usage, 3 a model "
     "refused, or the two do not belong together, 4 data refused, 128 + n stopped by signal n "

@@ -19,8 +19,9 @@ from ..passes.analysis.activations import Activation, find_activations
 from ..passes.analysis.layers import Layer, find_layers
 from ..passes.canonicalise.canonicalise import canonicalise
 from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from ..passes.graph.graph import Graph, PassResult, export_network, import_model
+from ..passes.graph.graph import Graph, PassResult
 from ..passes.graph.network import Network
+from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.encode_edges import encode_edges
 from ..passes.neurons.keep_activations import keep_activations
 from ..passes.neurons.membrane_shortcuts import membrane_shortcuts
@@ -28,10 +29,10 @@ from ..passes.neurons.own_parameters import own_parameters
 from ..passes.recognise.recognise import recognise
 from ..runtime_ops.operators import register_schemas
 from .calibration.match_samples import matched_samples
-from .calibration.tuning.search_scale import hold_out
+from .calibration.tuning.search_scale import hold_out, import_optuna
 from .errors import ModelError
 from .model_io.load import load_source
-from .options import CompileOptions
+from .options import ALL, MEMBRANE, CompileOptions
 from .progress import Progress
 from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
 from .running.probe import probe
@@ -83,12 +84,10 @@ RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
 FRONT_END: tuple[FrontEndPass, ...] = (
     *RECOGNITION,
     FrontEndPass(fold_batchnorm),
-    FrontEndPass(
-        keep_activations, lambda o: (o.calibration.signed,), lambda o: o.calibration.timesteps > 1
-    ),
-    FrontEndPass(membrane_shortcuts, wanted=lambda o: o.shortcuts == "membrane"),
-    FrontEndPass(encode_edges, lambda o: (o.encode_input,), lambda o: o.encode == "all"),
-    FrontEndPass(own_parameters, wanted=lambda o: o.corrections.layers),
+    FrontEndPass(keep_activations, lambda o: (o.signed,), lambda o: o.timesteps > 1),
+    FrontEndPass(membrane_shortcuts, wanted=lambda o: o.shortcuts == MEMBRANE),
+    FrontEndPass(encode_edges, lambda o: (o.encode_input,), lambda o: o.encode == ALL),
+    FrontEndPass(own_parameters, wanted=lambda o: o.corrects_layers),
 )
 
 
@@ -160,8 +159,10 @@ def prepare(
     Raises:
         ModelError: the model is refused, or nothing in it can be converted.
         DataError: the calibration data are refused.
-        UsageError: ``options.dump_dir`` cannot be used.
+        UsageError: ``options.dump_dir`` cannot be used, or optuna is not installed.
     """
+    if options.search_scale:
+        import_optuna()  # refused before any long work
     steps = Steps(options.dump_dir)
     register_schemas()
     with steps("load") as step:
@@ -190,16 +191,16 @@ def prepare(
             )
     graph = apply_passes(graph, FRONT_END[len(RECOGNITION) :], options, steps)
     activations, kept = find_activations(graph)
-    layers = find_layers(graph) if options.corrections.layers else []
+    layers = find_layers(graph) if options.corrects_layers else []
     analog = export_network(graph)
     seen_once = [*linear_tensors(graph), *(activation.input for activation in activations)]
     shapes = probe(analog, seen_once, next(samples.batches(1)))
     coverage = measure_coverage(graph, activations, kept, ann.proto, shapes)
     _require_neurons(activations, coverage, options.strict)
 
-    timesteps = options.calibration.timesteps if options.calibration.stepwise else 1
+    timesteps = options.timesteps if options.stepwise else 1
     batch, block = _batches(activations, shapes, samples, timesteps)
-    seen, held = hold_out(samples) if options.search else (samples, samples)
+    seen, held = hold_out(samples) if options.search_scale else (samples, samples)
     with steps("reference"):
         reference = Reference(ann, samples, batch, progress)
     with closing(reference), _held(ann, held, batch, options, progress) as wanted:
@@ -227,7 +228,7 @@ def _held(
     ann: Network, held: Samples, batch: int, options: CompileOptions, progress: Progress
 ) -> Iterator[tuple[Samples, Reference] | None]:
     """The samples of a search, and what the ANN gives on them."""
-    if not options.search:
+    if not options.search_scale:
         yield None
         return
     with closing(Reference(ann, held, batch, progress)) as reference:

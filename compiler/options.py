@@ -1,100 +1,460 @@
-"""Options."""
+"""Every option of the compiler: its default, its meaning and its checks, once.
+
+The fields of :class:`CompileOptions` are the options. The command line is made from them
+(``cli.py``), and so are the table in README.md and the settings of the report. ``resolve``, in
+:mod:`.targets`, which have defaults of their own, gives each its value, and refuses what cannot be
+used, does not go together or has no effect, from the command line and from Python alike. What is
+below ``compile_model`` is given resolved options.
+
+Only the standard library is imported with this file: ``snn-compile --help`` reads it.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
-from .calibration.options import CalibrationOptions, Corrections
-from .calibration.options import check_options as check_calibration
-from .calibration.tuning.levels_budget import check_budget
-from .calibration.tuning.search_scale import SearchOptions, check_search
 from .errors import UsageError
-from .running.planes import check_kind
 
-TARGETS = ("onnxruntime", "nir")
+#: Levels N of a neuron.
+MOST_LEVELS = 1 << 16
+#: Timesteps: tensors have a row for each.
+MOST_TIMESTEPS = 1024
+
+AUTO = "auto"
+SCALE, MULTI_THRESHOLD, SIGNED = "scale", "multi-threshold", "signed"
+#: Levels that follow the density of the values: ``staircase.py``.
+DENSITY = "density"
+PERCENTILE = "percentile"
+TENSOR, CHANNEL = "tensor", "channel"
+#: When a neuron over several timesteps fires: as its input comes in, or once all of it is there.
+IMMEDIATE, DELAYED = "immediate", "delayed"
+#: What the sums of residual blocks read.
+MEMBRANE, SPIKES = "membrane", "spikes"
+#: What is encoded.
+ALL, ACTIVATIONS = "all", "activations"
+#: How spikes of several levels are sent.
+UNARY, BITS = "unary", "bits"
+ONNXRUNTIME, NIR = "onnxruntime", "nir"
+
+#: The groups of options, in the order of the help.
+GROUPS = ("Common", "Neurons", "Corrections", "Time", "Target", "Output")
+COMMON, NEURONS, CORRECTIONS, TIME, TARGET, OUTPUT = GROUPS
 
 
 @dataclass(frozen=True)
-class CompileOptions:
-    """What the user may choose.
+class Numbers:
+    """The finite numbers that an option may be.
 
     Attributes:
-        calibration: how neurons are chosen and fitted.
-        corrections: which errors of spiking are corrected.
-        shortcuts: "membrane": the sums of residual blocks read membrane potentials; "spikes": they
-            read what the neurons fire.
-        encode: "all": encode every analog edge into a linear operator; "activations": only replace
-            activations.
-        encode_input: encode the network's own input too.
-        strict: refuse a model of which an activation would be kept.
-        seed: seed of the synthetic samples.
-        scale: multiplies the steps of the neurons whose steps may be scaled: a lambda that is
-            known, where ``search`` finds one; 1 leaves them as calibrated.
-        time_axis: inputs and outputs have the timesteps as their first axis.
-        target: "onnxruntime": ONNX alone; "nir": the network over time as a NIR graph too.
-        min_agreement: lowest share of samples on which ANN and SNN must give the same argmax.
-        binary_spikes: "unary" or "bits": neurons send planes of binary spikes; None: they send
-            levels.
-        dump_dir: folder that gets the model after each step.
+        kind: whole numbers, or all.
+        least: the least of them; below all of them if ``above``.
+        most: the largest.
+        above: ``least`` is not one of them.
     """
 
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    corrections: Corrections = field(default_factory=Corrections)
-    shortcuts: str = "membrane"
-    encode: str = "all"
-    encode_input: bool = False
-    strict: bool = False
-    seed: int = 0
-    scale: float = 1.0
-    levels_budget: float | None = None
-    search: SearchOptions | None = None
-    time_axis: bool = False
-    target: str = "onnxruntime"
-    min_agreement: float | None = None
-    binary_spikes: str | None = None
-    dump_dir: Path | None = None
+    kind: type[int] | type[float]
+    least: float
+    most: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        """Whether it is one of them."""
+        if isinstance(value, bool) or not isinstance(value, (int, self.kind)):
+            return False
+        enough = value > self.least if self.above else value >= self.least
+        return enough and value <= self.most and math.isfinite(value)
+
+    def __str__(self) -> str:
+        """One of them, in words."""
+        what = "a whole number" if self.kind is int else "a finite number"
+        if self.most == math.inf:
+            return f"{what} {'above' if self.above else 'of at least'} {self.least:.0f}"
+        bounds = "above {:.0f} and at most {:.0f}" if self.above else "from {:.0f} to {:.0f}"
+        return f"{what} {bounds.format(self.least, self.most)}"
 
 
-def check_scale(options: CompileOptions) -> None:
-    """Refuse a scale that is none, or is given where one is searched.
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option beside its name and type.
+
+    Attributes:
+        group: one of :data:`GROUPS`.
+        meaning: what it does.
+        default: its value where none is given; None if that depends on others, or is none.
+        fallback: what None becomes where the option has an effect and no other rule holds.
+        shown: the default in words, where it depends on others.
+        choices: the names that it may be.
+        numbers: the numbers that it may be.
+        symbol: what stands for the number in the help.
+    """
+
+    group: str
+    meaning: str
+    default: Any = None
+    fallback: Any = None
+    shown: str = ""
+    choices: tuple[str, ...] = ()
+    numbers: Numbers | None = None
+    symbol: str = ""
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is on or off."""
+        return isinstance(self.default, bool)
+
+    @property
+    def default_text(self) -> str:
+        """The default as text; empty where there is none."""
+        if self.is_switch:
+            return "on" if self.default else "off"
+        value = self.fallback if self.default is None else self.default
+        return self.shown or ("" if value is None else str(value))
+
+    @property
+    def wanted(self) -> str:
+        """What it may be."""
+        if self.choices:
+            return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
+        if self.numbers is not None:
+            return str(self.numbers)
+        return "True or False" if self.is_switch else "a pathlib.Path"
+
+    def takes(self, value: object) -> bool:
+        """Whether it may have this value."""
+        if value is None:
+            return self.default is None
+        if self.choices:
+            return value in self.choices
+        if self.numbers is not None:
+            return value in self.numbers
+        return isinstance(value, bool if self.is_switch else Path)
+
+
+def _option(group: str, meaning: str, default: Any = None, **known: Any) -> Any:
+    """The field of an option; arguments as of :class:`Option`."""
+    option = Option(group, meaning, default, **known)
+    return field(default=default, metadata={"option": option})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """What the user may choose; ``snn-compile --help`` says what each option means.
+
+    The default of some is None, as it depends on others. Their types are those that they have once
+    ``resolve`` has given them their values; None then says that an option has no effect.
+    """
+
+    levels: int = _option(
+        COMMON,
+        "Levels N of each neuron and polarity, in each timestep; a neuron for both signs has 2 N, "
+        "divided as the data ask.",
+        fallback=32,
+        shown="32; over several timesteps 1",
+        numbers=Numbers(int, 1, MOST_LEVELS),
+        symbol="N",
+    )
+    seed: int = _option(
+        COMMON,
+        "Seed of the synthetic inputs, and of the search of a scale.",
+        fallback=0,
+        numbers=Numbers(int, 0, 2**32 - 1),
+        symbol="SEED",
+    )
+    neuron: str = _option(
+        NEURONS,
+        "ScaleFire, with levels where the values are; MultiThresholdFire, with levels at multiples "
+        "of one threshold; auto: ScaleFire up to the 255 thresholds that it has. Over several "
+        "timesteps multi-threshold: IntegrateFire, which fires positive spikes behind a Relu; "
+        "signed: negative ones too, which take back what came too early; auto: signed if firing is "
+        "immediate.",
+        AUTO,
+        choices=(AUTO, SCALE, MULTI_THRESHOLD, SIGNED),
+    )
+    calibrator: str = _option(
+        NEURONS,
+        "How levels are found: where values are dense, by least squared error, most entropy, a "
+        "percentile or the largest value as the ceiling, or, auto, chosen for each neuron.",
+        AUTO,
+        choices=(AUTO, DENSITY, "mse", "entropy", PERCENTILE, "max"),
+    )
+    percentile: float = _option(
+        NEURONS,
+        "Percentile of the percentile calibrator.",
+        fallback=99.9,
+        numbers=Numbers(float, 0, 100, above=True),
+        symbol="P",
+    )
+    granularity: str = _option(
+        NEURONS,
+        "One threshold or scale per tensor, or per channel.",
+        CHANNEL,
+        choices=(TENSOR, CHANNEL),
+    )
+    encode: str = _option(
+        NEURONS,
+        "Encode every analog value that a linear operator reads, or only replace activations.",
+        fallback=ALL,
+        shown="all; for NIR activations",
+        choices=(ALL, ACTIVATIONS),
+    )
+    encode_input: bool = _option(NEURONS, "Encode the network's own input too.", False)
+    levels_budget: float | None = _option(
+        NEURONS,
+        "Give each neuron levels of its own, at this share of the spikes that --levels for each "
+        "would fire; 1 only moves them.",
+        numbers=Numbers(float, 0, above=True),
+        symbol="SHARE",
+    )
+    scale: float = _option(
+        NEURONS,
+        "Multiply the steps of all neurons by this lambda, from a sweep of snn-eval for example.",
+        1.0,
+        numbers=Numbers(float, 0, above=True),
+        symbol="LAMBDA",
+    )
+    search_scale: bool = _option(
+        NEURONS, "Search one scale for the steps of all neurons (needs the extra 'search').", False
+    )
+    trials: int = _option(
+        NEURONS,
+        "Trials of the search.",
+        fallback=20,
+        numbers=Numbers(int, 1),
+        symbol="K",
+    )
+    spike_weight: float = _option(
+        NEURONS,
+        "What spikes count against error in the search.",
+        fallback=0.5,
+        numbers=Numbers(float, 0),
+        symbol="W",
+    )
+    sequential: bool = _option(
+        CORRECTIONS,
+        "Fit neurons to what spiking predecessors give them too, not to the ANN alone.",
+        True,
+    )
+    bias_correction: bool = _option(
+        CORRECTIONS, "Correct the mean error of every linear operator.", True
+    )
+    compensation: bool = _option(
+        CORRECTIONS, "Compensate in the weights of every linear operator.", True
+    )
+    shortcuts: str = _option(
+        CORRECTIONS,
+        "What the sums of residual blocks read past the linear operators: membrane potentials, or "
+        "what the neurons fire.",
+        fallback=MEMBRANE,
+        shown="membrane; for NIR spikes",
+        choices=(MEMBRANE, SPIKES),
+    )
+    timesteps: int = _option(
+        TIME,
+        "T: above 1, integrate-and-fire neurons over so many steps.",
+        1,
+        numbers=Numbers(int, 1, MOST_TIMESTEPS),
+        symbol="T",
+    )
+    firing: str = _option(
+        TIME,
+        "When these neurons fire: as their input comes in, or once all of it is there.",
+        fallback=IMMEDIATE,
+        choices=(IMMEDIATE, DELAYED),
+    )
+    time_axis: bool = _option(
+        TIME,
+        "Give inputs and outputs the timesteps as their first axis: for events and streams.",
+        False,
+    )
+    target: str = _option(
+        TARGET,
+        "ONNX that runs anywhere, or, of a network over several timesteps, a NIR graph for "
+        "neuromorphic tools (needs the extra 'nir').",
+        ONNXRUNTIME,
+        choices=(ONNXRUNTIME, NIR),
+    )
+    binary_spikes: str | None = _option(
+        TARGET,
+        "Send spikes of several levels as planes of 0 and 1, one per level or one per bit.",
+        choices=(UNARY, BITS),
+    )
+    strict: bool = _option(OUTPUT, "Fail if an activation would be kept.", False)
+    min_agreement: float | None = _option(
+        OUTPUT,
+        "Fail unless ANN and SNN give the same argmax on this share of the samples.",
+        numbers=Numbers(float, 0, 1),
+        symbol="SHARE",
+    )
+    dump_dir: Path | None = _option(  # noqa: RUF009 (a field, as all others)
+        OUTPUT, "Write the model after each step into here."
+    )
+
+    # What follows is of resolved options.
+
+    @property
+    def total_levels(self) -> int:
+        """Levels over all timesteps."""
+        return self.levels * self.timesteps
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether neurons see their predecessors' spikes one timestep after the other."""
+        return self.firing == IMMEDIATE
+
+    @property
+    def signed(self) -> bool:
+        """Whether neurons take spikes back: those of every activation have both polarities."""
+        return self.neuron == SIGNED
+
+    @property
+    def kind(self) -> str:
+        """The kind of neuron where both can be: "scale" or "multi-threshold"."""
+        return SCALE if self.neuron == SCALE else MULTI_THRESHOLD
+
+    @property
+    def corrects_layers(self) -> bool:
+        """Whether linear layers are corrected."""
+        return self.bias_correction or self.compensation
+
+    @property
+    def corrects(self) -> bool:
+        """Whether anything is done beyond fitting neurons to the ANN's values."""
+        return self.sequential or self.corrects_layers
+
+    def settings(self) -> dict[str, Any]:
+        """All options by name, as JSON has them."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+
+
+def option_of(declared: Field[Any]) -> Option:
+    """What is known of a field of :class:`CompileOptions`."""
+    option = declared.metadata["option"]
+    assert isinstance(option, Option)
+    return option
+
+
+#: All options by the names of their fields.
+OPTIONS = {declared.name: option_of(declared) for declared in fields(CompileOptions)}
+
+
+def flag(name: str) -> str:
+    """An option as it is written on the command line, by the name of its field."""
+    return "--" + name.replace("_", "-")
+
+
+def check_values(options: CompileOptions) -> None:
+    """Refuse values that no option of that name has.
 
     Raises:
-        UsageError: it is not a finite number above 0, or a search is asked for too.
+        UsageError: names the option and what it may be.
     """
-    if not 0 < options.scale < math.inf:
-        raise UsageError(f"the scale {options.scale:g} is not a finite number above 0")
-    if options.search is not None and options.scale != 1:
-        raise UsageError("a scale is searched and given; leave one of them out")
+    for name, option in OPTIONS.items():
+        value = getattr(options, name)
+        if not option.takes(value):
+            raise UsageError(f"{flag(name)} {value!r} cannot be used; give {option.wanted}")
 
 
-def check_time(options: CompileOptions) -> None:
-    """Refuse what is not done over several timesteps, and a time axis without them.
+def resolve_common(options: CompileOptions, synthetic: bool) -> CompileOptions:
+    """The options with all defaults in place; resolved ones stay as they are.
+
+    Args:
+        options: with the defaults of their target.
+        synthetic: samples are made up, as none are given.
 
     Raises:
-        UsageError: the options do not go together.
+        UsageError: options do not go together, or one has no effect.
     """
-    calibration = options.calibration
-    if options.time_axis and not calibration.stepwise:
+    several = options.timesteps > 1
+    if several:
+        _check_time(options)
+        options = filled(options, levels=1)
+    options = _used(options, "firing", several, "over several --timesteps")
+    for name in ("levels", "shortcuts", "encode"):
+        options = filled(options, **{name: OPTIONS[name].fallback})
+    percentile, search = options.calibrator == PERCENTILE, options.search_scale
+    options = _used(options, "percentile", percentile, "with --calibrator percentile")
+    options = _used(options, "trials", search, "with --search-scale")
+    options = _used(options, "spike_weight", search, "with --search-scale")
+    drawn = synthetic or search
+    options = _used(options, "seed", drawn, "without --calibration, or with --search-scale")
+    if options.encode_input and options.encode != ALL:
         raise UsageError(
-            "a time axis needs neurons that fire immediately over several timesteps; give "
+            "--encode-input has an effect only with --encode all; give both or neither"
+        )
+    if options.time_axis and not options.stepwise:
+        raise UsageError(
+            "--time-axis needs neurons that fire immediately over several timesteps; give "
             "--timesteps, and leave out --firing delayed"
         )
-    if calibration.timesteps > 1 and (options.search or options.levels_budget is not None):
-        raise UsageError("levels and scales are searched for networks of one timestep only")
+    if search and options.scale != 1:
+        raise UsageError("a scale is searched and given; leave out --scale or --search-scale")
+    return _resolve_neuron(options)
 
 
-def check_options(options: CompileOptions) -> None:
-    """All checks."""
-    check_calibration(options.calibration)
-    check_scale(options)
-    check_time(options)
-    if options.target not in TARGETS:
-        raise UsageError(f"the target {options.target!r} is unknown, there are {TARGETS}")
-    if options.levels_budget is not None:
-        check_budget(options.levels_budget)
-    if options.search is not None:
-        check_search(options.search)
-    if options.binary_spikes is not None:
-        check_kind(options.binary_spikes, options.calibration.levels)
+def filled(options: CompileOptions, **values: Any) -> CompileOptions:
+    """The options, those of these that are None with these values."""
+    missing = {name: value for name, value in values.items() if getattr(options, name) is None}
+    return replace(options, **missing)
+
+
+def _used(options: CompileOptions, name: str, in_effect: bool, where: str) -> CompileOptions:
+    """The options, this one with its default where it has an effect, refused elsewhere."""
+    if in_effect:
+        return filled(options, **{name: OPTIONS[name].fallback})
+    if getattr(options, name) is not None:
+        raise UsageError(f"{flag(name)} has an effect only {where}; leave it out")
+    return options
+
+
+def _check_time(options: CompileOptions) -> None:
+    """Refuse what is done for networks of one timestep only."""
+    if options.neuron == SCALE:
+        raise UsageError(
+            "ScaleFire neurons fire in one timestep; leave out --timesteps, or use multi-threshold "
+            "neurons, which become integrate-and-fire neurons"
+        )
+    if options.search_scale or options.levels_budget is not None:
+        raise UsageError(
+            "levels and scales are searched for networks of one timestep only; leave out "
+            "--timesteps, or --search-scale and --levels-budget"
+        )
+
+
+def _resolve_neuron(options: CompileOptions) -> CompileOptions:
+    """The kind of neuron, and what it asks of levels and calibrator."""
+    # numpy and onnx come with these.
+    from ..passes.lowering.binary_spikes import MAX_UNARY
+    from ..runtime_ops.scale_fire import MAX_THRESHOLDS
+
+    levels, asked = options.levels, options.neuron
+    if asked == SIGNED and not options.stepwise:
+        raise UsageError(
+            "signed neurons take back spikes of earlier timesteps; give --timesteps, and leave out "
+            "--firing delayed"
+        )
+    if asked == SCALE and levels > MAX_THRESHOLDS:
+        raise UsageError(
+            f"{levels} levels: a ScaleFire neuron has at most {MAX_THRESHOLDS}; "
+            "use fewer --levels, or multi-threshold neurons"
+        )
+    if options.binary_spikes == UNARY and levels > MAX_UNARY:
+        raise UsageError(
+            f"unary spikes of {levels} levels take {levels} times the memory; choose "
+            f"--binary-spikes bits, or at most {MAX_UNARY} --levels"
+        )
+    if asked == AUTO:
+        one = SCALE if levels <= MAX_THRESHOLDS else MULTI_THRESHOLD
+        several = SIGNED if options.stepwise else MULTI_THRESHOLD
+        options = replace(options, neuron=several if options.timesteps > 1 else one)
+    if options.calibrator == DENSITY and options.kind == MULTI_THRESHOLD:
+        needed = asked == AUTO and options.timesteps == 1
+        why = f", which {levels} levels need," if needed else ""
+        raise UsageError(
+            f"the calibrator density places levels freely, those of multi-threshold neurons{why} "
+            "are multiples of one threshold; use mse, or scale neurons"
+        )
+    return options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata as distribution
 from pathlib import Path
@@ -13,8 +13,9 @@ import onnx
 from onnx import ModelProto
 
 from ..passes.analysis.time_rules import NotOverTimeError
-from ..passes.graph.graph import METADATA_PREFIX, export_network, import_model
+from ..passes.graph.graph import METADATA_PREFIX
 from ..passes.graph.network import Network, check
+from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.insert_quant_clip import insert_quant_clip
 from ..passes.neurons.neuron import Neuron, PassContext
 from ..passes.neurons.own_parameters import set_parameters
@@ -26,12 +27,12 @@ from .calibration.tuning.search_scale import scale_steps, search_scale
 from .calibration.tuning.shrink_levels import shrink_levels
 from .errors import DataError, ModelError
 from .front_end import Prepared, prepare
-from .options import CompileOptions, check_options
+from .options import CompileOptions
 from .progress import Progress
 from .report.data import CompileReport
 from .report.neurons import membrane_histograms, neuron_reports
 from .steps import Steps
-from .targets import TARGETS
+from .targets import TARGETS, resolve
 from .targets.target import Artifact, Quantised
 from .verify import verify
 
@@ -87,10 +88,12 @@ def compile_model(
     Raises:
         ModelError: the model is refused, or nothing in it could be converted.
         DataError: the calibration data are refused.
-        UsageError: options do not go together, or ``options.dump_dir`` cannot be used.
+        UsageError: the options cannot be used: see :func:`.targets.resolve`, or a package that they
+            need is missing, or ``options.dump_dir`` is no folder.
         VerificationError: the result falls short of ``options.min_agreement``, or a proof failed.
     """
-    chosen, progress = resolve(options or CompileOptions()), progress or Progress()
+    chosen = resolve(options or CompileOptions(), synthetic=calibration is None)
+    progress = progress or Progress()
     with (
         refusals_explained(calibration, chosen),
         prepare(model, calibration, chosen, progress) as prepared,
@@ -129,23 +132,13 @@ def compile_prepared(
     return CompileResult(artifact, report, prepared.external_data)
 
 
-def resolve(options: CompileOptions) -> CompileOptions:
-    """The options with every default, those of the target included.
-
-    Raises:
-        UsageError: an unknown value, a number out of range, or options that do not go together.
-    """
-    check_options(options)
-    return TARGETS[options.target].resolve(options)
-
-
 @contextmanager
 def refusals_explained(calibration: str | Path | None, options: CompileOptions) -> Iterator[None]:
     """Refusals say what else the user may do."""
     try:
         yield
     except NotOverTimeError as error:
-        delayed = error.stepwise and options.calibration.stepwise and not options.time_axis
+        delayed = error.stepwise and options.stepwise and not options.time_axis
         way_out = ", or with --firing delayed" if delayed else ""
         raise ModelError(f"{error}; compile it to one timestep{way_out}") from error
     except DataError as error:
@@ -170,27 +163,26 @@ def _calibrate(
     if options.levels_budget is not None:
         with steps("plan_levels"):
             levels, report.levels_budget = plan_levels(
-                *(analog, activations, prepared.seen, block, options.calibration),
-                *(options.levels_budget, progress),
+                analog, activations, prepared.seen, block, options, progress
             )
     with steps("calibrate") as step:
         calibrated = calibrate(
-            *(analog, activations, prepared.layers, prepared.seen, block, options.calibration),
-            *(options.corrections, progress, levels),
+            *(analog, activations, prepared.layers, prepared.seen, block),
+            *(options, progress, levels),
         )
         step.changes += calibrated.changes
     graph = import_model(analog)
     set_parameters(graph, calibrated.parameters)
     corrected, neurons = export_network(graph), dict(calibrated.neurons)
-    if options.search is not None and prepared.held is not None:
+    if prepared.held is not None:
         with steps("search_scale"):
             neurons, report.search = search_scale(
-                *(corrected, activations, neurons, *prepared.held, options.search, progress)
+                corrected, activations, neurons, *prepared.held, options, progress
             )
     if options.scale != 1:
         with steps("scale_steps"):
             neurons = scale_steps(activations, neurons, options.scale)
-    if options.calibration.timesteps == 1:  # several timesteps share the levels, all of them
+    if options.timesteps == 1:  # several timesteps share the levels, all of them
         with steps("shrink_levels") as step:
             neurons, changes = shrink_levels(
                 corrected, activations, neurons, prepared.samples, block, progress
@@ -214,18 +206,7 @@ def _new_report(prepared: Prepared, options: CompileOptions) -> CompileReport:
     return CompileReport(
         version=distribution.version("snn-compile"),
         model=prepared.model,
-        settings={
-            **asdict(options.calibration),
-            "corrections": asdict(options.corrections),
-            "shortcuts": options.shortcuts,
-            "encode": options.encode,
-            "encode_input": options.encode_input,
-            "scale": options.scale,
-            "time_axis": options.time_axis,
-            "binary_spikes": options.binary_spikes,
-            "target": options.target,
-            "seed": options.seed,
-        },
+        settings=options.settings(),
         calibration={
             "samples": samples.count,
             "origin": samples.origin,

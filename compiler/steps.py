@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..passes.graph.graph import Graph, PassResult, export_network
+from ..passes.graph.graph import Graph, PassResult
 from ..passes.graph.network import Network
+from ..passes.graph.surgeon import export_network
 from ..passes.lowering.function_bodies import function_bodies
 from .errors import SnnCompileError
 from .model_io.save import check_folder, save_network

@@ -1,4 +1,4 @@
-"""What the two commands share on the terminal: refusals, signals, progress, tables.
+"""What the two commands share on the terminal: help, refusals, signals, progress, tables.
 
 A reader that goes away (``| head``) ends the output, not the command. Where standard output cannot
 be written for another reason, a full disk for one, that is an error. What goes to stderr may get
@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -38,6 +39,38 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 #: Columns that no table needs: what rich measures a table against.
 _UNLIMITED = 100_000
+
+
+class GroupedCommand(click.Command):
+    """A command that shows its options in groups and keeps what was typed.
+
+    What was typed is ``context.meta["command"]``, fit for a shell.
+
+    Args:
+        groups: names of parameters by the title of their group, in the order of the help.
+    """
+
+    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **known: Any) -> None:
+        super().__init__(*args, **known)
+        self.groups = groups
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of each group, then those of none."""
+        records = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                records[parameter.name] = record
+        for title, names in self.groups.items():
+            with formatter.section(title):
+                formatter.write_dl([records.pop(name) for name in names])
+        with formatter.section("Other"):
+            formatter.write_dl(list(records.values()))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep what was typed, then parse it."""
+        ctx.meta["command"] = shlex.join([self.name or "", *args])
+        return super().parse_args(ctx, args)
 
 
 class _Stopped(BaseException):

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.running.session import make_session
 
 FOLDER = Path(__file__).resolve().parent
@@ -30,7 +29,7 @@ def main() -> None:
         images = data["image"][:COUNT]
     for name in NETWORKS:
         ann = onnx.load(FOLDER / f"{name}.onnx")
-        options = CompileOptions(corrections=Corrections(weights=False))
+        options = CompileOptions(compensation=False)
         snn = compile_model(ann, FOLDER / "digits_calibration.npz", options).model
         outputs = [
             make_session(model, optimise=False).run(None, {"image": images})[0]

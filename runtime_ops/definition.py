@@ -105,8 +105,8 @@ def neurons_below(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         if node.domain == DOMAIN:
             yield node
         for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from neurons_below(attribute.g)
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from neurons_below(body)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from snn_compile.compiler.model_io.load import load_source
 from snn_compile.compiler.options import CompileOptions
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.steps import Steps
-from snn_compile.passes.graph.graph import Graph, export_network, import_model
+from snn_compile.compiler.targets import resolve
+from snn_compile.passes.graph.graph import Graph
+from snn_compile.passes.graph.surgeon import export_network, import_model
 
 
 def model_from_text(text: str, opset: int = 17, seed: int = 0) -> ModelProto:
@@ -50,6 +52,11 @@ def run_model(
 def export_model(graph: Graph) -> ModelProto:
     """The model of a graph, with all weights inside."""
     return export_network(graph).attached()
+
+
+def resolved(**options: object) -> CompileOptions:
+    """Options as the stages of the compiler get them."""
+    return resolve(CompileOptions(**options))
 
 
 def assert_front_end_keeps_the_function(model: ModelProto, feed: dict[str, np.ndarray]) -> None:

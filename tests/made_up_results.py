@@ -131,7 +131,7 @@ def compilation(neurons: int = 2) -> CompileReport:
     return CompileReport(
         version="0.1.0",
         model={"file": "ann.onnx", "producer": "", "sha256": "4" * 64},
-        settings={"levels": 8, "corrections": {"bias": True}, "seed": 0},
+        settings={"levels": 8, "bias_correction": True, "percentile": None},
         calibration={"samples": 64, "origin": "64 samples", "synthetic": False},
         passes=[PassReport("fold_batchnorm", 0.1, ["a change"])],
         neurons=[

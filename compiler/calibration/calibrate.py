@@ -12,6 +12,7 @@ bodies of If, which cannot be cut out, are fitted to the ANN's values before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
@@ -22,6 +23,7 @@ from ...passes.graph.network import Network, is_detached
 from ...passes.graph.protos import initializers_below
 from ...passes.neurons.neuron import Neuron
 from ..errors import DataError
+from ..options import CompileOptions
 from ..progress import Progress
 from ..running.histograms import Watch, observe_samples
 from ..running.signed_histogram import SignedHistogram
@@ -29,9 +31,7 @@ from ..samples.files import Samples
 from .fitting.fit_neuron import fit_neuron
 from .fitting.membrane import Membrane
 from .fitting.watches import NotFiniteError, watch_of, watches_of
-from .options import CalibrationOptions, Corrections, check_options
 from .sequence.sequential import Calibrated, calibrate_sequentially
-from .tuning.levels_budget import with_levels
 
 
 def calibrate(
@@ -40,8 +40,7 @@ def calibrate(
     layers: Sequence[Layer],
     samples: Samples,
     size: int,
-    options: CalibrationOptions,
-    corrections: Corrections,
+    options: CompileOptions,
     progress: Progress,
     levels: Mapping[str, int] | None = None,
 ) -> Calibrated:
@@ -53,19 +52,16 @@ def calibrate(
         layers: what is corrected; see ``own_parameters``.
         samples: calibration samples.
         size: how many run at a time.
-        options: how neurons are chosen and fitted.
-        corrections: which errors are corrected.
+        options: resolved; how neurons are chosen and fitted, and which errors are corrected.
         progress: told how far it is.
         levels: numbers of levels other than the options', by the activation's output tensor.
 
     Raises:
         DataError: the network does not run on the samples, or gives NaN or inf.
-        UsageError: the options do not go together.
     """
-    check_options(options)
     fit = _NeuronFit(options, levels or {})
     made = {name for node in network.proto.graph.node for name in node.output}
-    outer = [a for a in activations if a.output in made] if corrections.any else []
+    outer = [a for a in activations if a.output in made] if options.corrects else []
     inner = [a for a in activations if a not in outer]
     try:
         result = _in_one_pass(network, inner, samples, size, fit, progress)
@@ -77,10 +73,9 @@ def calibrate(
                 samples,
                 size,
                 fit,
-                corrections,
+                options,
                 result.neurons,
                 progress,
-                options.timesteps if options.stepwise else 1,
             )
             found.neurons = result.neurons | found.neurons
             found.silent = result.silent + found.silent
@@ -102,7 +97,7 @@ class _NeuronFit:
         membranes: what the neurons were fitted to, by the activation's output tensor.
     """
 
-    def __init__(self, options: CalibrationOptions, levels: Mapping[str, int]) -> None:
+    def __init__(self, options: CompileOptions, levels: Mapping[str, int]) -> None:
         self._options, self._levels = options, levels
         self.membranes: dict[str, Membrane] = {}
 
@@ -114,7 +109,7 @@ class _NeuronFit:
         """The neuron for this distribution of its membrane potential."""
         options = self._options
         if activation.output in self._levels:
-            options = with_levels(options, self._levels[activation.output])
+            options = replace(options, levels=self._levels[activation.output])
         neuron = fit_neuron(activation, histogram, options)
         self.membranes[activation.output] = Membrane(histogram, neuron)
         return neuron

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...passes.graph.graph import export_network, import_model
 from ...passes.graph.network import Network
+from ...passes.graph.surgeon import export_network, import_model
 from ...passes.neurons.insert_quant_clip import insert_quant_clip
 from ...passes.neurons.neuron import Neuron, PassContext
 from ...passes.neurons.replace_activation import replace_activation

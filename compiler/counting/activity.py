@@ -28,12 +28,14 @@ import numpy as np
 from onnx import GraphProto, NodeProto
 
 from ...passes.graph.network import Network
+from ...passes.graph.protos import nodes_with_graphs
+from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...runtime_ops.scale_fire import spikes_of_levels
 from ..running.histograms import Observations, Watch, with_histograms
 from ..running.signed_histogram import SignedHistogram
-from .twins import Twins, neurons_with_graphs, raised_attributes
+from .twins import Twins, raised_attributes
 
 #: What a code is above an integer, so that rounding errors on either side keep its bin.
 _ABOVE = 0.25
@@ -76,7 +78,11 @@ class ActivityMeter:
         """
         twins = Twins(snn, "activity")
         counting = _Counting(twins)
-        self._counters = [counting.add(*found) for found in neurons_with_graphs(twins.proto.graph)]
+        self._counters = [
+            counting.add(home, node)
+            for home, node in nodes_with_graphs(twins.proto.graph)
+            if node.domain == DOMAIN
+        ]
         watches = [
             Watch(tensor, None, 1) for counter in self._counters for tensor in counter.tensors
         ]

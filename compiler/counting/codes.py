@@ -43,13 +43,14 @@ from ...passes.graph.graph import (
     Node,
     Tensor,
     bodies,
-    import_model,
     is_constant,
     is_standard,
     metadata,
+    paired_scopes,
     scopes,
 )
 from ...passes.graph.network import Network
+from ...passes.graph.surgeon import import_model
 from ...passes.lowering.spatial_to_temporal import INPUT_STEPS, OUTPUT, REPEATED, STANDS_FOR, TIME
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
@@ -237,12 +238,10 @@ class Codes:
 
     def _attach(self, graph: Graph, proto: GraphProto) -> None:
         """Pair the nodes of a graph and its bodies with those of the model."""
-        self._homes[id(graph)] = proto
-        for node, stored in zip(graph.nodes, proto.node, strict=True):
-            self._nodes[id(node)] = (proto, stored)
-            for attribute in stored.attribute:
-                if attribute.HasField("g"):
-                    self._attach(node.attrs[attribute.name], attribute.g)
+        for scope, home in paired_scopes(graph, proto):
+            self._homes[id(scope)] = home
+            for node, stored in zip(scope.nodes, home.node, strict=True):
+                self._nodes[id(node)] = (home, stored)
 
     def _find_span(self, tensor: Tensor) -> Span | None:
         producer = tensor.inputs[0] if tensor.inputs else None
@@ -300,11 +299,13 @@ class Codes:
         if metadata(node).get(TIME) != OUTPUT or spikes is None:
             return None
         chain, source = [], tensor
-        while node is not None and is_standard(node) and node.op in ("Reshape", "ReduceMean"):
+        while is_standard(node) and node.op in ("Reshape", "ReduceMean"):
             chain.append(node.op)
             source = node.inputs[0]
-            node = source.inputs[0] if source.inputs else None
-        if tuple(chain) not in _MEANS or node is None:
+            if not source.inputs:
+                return None
+            node = source.inputs[0]
+        if tuple(chain) not in _MEANS:
             return None
         fires = node.op == INTEGRATE_FIRE.name and node.domain == DOMAIN
         return source if fires and source.name == spikes else None

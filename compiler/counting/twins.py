@@ -145,16 +145,6 @@ def raised_attributes(neuron: NodeProto) -> dict[str, Any]:
     return attributes
 
 
-def neurons_with_graphs(graph: GraphProto) -> Iterator[tuple[GraphProto, NodeProto]]:
-    """Each neuron and the graph or body that it is in; nodes may be added meanwhile."""
-    for node in list(graph.node):
-        if node.domain == DOMAIN:
-            yield graph, node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from neurons_with_graphs(attribute.g)
-
-
 def _constants(network: Network) -> dict[str, np.ndarray]:
     """The values of all initializers by name, wherever they are held."""
     values = dict(network.weights)

@@ -13,8 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...passes.analysis.edges import Carries, EdgeAnalysis, is_linear, moves_values
-from ...passes.graph.graph import Node, Tensor, bodies, import_model, is_constant, scopes
+from ...passes.graph.graph import Node, Tensor, bodies, is_constant, scopes
 from ...passes.graph.network import Network
+from ...passes.graph.surgeon import import_model
 from ...runtime_ops.definition import DOMAIN
 from ..report.results import ResidueResult
 from ..running.probe import probe
@@ -61,4 +62,4 @@ def _values(node: Node) -> list[Tensor]:
 
 
 def _is_float(tensor: Tensor) -> bool:
-    return tensor.dtype is None or np.dtype(tensor.dtype) == np.float32
+    return tensor.dtype is None or tensor.dtype == np.float32

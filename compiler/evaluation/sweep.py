@@ -28,12 +28,12 @@ from onnx import ModelProto
 from ...passes.graph.network import Network
 from ..errors import SnnCompileError, UsageError
 from ..front_end import prepare
-from ..limits import MOST_LEVELS
-from ..options import CompileOptions
-from ..pipeline import compile_prepared, refusals_explained, resolve
+from ..options import MOST_LEVELS, CompileOptions
+from ..pipeline import compile_prepared, refusals_explained
 from ..progress import Progress
 from ..report.results import OutputResult, SweepPoint
 from ..report.sweep_points import accuracy_of, energy_of
+from ..targets import resolve
 
 #: What may be swept.
 LEVELS, SCALE = "levels", "scale"
@@ -58,8 +58,7 @@ class Setting:
     def applied(self, options: CompileOptions) -> CompileOptions:
         """The options with this setting."""
         if self.levels is not None:
-            calibration = replace(options.calibration, levels=self.levels)
-            options = replace(options, calibration=calibration)
+            options = replace(options, levels=self.levels)
         return options if self.scale is None else replace(options, scale=self.scale)
 
 
@@ -117,7 +116,8 @@ def sweep(
     pairs = []
     for setting in settings:
         with _naming(setting):
-            pairs.append((setting, resolve(setting.applied(options))))
+            chosen = resolve(setting.applied(options), synthetic=calibration is None)
+            pairs.append((setting, chosen))
     first, points = pairs[0][1], []
     with (
         refusals_explained(calibration, first),

@@ -17,8 +17,8 @@ import numpy as np
 from onnx import NodeProto
 
 from ...passes.analysis.time_rules import NotOverTimeError
-from ...passes.graph.graph import export_network, import_model
 from ...passes.graph.network import Network, constant_of
+from ...passes.graph.surgeon import export_network, import_model
 from ...passes.lowering.temporal_to_spatial import temporal_to_spatial
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE

@@ -32,6 +32,7 @@ from onnx import (
 )
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from ...passes.graph.protos import bodies_of
 from ..errors import ModelError
 from .protos import data_bytes, element_bits
 
@@ -123,9 +124,7 @@ def _in_attributes(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto
         if attribute.HasField("sparse_tensor"):
             yield from _in_sparse([attribute.sparse_tensor])
         yield from _in_sparse(attribute.sparse_tensors)
-        if attribute.HasField("g"):
-            yield from _in_graph(attribute.g)
-        for graph in attribute.graphs:
+        for graph in bodies_of(attribute):
             yield from _in_graph(graph)
 
 

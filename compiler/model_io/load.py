@@ -27,7 +27,7 @@ from ...passes.analysis.activations import (
     RECURRENT_OPS,
 )
 from ...passes.graph.network import Network, attach, check, detach
-from ...passes.graph.protos import nodes_below, nodes_of
+from ...passes.graph.protos import nodes_below
 from ..errors import ModelError
 from .external_data import external_tensors, read_external
 from .structure import check_source, check_structure
@@ -173,7 +173,7 @@ def _inline_functions(model: ModelProto, changes: list[str]) -> ModelProto:
 
 def _worth_inlining(functions: Iterable[FunctionProto]) -> set[tuple[str, str]]:
     """Functions that hold something to convert, or call one that does."""
-    bodies = {(f.domain, f.name): list(nodes_of(f)) for f in functions}
+    bodies = {(f.domain, f.name): list(nodes_below(f)) for f in functions}
     found = {
         key for key, nodes in bodies.items() if any(n.op_type in _WORTH_INLINING for n in nodes)
     }

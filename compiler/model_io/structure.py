@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import (
-    AttributeProto,
     FunctionProto,
     GraphProto,
     ModelProto,
@@ -39,6 +38,7 @@ from onnx import (
     numpy_helper,
 )
 
+from ...passes.graph.protos import bodies_of, nodes_below, reads
 from ...runtime_ops.definition import DOMAIN
 from ..errors import ModelError
 from .protos import (
@@ -308,7 +308,7 @@ def _check_nodes(scope: _Scope, context: _Context, outer: list[_Scope]) -> None:
             if attribute.name in names:
                 raise invalid(f"{where} has two attributes '{attribute.name}'; {_EXPORT}")
             names.add(attribute.name)
-            for graph in _graphs(attribute):
+            for graph in bodies_of(attribute):
                 place = f" in {attribute.name} of {where}"
                 inner = _Context(context.imports, context.functions, place, context.in_function)
                 _check_graph(graph, inner, [*outer, scope])
@@ -354,7 +354,7 @@ def _reaches(scope: _Scope, start: NodeProto, goal: NodeProto) -> bool:
     pending, seen = [goal], set()
     while pending:
         node = pending.pop()
-        for name in _reads(node):
+        for name in reads(node):
             position = scope.maker.get(name, -1)
             if position < 0 or position in seen:
                 continue
@@ -363,14 +363,6 @@ def _reaches(scope: _Scope, start: NodeProto, goal: NodeProto) -> bool:
             seen.add(position)
             pending.append(scope.nodes[position])
     return goal is start
-
-
-def _reads(node: NodeProto) -> Iterator[str]:
-    """The inputs of a node and of those inside its graphs."""
-    yield from node.input
-    for graph in (graph for attribute in node.attribute for graph in _graphs(attribute)):
-        for inner in graph.node:
-            yield from _reads(inner)
 
 
 def _check_outputs(
@@ -414,23 +406,10 @@ def _check_input(value: onnx.ValueInfoProto, initialised: set[str]) -> None:
         )
 
 
-def _graphs(attribute: AttributeProto) -> list[GraphProto]:
-    return [attribute.g, *attribute.graphs] if attribute.HasField("g") else list(attribute.graphs)
-
-
-def _nested(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes and those inside their graphs."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in _graphs(attribute):
-                yield from _nested(graph.node)
-
-
 def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    yield from _nested(model.graph.node)
+    yield from nodes_below(model.graph)
     for function in model.functions:
-        yield from _nested(function.node)
+        yield from nodes_below(function)
 
 
 # Functions --------------------------------------------------------------------------------------
@@ -486,9 +465,9 @@ def _check_calls(model: ModelProto, functions: dict[Key, FunctionProto]) -> None
     """Rule 5, calls: no recursion, and a bound on the model with all of them written out."""
     sizes: dict[Key, int] = {}
 
-    def size(nodes: Iterable[NodeProto], chain: tuple[Key, ...]) -> int:
+    def size(proto: GraphProto | FunctionProto, chain: tuple[Key, ...]) -> int:
         total = 0
-        for node in _nested(nodes):
+        for node in nodes_below(proto):
             total += 1
             key = _key(node, node.op_type)
             if key not in functions:
@@ -498,13 +477,13 @@ def _check_calls(model: ModelProto, functions: dict[Key, FunctionProto]) -> None
             if len(chain) >= MAX_CALLS:
                 raise ModelError(f"functions call each other {MAX_CALLS} deep; {_EXPORT} inlined")
             if key not in sizes:
-                sizes[key] = size(functions[key].node, (*chain, key))
+                sizes[key] = size(functions[key], (*chain, key))
             total += sizes[key]
         return total
 
     for key, function in functions.items():  # uncalled ones too: native code looks at them
-        sizes.setdefault(key, size(function.node, (key,)))
-    if size(model.graph.node, ()) > MAX_NODES:
+        sizes.setdefault(key, size(function, (key,)))
+    if size(model.graph, ()) > MAX_NODES:
         raise ModelError(
             f"with its functions written out the model has more than {MAX_NODES} nodes; {_EXPORT} "
             "without functions"

@@ -28,7 +28,7 @@ touched; the data of initializers are not needed, but where 4 asks for scales.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.helper import make_attribute, make_node
 from onnx.numpy_helper import from_array, to_array
 
+from ...passes.graph.protos import bodies_in, names_below, reads
 from ...runtime_ops.definition import MIN_OPSET
 from ..errors import ModelError
 
@@ -75,7 +76,7 @@ def upgrade(model: ModelProto) -> ModelProto:
         )
     _drop_inputs_with_initializers(model.graph)
     if opset < MIN_OPSET:
-        rewriter = _Rewriter(opset, _names(model), _inferred(model))
+        rewriter = _Rewriter(opset, names_below(model.graph), _inferred(model))
         rewriter.rewrite_graph(model.graph)
         _set_opset(model.opset_import)
     for function in model.functions:
@@ -86,7 +87,7 @@ def upgrade(model: ModelProto) -> ModelProto:
                 f"that is read; export the model with opset {MIN_OPSET} or newer"
             )
         if own < MIN_OPSET:
-            inner = _Rewriter(own, _function_names(function.node), GraphProto())
+            inner = _Rewriter(own, names_below(function), GraphProto())
             inner.rewrite_nodes(function.node, inner.types, set(function.output))
             _set_opset(function.opset_import)
     model.ir_version = max(model.ir_version, _MIN_IR)
@@ -133,29 +134,6 @@ def _drop_inputs_with_initializers(graph: GraphProto) -> None:
     if len(kept) < len(graph.input):
         del graph.input[:]
         graph.input.extend(kept)
-
-
-def _graphs(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == AttributeProto.GRAPHS:
-            yield from attribute.graphs
-
-
-def _function_names(nodes: Iterable[NodeProto]) -> set[str]:
-    names: set[str] = set()
-    for node in nodes:
-        names.update([node.name, *node.input, *node.output])
-        for graph in _graphs(node):
-            names.update(_initializer_names(graph), (value.name for value in graph.input))
-            names |= _function_names(graph.node)
-    return names
-
-
-def _names(model: ModelProto) -> set[str]:
-    names = _initializer_names(model.graph) | _function_names(model.graph.node)
-    return names | {value.name for value in [*model.graph.input, *model.graph.output]}
 
 
 def _inferred(model: ModelProto) -> GraphProto:
@@ -213,7 +191,7 @@ class _Rewriter:
     def _rewrite_body(self, graph: GraphProto, inferred: GraphProto, outer: _Types) -> None:
         types = outer.within(inferred)
         self._constants.update({tensor.name: tensor for tensor in graph.initializer})
-        bodies = [body for node in inferred.node for body in _graphs(node)]
+        bodies = [body for node in inferred.node for body in bodies_in(node)]
         self.rewrite_nodes(graph.node, types, {value.name for value in graph.output}, bodies)
 
     def rewrite_nodes(
@@ -226,9 +204,9 @@ class _Rewriter:
         """Replace the nodes of a repeated field; ``bodies`` are the inferred inner graphs."""
         result: list[NodeProto] = []
         remaining = iter(bodies or [])
-        read = outputs | {name for node in nodes for name in _read_by(node)}
+        read = outputs | {name for node in nodes for name in reads(node)}
         for node in nodes:
-            for body in _graphs(node):
+            for body in bodies_in(node):
                 self._rewrite_body(body, next(remaining, body), types)
             self._remember(node)
             if node.domain in _STANDARD:
@@ -264,14 +242,6 @@ class _Rewriter:
         if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
             return None
         return to_array(tensor)
-
-
-def _read_by(node: NodeProto) -> Iterator[str]:
-    yield from node.input
-    for graph in _graphs(node):
-        for inner in graph.node:
-            yield from _read_by(inner)
-        yield from (value.name for value in graph.output)
 
 
 @dataclass

@@ -34,7 +34,7 @@ from ...passes.analysis.activations import (
     is_shortcut,
 )
 from ...passes.analysis.edges import Carries, EdgeAnalysis, is_linear, signal_inputs
-from ...passes.graph.graph import Graph, Node, Tensor, is_constant, scopes
+from ...passes.graph.graph import Graph, Node, Tensor, is_constant, scopes, type_name
 from ...passes.graph.protos import nodes_below
 from ...passes.neurons.keep_activations import FOLLOWED
 
@@ -185,7 +185,7 @@ def _status(
         return "linear", KEPT, _OWN_INPUT
     if Carries.ANALOG in carried:
         wrong = [t for t in operands if analysis.of(t) == Carries.ANALOG]
-        types = sorted({"unknown" if t.dtype is None else np.dtype(t.dtype).name for t in wrong})
+        types = sorted({type_name(tensor) for tensor in wrong})
         analog = f"reads analog values of type {', '.join(types)}"
         return "linear", KEPT, analog if types != ["float32"] else "reads analog values"
     encoded = any(_comes_from(tensor, encoders) for tensor in operands)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from ...passes.graph.network import Network
+from ...passes.graph.protos import bodies_in
 
 
 def with_outputs(network: Network, names: Sequence[str]) -> Network:
@@ -54,24 +55,22 @@ def _lift(graph: GraphProto, name: str) -> str | None:
     for node in graph.node:
         if node.op_type != "If":
             continue
-        for attribute in node.attribute:
-            body = attribute.g
+        for body in bodies_in(node):
             inner = name if name in _visible(body) else _lift(body, name)
             if inner is not None:
-                return _add_output(node, attribute.name, inner)
+                return _add_output(node, body, inner)
     return None
 
 
-def _add_output(node: NodeProto, branch: str, inner: str) -> str:
+def _add_output(node: NodeProto, branch: GraphProto, inner: str) -> str:
     outer = f"{inner}.observed"
-    for attribute in node.attribute:
-        body = attribute.g
-        if attribute.name == branch and any(own.name == inner for own in body.output):
+    for body in bodies_in(node):
+        if body is branch and any(own.name == inner for own in body.output):
             # Of two outputs of a body that are one tensor the runtime fills only the first.
             copy = f"{outer}.copy"
             body.node.append(helper.make_node("Identity", [inner], [copy]))
             body.output.append(_value(copy))
-        elif attribute.name == branch:
+        elif body is branch:
             body.output.append(_value(inner))
         else:
             empty = f"{outer}.absent"

@@ -7,38 +7,18 @@ the very planes and decoders that were there.
 
 from __future__ import annotations
 
-from ...passes.graph.graph import Graph, PassResult, export_network, import_model
+from ...passes.graph.graph import Graph, PassResult
 from ...passes.graph.network import Network
 from ...passes.graph.protos import nodes_below
+from ...passes.graph.surgeon import export_network, import_model
 from ...passes.lowering.binary_spikes import (
     KINDS,
     MARK,
-    MAX_UNARY,
-    UNARY,
     TooManyLevels,
     binary_spikes,
 )
 from ...passes.lowering.join_planes import decoded_tensors, join_planes, same_tensor
-from ..errors import ModelError, UsageError
-
-
-def check_kind(kind: str, levels: int) -> None:
-    """Refuse a code that is none, or takes too much memory.
-
-    Args:
-        kind: how spikes are coded.
-        levels: of each neuron and polarity.
-
-    Raises:
-        UsageError: says what to choose instead.
-    """
-    if kind not in KINDS:
-        raise UsageError(f"no binary spikes are called {kind}; there are {' and '.join(KINDS)}")
-    if kind == UNARY and levels > MAX_UNARY:
-        raise UsageError(
-            f"unary spikes of {levels} levels take {levels} times the memory; choose bits, or at "
-            f"most {MAX_UNARY} levels"
-        )
+from ..errors import ModelError
 
 
 def with_planes(graph: Graph, kind: str) -> PassResult:

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from ...passes.graph.network import Network, copy_fields
-
-
-def reads(node: NodeProto) -> Iterator[str]:
-    """Names of the tensors a node reads, those its bodies take from outside included."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from _captured(body)
-
-
-def _captured(body: GraphProto) -> Iterator[str]:
-    own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-    own |= {name for node in body.node for name in node.output}
-    wanted = [name for node in body.node for name in reads(node)]
-    wanted += [value.name for value in body.output]
-    yield from (name for name in wanted if name not in own)
+from ...passes.graph.protos import reads
 
 
 def segment(network: Network, inputs: Mapping[str, int], outputs: Sequence[str]) -> Network:

@@ -7,8 +7,8 @@ levels become planes of binary spikes on request.
 
 from __future__ import annotations
 
-from ...passes.graph.graph import export_network, import_model
 from ...passes.graph.network import Network
+from ...passes.graph.surgeon import export_network, import_model
 from ...passes.lowering.function_bodies import function_bodies
 from ...passes.lowering.spatial_to_temporal import spatial_to_temporal
 from ..front_end import Prepared
@@ -39,7 +39,7 @@ class OnnxRuntime:
         Claims: the quantised ANN and the network of one timestep give the same bits, so do kernels
         and bodies of what is written, and ANN and SNN agree as far as the options ask.
         """
-        timesteps = options.calibration.timesteps
+        timesteps = options.timesteps
         graph = import_model(quantised.snn)
         if timesteps > 1:
             before = graph
@@ -48,7 +48,7 @@ class OnnxRuntime:
                 lambda: spatial_to_temporal(
                     before,
                     timesteps,
-                    delayed=not options.calibration.stepwise,
+                    delayed=not options.stepwise,
                     time_axis=options.time_axis,
                 ),
             )

@@ -35,12 +35,17 @@ from ..graph.graph import (
     Graph,
     Node,
     Tensor,
+    given,
     is_constant,
     is_standard,
+    may_be_float,
     metadata,
     scopes,
+    shape_of,
+    type_name,
+    values_of,
 )
-from ..graph.protos import nodes_of
+from ..graph.protos import nodes_below
 from .functions import ActivationFunction, NotANeuron, activation_function
 
 #: Functions of one value, in any domain that has them under this name.
@@ -168,7 +173,7 @@ def _inside_functions(graph: Graph) -> list[Kept]:
         Kept(node.name, node.op_type, f"inside the function {function.domain}.{function.name}")
         for function in graph.envelope.functions
         if function.domain != ANN_DOMAIN
-        for node in nodes_of(function)
+        for node in nodes_below(function)
         if node.op_type in ACTIVATION_OPS
     ]
 
@@ -177,16 +182,14 @@ def is_activation(node: Node) -> bool:
     """Whether the node applies a nonlinear function of one value to floats."""
     if node.op not in ACTIVATION_OPS or not node.inputs:
         return False
-    kind = node.inputs[0].dtype
-    return kind is None or np.dtype(kind).kind == "f"
+    return may_be_float(node.inputs[0])
 
 
 def _as_neuron(node: Node) -> Activation:
     x = node.inputs[0]
-    if x.dtype is None:
-        raise NotANeuron("its element type is unknown")
     if x.dtype != np.float32:
-        raise NotANeuron(f"its element type is {np.dtype(x.dtype).name}, neurons are float32")
+        what = type_name(x)
+        raise NotANeuron(f"its element type is {what}, neurons are float32")
     if is_constant(x):
         raise NotANeuron("its input is a constant")
     if _KEPT in metadata(node):
@@ -198,8 +201,8 @@ def _as_neuron(node: Node) -> Activation:
         raise NotANeuron("its slope is not finite")
     linear, upper = signed or node.op == "Relu" or is_encoder(node), np.inf
     if node.op == "Clip" and _clips_at_zero(node):
-        linear = True
-        upper = float(node.inputs[2].values.reshape(())) if _has(node, 2) else np.inf
+        linear, bound = True, given(node, 2)
+        upper = np.inf if bound is None else float(values_of(bound).reshape(()))
         # The largest float32 is how exporters write 'no upper bound'.
         upper = np.inf if upper >= np.finfo(np.float32).max else upper
         if upper < _SMALLEST_BOUND:
@@ -230,25 +233,24 @@ def _is_infinite_at_zero(node: Node, read: Tensor) -> bool:
 
 
 def _slope_is_finite(node: Node) -> bool:
-    slope = node.inputs[1] if node.op == "PRelu" else node.attrs.get("alpha", 0.01)
-    if node.op == "PRelu" and not is_constant(slope):
-        return True
-    return bool(np.all(np.isfinite(slope.values if node.op == "PRelu" else slope)))
-
-
-def _has(node: Node, index: int) -> bool:
-    return len(node.inputs) > index and not node.inputs[index].is_empty()
+    if node.op != "PRelu":
+        return bool(np.isfinite(node.attrs.get("alpha", 0.01)))
+    slope = node.inputs[1]
+    return not is_constant(slope) or bool(np.all(np.isfinite(slope.values)))
 
 
 def _clips_at_zero(node: Node) -> bool:
     """Whether a Clip is constant, 0 below, and above it no constant but a positive one."""
-    if not is_standard(node) or not _has(node, 1):
+    low, high = given(node, 1), given(node, 2)
+    if not is_standard(node) or low is None or not _is_one_value(low):
         return False
-    bounds = [node.inputs[i] for i in (1, 2) if _has(node, i)]
-    if not all(is_constant(bound) and bound.values.size == 1 for bound in bounds):
+    if high is not None and not (_is_one_value(high) and np.all(values_of(high) > 0)):
         return False
-    low, high = bounds[0].values, bounds[1].values if len(bounds) > 1 else np.inf
-    return bool(np.all(low == 0) and np.all(np.asarray(high) > 0))
+    return bool(np.all(values_of(low) == 0))
+
+
+def _is_one_value(tensor: Tensor) -> bool:
+    return is_constant(tensor) and tensor.values.size == 1
 
 
 def _channels(x: Tensor) -> tuple[int | None, int | None]:
@@ -296,5 +298,5 @@ def _channels_read(node: Node) -> tuple[int | None, int | None]:
 
 
 def _counted(x: Tensor, axis: int) -> tuple[int | None, int | None]:
-    count = x.shape[axis]
+    count = shape_of(x)[axis]
     return (axis, count) if isinstance(count, int) and count > 0 else (None, None)

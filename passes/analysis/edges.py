@@ -16,7 +16,7 @@ from enum import Enum
 
 import numpy as np
 
-from ..graph.graph import Graph, Node, Tensor, bodies, is_constant, is_standard
+from ..graph.graph import Graph, Node, Tensor, bodies, is_constant, is_standard, may_be_float
 from .activations import LINEAR_OPS
 
 
@@ -139,5 +139,4 @@ def is_linear(node: Node) -> bool:
     """Whether the node is a linear operator on floats."""
     if node.op not in LINEAR_OPS or not is_standard(node) or not node.inputs:
         return False
-    kind = node.inputs[0].dtype
-    return kind is None or np.dtype(kind).kind == "f"
+    return may_be_float(node.inputs[0])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard
+from ..graph.graph import Graph, Node, Tensor, given, is_constant, is_standard, values_of
 from .activations import is_activation, is_encoder
 
 _LAYER_OPS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
@@ -117,7 +117,7 @@ def _is_layer(node: Node) -> bool:
 
 def width(node: Node) -> int:
     """Number of output channels."""
-    shape = node.inputs[1].values.shape
+    shape = values_of(node.inputs[1]).shape
     if node.op == "Conv":
         return int(shape[0])
     if node.op == "ConvTranspose":
@@ -198,17 +198,18 @@ def _passes(node: Node) -> tuple[float, float]:
         return -np.inf, np.inf
     ends = [-np.inf, np.inf]
     for position in (1, 2):
-        if len(node.inputs) > position and not node.inputs[position].is_empty():
-            if not is_constant(node.inputs[position]):
+        bound = given(node, position)
+        if bound is not None:
+            if not is_constant(bound):
                 return -np.inf, np.inf
-            ends[position - 1] = float(node.inputs[position].values.reshape(()))
+            ends[position - 1] = float(bound.values.reshape(()))
     return ends[0], ends[1]
 
 
 def _geometry(node: Node) -> Geometry | None:
     if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None
-    kernel = tuple(int(size) for size in node.inputs[1].values.shape[2:])
+    kernel = tuple(int(size) for size in values_of(node.inputs[1]).shape[2:])
     axes = len(kernel)
 
     def attribute(name: str, default: int, count: int) -> tuple[int, ...]:

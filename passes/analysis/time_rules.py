@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph.graph import ANN_DOMAIN, Node, Tensor, bodies, is_constant, is_standard
+from ..graph.graph import ANN_DOMAIN, Node, Tensor, bodies, is_constant, is_standard, rank_of
 from .activations import ACTIVATION_OPS, NORMALISING_OPS
 
 
@@ -138,16 +138,12 @@ def _refused(node: Node, why: str) -> NotOverTimeError:
 
 def is_float(tensor: Tensor) -> bool:
     """Whether a tensor is known to hold floats."""
-    return tensor.dtype is not None and np.dtype(tensor.dtype).kind == "f"
-
-
-def _rank(tensor: Tensor) -> int | None:
-    return None if tensor.shape is None else len(tensor.shape)
+    return isinstance(tensor.dtype, np.dtype) and tensor.dtype.kind == "f"
 
 
 def _check_rows(node: Node, timed: set[int]) -> None:
     """Refuse what does not keep rows apart."""
-    ranks = {at: _rank(node.inputs[at]) for at in timed}
+    ranks = {at: rank_of(node.inputs[at]) for at in timed}
     if any(rank == 0 for rank in ranks.values()):
         raise _refused(node, "reads a scalar, which has no rows")
     mixes = "it mixes the rows of the batch"
@@ -159,7 +155,7 @@ def _check_rows(node: Node, timed: set[int]) -> None:
         raise _refused(node, mixes)
     if op == "Einsum":
         _check_einsum(node, timed)
-    if op == "Transpose" and _rank(node.outputs[0]) is None:
+    if op == "Transpose" and rank_of(node.outputs[0]) is None:
         raise _refused(node, "its rank is not known")
     if op in _ALONG and not moves_rows(node, timed):
         name, default = _ALONG[op]
@@ -181,7 +177,7 @@ def _check_rows(node: Node, timed: set[int]) -> None:
             raise _refused(node, mixes)
     if op == "Pad":
         _check_pad(node, mixes)
-    if op == "Expand" and (first is None or _rank(node.outputs[0]) != first):
+    if op == "Expand" and (first is None or rank_of(node.outputs[0]) != first):
         raise _refused(node, "it puts axes before the rows of the batch, or its rank is not known")
 
 
@@ -193,7 +189,7 @@ def _check_broadcast(node: Node, ranks: dict[int, int | None]) -> None:
     """Axis 0 of every input that depends on time has to be axis 0 of the output."""
     if len(node.inputs) < 2 or node.op not in BROADCASTING:
         return
-    every = [_rank(tensor) for tensor in node.inputs]
+    every = [rank_of(tensor) for tensor in node.inputs]
     if None in every:
         raise _refused(node, "its rank is not known")
     largest = max(rank for rank in every if rank is not None)

@@ -14,7 +14,8 @@ keep names, order and types. Postcondition: the graph is sorted topologically.
 
 from __future__ import annotations
 
-from ..graph.graph import Graph, PassResult, infer_shapes, scopes, tidy, unique_name
+from ..graph.graph import Graph, PassResult, scopes, tidy, unique_name
+from ..graph.surgeon import infer_shapes
 from .fold_constants import budget_for, fold_constants
 from .simplify import simplify
 

@@ -19,7 +19,10 @@ alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -27,21 +30,22 @@ import onnxruntime as ort
 from onnx import ModelProto, helper, numpy_helper
 
 from ..graph.graph import (
+    Constant,
     Graph,
     Node,
     Tensor,
-    add_node,
     bodies,
-    constant,
     is_constant,
     is_standard,
-    make_constant,
-    node_proto,
     unique_name,
-    variable,
+    values_of,
 )
 from ..graph.network import LARGE
+from ..graph.surgeon import add_node, constant, make_constant, node_proto, variable
 from .inline_if import inline_if
+
+#: One value for each output of a node, None for those nobody reads.
+_Results: TypeAlias = Sequence[np.ndarray | Constant | None]
 
 _LARGEST = 64 << 20
 _LARGEST_TOTAL = 1 << 30
@@ -111,8 +115,8 @@ class _Folder:
             if results is not None:
                 _replace(graph, node, results, is_body)
 
-    def _results(self, node: Node) -> list[np.ndarray | Tensor | None] | None:
-        """One value for each output, None for those nobody reads; None if it is to stay."""
+    def _results(self, node: Node) -> _Results | None:
+        """What it computes; None if it is to stay."""
         if node.op == "Constant":
             _give_type(node)
             value = node.attrs.get("value")
@@ -120,8 +124,9 @@ class _Folder:
         shape = _static_shape(node)
         if shape is not None:
             return [shape]
-        inputs = [tensor for tensor in node.inputs if not tensor.is_empty()]
-        if node.op in _KEPT or bodies(node) or not all(map(_is_plain, inputs)):
+        given = [tensor for tensor in node.inputs if not tensor.is_empty()]
+        inputs = [tensor for tensor in given if is_constant(tensor) and _is_plain(tensor)]
+        if node.op in _KEPT or bodies(node) or len(inputs) < len(given):
             return None
         if not node.outputs or not self._fits(node, inputs):
             return None
@@ -129,7 +134,7 @@ class _Folder:
             return _filled(node)
         return self._run(node)
 
-    def _fits(self, node: Node, inputs: list[Tensor]) -> bool:
+    def _fits(self, node: Node, inputs: list[Constant]) -> bool:
         given = sum(tensor.values.nbytes for tensor in inputs if any(tensor.values.strides))
         size = self._result_size(node)
         if size is None and node.op in _BOUNDED:
@@ -170,7 +175,7 @@ class _Folder:
 
     def _model(self, node: Node) -> ModelProto:
         """The node alone; small inputs are initializers, the others are fed."""
-        tensors = {tensor.name: tensor for tensor in node.inputs if not tensor.is_empty()}
+        tensors = {tensor.name: tensor for tensor in filter(is_constant, node.inputs)}
         inside = {name: t for name, t in tensors.items() if _nbytes(t) <= LARGE}
         inputs = [
             helper.make_tensor_value_info(
@@ -191,14 +196,14 @@ class _Folder:
         model.ir_version = self._ir_version
         return model
 
-    def _run(self, node: Node) -> list[np.ndarray | None] | None:
+    def _run(self, node: Node) -> _Results | None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         model = self._model(node)
         fed = {value.name for value in model.graph.input}
-        feed = {t.name: np.ascontiguousarray(t.values) for t in node.inputs if t.name in fed}
+        feed = {t.name: np.ascontiguousarray(values_of(t)) for t in node.inputs if t.name in fed}
         try:
             session = ort.InferenceSession(
                 model.SerializeToString(), options, ["CPUExecutionProvider"]
@@ -220,40 +225,36 @@ def _fills_weight(node: Node) -> bool:
     )
 
 
-def _values(node: Node, tensor: Tensor) -> np.ndarray:
-    values: np.ndarray = tensor.values
-    return values.reshape(()) if node.op == "Range" else values
+def _values(node: Node, tensor: Constant) -> np.ndarray:
+    return tensor.values.reshape(()) if node.op == "Range" else tensor.values
 
 
 def _range_size(node: Node) -> int | None:
-    if any(tensor.values.size != 1 for tensor in node.inputs):
+    inputs = [values_of(tensor) for tensor in node.inputs]
+    if any(values.size != 1 for values in inputs):
         return None
-    start, limit, delta = (float(tensor.values.item()) for tensor in node.inputs)
+    start, limit, delta = (float(values.item()) for values in inputs)
     if delta == 0 or not np.isfinite((limit - start) / delta):
         return None
-    return max(int(np.ceil((limit - start) / delta)), 0) * int(node.inputs[0].values.itemsize)
+    return max(int(np.ceil((limit - start) / delta)), 0) * inputs[0].itemsize
 
 
 def _used_outputs(node: Node) -> list[Tensor]:
     return [tensor for tensor in node.outputs if not tensor.is_empty()]
 
 
-def _nbytes(tensor: Tensor) -> int:
-    count = 1
-    for dim in tensor.shape:
-        count *= int(dim)
+def _nbytes(tensor: Constant) -> int:
+    count = math.prod(tensor.shape)
     dtype = tensor.dtype
     return count * (dtype.itemsize if isinstance(dtype, np.dtype) else 2)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """A constant of a type that numpy itself has."""
-    return (
-        is_constant(tensor) and isinstance(tensor.dtype, np.dtype) and tensor.dtype.kind in "fiub"
-    )
+def _is_plain(tensor: Constant) -> bool:
+    """Whether numpy itself has the element type."""
+    return isinstance(tensor.dtype, np.dtype) and tensor.dtype.kind in "fiub"
 
 
-def _replace(graph: Graph, node: Node, results: list[np.ndarray | None], is_body: bool) -> None:
+def _replace(graph: Graph, node: Node, results: _Results, is_body: bool) -> None:
     outputs = list(node.outputs)
     node.outputs.clear()
     node.inputs.clear()
@@ -283,13 +284,13 @@ def _give_type(node: Node) -> None:
             node.attrs["value"] = constant("", values)
 
 
-def _filled(node: Node) -> list[np.ndarray | None] | None:
+def _filled(node: Node) -> _Results | None:
     """All elements share one in memory."""
     value = node.attrs.get("value")
     fill = np.zeros(1, np.float32) if value is None else value.values
     if fill.dtype.kind not in "fiub" or fill.size != 1:
         return None
-    shape = tuple(int(dim) for dim in node.inputs[0].values)
+    shape = tuple(int(dim) for dim in values_of(node.inputs[0]))
     return [np.broadcast_to(fill.reshape(()), shape)]
 
 
@@ -298,7 +299,7 @@ def _static_shape(node: Node) -> np.ndarray | None:
         dims = _dims_of_shape(node)
         return _integers(dims) if dims is not None else None
     if node.op == "Size":
-        shape = _integers(node.inputs[0].shape)
+        shape = None if node.inputs[0].shape is None else _integers(node.inputs[0].shape)
         return None if shape is None else np.array(np.prod(shape), np.int64)
     if node.op in ("Gather", "Slice"):
         source = node.inputs[0].inputs
@@ -311,29 +312,28 @@ def _static_shape(node: Node) -> np.ndarray | None:
     return None
 
 
-def _dims_of_shape(node: Node) -> list[object] | None:
+def _dims_of_shape(node: Node) -> Sequence[object] | None:
     shape = node.inputs[0].shape
     if shape is None:
         return None
     return list(shape)[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
 
 
-def _integers(dims: object) -> np.ndarray | None:
-    if not isinstance(dims, (list, tuple)) or not all(isinstance(dim, int) for dim in dims):
-        return None
-    return np.array(dims, np.int64)
+def _integers(dims: Sequence[object]) -> np.ndarray | None:
+    known = [dim for dim in dims if isinstance(dim, int)]
+    return np.array(known, np.int64) if len(known) == len(dims) else None
 
 
-def _gathered(node: Node, dims: list[object]) -> np.ndarray | None:
-    index = node.inputs[1].values
+def _gathered(node: Node, dims: Sequence[object]) -> np.ndarray | None:
+    index = values_of(node.inputs[1])
     if index.size and not (index.min() >= -len(dims) and index.max() < len(dims)):
         return None
     picked = _integers([dims[i] for i in index.reshape(-1).tolist()])
     return None if picked is None else picked.reshape(index.shape)
 
 
-def _sliced(node: Node, dims: list[object]) -> np.ndarray | None:
-    given = [None if t.is_empty() else t.values.reshape(-1).tolist() for t in node.inputs[1:]]
+def _sliced(node: Node, dims: Sequence[object]) -> np.ndarray | None:
+    given = [None if t.is_empty() else values_of(t).reshape(-1).tolist() for t in node.inputs[1:]]
     starts, ends, _, steps = [*given, None, None, None][:4]
     if not starts or not ends or len(starts) != 1 or len(ends) != 1:
         return None

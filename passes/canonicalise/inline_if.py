@@ -18,12 +18,13 @@ from ..graph.graph import (
     Graph,
     Node,
     Tensor,
-    add_node,
     is_constant,
     replace_everywhere,
     scopes,
     unique_name,
+    values_of,
 )
+from ..graph.surgeon import add_node
 
 
 def inline_if(top: Graph, graph: Graph, node: Node) -> list[Node]:
@@ -37,7 +38,7 @@ def inline_if(top: Graph, graph: Graph, node: Node) -> list[Node]:
     Returns:
         The nodes that came in, in their order.
     """
-    taken = bool(np.all(node.inputs[0].values))
+    taken = bool(np.all(values_of(node.inputs[0])))
     body = node.attrs["then_branch" if taken else "else_branch"]
     outputs = list(node.outputs)
     node.attrs.clear()

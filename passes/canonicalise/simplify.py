@@ -27,7 +27,7 @@ The function computed is unchanged; -0.0 + 0 is 0.0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from onnx import helper
@@ -36,15 +36,16 @@ from ..graph.graph import (
     Graph,
     Node,
     Tensor,
-    add_node,
+    given,
     inherit,
     is_constant,
     is_standard,
+    rank_of,
     replace_everywhere,
     scopes,
     unique_name,
-    variable,
 )
+from ..graph.surgeon import add_node, variable
 from .transposed_chain import join_transposes
 
 
@@ -92,23 +93,10 @@ def _bypass(graph: Graph, node: Node, source: Tensor) -> bool:
         source.shape = result.shape
     if not is_constant(source) and source.dtype is None:
         source.dtype = result.dtype
-    _replace_in_all(graph, result, source)
+    replace_everywhere(graph, result, source)
     node.inputs.clear()
     node.outputs.clear()
     return True
-
-
-def _replace_in_all(graph: Graph, old: Tensor, new: Tensor) -> None:
-    """As ``replace_everywhere``; also where a body below returns the tensor."""
-    for scope in scopes(graph):
-        replace_everywhere(scope.graph, old, new)
-
-
-def _given(node: Node, index: int) -> Tensor | None:
-    """An optional input."""
-    if len(node.inputs) <= index or node.inputs[index].is_empty():
-        return None
-    return node.inputs[index]
 
 
 def _integers(tensor: Tensor | None) -> list[int] | None:
@@ -119,14 +107,10 @@ def _integers(tensor: Tensor | None) -> list[int] | None:
 
 
 def _static(tensor: Tensor) -> list[int] | None:
-    shape = tensor.shape
-    if shape is None or not all(isinstance(dim, int) and dim >= 0 for dim in shape):
+    if tensor.shape is None:
         return None
-    return list(shape)
-
-
-def _rank(tensor: Tensor) -> int | None:
-    return None if tensor.shape is None else len(tensor.shape)
+    known = [dim for dim in tensor.shape if isinstance(dim, int) and dim >= 0]
+    return known if len(known) == len(tensor.shape) else None
 
 
 def _first(node: Node) -> Tensor:
@@ -139,7 +123,7 @@ def _when(holds: bool, node: Node) -> Tensor | None:
 
 def _dropout(node: Node) -> Tensor | None:
     mask_used = len(node.outputs) > 1 and bool(node.outputs[1].outputs)
-    training = _given(node, 2)
+    training = given(node, 2)
     off = training is None or (is_constant(training) and not np.any(training.values))
     return _when(off and not mask_used, node)
 
@@ -165,7 +149,7 @@ def _same_shape(node: Node) -> Tensor | None:
 def _reshape(node: Node) -> Tensor | None:
     if _same_shape(node) is not None:
         return node.inputs[0]
-    shape, target = node.inputs[0].shape, _integers(_given(node, 1))
+    shape, target = node.inputs[0].shape, _integers(given(node, 1))
     if shape is None or target is None or len(shape) != len(target) or 0 in shape:
         return None
     copies = not node.attrs.get("allowzero", 0)
@@ -180,23 +164,23 @@ def _squeeze(node: Node) -> Tensor | None:
 
 
 def _same_rank(node: Node) -> Tensor | None:
-    rank = _rank(node.inputs[0])
-    return _when(rank is not None and rank == _rank(node.outputs[0]), node)
+    rank = rank_of(node.inputs[0])
+    return _when(rank is not None and rank == rank_of(node.outputs[0]), node)
 
 
 def _flatten(node: Node) -> Tensor | None:
-    two = _rank(node.inputs[0]) == 2 and node.attrs.get("axis", 1) in (1, -1)
+    two = rank_of(node.inputs[0]) == 2 and node.attrs.get("axis", 1) in (1, -1)
     return _when(two, node) or _same_shape(node)
 
 
 def _expand(node: Node) -> Tensor | None:
-    target, rank = _integers(_given(node, 1)), _rank(node.inputs[0])
+    target, rank = _integers(given(node, 1)), rank_of(node.inputs[0])
     ones = target is not None and rank is not None and len(target) <= rank and set(target) <= {1}
     return _when(ones, node) or _same_shape(node)
 
 
 def _transpose(node: Node) -> Tensor | None:
-    rank = _rank(node.inputs[0])
+    rank = rank_of(node.inputs[0])
     perm = node.attrs.get("perm")
     if perm is None:
         return _when(rank is not None and rank < 2, node)
@@ -204,21 +188,21 @@ def _transpose(node: Node) -> Tensor | None:
 
 
 def _tile(node: Node) -> Tensor | None:
-    repeats = _integers(_given(node, 1))
+    repeats = _integers(given(node, 1))
     return _when(repeats is not None and set(repeats) <= {1}, node)
 
 
 def _pad(node: Node) -> Tensor | None:
-    pads = _integers(_given(node, 1))
+    pads = _integers(given(node, 1))
     return _when(pads is not None and set(pads) <= {0}, node)
 
 
 def _slice(node: Node) -> Tensor | None:
-    starts, ends = _integers(_given(node, 1)), _integers(_given(node, 2))
+    starts, ends = _integers(given(node, 1)), _integers(given(node, 2))
     shape = node.inputs[0].shape
     if starts is None or ends is None or shape is None:
         return None
-    axes, steps = _given(node, 3), _given(node, 4)
+    axes, steps = given(node, 3), given(node, 4)
     along = list(range(len(starts))) if axes is None else _integers(axes)
     by = [1] * len(starts) if steps is None else _integers(steps)
     if along is None or by is None:
@@ -238,7 +222,7 @@ def _single(node: Node) -> Tensor | None:
 
 
 def _clip(node: Node) -> Tensor | None:
-    return _when(_given(node, 1) is None and _given(node, 2) is None, node)
+    return _when(given(node, 1) is None and given(node, 2) is None, node)
 
 
 def _neutral(value: float, commutes: bool) -> Callable[[Node], Tensor | None]:
@@ -260,11 +244,11 @@ def _neutral(value: float, commutes: bool) -> Callable[[Node], Tensor | None]:
     return check
 
 
-def _broadcasts_into(shape: tuple[int, ...], into: list[int | str]) -> bool:
+def _broadcasts_into(shape: Sequence[int], into: Sequence[int | str | None]) -> bool:
     if len(shape) > len(into):
         return False
     return all(
-        dim in (1, other) for dim, other in zip(reversed(shape), reversed(list(into)), strict=False)
+        dim in (1, other) for dim, other in zip(reversed(shape), reversed(into), strict=False)
     )
 
 
@@ -306,7 +290,7 @@ def _transpose_of_transpose(graph: Graph, node: Node) -> list[str]:
 
 def _reshape_of_reshape(_: Graph, node: Node) -> list[str]:
     first = _computed_by(node.inputs[0], "Reshape")
-    target = _integers(_given(node, 1))
+    target = _integers(given(node, 1))
     if first is None or target is None or 0 in target:  # 0 copies a dimension of its input
         return []
     node.inputs[0] = first.inputs[0]

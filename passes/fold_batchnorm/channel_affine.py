@@ -31,13 +31,13 @@ from ..graph.graph import (
     Graph,
     Node,
     Tensor,
-    add_node,
-    constant,
     is_constant,
     is_standard,
+    shape_of,
     unique_name,
-    variable,
+    values_of,
 )
+from ..graph.surgeon import add_node, constant, variable
 
 
 class Affine(NamedTuple):
@@ -109,14 +109,14 @@ def fold_into_producer(graph: Graph, linear: Linear, affine: Affine, output: Ten
     node, add = linear.node, linear.add
     weight = _own(node.inputs[1], "weight") if np.any(affine.scale != 1) else None
     if node.op in ("Conv", "ConvTranspose"):
-        dtype = node.inputs[1].dtype
+        dtype = values_of(node.inputs[1]).dtype
         shift = _bias(node, linear.channels) * affine.scale + affine.shift
         if weight is not None:
             _set(graph, node, 1, _scaled(node, weight, affine.scale), "weight")
         _set(graph, node, 2, shift.astype(dtype), "bias")
         node.outputs[0] = output
     elif node.op == "Gemm":
-        dtype = node.inputs[1].dtype
+        dtype = values_of(node.inputs[1]).dtype
         bias = _bias(node, linear.channels)
         shift = node.attrs.get("beta", 1.0) * bias * affine.scale + affine.shift
         if weight is not None:
@@ -137,7 +137,7 @@ def _fold_into_matmul(
     affine: Affine,
     output: Tensor,
 ) -> None:
-    dtype = matmul.inputs[1].dtype
+    dtype = values_of(matmul.inputs[1]).dtype
     if add is not None:
         position = 0 if is_constant(add.inputs[0]) else 1
         shift = _own(add.inputs[position], "bias") * affine.scale + affine.shift
@@ -249,7 +249,7 @@ def _pads(conv: Node) -> bool:
     if auto == "NOTSET":
         return any(conv.attrs.get("pads", []))
     # SAME with a kernel of one element has nothing to pad.
-    return auto != "VALID" and any(dim != 1 for dim in conv.inputs[1].shape[2:])
+    return auto != "VALID" and any(dim != 1 for dim in shape_of(conv.inputs[1])[2:])
 
 
 def _producer(graph: Graph, tensor: Tensor, what: str) -> Node:

@@ -29,15 +29,16 @@ from ..graph.graph import (
     Node,
     PassResult,
     Tensor,
-    add_node,
-    constant,
+    dtype_of,
     is_constant,
     is_standard,
     scopes,
+    shape_of,
     tidy,
     unique_name,
-    variable,
+    values_of,
 )
+from ..graph.surgeon import add_node, constant, variable
 from .channel_affine import (
     Affine,
     Linear,
@@ -171,18 +172,18 @@ def _affine_of_arithmetic(node: Node, position: int, values: np.ndarray) -> Affi
 
 
 def _affine(node: Node) -> Affine:
-    scale, bias, mean, var = (tensor.values.astype(np.float64) for tensor in node.inputs[1:5])
+    scale, bias, mean, var = (values_of(tensor).astype(np.float64) for tensor in node.inputs[1:5])
     factor = scale / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
     return Affine(factor, bias - mean * factor)
 
 
 def _channel_shape(node: Node, channels: int) -> list[int]:
     """[C, 1, ..., 1], so that it broadcasts along axis 1 of the input."""
-    return [channels] + [1] * (len(node.inputs[0].shape) - 2)
+    return [channels] + [1] * (len(shape_of(node.inputs[0])) - 2)
 
 
 def _rewrite_as_mul_add(graph: Graph, node: Node, affine: Affine) -> None:
-    dtype = node.inputs[1].values.dtype
+    dtype = values_of(node.inputs[1]).dtype
     shape = _channel_shape(node, len(affine.scale))
     factors = [
         constant(unique_name(graph, f"{node.name}.{what}"), values.astype(dtype).reshape(shape))
@@ -208,7 +209,7 @@ def _emit_affine(graph: Graph, node: Node) -> None:
         add_node(graph, op, unique_name(graph, f"{node.name}.{what}_op"), list(inputs), output)
         return output
 
-    dtype = gamma.dtype or np.float32
+    dtype = np.dtype(np.float32) if gamma.dtype is None else dtype_of(gamma)
     epsilon = constant(
         unique_name(graph, f"{node.name}.epsilon"),
         np.array(node.attrs.get("epsilon", 1e-5), dtype),

@@ -47,16 +47,13 @@ from ..graph.graph import (
     Node,
     PassResult,
     Tensor,
-    add_node,
-    constant,
-    infer_shapes,
     is_constant,
     metadata,
     scopes,
     tidy,
     unique_name,
-    variable,
 )
+from ..graph.surgeon import add_node, constant, infer_shapes, variable
 
 UNARY = "unary"
 BITS = "bits"

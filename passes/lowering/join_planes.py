@@ -15,7 +15,17 @@ import numpy as np
 
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.scale_fire import SCALE_FIRE
-from ..graph.graph import Graph, Node, PassResult, Tensor, is_constant, metadata, scopes, tidy
+from ..graph.graph import (
+    Graph,
+    Node,
+    PassResult,
+    Tensor,
+    is_constant,
+    metadata,
+    scopes,
+    tidy,
+    values_of,
+)
 from .binary_spikes import MARK
 
 
@@ -85,7 +95,7 @@ def _restore_levels(neuron: Node, where: Node) -> None:
 
 
 def _same_values(ours: Tensor, theirs: Tensor) -> bool:
-    first, second = (np.ascontiguousarray(tensor.values) for tensor in (ours, theirs))
+    first, second = (np.ascontiguousarray(values_of(tensor)) for tensor in (ours, theirs))
     return (first.dtype, first.shape) == (second.dtype, second.shape) and (
         first.tobytes() == second.tobytes()
     )

@@ -49,18 +49,18 @@ from ..graph.graph import (
     Node,
     PassResult,
     Tensor,
-    add_node,
     bodies,
-    constant,
-    infer_shapes,
+    dtype_of,
     is_constant,
     metadata,
     opset_version,
     scopes,
+    shape_of,
     tidy,
     unique_name,
-    variable,
+    values_of,
 )
+from ..graph.surgeon import add_node, constant, infer_shapes, variable
 
 #: Behind the last element of any list of lengths.
 _END = 1 << 30
@@ -99,6 +99,13 @@ class _Views:
 
     step: Tensor | None = None
     mean: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """The one that there is, ``step`` where there are both."""
+        rows = self.mean if self.step is None else self.step
+        assert rows is not None
+        return rows
 
 
 def spatial_to_temporal(
@@ -203,7 +210,7 @@ class _Rewriting:
     def _fire(self, node: Node, delayed: bool) -> None:
         x, theta = node.inputs
         positive, negative = (count // self._steps for count in _levels(node))
-        values = np.asarray(theta.values)
+        values = values_of(theta)
         scaled = np.asarray(values * values.dtype.type(self._steps), values.dtype)
         node.op = INTEGRATE_FIRE.name
         node.attrs.update(levels_pos=positive, levels_neg=negative, timesteps=self._steps)
@@ -257,7 +264,7 @@ class _Rewriting:
         if node.op == "Gather":
             node.attrs["axis"] = 1
         else:
-            order = node.attrs.get("perm", range(len(y.shape))[::-1])
+            order = node.attrs.get("perm", range(len(shape_of(y)))[::-1])
             node.attrs["perm"] = [0, *(int(axis) + 1 for axis in order)]
         metadata(node)[TIME] = UNFOLDED
         moved = variable(unique_name(self._graph, f"{y.name}.{UNFOLDED}"))
@@ -275,7 +282,7 @@ class _Rewriting:
     def _shape_without_time(self, node: Node) -> None:
         """Shape or Size of what depends on time."""
         views, asked = self._views[id(node.inputs[0])], node.outputs[0]
-        node.inputs[0] = views.step or views.mean
+        node.inputs[0] = views.rows
         if node.op == "Shape" and int(node.attrs.get("start", 0)) != 0:
             return
         readers = list(asked.outputs)
@@ -317,25 +324,25 @@ class _Rewriting:
         views = self._views[id(tensor)]
         if views.step is None:
             self._check_float(tensor)
-            chain = _Chain(self._graph, views.mean, "steps")
-            table = chain.node("Reshape", views.mean, self._integers([self._steps, -1]))
+            chain = _Chain(self._graph, views.rows, "steps")
+            table = chain.node("Reshape", views.rows, self._integers([self._steps, -1]))
             sums = chain.node("Mul", table, self._counts(tensor))
             zero, last = self._integers([0]), self._integers([self._steps - 1])
             earlier = chain.node("Slice", sums, zero, last, zero)
             before = chain.node("Pad", earlier, self._integers([1, 0, 0, 0]))
             steps = chain.node("Sub", sums, before)
-            views.step = chain.end("Reshape", steps, chain.node("Shape", views.mean))
+            views.step = chain.end("Reshape", steps, chain.node("Shape", views.rows))
         return views.step
 
     def _mean(self, tensor: Tensor) -> Tensor:
         views = self._views[id(tensor)]
         if views.mean is None:
             self._check_float(tensor)
-            chain = _Chain(self._graph, views.step, "means")
-            table = chain.node("Reshape", views.step, self._integers([self._steps, -1]))
+            chain = _Chain(self._graph, views.rows, "means")
+            table = chain.node("Reshape", views.rows, self._integers([self._steps, -1]))
             sums = chain.node("CumSum", table, self._integers(0))
             means = chain.node("Div", sums, self._counts(tensor))
-            views.mean = chain.end("Reshape", means, chain.node("Shape", views.step))
+            views.mean = chain.end("Reshape", means, chain.node("Shape", views.rows))
         return views.mean
 
     def _check_float(self, tensor: Tensor) -> None:
@@ -405,7 +412,7 @@ class _Rewriting:
     def _mean_of_all(self, views: _Views, tensor: Tensor, into: Tensor) -> None:
         """The mean over all steps, without time."""
         chain = _Chain(self._graph, tensor, OUTPUT, into)
-        rows = views.step if views.step is not None else views.mean
+        rows = views.rows
         if views.step is not None:
             self._check_float(tensor)
             result = self._mean_over_steps(chain, rows)
@@ -440,7 +447,7 @@ class _Rewriting:
 
     def _counts(self, tensor: Tensor) -> Tensor:
         """1 to T in a column, in the tensor's element type."""
-        return self._constant(np.arange(1, self._steps + 1, dtype=tensor.dtype)[:, None])
+        return self._constant(np.arange(1, self._steps + 1, dtype=dtype_of(tensor))[:, None])
 
     def _constant(self, values: np.ndarray) -> Tensor:
         key = str(values.dtype), values.shape, values.tobytes()
@@ -523,11 +530,8 @@ def _with_rows(node: Node, timed: set[int]) -> list[int]:
         others = [at for at in others if at == 2]
     elif node.op not in BROADCASTING or (node.op == "MatMul" and largest < _BATCHED_RANK):
         return []
-    return [
-        at
-        for at in others
-        if len(node.inputs[at].shape) == largest and node.inputs[at].shape[0] != 1
-    ]
+    shapes = {at: shape_of(node.inputs[at]) for at in others}
+    return [at for at, shape in shapes.items() if len(shape) == largest and shape[0] != 1]
 
 
 def _put_axis(graph: Graph, tensor: Tensor, steps: int) -> None:

@@ -22,13 +22,13 @@ from ..graph.graph import (
     Graph,
     Node,
     PassResult,
-    constant,
     is_constant,
     metadata,
     replace_everywhere,
     tidy,
     unique_name,
 )
+from ..graph.surgeon import constant
 from .spatial_to_temporal import INPUT_STEPS, OUTPUT, OUTPUT_STEPS, STANDS_FOR, TIME, UNFOLDED
 
 
@@ -67,7 +67,7 @@ def temporal_to_spatial(graph: Graph) -> PassResult:
             else:
                 node.attrs["axis"] -= 1
             del metadata(node)[TIME]
-    tensors = graph.tensors()
+    tensors = dict(graph.tensors())
     for node in list(graph.nodes):
         stands_for = metadata(node).get(STANDS_FOR)
         if stands_for is None:

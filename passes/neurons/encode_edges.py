@@ -18,17 +18,8 @@ import numpy as np
 
 from ..analysis.activations import find_activations, mark_encoder
 from ..analysis.edges import Carries, EdgeAnalysis, is_linear, moved, moves_values, signal_inputs
-from ..graph.graph import (
-    Graph,
-    Node,
-    PassResult,
-    Tensor,
-    add_node,
-    scopes,
-    tidy,
-    unique_name,
-    variable,
-)
+from ..graph.graph import Graph, Node, PassResult, Tensor, scopes, tidy, unique_name
+from ..graph.surgeon import add_node, variable
 
 
 def encode_edges(graph: Graph, encode_input: bool = False) -> PassResult:

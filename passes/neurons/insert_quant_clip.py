@@ -34,15 +34,14 @@ from ..graph.graph import (
     Node,
     PassResult,
     Tensor,
-    add_node,
-    constant,
     inherit,
     metadata,
     scopes,
+    shape_of,
     tidy,
     unique_name,
-    variable,
 )
+from ..graph.surgeon import add_node, constant, variable
 from .neuron import (
     DualNeuron,
     Neuron,
@@ -165,7 +164,7 @@ class _Chain:
         self._graph, self._output, self._v0 = graph, output, neuron.v0
         shape = neuron.theta.shape
         if shape:  # [C] broadcasts along the channel axis as [C, 1, ..., 1]
-            shape = (shape[0], *[1] * (len(output.shape) - neuron.axis - 1))
+            shape = (shape[0], *[1] * (len(shape_of(output)) - neuron.axis - 1))
         self.theta = constant(self._name("theta"), neuron.theta.reshape(shape))
 
     def _name(self, what: str) -> str:

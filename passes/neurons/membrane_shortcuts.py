@@ -21,17 +21,8 @@ from __future__ import annotations
 
 from ..analysis.activations import find_activations, is_activation, mark_shortcut
 from ..analysis.edges import is_linear, moved, moves_values
-from ..graph.graph import (
-    Graph,
-    Node,
-    PassResult,
-    Tensor,
-    add_node,
-    scopes,
-    tidy,
-    unique_name,
-    variable,
-)
+from ..graph.graph import Graph, Node, PassResult, Tensor, scopes, tidy, unique_name
+from ..graph.surgeon import add_node, variable
 
 #: What reads no value of the tensor.
 _NO_SIGNAL = frozenset(["Shape", "Size"])

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..analysis.layers import bias_add, constant_position, layer_nodes, width
-from ..graph.graph import Graph, Node, PassResult, add_node, constant, tidy, unique_name, variable
+from ..graph.graph import Graph, Node, PassResult, is_constant, tidy, unique_name, values_of
+from ..graph.surgeon import add_node, constant, variable
 
 
 def own_parameters(graph: Graph) -> PassResult:
@@ -46,7 +47,9 @@ def set_parameters(graph: Graph, values: Mapping[str, np.ndarray]) -> None:
     """Give parameters of layers new values, by name."""
     tensors = graph.tensors()
     for name, array in values.items():
-        tensors[name].values = array
+        tensor = tensors[name]
+        assert is_constant(tensor)
+        tensor.values = array
 
 
 def _append_bias(graph: Graph, node: Node) -> Node:
@@ -63,4 +66,4 @@ def _own(graph: Graph, node: Node, position: int) -> None:
     tensor = node.inputs[position]
     if len(tensor.outputs) > 1 or tensor in graph.outputs:
         name = unique_name(graph, f"{node.name}.{tensor.name}")
-        node.inputs[position] = constant(name, tensor.values.copy())
+        node.inputs[position] = constant(name, values_of(tensor).copy())

@@ -36,16 +36,17 @@ from ..graph.graph import (
     Node,
     PassResult,
     Tensor,
-    add_node,
-    constant,
     inherit,
     is_constant,
     is_standard,
     metadata,
+    rank_of,
     scopes,
     tidy,
     unique_name,
+    values_of,
 )
+from ..graph.surgeon import add_node, constant
 from .staircase_chain import match_staircase, per_channel
 
 
@@ -123,7 +124,7 @@ def _replace_chain(graph: Graph, last: Node) -> Node | None:
     count = _count(graph, clip)
     if count is None or count.levels < 1 or not np.array_equal(theta[0], count.theta):
         return None
-    values, axis = _usable(theta[0], last.outputs[0].shape)
+    values, axis = _usable(theta[0], rank_of(last.outputs[0]))
     if values is None or not _reaches(count, values):
         return None
     x, end, negative = count.activation.inputs[0], last, False
@@ -164,7 +165,7 @@ def _replace_signed_chain(graph: Graph, last: Node) -> Node | None:
         return None
     if not all(np.array_equal(theta[0], count.theta) for count in (above, below)):
         return None
-    values, axis = _usable(theta[0], last.outputs[0].shape)
+    values, axis = _usable(theta[0], rank_of(last.outputs[0]))
     if values is None:
         return None
     neuron = _Neuron(x, values, axis, above.levels, below.levels, above.v0)
@@ -206,9 +207,9 @@ def _count(graph: Graph, clip: Node | None) -> _Count | None:
     return _Count(activation, divisor[0], int(high), fraction)
 
 
-def _usable(theta: np.ndarray, shape: list[int] | None) -> tuple[np.ndarray | None, int]:
+def _usable(theta: np.ndarray, rank: int | None) -> tuple[np.ndarray | None, int]:
     """The threshold as () or [C], and its axis; None where it cannot be one."""
-    values, axis = per_channel(theta, shape)
+    values, axis = per_channel(theta, rank)
     if values is None or not np.all(np.isfinite(values)) or not np.all(values > 0):
         return None, axis
     return values, axis
@@ -238,7 +239,7 @@ def _step(
     producer = _sole_producer(graph, first)
     if producer is None:
         return None, []
-    return producer, [tensor.values for tensor in constants]
+    return producer, [values_of(tensor) for tensor in constants]
 
 
 def _reaches(count: _Count, theta: np.ndarray) -> bool:
@@ -252,7 +253,7 @@ def _reaches(count: _Count, theta: np.ndarray) -> bool:
         return True
     if activation.op != "Clip" or not all(is_constant(t) for t in activation.inputs[1:]):
         return False
-    bounds = [float(tensor.values.reshape(())) for tensor in activation.inputs[1:]]
+    bounds = [float(values_of(tensor).reshape(())) for tensor in activation.inputs[1:]]
     if not bounds or bounds[0] != 0:
         return False
     upper = np.float32(bounds[1] if len(bounds) > 1 else np.inf)

@@ -24,13 +24,13 @@ from ..graph.graph import (
     Graph,
     Node,
     Tensor,
-    add_node,
-    constant,
     is_constant,
     is_standard,
+    rank_of,
+    shape_of,
     unique_name,
-    variable,
 )
+from ..graph.surgeon import add_node, constant, variable
 
 
 class Staircase(NamedTuple):
@@ -56,7 +56,7 @@ def emit_staircase(graph: Graph, staircase: Staircase, output: Tensor, name: str
 
     x, scale = staircase.x, staircase.scale
     if scale.ndim:  # [C] broadcasts along the channel axis as [C, 1, ..., 1]
-        scale = scale.reshape(-1, *[1] * (len(x.shape) - staircase.axis - 1))
+        scale = scale.reshape(-1, *[1] * (len(shape_of(x)) - staircase.axis - 1))
     factor = scalar("scale", scale)
     level = scalar("level_0", staircase.levels[0])
     for i, (threshold, value) in enumerate(
@@ -92,7 +92,7 @@ def match_staircase(graph: Graph, last: Node) -> Staircase | None:
     ascending, reached = (
         np.array(values, np.float32).reshape(-1)[::-1] for values in (thresholds, levels)
     )
-    scale, axis = per_channel(factor.values, x.shape)
+    scale, axis = per_channel(factor.values, rank_of(x))
     if scale is None or not _usable(scale, ascending, reached):
         return None
     return Staircase(x, scale, ascending, reached, axis)
@@ -135,11 +135,11 @@ def _usable(scale: np.ndarray, thresholds: np.ndarray, levels: np.ndarray) -> bo
     )
 
 
-def per_channel(values: np.ndarray, shape: list[int] | None) -> tuple[np.ndarray | None, int]:
+def per_channel(values: np.ndarray, rank: int | None) -> tuple[np.ndarray | None, int]:
     """``values`` as () or [C], and the channel axis that their broadcast shape speaks of."""
     if values.size == 1:
         return values.reshape(()), 1
     wide = [i for i, length in enumerate(values.shape) if length != 1]
-    if shape is None or len(wide) != 1 or values.ndim > len(shape):
+    if rank is None or len(wide) != 1 or values.ndim > rank:
         return None, 1
-    return values.reshape(-1), len(shape) - values.ndim + wide[0]
+    return values.reshape(-1), rank - values.ndim + wide[0]

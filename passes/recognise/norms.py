@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph.graph import Node, Tensor, is_constant
+from ..graph.graph import Node, Tensor, is_constant, shape_of, values_of
 from .patterns import Match, MatchScope, scalar, with_scalar
 
 _FLOATS = (np.float16, np.float32, np.float64)
@@ -145,7 +145,7 @@ def _axes(mean: Node) -> tuple[int, ...] | None:
     shape = mean.inputs[0].shape
     if shape is None and any(axis >= 0 for axis in axes):
         return None
-    counted = sorted(axis if axis < 0 else axis - len(shape) for axis in axes)
+    counted = sorted(axis if axis < 0 else axis - len(shape_of(mean.inputs[0])) for axis in axes)
     return tuple(counted) if counted == list(range(-len(counted), 0)) else None
 
 
@@ -242,7 +242,7 @@ def _norm(
     for what, tensor in (("scale", scale), ("bias", bias)):
         if tensor is None and what == "bias":
             continue
-        values = np.ones(1) if tensor is None else tensor.values
+        values = np.ones(1) if tensor is None else values_of(tensor)
         values = values.reshape(values.shape[-len(core.axes) :])
         if np.broadcast_shapes(values.shape, shape) != shape:
             return None
@@ -256,13 +256,14 @@ def _normalised_shape(
     x: Tensor, axes: tuple[int, ...], scale: Tensor | None
 ) -> tuple[int, ...] | None:
     if x.shape is not None:
-        shape = tuple(x.shape[-len(axes) :])
-        if all(isinstance(dim, int) and dim > 0 for dim in shape):
+        shape = tuple(dim for dim in x.shape[-len(axes) :] if isinstance(dim, int) and dim > 0)
+        if len(shape) == min(len(axes), len(x.shape)):
             return shape
     # A scale that is not broadcast has the shape, unless a length of 1 hides it.
-    if scale is None or any(n == 1 for n in scale.values.shape[-len(axes) :]):
+    values = np.ones(1) if scale is None else values_of(scale)
+    if 1 in values.shape[-len(axes) :]:
         return None
-    return tuple(scale.values.shape) if scale.values.ndim == len(axes) else None
+    return values.shape if values.ndim == len(axes) else None
 
 
 def _keras(scope: MatchScope, last: Node) -> Match | None:
@@ -286,7 +287,7 @@ def _keras(scope: MatchScope, last: Node) -> Match | None:
 def _shifts(scope: MatchScope, tensor: Tensor) -> list[tuple[Node, bool, Tensor, tuple[Node, ...]]]:
     """(product, negated, bias, nodes): bias - product, or bias + product of a negated factor."""
     sub, add = scope.producer(tensor, "Sub"), scope.producer(tensor, "Add")
-    found = []
+    found: list[tuple[Node, bool, Tensor, tuple[Node, ...]]] = []
     if sub is not None:
         product = scope.producer(sub.inputs[1], "Mul")
         if product is not None:

@@ -29,14 +29,14 @@ from ..graph.graph import (
     Graph,
     Node,
     PassResult,
-    add_node,
-    constant,
     define_function,
+    dtype_of,
     inherit,
     opset_version,
+    scopes,
     unique_name,
-    variable,
 )
+from ..graph.surgeon import add_node, constant, variable
 from .activations import match_activation
 from .ann_functions import ann_function
 from .norms import match_norm
@@ -75,10 +75,10 @@ def recognise(graph: Graph) -> PassResult:
     opset = opset_version(graph)
     if opset < _OLDEST_OPSET:
         return PassResult(graph, [f"decomposed activations: left as they are in opset {opset}"])
-    scopes = [graph, *graph.subgraphs(recursive=True)]
-    visible = {id(tensor) for scope in scopes for tensor in scope.outputs}
+    every = [scope.graph for scope in scopes(graph)]
+    visible = {id(tensor) for scope in every for tensor in scope.outputs}
     changes: list[str] = []
-    for scope in scopes:
+    for scope in every:
         changes += _recognise_in(graph, MatchScope(scope, visible))
     return PassResult(graph, changes)
 
@@ -144,7 +144,7 @@ def _emit(main: Graph, scope: MatchScope, match: Match) -> Node:
         else:
             what, values = item
             name = unique_name(main, f"{last.name}.{what}")
-            inputs.append(constant(name, values.astype(x.dtype)))
+            inputs.append(constant(name, values.astype(dtype_of(x))))
     result = last.outputs[0]
     result.inputs.clear()
     domain = ANN_DOMAIN if is_function else None

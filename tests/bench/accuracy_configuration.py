@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
-from snn_compile.compiler.pipeline import CompileOptions
+from snn_compile.compiler import CompileOptions
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class Configuration:
         seed: chooses the calibration samples, or makes them up where there are none.
         calibration: number of calibration samples; 0 for none.
         test: number of test samples.
-        options: fields of CompileOptions, CalibrationOptions and Corrections by name, where they
-            are not the defaults; the method of a quantisation.
+        options: fields of CompileOptions by name, where they are not the defaults; the method of a
+            quantisation.
     """
 
     what: str
@@ -35,26 +34,14 @@ class Configuration:
         """For JSON."""
         return asdict(self)
 
+    def compile_options(self) -> CompileOptions:
+        """What to compile with.
 
-def compile_options(chosen: dict[str, Any], seed: int) -> CompileOptions:
-    """Options whose fields have these values.
-
-    Raises:
-        ValueError: no options have such a field.
-    """
-    left = dict(chosen)
-
-    def take(kind: type) -> dict[str, Any]:
-        return {f.name: left.pop(f.name) for f in fields(kind) if f.name in left}
-
-    parts = {
-        "calibration": CalibrationOptions(**take(CalibrationOptions)),
-        "corrections": Corrections(**take(Corrections)),
-    }
-    options = CompileOptions(**parts, **take(CompileOptions), seed=seed)
-    if left:
-        raise ValueError(f"there is no option {', '.join(left)}")
-    return options
+        Raises:
+            TypeError: the compiler has no such option.
+        """
+        seed = {} if self.calibration else {"seed": self.seed}
+        return CompileOptions(**self.options, **seed)
 
 
 def pack(bits: np.ndarray) -> str:

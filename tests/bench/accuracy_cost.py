@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from accuracy_configuration import compile_options
 from onnx import ModelProto
-from snn_compile.compiler import compile_model
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.evaluation.latency_child import peak_memory
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.samples.files import FileSamples, input_specs
@@ -25,12 +24,12 @@ _BATCH = 32
 
 
 def measure_calibration(
-    model: ModelProto, samples: Path, folder: Path, options: dict[str, Any], seed: int
+    model: ModelProto, samples: Path, folder: Path, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Plain inference over the samples, and the step ``calibrate`` of compiling with them."""
     path = _write(model, folder)
-    plain = _child("plain", path, samples, options, seed)
-    compiled = _child("compile", path, samples, options, seed)
+    plain = _child("plain", path, samples, options)
+    compiled = _child("compile", path, samples, options)
     return {
         "plain_seconds": plain["seconds"],
         "plain_peak": plain["peak"],
@@ -40,10 +39,10 @@ def measure_calibration(
 
 
 def measure_whole(
-    model: ModelProto, samples: Path, folder: Path, options: dict[str, Any], seed: int
+    model: ModelProto, samples: Path, folder: Path, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Compiling, all of it."""
-    compiled = _child("compile", _write(model, folder), samples, options, seed)
+    compiled = _child("compile", _write(model, folder), samples, options)
     return {"seconds": compiled["seconds"], "peak": compiled["peak"], "steps": compiled["steps"]}
 
 
@@ -53,16 +52,14 @@ def _write(model: ModelProto, folder: Path) -> Path:
     return path
 
 
-def _child(
-    what: str, model: Path, samples: Path, options: dict[str, Any], seed: int
-) -> dict[str, Any]:
+def _child(what: str, model: Path, samples: Path, options: dict[str, Any]) -> dict[str, Any]:
     command = [
         sys.executable,
         __file__,
         what,
         str(model),
         str(samples),
-        json.dumps([options, seed]),
+        json.dumps(options),
     ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -79,10 +76,9 @@ def _plain(model: Path, samples: Path) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - begin}
 
 
-def _compile(model: Path, samples: Path, chosen: dict[str, Any], seed: int) -> dict[str, Any]:
-    options = compile_options(chosen, seed)
+def _compile(model: Path, samples: Path, chosen: dict[str, Any]) -> dict[str, Any]:
     begin = time.perf_counter()
-    report = compile_model(model, samples, options, seed).report
+    report = compile_model(model, samples, CompileOptions(**chosen)).report
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "steps": {step.name: step.seconds for step in report.passes}}
 
@@ -93,7 +89,7 @@ def main() -> None:
     if what == "plain":
         result = _plain(model, samples)
     else:
-        result = _compile(model, samples, *json.loads(sys.argv[4]))
+        result = _compile(model, samples, json.loads(sys.argv[4]))
     print("\n" + json.dumps(result | {"peak": peak_memory()}))
 
 

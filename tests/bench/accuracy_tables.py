@@ -1,42 +1,33 @@
 """The rows of the accuracy tables: which configurations each of them measures.
 
-To add a row, add its options where the table is built: they are fields of CompileOptions,
-CalibrationOptions or Corrections by name. The ablation has a row for every switch of Corrections
-without being told; a switch of CompileOptions is added to ``_OTHER_SWITCHES``, anything else to
-``_OTHER_OPTIONS``.
+To add a row, add its options where the table is built: they are fields of CompileOptions by name.
+The ablation has a row for every switch of the group of corrections without being told; another one
+is added to ``_OTHER_SWITCHES``, anything else to ``_OTHER_OPTIONS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from accuracy_configuration import Configuration
 from shared_networks import DIGITS, EFFICIENTNET, KEYWORDS, MINILM, RESNET, Network
 from snn_compile.compiler.calibration.fitting.uniform_calibrators import UNIFORM_CALIBRATORS
-from snn_compile.compiler.calibration.options import (
+from snn_compile.compiler.options import (
+    CORRECTIONS,
+    MEMBRANE,
     MULTI_THRESHOLD,
+    OPTIONS,
     SCALE,
-    CalibrationOptions,
-    Corrections,
+    SPIKES,
+    flag,
 )
-from snn_compile.compiler.pipeline import CompileOptions
 
-DEFAULT_LEVELS = CalibrationOptions().levels
+DEFAULT_LEVELS = OPTIONS["levels"].fallback
 
-#: What turns a switch into its other position on the command line, by its name and that position.
-_FLAGS: dict[tuple[str, Any], str] = {
-    ("sequential", False): "--no-sequential",
-    ("bias", False): "--no-bias-correction",
-    ("weights", False): "--no-compensation",
-    ("shortcuts", "spikes"): "--shortcuts spikes",
-}
-
-#: Fields of CompileOptions that are switches too, and their positions: off first.
-_OTHER_SWITCHES: dict[str, tuple[Any, Any]] = {
-    "shortcuts": ("spikes", "membrane"),
-}
+#: Options that are switches by what they mean, and their positions: off first.
+_OTHER_SWITCHES: dict[str, tuple[Any, Any]] = {"shortcuts": (SPIKES, MEMBRANE)}
 
 #: Other options that the ablation has a row for.
 _OTHER_OPTIONS: dict[str, dict[str, Any]] = {"--levels-budget 1": {"levels_budget": 1.0}}
@@ -159,17 +150,17 @@ def calibrators_table(plan: Plan) -> list[Section]:
         return [
             plan.measured(
                 network,
-                [n, neuron, calibrator, "channel" if per_channel else "tensor"],
+                [n, neuron, calibrator, granularity],
                 {
                     "levels": n,
                     "neuron": "auto" if neuron == SCALE else neuron,  # the same for these N
                     "calibrator": calibrator,
-                    "per_channel": per_channel,
+                    "granularity": granularity,
                 },
             )
             for n in plan.levels(8, 32)
             for neuron, calibrator in choices
-            for per_channel in (True, False)
+            for granularity in ("channel", "tensor")
         ]
 
     return _by_kind(plan, ("network", "N", "neuron", "calibrator", "granularity"), rows)
@@ -181,7 +172,8 @@ def corrections_table(plan: Plan) -> list[Section]:
     changes: dict[str, dict[str, Any]] = {"defaults": {}}
     for name, (off, on) in _switches().items():
         value = on if _default(name) == off else off
-        changes[f"`{_FLAGS.get((name, value), f'{name} {value}')}`"] = {name: value}
+        said = flag(f"no_{name}") if value is False else f"{flag(name)} {value}"
+        changes[f"`{said}`"] = {name: value}
     changes |= {f"`{flag}`": options for flag, options in _OTHER_OPTIONS.items()}
     changes["all off"] = all_off()
 
@@ -204,7 +196,8 @@ def all_off() -> dict[str, Any]:
 
 def _switches() -> dict[str, tuple[Any, Any]]:
     """Every switch and its two positions, off first."""
-    flags = [f.name for f in fields(Corrections) if isinstance(f.default, bool)]
+    group = [name for name, known in OPTIONS.items() if known.group == CORRECTIONS]
+    flags = [name for name in group if OPTIONS[name].is_switch]
     return dict.fromkeys(flags, (False, True)) | _OTHER_SWITCHES
 
 
@@ -272,11 +265,10 @@ def cost_table(plan: Plan) -> list[Section]:
 
 def _default(option: str) -> Any:
     """The default of an option, so that rows that say it and rows that do not share results."""
-    for kind in (CalibrationOptions, Corrections, CompileOptions):
-        for f in fields(kind):
-            if f.name == option:
-                return f.default
-    return None
+    known = OPTIONS.get(option)
+    if known is None:  # of a quantisation
+        return None
+    return known.fallback if known.default is None else known.default
 
 
 def _by_kind(

@@ -27,7 +27,7 @@ from typing import Any
 import accuracy_boxes
 import numpy as np
 import onnxruntime as ort
-from accuracy_configuration import Configuration, compile_options, pack
+from accuracy_configuration import Configuration, pack
 from accuracy_cost import measure_calibration, measure_whole
 from shared_networks import (
     NETWORKS,
@@ -61,7 +61,7 @@ def measure(configuration: Configuration, data: Path, answers: Path) -> dict[str
             step = measure_calibration if configuration.what == "calibrate" else measure_whole
             if samples is None:
                 raise ValueError("cost is measured with samples")
-            return step(ann, samples, folder, options, configuration.seed)
+            return step(ann, samples, folder, options)
         begin = time.perf_counter()
         if configuration.what == "quantise":
             if samples is None:
@@ -80,7 +80,7 @@ def measure(configuration: Configuration, data: Path, answers: Path) -> dict[str
             # Unoptimised, the integers are turned into floats first, which no processor saturates.
             session = make_session(other, library=False, optimise=False)
         else:
-            chosen = compile_options(options, configuration.seed)
+            chosen = configuration.compile_options()
             session = make_session(compile_model(ann, samples, chosen).network)
             seconds = time.perf_counter() - begin
     feed, labels = test_samples(network, data, configuration.test)

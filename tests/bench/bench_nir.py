@@ -18,7 +18,7 @@ import numpy as np
 import sinabs.layers
 import sinabs.nir
 import torch
-from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.samples.files import input_specs
@@ -70,12 +70,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20)
     arguments = parser.parse_args()
     steps = arguments.timesteps
-    options = CompileOptions(
-        CalibrationOptions(levels=1, timesteps=steps, neuron="multi-threshold"),
-        shortcuts="spikes",
-        encode="activations",
-        target="nir",
-    )
+    options = CompileOptions(timesteps=steps, target="nir")
     result = compile_model(arguments.model, arguments.calibration, options)
     graph = nir.read(io.BytesIO(nir_bytes(result.nir)))
     (spec,) = input_specs(result.network.proto)

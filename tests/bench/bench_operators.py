@@ -18,7 +18,9 @@ import onnx
 from measure import compare, show
 from onnx import TensorProto, helper
 from snn_compile.runtime_ops.definition import DOMAIN
-from snn_compile.runtime_ops.operators import INTEGRATE_FIRE, MULTI_THRESHOLD_FIRE, SCALE_FIRE
+from snn_compile.runtime_ops.integrate_fire import INTEGRATE_FIRE
+from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from snn_compile.runtime_ops.scale_fire import SCALE_FIRE
 
 SIZES = {"64k": [1, 64, 32, 32], "1M": [1, 256, 64, 64], "16M": [4, 256, 128, 128]}
 STEPS = 8

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import shared_networks
 from accuracy_boxes import agreement
-from accuracy_configuration import Configuration, compile_options, pack, unpack
+from accuracy_configuration import Configuration, pack, unpack
 from accuracy_page import identity, replace_block, table
 from accuracy_tables import TABLES, Plan, Row, Section, all_off
 from sentences import split_sentences, word_pieces
 from shared_networks import EFFICIENTNET, KEYWORDS, MINILM, NETWORKS, RESNET
+from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.targets import resolve
 
 
 def bits(text):
@@ -172,7 +174,7 @@ def test_the_options_of_every_row_exist(name, quick):
             assert [c.seed for c in row.configurations] == [0, 1, 2]
             for c in row.configurations:
                 if c.what != "quantise":
-                    assert compile_options(c.options, c.seed).seed == c.seed
+                    resolve(c.compile_options(), synthetic=not c.calibration)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -198,14 +200,14 @@ def test_the_ablation_turns_every_switch_alone_and_all_off_together():
     }
     assert changed["defaults"] == {}
     assert changed["`--no-sequential`"] == {"sequential": False}
-    assert changed["`--no-bias-correction`"] == {"bias": False}
-    assert changed["`--no-compensation`"] == {"weights": False}
+    assert changed["`--no-bias-correction`"] == {"bias_correction": False}
+    assert changed["`--no-compensation`"] == {"compensation": False}
     assert changed["`--shortcuts spikes`"] == {"shortcuts": "spikes"}
     for name, value in all_off().items():
         alone = [options for options in changed.values() if list(options) == [name]]
         assert len(alone) == 1, name
         assert changed["all off"].get(name, value) == value
-    off = {"sequential": False, "bias": False, "weights": False, "shortcuts": "spikes"}
+    off = {"sequential": False, "bias_correction": False, "shortcuts": "spikes"}
     assert changed["all off"].items() >= off.items()
 
 
@@ -220,15 +222,14 @@ def test_rows_that_say_a_default_share_results_with_those_that_do_not():
 
 
 def test_an_unknown_option_is_refused():
-    with pytest.raises(ValueError, match="no option colour"):
-        compile_options({"levels": 8, "colour": 1}, 0)
+    with pytest.raises(TypeError, match="colour"):
+        configuration(options={"levels": 8, "colour": 1}).compile_options()
 
 
-def test_options_reach_the_part_that_has_them():
-    options = compile_options({"levels": 8, "bias": False, "shortcuts": "spikes"}, 3)
-    assert options.calibration.levels == 8
-    assert (options.corrections.bias, options.corrections.weights) == (False, True)
-    assert (options.shortcuts, options.seed) == ("spikes", 3)
+def test_only_samples_that_are_made_up_need_the_seed():
+    assert configuration(seed=3).compile_options() == CompileOptions(levels=8)
+    made_up = configuration(seed=3, calibration=0).compile_options()
+    assert made_up == CompileOptions(levels=8, seed=3)
 
 
 def test_seeds_take_different_samples_and_none_twice(tmp_path):

@@ -11,10 +11,11 @@ import onnx
 import pytest
 import timesteps_rows
 import timesteps_worker
-from accuracy_configuration import compile_options, pack
+from accuracy_configuration import pack
 from accuracy_page import identity, replace_block
 from helpers import model_from_text
 from shared_networks import DIGITS, RESNET
+from snn_compile.compiler.targets import resolve
 from snn_compile.passes.graph.network import detach
 from snn_compile.runtime_ops.definition import DOMAIN
 from snn_compile.runtime_ops.operators import register_schemas
@@ -45,7 +46,7 @@ def test_every_row_of_ours_has_options_that_exist():
     seen = set()
     for configuration in PLAN.accuracies():
         if configuration.what == "compile":
-            options = compile_options(configuration.options, 0).calibration
+            options = resolve(configuration.compile_options())
             seen.add((options.timesteps, options.levels, options.kind, options.signed))
     assert (32, 1, "multi-threshold", True) in seen
     assert (32, 1, "multi-threshold", False) in seen

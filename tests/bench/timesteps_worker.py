@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from accuracy_configuration import Configuration, compile_options
+from accuracy_configuration import Configuration
 from accuracy_worker import compare, keep, run_batches
 from shared_networks import NETWORKS, Feed, calibration_samples, load_model, test_samples
 from snn_compile.compiler import compile_model
@@ -55,7 +55,7 @@ def compiled(configuration: Configuration, data: Path, answers: Path, path: Path
     """
     network = NETWORKS[configuration.network]
     ann = load_model(network, data)
-    options = compile_options(configuration.options, configuration.seed)
+    options = configuration.compile_options()
     samples = calibration_samples(network, data, configuration.calibration, configuration.seed)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def compiled(configuration: Configuration, data: Path, answers: Path, path: Path
     path.parent.mkdir(parents=True, exist_ok=True)
     save_network(snn, path)
     feed, labels = test_samples(network, data, configuration.test)
-    timesteps = options.calibration.timesteps
+    timesteps = options.timesteps
     outputs, spikes = run_and_count(snn, feed, timesteps)
     result = compare(network, ann_outputs(configuration, data, answers, feed), outputs, labels)
     steps = {str(timesteps): result | {"spikes": spikes}}

@@ -15,16 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from operators import operator_model, session
-from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import Corrections
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.cli import main
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.planes import with_planes, without_planes
-from snn_compile.passes.graph.graph import import_model
 from snn_compile.passes.graph.network import Network
 from snn_compile.passes.graph.protos import nodes_below
+from snn_compile.passes.graph.surgeon import import_model
 from snn_compile.passes.lowering.binary_spikes import KINDS, MARK, PLANES
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from snn_compile.runtime_ops.integrate_fire import INTEGRATE_FIRE
@@ -314,7 +313,7 @@ def test_the_number_of_planes_is_bounded(kind, most):
 
 def test_unary_spikes_of_too_many_levels_are_refused_before_any_work(tmp_path):
     for options in (
-        CompileOptions(CalibrationOptions(levels=256), binary_spikes="unary"),
+        CompileOptions(levels=256, binary_spikes="unary"),
         CompileOptions(binary_spikes="ternary"),
     ):
         with pytest.raises(UsageError, match="bits"):
@@ -347,7 +346,7 @@ def count_ones(ann, path, kind):
 
 
 CALIBRATION = MODELS / "digits_calibration.npz"
-PLAIN = Corrections(False, False, False)
+PLAIN = {"sequential": False, "bias_correction": False, "compensation": False}
 
 
 def test_unary_planes_of_a_network_from_the_command_line(tmp_path):
@@ -361,7 +360,7 @@ def test_unary_planes_of_a_network_from_the_command_line(tmp_path):
     with_option = json.loads(report.read_text())
     assert with_option["verification"]["claims"]
 
-    plain = compile_model(ann, CALIBRATION, CompileOptions(CalibrationOptions(levels=9), PLAIN))
+    plain = compile_model(ann, CALIBRATION, CompileOptions(levels=9, **PLAIN))
     assert not planes_of(plain.model)
     without = json.loads(plain.report.to_json())
     for same in ("neurons", "coverage", "verification"):
@@ -372,9 +371,7 @@ def test_unary_planes_of_a_network_from_the_command_line(tmp_path):
 
 
 def test_bit_planes_of_a_network_of_thresholds(tmp_path):
-    options = CompileOptions(
-        CalibrationOptions(levels=9, neuron="multi-threshold"), PLAIN, binary_spikes="bits"
-    )
+    options = CompileOptions(levels=9, neuron="multi-threshold", **PLAIN, binary_spikes="bits")
     ann = MODELS / "digits_resnet_torchscript.onnx"
     result = compile_model(ann, CALIBRATION, options)
     assert result.report.verification.claims

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 from conftest import MODELS
 from helpers import export_model, model_from_text, run_model
-from snn_compile.compiler import CalibrationOptions, CompileOptions, cli, compile_model
-from snn_compile.compiler.calibration.options import Corrections
+from snn_compile.compiler import CompileOptions, cli, compile_model
 from snn_compile.compiler.calibration.sequence.over_time import CHARGES, settle
-from snn_compile.compiler.calibration.tuning.search_scale import SearchOptions
 from snn_compile.compiler.errors import ModelError, UsageError
-from snn_compile.passes.graph.graph import import_model
+from snn_compile.passes.graph.surgeon import import_model
 from snn_compile.passes.lowering.temporal_to_spatial import temporal_to_spatial
 from snn_compile.passes.neurons.neuron import ThresholdNeuron
 
@@ -28,7 +28,7 @@ KINDS = {
 
 
 def over_time(timesteps=4, **options):
-    return CalibrationOptions(**{"levels": 1, "timesteps": timesteps} | options)
+    return CompileOptions(timesteps=timesteps, **options)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,7 @@ def compiled(tmp_path_factory):
     with np.load(CALIBRATION) as samples:
         np.savez(few, image=samples["image"][:64])
     return {
-        name: compile_model(DIGITS, few, CompileOptions(over_time(**options)))
-        for name, options in KINDS.items()
+        name: compile_model(DIGITS, few, over_time(**options)) for name, options in KINDS.items()
     }
 
 
@@ -96,10 +95,10 @@ def test_signed_neurons_follow_running_means_which_are_listed(compiled):
 
 
 def test_over_time_with_a_constant_input_is_the_mean_over_steps():
-    none = Corrections(sequential=False, bias=False, weights=False)
-    options = CompileOptions(over_time(neuron="multi-threshold"), none, time_axis=True)
+    none = {"sequential": False, "bias_correction": False, "compensation": False}
+    options = over_time(neuron="multi-threshold", **none, time_axis=True)
     result = compile_model(DIGITS, CALIBRATION, options)
-    plain = compile_model(DIGITS, CALIBRATION, CompileOptions(options.calibration, none))
+    plain = compile_model(DIGITS, CALIBRATION, replace(options, time_axis=False))
     with np.load(MODELS / "digits_test.npz") as test:
         images = test["image"][:20]
     feed = {"image": np.repeat(images[None], 4, axis=0)}
@@ -116,7 +115,7 @@ def test_curved_activations_stay_and_are_encoded():
         "g (float[N,2,6,6] x) => (float[N,2,6,6] y) <float[3,2,1,1] w, float[2,3,1,1] v> "
         f"{{ {nodes} }}"
     )
-    result = compile_model(model, options=CompileOptions(over_time(8)))
+    result = compile_model(model, options=over_time(8))
     assert [n.source_op for n in result.report.neurons] == ["Encoder"]
     (line,) = (line for line in result.report.coverage.lines if line.kind == "activation")
     assert line.status == "encoded"
@@ -125,7 +124,7 @@ def test_curved_activations_stay_and_are_encoded():
 
 
 def test_strict_takes_activations_that_neurons_follow_and_no_others():
-    strict = CompileOptions(over_time(4), strict=True)
+    strict = over_time(4, strict=True)
     text = (
         "g (float[N,2,6,6] x) => (float[N,2,6,6] y) <float[3,2,1,1] w, float[2,3,1,1] v> "
         "{ a = Conv (x, w) b = Relu (a) %s }"
@@ -164,15 +163,15 @@ def test_settling_lowers_the_initial_potential_of_what_comes_unevenly():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (CompileOptions(over_time(0)), "there are 1 to 1024"),
-        (CompileOptions(over_time(neuron="scale")), "ScaleFire neurons fire in one timestep"),
-        (CompileOptions(over_time(1, neuron="signed")), "signed neurons"),
-        (CompileOptions(over_time(firing="delayed", neuron="signed")), "signed neurons"),
-        (CompileOptions(over_time(firing="late")), "unknown"),
-        (CompileOptions(over_time(1025)), "there are 1 to 1024"),
-        (CompileOptions(over_time(1), time_axis=True), "needs neurons that fire immediately"),
-        (CompileOptions(over_time(), search=SearchOptions()), "one timestep only"),
-        (CompileOptions(over_time(), levels_budget=1.0), "one timestep only"),
+        (over_time(0), "from 1 to 1024"),
+        (over_time(neuron="scale"), "ScaleFire neurons fire in one timestep"),
+        (over_time(1, neuron="signed"), "signed neurons"),
+        (over_time(firing="delayed", neuron="signed"), "signed neurons"),
+        (over_time(firing="late"), "give immediate or delayed"),
+        (over_time(1025), "from 1 to 1024"),
+        (over_time(1, time_axis=True), "needs neurons that fire immediately"),
+        (over_time(search_scale=True), "one timestep only"),
+        (over_time(levels_budget=1.0), "one timestep only"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, reason):
@@ -211,7 +210,7 @@ def test_the_model_error_names_the_way_out():
         "{ r = Relu (x) m = MatMul (r, w) y = Concat <axis = 0> (m, c) }"
     )
     with pytest.raises(ModelError, match=r"compile it to one timestep$"):
-        compile_model(model, options=CompileOptions(over_time(2), time_axis=True))
+        compile_model(model, options=over_time(2, time_axis=True))
 
 
 @pytest.mark.parametrize("firing", ["immediate", "delayed"])
@@ -223,5 +222,5 @@ def test_neurons_in_bodies_are_refused_and_no_firing_is_a_way_out(firing):
         "else_branch = e () => (float[N,3] q) { q = Identity (m) }> y = MatMul (s, w) }"
     )
     with pytest.raises(ModelError, match=r"body of .*compile it to one timestep$"):
-        options = CompileOptions(over_time(2, neuron="multi-threshold", firing=firing))
+        options = over_time(2, neuron="multi-threshold", firing=firing)
         compile_model(model, options=options)

@@ -11,7 +11,7 @@ from snn_compile.compiler.report.coverage import linear_tensors, measure_coverag
 from snn_compile.compiler.running.probe import probe
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.neurons.encode_edges import encode_edges
 
 

@@ -11,7 +11,7 @@ from snn_compile.compiler.model_io.save import save_network
 from snn_compile.compiler.pipeline import compile_model
 from snn_compile.compiler.running.fidelity import FidelityMeter
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph.graph import import_model
+from snn_compile.passes.graph.surgeon import import_model
 
 _ROWS = helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 3])
 

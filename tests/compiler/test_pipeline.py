@@ -9,15 +9,16 @@ import onnx
 import pytest
 from helpers import model_from_text, run_model
 from onnx.reference import ReferenceEvaluator
-from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
-from snn_compile.compiler import pipeline as pipeline_module
-from snn_compile.compiler.calibration.options import Corrections
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.errors import DataError, ModelError, VerificationError
+from snn_compile.compiler.front_end import FRONT_END
 from snn_compile.compiler.samples.files import input_specs
 from snn_compile.compiler.samples.synthetic import SyntheticSamples
+from snn_compile.compiler.targets import onnxruntime as onnxruntime_target
+from snn_compile.compiler.targets import resolve
 
 #: For what does not depend on them: they take most of the time.
-NO_CORRECTIONS = Corrections(sequential=False, bias=False, weights=False)
+NO_CORRECTIONS = {"sequential": False, "bias_correction": False, "compensation": False}
 
 
 def images(count=16):
@@ -43,7 +44,7 @@ def thresholds():
     """The same with multi-threshold neurons, fitted to the values of the ANN."""
     from conftest import MODELS
 
-    options = CompileOptions(CalibrationOptions(neuron="multi-threshold"), NO_CORRECTIONS)
+    options = CompileOptions(neuron="multi-threshold", **NO_CORRECTIONS)
     model, data = MODELS / "digits_resnet_torchscript.onnx", MODELS / "digits_calibration.npz"
     return compile_model(model, data, options)
 
@@ -80,20 +81,22 @@ def test_result_is_valid_and_runs_everywhere_with_the_same_bits(compiled):
     assert np.abs(reference - bodies[:2]).max() < 0.1 * np.abs(bodies).max()
 
 
+#: Of a compilation with default options.
+REWRITES = [one.name for one in FRONT_END if one.wanted(resolve(CompileOptions()))]
+STEPS = [
+    *("load", *REWRITES, "reference", "calibrate", "shrink_levels"),
+    *("insert_quant_clip", "replace_activation", "function_bodies", "verify"),
+]
+
+
 def test_dumped_stages_are_valid_and_agree(compiled):
     _, folder = compiled
     stages = {path.stem[3:]: onnx.load(path) for path in folder.iterdir()}
+    without_a_network = {"reference", "calibrate", "shrink_levels", "verify"}
     assert sorted(path.name for path in folder.iterdir()) == [
-        "01_load.onnx",
-        "02_canonicalise.onnx",
-        "03_recognise.onnx",
-        "04_fold_batchnorm.onnx",
-        "05_membrane_shortcuts.onnx",
-        "06_encode_edges.onnx",
-        "07_own_parameters.onnx",
-        "11_insert_quant_clip.onnx",
-        "12_replace_activation.onnx",
-        "13_lower.onnx",
+        f"{number:02d}_{name}.onnx"
+        for number, name in enumerate(STEPS, 1)
+        if name not in without_a_network
     ]
     outputs = {}
     for name, model in stages.items():
@@ -106,7 +109,7 @@ def test_dumped_stages_are_valid_and_agree(compiled):
     np.testing.assert_allclose(outputs["fold_batchnorm"], outputs["load"], rtol=1e-4, atol=1e-4)
     quantised = outputs["insert_quant_clip"].view(np.uint32)
     np.testing.assert_array_equal(outputs["replace_activation"].view(np.uint32), quantised)
-    np.testing.assert_array_equal(outputs["lower"].view(np.uint32), quantised)
+    np.testing.assert_array_equal(outputs["function_bodies"].view(np.uint32), quantised)
     standard = {node.domain for node in stages["insert_quant_clip"].graph.node}
     assert standard == {""}
 
@@ -130,23 +133,9 @@ def test_interface_and_users_metadata_are_kept(digits, digits_calibration):
 
 def test_report_accounts_for_every_step_and_neuron(compiled):
     report = json.loads(compiled[0].report.to_json())
-    assert [step["name"] for step in report["passes"]] == [
-        "load",
-        "canonicalise",
-        "recognise",
-        "fold_batchnorm",
-        "membrane_shortcuts",
-        "encode_edges",
-        "own_parameters",
-        "reference",
-        "calibrate",
-        "shrink_levels",
-        "insert_quant_clip",
-        "replace_activation",
-        "lower",
-        "verify",
-    ]
-    folded = report["passes"][3]["changes"]
+    assert [step["name"] for step in report["passes"]] == STEPS
+    changes = {step["name"]: step["changes"] for step in report["passes"]}
+    folded = changes["fold_batchnorm"]
     assert len([line for line in folded if "folded into Conv" in line]) == 6
     assert len(report["neurons"]) == len(report["verification"]["neurons"]) == 6
     for neuron, activity in zip(report["neurons"], report["verification"]["neurons"], strict=True):
@@ -156,7 +145,7 @@ def test_report_accounts_for_every_step_and_neuron(compiled):
         assert "density" in neuron["calibrator"]
         assert 0 < activity["silent_rate"] < 1
         assert 0 < activity["mean_spikes"] < 32
-    corrected = report["passes"][8]["changes"]
+    corrected = changes["calibrate"]
     told = (" corrected, error ", ": left as it is, ")
     assert len([line for line in corrected if any(words in line for words in told)]) == 6
     assert report["coverage"]["counts"]["activation converted"] == 5
@@ -199,17 +188,17 @@ def test_activity_is_that_of_a_count_by_hand(thresholds, digits_calibration):
 
 
 @pytest.mark.parametrize("calibrator", ["density", "mse", "percentile"])
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_every_calibrator_keeps_the_answers(digits, digits_calibration, calibrator, per_channel):
-    options = CalibrationOptions(calibrator=calibrator, per_channel=per_channel)
-    result = compile_model(digits, digits_calibration, CompileOptions(options, NO_CORRECTIONS))
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_every_calibrator_keeps_the_answers(digits, digits_calibration, calibrator, granularity):
+    options = CompileOptions(calibrator=calibrator, granularity=granularity, **NO_CORRECTIONS)
+    result = compile_model(digits, digits_calibration, options)
     assert result.report.verification.agreement >= 0.98
 
 
 def test_more_levels_give_a_smaller_error(digits, digits_calibration):
     errors = []
     for levels in (2, 8, 32, 255):
-        options = CompileOptions(CalibrationOptions(levels=levels))
+        options = CompileOptions(levels=levels)
         result = compile_model(digits, digits_calibration, options)
         errors.append(result.report.verification.outputs[0].relative_l2)
     assert errors == sorted(errors, reverse=True)
@@ -227,7 +216,7 @@ def test_same_input_same_bytes(digits, digits_calibration):
 def test_path_and_model_give_the_same_and_the_source_is_untouched(digits, digits_calibration):
     model = onnx.load(digits)
     before = model.SerializeToString(deterministic=True)
-    options = CompileOptions(corrections=NO_CORRECTIONS)
+    options = CompileOptions(**NO_CORRECTIONS)
     from_model = compile_model(model, digits_calibration, options).model
     assert model.SerializeToString(deterministic=True) == before
     assert from_model == compile_model(digits, digits_calibration, options).model
@@ -243,18 +232,18 @@ def test_without_calibration_everything_says_so(digits):
 
 
 def test_seed_changes_the_synthetic_samples(digits):
-    settings = CalibrationOptions(neuron="multi-threshold")
     thetas = [
         [neuron.theta for neuron in compile_model(digits, None, options).report.neurons]
-        for options in (CompileOptions(settings, NO_CORRECTIONS, seed=seed) for seed in (0, 1))
+        for options in (
+            CompileOptions(neuron="multi-threshold", **NO_CORRECTIONS, seed=seed) for seed in (0, 1)
+        )
     ]
     assert thetas[0] != thetas[1]
 
 
 def test_minimum_agreement(digits, digits_calibration):
-    coarse = CalibrationOptions(levels=1)
     with pytest.raises(VerificationError, match=r"agree on .*99\.90% was asked for"):
-        compile_model(digits, digits_calibration, CompileOptions(coarse, min_agreement=0.999))
+        compile_model(digits, digits_calibration, CompileOptions(levels=1, min_agreement=0.999))
     compile_model(digits, digits_calibration, CompileOptions(min_agreement=0.98))
 
 
@@ -287,14 +276,14 @@ def wrong_level(network):
 )
 def test_a_broken_conversion_is_found(digits, digits_calibration, monkeypatch, neuron, break_it):
     """Verification must notice when the SNN is not the quantised ANN."""
-    original = pipeline_module.lower
+    original = onnxruntime_target.function_bodies
 
     def lower_wrongly(network):
         break_it(network)
         return original(network)
 
-    monkeypatch.setattr(pipeline_module, "lower", lower_wrongly)
-    options = CompileOptions(CalibrationOptions(neuron=neuron), NO_CORRECTIONS)
+    monkeypatch.setattr(onnxruntime_target, "function_bodies", lower_wrongly)
+    options = CompileOptions(neuron=neuron, **NO_CORRECTIONS)
     with pytest.raises(VerificationError, match="bit for bit"):
         compile_model(digits, digits_calibration, options)
 
@@ -329,7 +318,7 @@ def test_strict_refuses_what_the_default_keeps():
 
 def test_encode_chooses_what_is_encoded(digits, digits_calibration):
     def encoders(**options):
-        chosen = CompileOptions(corrections=NO_CORRECTIONS, **options)
+        chosen = CompileOptions(**NO_CORRECTIONS, **options)
         report = compile_model(digits, digits_calibration, chosen).report
         return [n.name for n in report.neurons if n.source_op == "Encoder"]
 
@@ -354,7 +343,7 @@ def test_several_inputs_and_outputs(tmp_path):
     assert [output.name for output in result.report.verification.outputs] == ["p", "q"]
     assert len(result.report.neurons) == 2
 
-    dual = CompileOptions(CalibrationOptions(neuron="multi-threshold"))
+    dual = CompileOptions(neuron="multi-threshold")
     branches = compile_model(model, tmp_path / "c.npz", dual).report.neurons
     polarities = sorted(neuron.polarity for neuron in branches)
     assert polarities == ["negative", "positive", "positive"]

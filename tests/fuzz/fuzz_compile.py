@@ -19,9 +19,8 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parent))
 
 with atheris.instrument_imports(include=["snn_compile", "onnx_graphsurgeon"]):
-    from snn_compile.compiler import pipeline
+    from snn_compile.compiler import CompileOptions, compile_model, pipeline
     from snn_compile.compiler.errors import SnnCompileError
-    from snn_compile.compiler.pipeline import CompileOptions, compile_model
 
 from seeds import DATA, DATA_FILE, seed_models
 

@@ -35,9 +35,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from mutations import mutate
 from seeds import DATA, DATA_FILE, seed_models
-from snn_compile.compiler import pipeline
+from snn_compile.compiler import CompileOptions, compile_model, pipeline
 from snn_compile.compiler.errors import SnnCompileError
-from snn_compile.compiler.pipeline import CompileOptions, compile_model
 
 SAMPLES = 4
 MEMORY = 6 << 30

@@ -8,7 +8,6 @@ import pytest
 from conftest import MODELS
 from helpers import run_model
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import Corrections
 
 NETWORKS = ["digits_resnet_torchscript", "digits_resnet_dynamo"]
 
@@ -31,7 +30,7 @@ def test_compiled_snn_gives_the_golden_outputs(network, library):
     """Equal but for level flips: another processor sums a convolution in another order, and one ULP
     at a threshold is one level. One level moves a logit by far less than the quantisation does."""
     ann, golden = network
-    options = CompileOptions(corrections=Corrections(weights=False))  # as in make_golden.py
+    options = CompileOptions(compensation=False)  # as in make_golden.py
     snn = compile_model(ann, MODELS / "digits_calibration.npz", options).model
     outputs = run_model(snn, {"image": golden["image"]}, library=library)[0]
     equal = np.isclose(outputs, golden["snn"], rtol=1e-5, atol=1e-5).all(axis=1)

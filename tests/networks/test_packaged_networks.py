@@ -15,7 +15,6 @@ import onnx
 import pytest
 from helpers import assert_front_end_keeps_the_function, run_model
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.passes.analysis.activations import (
     ACTIVATION_OPS,
     LINEAR_OPS,
@@ -242,6 +241,6 @@ def test_light_networks_of_the_onnx_package(tmp_path, name, expected):
     initialised = {tensor.name for tensor in model.graph.initializer}
     (data,) = [value.name for value in model.graph.input if value.name not in initialised]
     # Their weights are all alike: corrections have nothing to correct, and would take minutes.
-    options = CompileOptions(corrections=Corrections(sequential=False, bias=False, weights=False))
+    options = CompileOptions(sequential=False, bias_correction=False, compensation=False)
     report = compile_and_run(model, {data: images(1, 3, 224, 224)}, tmp_path, options)
     assert became(report) == expected

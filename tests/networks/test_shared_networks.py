@@ -14,7 +14,6 @@ from helpers import assert_front_end_keeps_the_function, run_model
 from onnx.reference import ReferenceEvaluator
 from shared_networks import NETWORKS
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
 from snn_compile.compiler.progress import Progress
 
@@ -85,7 +84,9 @@ def test_the_front_end_keeps_the_function(path):
 @pytest.mark.parametrize("network", ["cifar10_resnet20", "cifar10_resnet20_dynamo"])
 def test_same_bits_with_and_without_the_library_and_opens_in_the_reference(tmp_path, network):
     calibration = write_samples(tmp_path, network, "calibration", 64)
-    options = CompileOptions(corrections=Corrections(False, False, False))  # for time's sake
+    options = CompileOptions(
+        sequential=False, bias_correction=False, compensation=False
+    )  # for time's sake
     snn = compile_model(DATA / "models" / f"{network}.onnx", calibration, options).model
     test = write_samples(tmp_path, network, "test", 100)
     with np.load(test) as archive:
@@ -98,7 +99,9 @@ def test_same_bits_with_and_without_the_library_and_opens_in_the_reference(tmp_p
 
 
 def test_detector_compiles_without_data():
-    options = CompileOptions(corrections=Corrections(False, False, False))  # for time's sake
+    options = CompileOptions(
+        sequential=False, bias_correction=False, compensation=False
+    )  # for time's sake
     result = compile_model(DATA / "models" / "det_fastestdet352.onnx", None, options)
     coverage = result.report.coverage
     assert coverage.counts["activation converted"] == 49

@@ -24,12 +24,10 @@ from operators import (
 )
 from snn_compile.runtime_ops import library_path
 from snn_compile.runtime_ops.definition import DOMAIN
-from snn_compile.runtime_ops.operators import (
-    INTEGRATE_FIRE,
-    MULTI_THRESHOLD_FIRE,
-    OPERATORS,
-    SCALE_FIRE,
-)
+from snn_compile.runtime_ops.integrate_fire import INTEGRATE_FIRE
+from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from snn_compile.runtime_ops.operators import OPERATORS
+from snn_compile.runtime_ops.scale_fire import SCALE_FIRE
 
 TYPES = [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE]
 BULK = 10_000_000

@@ -42,8 +42,8 @@ from ....passes.analysis.activations import Activation
 from ....passes.analysis.functions import ActivationFunction
 from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ....runtime_ops.scale_fire import MAX_THRESHOLDS
+from ...options import AUTO, CHANNEL, DENSITY, MULTI_THRESHOLD, PERCENTILE, CompileOptions
 from ...running.signed_histogram import SignedHistogram
-from ..options import DENSITY, MULTI_THRESHOLD, CalibrationOptions
 from .distributions import Distribution, distributions, points_of
 from .staircase import Staircase, find_scaled_staircase, find_staircase
 from .thresholds import find_thresholds
@@ -87,7 +87,7 @@ class _Candidate:
 def fit_neuron(
     activation: Activation,
     histogram: SignedHistogram,
-    options: CalibrationOptions,
+    options: CompileOptions,
 ) -> Neuron:
     """The neuron of an activation.
 
@@ -95,7 +95,7 @@ def fit_neuron(
         activation: what becomes a neuron.
         histogram: of the neuron's membrane potential; one row, or one per channel where
             :func:`channel_axis` names an axis.
-        options: as :func:`~.options.check_options` accepts them.
+        options: resolved.
 
     Returns:
         A ThresholdNeuron, a StaircaseNeuron or a DualNeuron, with its calibrator, the reason and
@@ -121,16 +121,16 @@ def fit_neuron(
     return fit.staircase_neuron(function, why.removeprefix(", "))
 
 
-def channel_axis(activation: Activation, options: CalibrationOptions) -> int | None:
+def channel_axis(activation: Activation, options: CompileOptions) -> int | None:
     """The axis along which the neuron has rows of its own in the histogram; None for one row."""
-    if not options.per_channel or not activation.channels:
+    if options.granularity != CHANNEL or not activation.channels:
         return None
     function = activation.function
     scalable = function is None or function.homogeneous or has_thresholds(activation, options)
     return activation.axis if scalable else None
 
 
-def has_thresholds(activation: Activation, options: CalibrationOptions) -> bool:
+def has_thresholds(activation: Activation, options: CompileOptions) -> bool:
     """Whether levels are multiples of a threshold, those of MultiThresholdFire: rule 2."""
     return options.kind == MULTI_THRESHOLD and activation.linear
 
@@ -141,7 +141,7 @@ class _Fit:
     def __init__(
         self,
         rows: Sequence[Distribution],
-        options: CalibrationOptions,
+        options: CompileOptions,
         axis: int | None,
         values: float,
     ) -> None:
@@ -232,7 +232,7 @@ class _Fit:
 
     def _asked(self, *automatic: str) -> tuple[str, ...]:
         """The calibrators to try, the one that fits least last."""
-        return automatic if self._options.calibrator == "auto" else (self._options.calibrator,)
+        return automatic if self._options.calibrator == AUTO else (self._options.calibrator,)
 
     def _best(
         self, candidates: Sequence[_Candidate], power: float, why: str = ""
@@ -255,7 +255,7 @@ class _Fit:
 
     def _describe(self, calibrator: str, scale: np.ndarray) -> str:
         """The calibrator as provenance shows it."""
-        if calibrator == "percentile":
+        if calibrator == PERCENTILE:
             calibrator = f"percentile {self._options.percentile:g}"
         return f"{calibrator}, {'per channel' if scale.ndim else 'per tensor'}"
 

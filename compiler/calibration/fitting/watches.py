@@ -7,9 +7,9 @@ from typing import Protocol
 
 from ....passes.analysis.activations import Activation
 from ....passes.neurons.neuron import Neuron
+from ...options import CompileOptions
 from ...running.histograms import Watch
 from ...running.signed_histogram import SignedHistogram
-from ..options import CalibrationOptions
 from .fit_neuron import channel_axis
 
 
@@ -38,7 +38,7 @@ class Fit(Protocol):
         """Whether the activation is 0 on everything that was seen."""
 
 
-def watch_of(activation: Activation, options: CalibrationOptions) -> Watch:
+def watch_of(activation: Activation, options: CompileOptions) -> Watch:
     """The membrane potential, per channel where a neuron of this kind has channels."""
     axis = channel_axis(activation, options)
     return Watch(activation.input, axis, 1 if axis is None else activation.channels or 1)

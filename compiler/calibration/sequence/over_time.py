@@ -20,8 +20,8 @@ from dataclasses import replace
 import numpy as np
 from onnx import ValueInfoProto, helper
 
-from ....passes.graph.graph import export_network, import_model
 from ....passes.graph.network import Network
+from ....passes.graph.surgeon import export_network, import_model
 from ....passes.lowering.spatial_to_temporal import spatial_to_temporal
 from ....passes.neurons.neuron import ThresholdNeuron
 from ...running.histograms import Watch

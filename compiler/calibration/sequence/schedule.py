@@ -18,7 +18,7 @@ from onnx import ModelProto
 
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.layers import Layer
-from ...running.segment import reads
+from ....passes.graph.protos import reads
 
 
 @dataclass

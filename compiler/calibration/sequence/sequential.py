@@ -33,6 +33,7 @@ from ....passes.analysis.activations import Activation
 from ....passes.analysis.layers import Layer
 from ....passes.graph.network import Network, constant_of, set_constant
 from ....passes.neurons.neuron import DualNeuron, Neuron, ThresholdNeuron
+from ...options import CompileOptions
 from ...progress import Progress
 from ...running.histograms import Observations, Watch, with_histograms
 from ...running.segment import segment
@@ -43,7 +44,6 @@ from ...samples.files import Samples
 from ..fire import fire
 from ..fitting.membrane import Membrane
 from ..fitting.watches import Fit, NotFiniteError, watches_of
-from ..options import Corrections
 from .compensate import Correction, LayerErrors
 from .over_time import by_steps, over_time, settle
 from .schedule import Round, Schedule, make_schedule
@@ -82,10 +82,9 @@ def calibrate_sequentially(
     samples: Samples,
     size: int,
     fit: Fit,
-    corrections: Corrections,
+    options: CompileOptions,
     settled: Mapping[str, Neuron],
     progress: Progress,
-    timesteps: int = 1,
 ) -> Calibrated:
     """Fit every neuron and correct every layer.
 
@@ -96,19 +95,18 @@ def calibrate_sequentially(
         samples: calibration samples.
         size: how many run at a time.
         fit: how neurons are fitted.
-        corrections: which errors are corrected.
+        options: resolved; which errors are corrected, and over how many timesteps neurons fire.
         settled: neurons inside bodies, fitted before.
         progress: told about rounds done.
-        timesteps: T, over which neurons fire step by step; 1 where they do not.
 
     Raises:
         DataError: the network does not run on the samples.
         NotFiniteError: what a neuron sees is NaN or infinite.
     """
-    corrected = layers if corrections.layers else ()
+    corrected = layers if options.corrects_layers else ()
     schedule = make_schedule(network.proto, activations, corrected)
     with closing(Spool()) as spool:
-        twins = _Twins(network, schedule, spool, fit, corrections, settled, timesteps)
+        twins = _Twins(network, schedule, spool, fit, options, settled)
         twins.start(samples, size)
         count = len(schedule.rounds)
         for number in progress.track(range(count), count, "calibrating"):
@@ -125,15 +123,15 @@ class _Twins:
         schedule: Schedule,
         spool: Spool,
         fit: Fit,
-        corrections: Corrections,
+        options: CompileOptions,
         settled: Mapping[str, Neuron],
-        timesteps: int,
     ) -> None:
-        self._ann, self._timesteps = network, timesteps
+        self._ann = network
+        self._timesteps = options.timesteps if options.stepwise else 1
         self._snn = Network(ModelProto(), dict(network.weights))
         self._snn.proto.CopyFrom(network.proto)
         self._schedule, self._spool = schedule, spool
-        self._fit, self._corrections, self._settled = fit, corrections, settled
+        self._fit, self._options, self._settled = fit, options, settled
         self._types: dict[str, int] = {}
         self._stepwise: set[str] = set()
         self._batches = 0
@@ -195,7 +193,7 @@ class _Twins:
                 layer,
                 self._constant(layer.weight),
                 self._batches,
-                self._corrections.weights,
+                self._options.compensation,
                 seed=position,
             )
             for position, layer in enumerate(this.layers)
@@ -220,7 +218,7 @@ class _Twins:
             self._spool.drop(_EXPECTED + name)
         for layer in this.layers:
             correction = errors[layer.name].solve(
-                self._constant(layer.bias), self._corrections.bias
+                self._constant(layer.bias), self._options.bias_correction
             )
             self._apply(layer, correction)
 
@@ -251,7 +249,7 @@ class _Twins:
         missing = [name for name in following.frontier if name not in frontier]
         watches = watches_of(following.neurons, self._fit.watch)
         fires = self._schedule.spiking
-        also = fires if self._corrections.sequential else set()
+        also = fires if self._options.sequential else set()
         self._compute(self._ann, frontier, missing, watches, spiking=False)
         self._compute(
             self._snn,

@@ -45,6 +45,7 @@ from ....passes.graph.protos import graphs_below, unused_prefix
 from ....passes.neurons.neuron import V0, DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
 from ....runtime_ops.scale_fire import MAX_THRESHOLDS
 from ...errors import DataError, UsageError
+from ...options import AUTO, DENSITY, SCALE, CompileOptions
 from ...progress import Progress
 from ...running.expose import with_outputs
 from ...running.fidelity import FidelityMeter, float_outputs
@@ -55,7 +56,6 @@ from ...samples.files import Feed, Samples
 from ..fitting.distributions import Distribution, distributions
 from ..fitting.fit_neuron import fit_neuron
 from ..fitting.watches import watch_of, watches_of
-from ..options import DENSITY, SCALE, CalibrationOptions, check_options
 
 #: Samples on which sensitivities are measured, at most.
 MOST_SAMPLES = 16
@@ -128,23 +128,12 @@ class BudgetReport:
     neurons: list[NeuronBudget] = field(default_factory=list)
 
 
-def check_budget(share: float) -> None:
-    """Refuse what is no budget.
-
-    Raises:
-        UsageError: it is not a finite number above 0.
-    """
-    if not (math.isfinite(share) and share > 0):
-        raise UsageError(f"the budget of levels {share:g} is not a share above 0")
-
-
 def plan_levels(
     network: Network,
     activations: Sequence[Activation],
     samples: Samples,
     size: int,
-    options: CalibrationOptions,
-    share: float,
+    options: CompileOptions,
     progress: Progress,
 ) -> tuple[dict[str, int], BudgetReport]:
     """The number of levels of every neuron.
@@ -154,20 +143,19 @@ def plan_levels(
         activations: what becomes a neuron.
         samples: calibration samples.
         size: how many run at a time.
-        options: how neurons are chosen and fitted; ``levels`` is the N of comparison.
-        share: the budget as a share of the spikes of N levels everywhere.
+        options: resolved; how neurons are chosen and fitted. ``levels`` is the N of comparison,
+            ``levels_budget`` the budget as a share of the spikes of N levels everywhere.
         progress: told about batches and neurons done.
 
     Returns:
         N by the activation's output tensor, and how it came to that.
 
     Raises:
-        UsageError: the options do not go together, or the budget is below what the fewest levels
-            cost.
+        UsageError: the budget is below what the fewest levels cost.
         DataError: the network does not run on the samples, or gives NaN or inf.
     """
-    check_options(options)
-    check_budget(share)
+    share = options.levels_budget
+    assert share is not None
     histograms, seen = _observe(network, activations, samples, size, options, progress)
     tables: dict[str, list[Choice]] = {}
     steps: dict[str, float] = {}
@@ -213,12 +201,7 @@ def plan_levels(
     return {key: line.levels for key, line in chosen.items()}, report
 
 
-def with_levels(options: CalibrationOptions, levels: int) -> CalibrationOptions:
-    """The options of a neuron with so many levels; its kind stays that of the others."""
-    return replace(options, levels=levels, neuron=options.kind)
-
-
-def ladder(options: CalibrationOptions) -> list[int]:
+def ladder(options: CompileOptions) -> list[int]:
     """The numbers of levels that a neuron may get, ascending."""
     wanted = {max(round(rung * options.levels), 1) for rung in _RUNGS}
     most = MAX_THRESHOLDS if options.kind == SCALE else max(wanted)
@@ -229,7 +212,7 @@ def level_table(
     activation: Activation,
     histogram: SignedHistogram,
     samples: int,
-    options: CalibrationOptions,
+    options: CompileOptions,
 ) -> list[Choice]:
     """Error and cost of a neuron for each N of the ladder.
 
@@ -243,11 +226,11 @@ def level_table(
         Squared relative error to be expected, and spikes per sample, by N.
     """
     rows = distributions(histogram)
-    if options.calibrator == "auto":
+    if options.calibrator == AUTO:
         options = replace(options, calibrator=DENSITY if options.kind == SCALE else "mse")
     table = []
     for levels in ladder(options):
-        neuron = fit_neuron(activation, histogram, with_levels(options, levels))
+        neuron = fit_neuron(activation, histogram, replace(options, levels=levels))
         table.append(Choice(levels, neuron.error**2, count_spikes(neuron, rows) / samples))
     return table
 
@@ -461,7 +444,7 @@ def _observe(
     activations: Sequence[Activation],
     samples: Samples,
     size: int,
-    options: CalibrationOptions,
+    options: CompileOptions,
     progress: Progress,
 ) -> tuple[dict[str, SignedHistogram], int]:
     """The distribution of every membrane potential in the ANN, by the activation's output."""
@@ -487,7 +470,7 @@ def _step(histogram: SignedHistogram, function: ActivationFunction | None, error
     return math.sqrt(12 * power) * min(max(error, _LEAST_ERROR), _MOST_ERROR)
 
 
-def _asked(options: CalibrationOptions) -> int:
+def _asked(options: CompileOptions) -> int:
     """N of equal levels, as the ladder has it."""
     return min(options.levels, ladder(options)[-1])
 

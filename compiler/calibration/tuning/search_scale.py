@@ -53,6 +53,7 @@ from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, Thres
 from ....runtime_ops.definition import DOMAIN
 from ....runtime_ops.scale_fire import SCALE_FIRE
 from ...errors import UsageError
+from ...options import CompileOptions
 from ...progress import Progress
 from ...running.expose import with_outputs
 from ...running.fidelity import FidelityMeter
@@ -65,6 +66,9 @@ from ..fire import fire
 #: Samples on which each trial runs, at most.
 MOST_SAMPLES = 64
 
+#: Lambda is searched between these; 1, the calibrated network, lies between them.
+LEAST_SCALE, MOST_SCALE = 0.25, 2.0
+
 #: Fewer samples are not worth holding out.
 _FEWEST = 8
 
@@ -75,25 +79,6 @@ _RANDOM_TRIALS = 5
 #: First opset at which the axes of ReduceL1 are an input.
 _AXES_INPUT = 18
 _FLOAT = np.finfo(np.float32)
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What the user may choose.
-
-    Attributes:
-        trials: how many scales are tried, 1 among them.
-        spike_weight: what spikes count against error; 0 looks at the error alone.
-        low: least lambda, above 0 and at most 1.
-        high: largest lambda, at least 1.
-        seed: of the sampler.
-    """
-
-    trials: int = 20
-    spike_weight: float = 0.5
-    low: float = 0.25
-    high: float = 2.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,23 +134,6 @@ class SearchReport:
     trials: list[Trial] = field(default_factory=list)
 
 
-def check_search(options: SearchOptions) -> None:
-    """Refuse options that make no search, before anything is computed.
-
-    Raises:
-        UsageError: a number out of range, or optuna is not installed.
-    """
-    if options.trials < 1:
-        raise UsageError(f"{options.trials} trials: a search needs at least 1")
-    if not (options.spike_weight >= 0 and math.isfinite(options.spike_weight)):
-        raise UsageError(f"the weight {options.spike_weight:g} of spikes is not 0 or more")
-    if not (0 < options.low <= 1 <= options.high < math.inf):
-        raise UsageError(
-            f"scales from {options.low:g} to {options.high:g} do not hold 1, the calibrated network"
-        )
-    _import_optuna()
-
-
 def hold_out(samples: Samples) -> tuple[Samples, Samples]:
     """Samples to calibrate with, and samples for the search that calibration does not see.
 
@@ -205,7 +173,7 @@ def search_scale(
     neurons: Mapping[str, Neuron],
     samples: Samples,
     reference: Reference,
-    options: SearchOptions,
+    options: CompileOptions,
     progress: Progress,
 ) -> tuple[dict[str, Neuron], SearchReport]:
     """Scale the steps of the calibrated neurons.
@@ -216,17 +184,16 @@ def search_scale(
         neurons: the calibrated neurons, keyed by the activation's output tensor.
         samples: held out from calibration, or its own where there are too few.
         reference: the ANN's outputs on all of them.
-        options: what is searched, and for how long.
+        options: resolved; how many trials, what spikes count, and the seed.
         progress: told about trials done.
 
     Returns:
         The neurons, scaled by the best lambda, and how it was found.
 
     Raises:
-        UsageError: the options make no search, or optuna is not installed.
+        UsageError: optuna is not installed.
     """
-    check_search(options)
-    optuna = _import_optuna()
+    optuna = import_optuna()
     scalable = _scalable(activations, neurons)
     with closing(Spool()) as spool:
         bench = _Bench(analog, activations, neurons, scalable, spool)
@@ -239,8 +206,8 @@ def search_scale(
         scale=best,
         objective=_OBJECTIVE,
         spike_weight=options.spike_weight,
-        low=options.low,
-        high=options.high,
+        low=LEAST_SCALE,
+        high=MOST_SCALE,
         sampler=f"{_SAMPLER} {optuna.__version__}",
         seed=options.seed,
         samples=bench.samples,
@@ -314,10 +281,10 @@ def _scaled(step: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _search(
-    optuna: ModuleType, bench: _Bench, options: SearchOptions, progress: Progress
+    optuna: ModuleType, bench: _Bench, options: CompileOptions, progress: Progress
 ) -> list[Trial]:
     """All trials, lambda = 1 first."""
-    space = {"scale": optuna.distributions.FloatDistribution(options.low, options.high, log=True)}
+    space = {"scale": optuna.distributions.FloatDistribution(LEAST_SCALE, MOST_SCALE, log=True)}
     trials: list[Trial] = []
     with _silenced(optuna):
         sampler = optuna.samplers.TPESampler(seed=options.seed, n_startup_trials=_RANDOM_TRIALS)
@@ -349,7 +316,12 @@ def _is_efficient(trial: Trial, trials: Sequence[Trial]) -> bool:
     return not any(e <= mine[0] and s <= mine[1] and (e, s) != mine for e, s in others)
 
 
-def _import_optuna() -> ModuleType:
+def import_optuna() -> ModuleType:
+    """The package that a search needs.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         return importlib.import_module("optuna")  # takes a second, and only this needs it
     except ImportError as error:

@@ -14,11 +14,11 @@ import numpy as np
 from ....passes.analysis.activations import Activation
 from ....passes.graph.network import Network
 from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ...options import DENSITY
 from ...progress import Progress
 from ...running.histograms import Watch, observe_samples
 from ...samples.files import Samples
 from ..fire import fire
-from ..options import DENSITY
 from .shrink import count_levels_in, shrink
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from ....passes.graph.graph import import_model
+from dataclasses import replace
+
+from ....passes.graph.surgeon import import_model
 from ....passes.lowering.function_bodies import function_bodies
 from ...errors import UsageError
 from ...front_end import Prepared
-from ...options import CompileOptions
+from ...options import (
+    ACTIVATIONS,
+    AUTO,
+    DELAYED,
+    MULTI_THRESHOLD,
+    SIGNED,
+    SPIKES,
+    CompileOptions,
+    filled,
+)
 from ...steps import Steps
 from ..onnxruntime import OnnxRuntime
 from ..target import Artifact, Quantised
@@ -20,27 +31,29 @@ class Nir:
     name = "nir"
 
     def resolve(self, options: CompileOptions) -> CompileOptions:
-        """Refuse what is not NIR's, early.
+        """Defaults are multi-threshold neurons, spikes on shortcuts, and no encoders.
 
         Raises:
             UsageError: ``nir`` is not installed, or the options ask for neurons that are not those
                 of NIR.
         """
         check_package()
-        calibration = options.calibration
-        if not calibration.stepwise or calibration.levels != 1 or options.time_axis:
+        one_step = options.timesteps == 1 or options.firing == DELAYED
+        if one_step or options.levels not in (None, 1) or options.time_axis:
             raise UsageError(
                 "a NIR graph has neurons that fire immediately, and at most once in each of "
                 "several timesteps; give --timesteps, and leave out --levels, --firing and "
                 "--time-axis"
             )
-        if calibration.signed:
+        if options.neuron == SIGNED:
             raise UsageError(
                 "the IF neurons of NIR fire no negative spikes; use multi-threshold ones"
             )
         if options.binary_spikes is not None:
             raise UsageError("the spikes of a NIR graph are binary; leave out --binary-spikes")
-        return options
+        if options.neuron == AUTO:
+            options = replace(options, neuron=MULTI_THRESHOLD)
+        return filled(options, shortcuts=SPIKES, encode=ACTIVATIONS)
 
     def check(self, prepared: Prepared) -> None:
         """Refuse operators that have no counterpart in NIR.
@@ -59,6 +72,6 @@ class Nir:
         """
         made = OnnxRuntime().lower(quantised, options, steps)
         with steps("to_nir") as step:
-            graph = to_nir(function_bodies(quantised.snn), options.calibration.timesteps)
+            graph = to_nir(function_bodies(quantised.snn), options.timesteps)
             step.changes += summary(graph)
         return Artifact({"": nir_bytes(graph)}, made.snn, made.claims)

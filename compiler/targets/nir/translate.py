@@ -37,8 +37,9 @@ from typing import Any
 import numpy as np
 
 from ....passes.analysis.activations import is_shortcut
-from ....passes.graph.graph import Graph, Node, Tensor, import_model, is_constant, is_standard
+from ....passes.graph.graph import Graph, Node, Tensor, given, is_constant, is_standard
 from ....passes.graph.network import Network
+from ....passes.graph.surgeon import import_model
 from ....runtime_ops.definition import DOMAIN
 from ....runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...errors import ModelError
@@ -554,10 +555,10 @@ def _has(node: Node, position: int) -> bool:
 
 
 def _constant(node: Node, position: int) -> np.ndarray:
-    if not _has(node, position) or not is_constant(node.inputs[position]):
+    tensor = given(node, position)
+    if tensor is None or not is_constant(tensor):
         raise NotInNirError(f"its input {position} is not constant")
-    values: np.ndarray = node.inputs[position].values
-    return values
+    return tensor.values
 
 
 def _pair(node: Node, name: str) -> Pair:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import model_from_text
+from helpers import model_from_text, resolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from snn_compile.compiler.calibration.calibrate import CalibrationOptions, calibrate
+from snn_compile.compiler.calibration.calibrate import calibrate
 from snn_compile.compiler.calibration.fitting.distributions import distributions
 from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
-from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 
 
@@ -142,7 +141,7 @@ NET = """
     }}"""
 
 
-NO_CORRECTIONS = Corrections(sequential=False, bias=False, weights=False)
+NO_CORRECTIONS = {"sequential": False, "bias_correction": False, "compensation": False}
 
 
 def calibrated(
@@ -154,8 +153,8 @@ def calibrated(
     samples = FileSamples(tmp_path / "x.npy", input_specs(model))
     graph = canonicalise(import_model(model)).graph
     activations, _ = find_activations(graph)
-    chosen, network = CalibrationOptions(**options), export_network(graph)
-    found = calibrate(network, activations, [], samples, 7, chosen, corrections, Progress())
+    chosen, network = resolved(**corrections, **options), export_network(graph)
+    found = calibrate(network, activations, [], samples, 7, chosen, Progress())
     assert not found.parameters
     assert not found.changes
     weight = next(t for t in model.graph.initializer if t.name == "w")
@@ -174,7 +173,7 @@ def thresholds(x, calibrator="mse"):
 
 def test_theta_of_a_network_is_that_of_its_activations(tmp_path):
     neuron, silent, a = calibrated(
-        tmp_path, DATA, **THRESHOLDS, per_channel=False, calibrator="mse"
+        tmp_path, DATA, **THRESHOLDS, granularity="tensor", calibrator="mse"
     )
     assert isinstance(neuron, ThresholdNeuron)
     np.testing.assert_allclose(neuron.theta, thresholds(a.reshape(1, -1)), rtol=1e-3)
@@ -197,7 +196,7 @@ def test_signed_activation_gets_a_theta_for_each_side(tmp_path):
         DATA + np.float32(1),
         "PRelu (a, slope)",
         **THRESHOLDS,
-        per_channel=False,
+        granularity="tensor",
         calibrator="mse",
     )
     assert isinstance(neuron, DualNeuron)
@@ -225,7 +224,7 @@ def test_options_that_contradict_each_other_are_refused(tmp_path):
         calibrated(tmp_path, DATA, neuron="multi-threshold", calibrator="density")
 
 
-BOTH_WAYS = pytest.mark.parametrize("corrections", [NO_CORRECTIONS, Corrections()])
+BOTH_WAYS = pytest.mark.parametrize("corrections", [NO_CORRECTIONS, {}])
 
 
 @BOTH_WAYS

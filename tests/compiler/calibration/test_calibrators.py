@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from helpers import export_model, model_from_text, run_model
+from helpers import export_model, model_from_text, resolved, run_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting.distributions import distributions, pool
@@ -25,13 +25,12 @@ from snn_compile.compiler.calibration.fitting.uniform_calibrators import (
     find_uniform,
     squared_error,
 )
-from snn_compile.compiler.calibration.options import CalibrationOptions, check_options
 from snn_compile.compiler.calibration.tuning.shrink import count_levels, count_levels_in, shrink
 from snn_compile.compiler.errors import UsageError
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
@@ -360,12 +359,12 @@ def test_channels_share_the_division_and_have_steps_of_their_own(calibrator):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"calibrator": "guess"}, "calibrator 'guess' is unknown, there are auto, density, max"),
-        ({"neuron": "guess"}, "neuron 'guess' is unknown, there are auto, scale"),
-        ({"levels": 0}, "needs at least 1"),
-        ({"percentile": 0.0}, "percentile 0 "),
-        ({"percentile": 100.5}, "percentile 100.5 "),
-        ({"percentile": float("nan")}, "percentile nan "),
+        ({"calibrator": "guess"}, "--calibrator 'guess' cannot be used; give auto, density, mse, "),
+        ({"neuron": "guess"}, "--neuron 'guess' cannot be used; give auto, scale, multi-thr"),
+        ({"levels": 0}, "--levels 0 cannot be used; give a whole number from 1 to 65536"),
+        ({"percentile": 0.0}, "--percentile 0.0 .* a finite number above 0 and at most 100"),
+        ({"percentile": 100.5}, "--percentile 100.5 "),
+        ({"percentile": float("nan")}, "--percentile nan "),
         ({"levels": 256, "neuron": "scale"}, "256 levels: a ScaleFire neuron has at most 255"),
         ({"calibrator": "density", "neuron": "multi-threshold"}, "places levels freely"),
         ({"calibrator": "density", "levels": 300}, "which 300 levels need"),
@@ -374,7 +373,7 @@ def test_channels_share_the_division_and_have_steps_of_their_own(calibrator):
 )
 def test_options_that_do_not_go_together_are_refused(options, match):
     with pytest.raises(UsageError, match=match):
-        check_options(CalibrationOptions(**options))
+        resolved(**options)
 
 
 def test_options_that_go_together():
@@ -384,11 +383,10 @@ def test_options_that_go_together():
         (4, "multi-threshold", "multi-threshold"),
         (4, "scale", "scale"),
     ):
-        options = CalibrationOptions(levels=levels, neuron=neuron)
-        check_options(options)
-        assert options.kind == kind
-    check_options(CalibrationOptions(calibrator="density"))
-    check_options(CalibrationOptions(levels=1000, calibrator="entropy"))
+        options = resolved(levels=levels, neuron=neuron)
+        assert options.kind == options.neuron == kind
+    resolved(calibrator="density")
+    resolved(levels=1000, calibrator="entropy")
 
 
 # --- which neuron an activation becomes -----------------------------------------------------------
@@ -474,12 +472,11 @@ def stages(graph, activation, neuron):
     return quantised, snn
 
 
-@pytest.mark.parametrize("per_channel", [True, False], ids=["channels", "tensor"])
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
 @pytest.mark.parametrize("chosen", OPTIONS)
 @pytest.mark.parametrize("case", ACTIVATIONS)
-def test_quantised_network_and_spiking_network_agree_bit_for_bit(case, chosen, per_channel):
-    options = CalibrationOptions(**{"levels": 8, "per_channel": per_channel, **OPTIONS[chosen]})
-    check_options(options)
+def test_quantised_network_and_spiking_network_agree_bit_for_bit(case, chosen, granularity):
+    options = resolved(**{"levels": 8, "granularity": granularity} | OPTIONS[chosen])
     graph, activation, neuron, x = fitted(case, options)
     quantised, snn = stages(graph, activation, neuron)
     feed = {"x": potentials(seed=1)}
@@ -491,7 +488,7 @@ def test_quantised_network_and_spiking_network_agree_bit_for_bit(case, chosen, p
     kinds = {node.op_type for node in snn.graph.node if node.domain == "ai.snn"}
     linear = options.kind == "multi-threshold" and activation.linear
     assert kinds == {"MultiThresholdFire" if linear else "ScaleFire"}
-    if not per_channel:
+    if granularity == "tensor":
         assert "per tensor" in neuron.calibrator
     # What was expected is what is found on the values it was fitted to.
     if not isinstance(neuron, DualNeuron):
@@ -533,7 +530,7 @@ def analog(case, x):
     ],
 )
 def test_kinds(case, neuron, kind, both):
-    _, activation, found, _ = fitted(case, CalibrationOptions(levels=8, neuron=neuron))
+    _, activation, found, _ = fitted(case, resolved(levels=8, neuron=neuron))
     assert type(found) is kind
     if both is not None:
         assert (found.levels_neg > 0) == both
@@ -543,8 +540,8 @@ def test_kinds(case, neuron, kind, both):
 
 
 def test_axes_of_kinds():
-    scale = CalibrationOptions(neuron="scale")
-    thresholds = CalibrationOptions(neuron="multi-threshold")
+    scale = resolved(neuron="scale")
+    thresholds = resolved(neuron="multi-threshold")
     for case, options, axis in (
         ("relu", scale, 1),
         ("leaky relu", scale, 1),
@@ -553,7 +550,7 @@ def test_axes_of_kinds():
         ("sigmoid", scale, None),
         ("relu6", thresholds, 1),
         ("sigmoid", thresholds, None),
-        ("relu", replace(scale, per_channel=False), None),
+        ("relu", replace(scale, granularity="tensor"), None),
     ):
         _, activation, _ = activation_of(case)
         assert channel_axis(activation, options) == axis, case
@@ -562,7 +559,7 @@ def test_axes_of_kinds():
 @pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
 @pytest.mark.parametrize("case", [case for case in ACTIVATIONS if case != "prelu"])
 def test_uniform_staircases_have_levels_equally_far_apart(case, calibrator):
-    options = CalibrationOptions(levels=16, calibrator=calibrator, per_channel=False)
+    options = resolved(levels=16, calibrator=calibrator, granularity="tensor")
     _, _, neuron, _ = fitted(case, options)
     levels = np.unique(neuron.levels)
     steps = np.diff(levels)
@@ -575,7 +572,7 @@ def test_uniform_staircases_have_levels_equally_far_apart(case, calibrator):
 
 
 def test_more_than_255_levels_of_a_curved_function_are_255():
-    _, _, neuron, _ = fitted("sigmoid", CalibrationOptions(levels=1000))
+    _, _, neuron, _ = fitted("sigmoid", resolved(levels=1000))
     assert len(neuron.thresholds) <= 255
     assert "Sigmoid is curved, a ScaleFire has at most 255 levels" in neuron.reason
 
@@ -584,7 +581,7 @@ def test_more_than_255_levels_of_a_curved_function_are_255():
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_silent_activations_get_a_usable_neuron(case, neuron):
     _, activation, x = activation_of(case)
-    options = CalibrationOptions(levels=8, neuron=neuron)
+    options = resolved(levels=8, neuron=neuron)
     axis = channel_axis(activation, options)
     for values in (np.zeros_like(x), np.zeros((0, *x.shape[1:]))):
         found = fit_neuron(activation, histogram_along(values, axis), options)
@@ -600,7 +597,7 @@ def test_silent_activations_get_a_usable_neuron(case, neuron):
 
 def relu_of_values(x, **options):
     _, activation, _ = activation_of("relu")
-    return fit_neuron(activation, histogram_of(x), CalibrationOptions(**options))
+    return fit_neuron(activation, histogram_of(x), resolved(**options))
 
 
 def test_samples_seen_again_are_no_further_values():
@@ -610,7 +607,7 @@ def test_samples_seen_again_are_no_further_values():
     again.merge_seen_again(histogram_of(x))
     more = histogram_of(x)
     more.merge(histogram_of(x))
-    options = CalibrationOptions(levels=16)
+    options = resolved(levels=16)
     neurons = [fit_neuron(activation, values, options) for values in (once, again, more)]
     assert neurons[0].reason == neurons[1].reason != neurons[2].reason
     # Bins of two equal values are spread, those of one are not.
@@ -657,7 +654,10 @@ def test_auto_of_thresholds():
 
 def test_asked_for_calibrators_need_no_reason():
     for calibrator in ("density", *UNIFORM_CALIBRATORS):
-        neuron = relu_of_values(SAMPLES["normal"], levels=8, calibrator=calibrator, percentile=99)
+        percentile = 99 if calibrator == "percentile" else None
+        neuron = relu_of_values(
+            SAMPLES["normal"], levels=8, calibrator=calibrator, percentile=percentile
+        )
         name = "percentile 99" if calibrator == "percentile" else calibrator
         assert neuron.calibrator == f"{name}, per tensor"
         assert neuron.reason == ""
@@ -686,7 +686,7 @@ def levels_of(neuron):
 @pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_shrunk_neurons_give_the_same_bits(case, neuron, count):
-    options = CalibrationOptions(levels=200, calibrator="max", neuron=neuron)
+    options = resolved(levels=200, calibrator="max", neuron=neuron)
     _, _, full, x = fitted(case, options)
     if isinstance(full, StaircaseNeuron):  # levels that nothing reaches
         full = replace(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import product
 
 import numpy as np
 import pytest
-from helpers import model_from_text
+from helpers import model_from_text, resolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting.distributions import distributions
-from snn_compile.compiler.calibration.options import CalibrationOptions
 from snn_compile.compiler.calibration.tuning.levels_budget import (
     Choice,
     allocate,
@@ -22,7 +21,6 @@ from snn_compile.compiler.calibration.tuning.levels_budget import (
     level_table,
     measure_sensitivities,
     plan_levels,
-    with_levels,
 )
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
@@ -30,7 +28,7 @@ from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 
 table = st.lists(
@@ -102,17 +100,17 @@ def test_ties_go_to_the_first_and_to_fewer_levels():
 
 
 def test_ladder_holds_the_levels_asked_for_and_no_more_than_the_neuron_has():
-    assert ladder(CalibrationOptions(levels=16)) == [4, 6, 8, 12, 16, 24, 32, 48, 64]
-    assert ladder(CalibrationOptions(levels=1)) == [1, 2, 3, 4]
-    assert ladder(CalibrationOptions(levels=100))[-3:] == [150, 200, 255]
-    assert ladder(CalibrationOptions(levels=255))[-1] == 255
-    assert ladder(CalibrationOptions(levels=100, neuron="multi-threshold"))[-1] == 400
-    assert 300 in ladder(CalibrationOptions(levels=300))
+    assert ladder(resolved(levels=16)) == [4, 6, 8, 12, 16, 24, 32, 48, 64]
+    assert ladder(resolved(levels=1)) == [1, 2, 3, 4]
+    assert ladder(resolved(levels=100))[-3:] == [150, 200, 255]
+    assert ladder(resolved(levels=255))[-1] == 255
+    assert ladder(resolved(levels=100, neuron="multi-threshold"))[-1] == 400
+    assert 300 in ladder(resolved(levels=300))
 
 
 def test_kind_of_neuron_stays_when_levels_change():
-    assert with_levels(CalibrationOptions(levels=300), 75).kind == "multi-threshold"
-    assert with_levels(CalibrationOptions(levels=255), 64).kind == "scale"
+    assert replace(resolved(levels=300), levels=75).kind == "multi-threshold"
+    assert replace(resolved(levels=255), levels=64).kind == "scale"
 
 
 def histogram_of(values):
@@ -262,7 +260,7 @@ def test_sensitivities_are_measured_on_samples_from_all_over(tmp_path):
 def test_table_has_less_error_and_more_spikes_the_more_levels(tmp_path):
     _, activations, _ = prepare(BRANCHES, tmp_path)
     x = np.random.default_rng(1).standard_normal((1, 20_000))
-    options = CalibrationOptions(levels=8)
+    options = resolved(levels=8)
     lines = level_table(activations[0], histogram_of(x), 100, options)
     assert [line.levels for line in lines] == ladder(options)
     assert all(np.diff([line.error for line in lines]) < 0)
@@ -273,8 +271,8 @@ def test_table_has_less_error_and_more_spikes_the_more_levels(tmp_path):
 
 def plan(tmp_path, share, levels=8, **inputs):
     network, activations, samples = prepare(BRANCHES, tmp_path, count=100, **inputs)
-    options = CalibrationOptions(levels=levels, per_channel=False)
-    return plan_levels(network, activations, samples, 32, options, share, Progress())
+    options = resolved(levels=levels, granularity="tensor", levels_budget=share)
+    return plan_levels(network, activations, samples, 32, options, Progress())
 
 
 def test_important_neuron_gets_the_levels(tmp_path):
@@ -312,13 +310,13 @@ def test_budget_below_the_fewest_levels(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, -1.0, float("nan"), float("inf")])
 def test_budget_that_is_none(share, tmp_path):
-    with pytest.raises(UsageError, match="not a share above 0"):
+    with pytest.raises(UsageError, match=r"--levels-budget .* give a finite number above 0"):
         plan(tmp_path, share)
 
 
 def test_silent_neuron_takes_nothing_of_the_budget(tmp_path):
     levels, report = plan(tmp_path, 1.0, v=-np.ones((100, 8), np.float32))
-    assert levels["b"] == min(ladder(CalibrationOptions(levels=8)))
+    assert levels["b"] == min(ladder(resolved(levels=8)))
     assert report.neurons[1].spikes == 0
 
 
@@ -326,4 +324,4 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     text = "agraph (float[N, 8] u) => (float[N, 8] y) { root = Sqrt (u)  y = Relu (root) }"
     network, activations, samples = prepare(text, tmp_path)
     with pytest.raises(DataError, match="NaN or infinite: root"):
-        plan_levels(network, activations, samples, 32, CalibrationOptions(), 1.0, Progress())
+        plan_levels(network, activations, samples, 32, resolved(levels_budget=1.0), Progress())

@@ -8,10 +8,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from helpers import model_from_text
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration.fitting.membrane import BINS, MOST_LEVELS, Membrane
-from snn_compile.compiler.calibration.options import CalibrationOptions
 from snn_compile.compiler.calibration.tuning.shrink import count_levels
-from snn_compile.compiler.pipeline import CompileOptions, compile_model
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 
@@ -140,7 +139,7 @@ MODEL = """
 def test_every_calibrated_neuron_has_one(tmp_path, neuron, scale):
     samples = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     np.save(tmp_path / "c.npy", samples)
-    options = CompileOptions(CalibrationOptions(8, neuron=neuron), scale=scale)
+    options = CompileOptions(levels=8, neuron=neuron, scale=scale)
     result = compile_model(model_from_text(MODEL), tmp_path / "c.npy", options)
     activity = {line.name: line for line in result.report.verification.neurons}
     assert len(result.report.neurons) == (4 if neuron == "multi-threshold" else 3)

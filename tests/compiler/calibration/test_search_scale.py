@@ -7,16 +7,16 @@ import logging
 import math
 import sys
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
-from helpers import model_from_text
+from helpers import model_from_text, resolved
 from onnx import helper, numpy_helper
 from snn_compile.compiler.calibration.tuning.search_scale import (
+    LEAST_SCALE,
     MOST_SAMPLES,
-    SearchOptions,
-    check_search,
+    MOST_SCALE,
     hold_out,
     is_homogeneous,
     scale_neuron,
@@ -31,9 +31,9 @@ from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import is_detached
 from snn_compile.passes.graph.protos import initializers_below
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
@@ -153,7 +153,7 @@ class Case:
                 self.neurons,
                 self.samples,
                 reference,
-                SearchOptions(**options),
+                resolved(search_scale=True, **options),
                 Progress(),
             )
 
@@ -304,8 +304,8 @@ def test_nothing_to_scale_is_one_trial(tmp_path):
 
 
 def test_scales_stay_in_their_range(tmp_path):
-    _, report = Case(PERCEPTRON, tmp_path).search(trials=10, low=0.8, high=1.1)
-    assert all(0.8 <= trial.scale <= 1.1 for trial in report.trials)
+    _, report = Case(PERCEPTRON, tmp_path).search(trials=10)
+    assert all(LEAST_SCALE <= trial.scale <= MOST_SCALE for trial in report.trials)
 
 
 def test_at_most_so_many_samples_are_used(tmp_path):
@@ -407,18 +407,14 @@ def test_network_without_outputs_to_compare(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "0 trials"),
-        ({"spike_weight": -0.1}, "weight -0.1 of spikes"),
-        ({"spike_weight": math.nan}, "weight nan of spikes"),
-        ({"low": 1.5}, "scales from 1.5 to 2 do not hold 1"),
-        ({"low": 0.0}, "scales from 0 to 2"),
-        ({"high": 0.5}, "scales from 0.25 to 0.5"),
-        ({"high": math.inf}, "to inf"),
+        ({"trials": 0}, "--trials 0 cannot be used; give a whole number of at least 1"),
+        ({"spike_weight": -0.1}, "--spike-weight -0.1 cannot be used; give a finite number of at"),
+        ({"spike_weight": math.nan}, "--spike-weight nan cannot be used"),
     ],
 )
 def test_options_that_make_no_search(options, message):
     with pytest.raises(UsageError, match=message):
-        check_search(replace(SearchOptions(), **options))
+        resolved(search_scale=True, **options)
 
 
 def test_scaled_neuron_says_so_and_forgets_its_errors():

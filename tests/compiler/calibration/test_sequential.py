@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from helpers import model_from_text
+from helpers import model_from_text, resolved
 from onnx import numpy_helper
 from snn_compile.compiler import CompileOptions, compile_model, pipeline
 from snn_compile.compiler.calibration.calibrate import calibrate
-from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
 from snn_compile.compiler.calibration.sequence.sequential import calibrate_sequentially
 from snn_compile.compiler.errors import DataError
 from snn_compile.compiler.progress import Progress
@@ -22,16 +21,17 @@ from snn_compile.compiler.samples.files import FileSamples, Samples, input_specs
 from snn_compile.passes.analysis.activations import Activation, find_activations
 from snn_compile.passes.analysis.layers import find_layers
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.neuron import Neuron, ThresholdNeuron
 from snn_compile.passes.neurons.own_parameters import own_parameters
 
-ALONE = Corrections(sequential=True, bias=False, weights=False)
-BIAS = Corrections(sequential=True, bias=True, weights=False)
-WEIGHTS = Corrections(sequential=True, bias=False, weights=True)
-ALL = Corrections()
-NONE_SPIKING = Corrections(sequential=False, bias=True, weights=False)
+ALONE = {"sequential": True, "bias_correction": False, "compensation": False}
+BIAS = {"sequential": True, "bias_correction": True, "compensation": False}
+WEIGHTS = {"sequential": True, "bias_correction": False, "compensation": True}
+ALL = {}
+NONE = {"sequential": False, "bias_correction": False, "compensation": False}
+NONE_SPIKING = {"sequential": False, "bias_correction": True, "compensation": False}
 
 #: Of every neuron of these tests.
 THETA, LEVELS = np.float32(0.75), 3
@@ -107,7 +107,7 @@ class Prepared:
             self.samples,
             size,
             fit,
-            corrections,
+            resolved(**corrections),
             settled or {},
             Progress(),
         )
@@ -115,15 +115,13 @@ class Prepared:
 
     def calibrated(self, corrections=ALL, **options):
         """The same through the entry that the pipeline uses."""
-        chosen = CalibrationOptions(**options)
         return calibrate(
             self.network,
             self.activations,
             self.layers,
             self.samples,
             7,
-            chosen,
-            corrections,
+            resolved(**corrections, **options),
             Progress(),
         )
 
@@ -351,7 +349,7 @@ class TestWeights:
 
     def test_switched_off_nothing_is_corrected(self, two):
         prepared, *_ = two
-        for corrections in (ALONE, Corrections(False, False, False)):
+        for corrections in (ALONE, NONE):
             found = prepared.calibrated(corrections)
             assert (found.parameters, found.changes) == ({}, [])
             assert len(found.neurons) == 2
@@ -368,7 +366,7 @@ class TestTheCompiledModel:
         monkeypatch.setattr(pipeline, "calibrate", keep)
         np.save(tmp_path / "x.npy", DATA)
         source = model_from_text(TWO)
-        options = CompileOptions(CalibrationOptions(levels=3))
+        options = CompileOptions(levels=3)
         result = compile_model(source, tmp_path / "x.npy", options)
         held = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
         parameters = found[0].parameters
@@ -391,8 +389,8 @@ class TestTheCompiledModel:
     def test_corrections_bring_it_closer_to_the_ann(self, tmp_path):
         np.save(tmp_path / "x.npy", DATA)
         errors = []
-        for corrections in (ALL, Corrections(False, False, False)):
-            options = CompileOptions(CalibrationOptions(levels=3), corrections)
+        for corrections in (ALL, NONE):
+            options = CompileOptions(levels=3, **corrections)
             report = compile_model(model_from_text(TWO), tmp_path / "x.npy", options).report
             errors.append(report.verification.outputs[0].relative_l2)
         assert errors[0] < 0.95 * errors[1]
@@ -580,7 +578,7 @@ def test_progress_is_told_about_every_round(two):
         prepared.samples,
         50,
         FixedFit(),
-        ALL,
+        resolved(**ALL),
         {},
         Counting(),
     )

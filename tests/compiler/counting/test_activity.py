@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.counting.activity import ActivityMeter
-from snn_compile.compiler.pipeline import CompileOptions, compile_model
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.network import detach
@@ -287,8 +286,8 @@ def test_the_network_stays_as_it_is_and_gives_what_is_kept():
 
 @pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
 def test_verification_reports_it(neuron, digits, digits_calibration):
-    plain = Corrections(sequential=False, bias=False, weights=False)
-    options = CompileOptions(CalibrationOptions(neuron=neuron), plain)
+    plain = {"sequential": False, "bias_correction": False, "compensation": False}
+    options = CompileOptions(neuron=neuron, **plain)
     result = compile_model(digits, digits_calibration, options)
     nodes = neurons_of(result.model)
     constants = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}

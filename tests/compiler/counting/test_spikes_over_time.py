@@ -9,7 +9,7 @@ import pytest
 from snn_compile.compiler.counting.spikes import SpikeMeter
 from snn_compile.compiler.errors import ModelError
 from snn_compile.compiler.evaluation.energy import estimate_energy
-from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from spikes_by_hand import assert_counted, count, measure, network, values_of
 

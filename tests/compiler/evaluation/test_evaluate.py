@@ -20,7 +20,6 @@ from click.testing import CliRunner
 from conftest import MODELS
 from helpers import model_from_text
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import Corrections
 from snn_compile.compiler.eval_cli import main
 from snn_compile.compiler.evaluation import latency
 from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
@@ -34,7 +33,7 @@ TEST = MODELS / "digits_test.npz"
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs signals and /proc")
 
-FAST = CompileOptions(corrections=Corrections(False, False, False))
+FAST = CompileOptions(sequential=False, bias_correction=False, compensation=False)
 
 
 def snn_eval(*arguments):

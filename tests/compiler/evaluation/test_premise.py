@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from conftest import MODELS
 from onnx import ModelProto, helper, numpy_helper
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
 from snn_compile.compiler.errors import ModelError
 from snn_compile.compiler.eval_cli import main
 from snn_compile.compiler.evaluation import premise
@@ -22,8 +21,8 @@ from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.samples.files import FileSamples, input_specs
-from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import Network, set_constant
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from snn_compile.runtime_ops.operators import neurons_of
 from spikes_by_hand import network
@@ -216,8 +215,13 @@ def test_the_first_samples_are_run(samples, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def digits():
     """The bundled network with 32 levels."""
-    calibration = CalibrationOptions(levels=32, neuron="multi-threshold")
-    options = CompileOptions(calibration=calibration, corrections=Corrections(False, False, False))
+    options = CompileOptions(
+        levels=32,
+        neuron="multi-threshold",
+        sequential=False,
+        bias_correction=False,
+        compensation=False,
+    )
     source = MODELS / "digits_resnet_dynamo.onnx"
     return compile_model(source, MODELS / "digits_calibration.npz", options).network
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import made_up_results as made_up
 import numpy as np
 import pytest
 from helpers import model_from_text
 from made_up_results import point
-from snn_compile.compiler import front_end
-from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
-from snn_compile.compiler.calibration.tuning.search_scale import SearchOptions
+from snn_compile.compiler import CompileOptions, compile_model, front_end
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.evaluation.sweep import Setting, mark_pareto, parse_sweep, sweep
-from snn_compile.compiler.pipeline import CompileOptions, compile_model
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.report.results import SweepPoint
 from snn_compile.compiler.report.sweep_points import accuracy_of, energy_of
@@ -30,8 +28,13 @@ MODEL = """
     }
 """
 PLAIN = CompileOptions(
-    CalibrationOptions(8, "max", per_channel=False, neuron="multi-threshold"),
-    Corrections(False, False, False),
+    levels=8,
+    calibrator="max",
+    granularity="tensor",
+    neuron="multi-threshold",
+    sequential=False,
+    bias_correction=False,
+    compensation=False,
 )
 
 
@@ -218,7 +221,7 @@ def test_a_point_that_fails_is_named(samples):
 
 
 def test_bad_options_of_any_point_are_refused_first(samples):
-    options = CompileOptions(CalibrationOptions(neuron="scale"))
+    options = CompileOptions(neuron="scale")
     with pytest.raises(UsageError, match="levels=300: 300 levels"):
         sweep(
             model_from_text(MODEL), samples, options, [Setting(4), Setting(300)], None, Progress()
@@ -229,7 +232,7 @@ def test_bad_options_of_any_point_are_refused_first(samples):
 
 
 def test_a_scale_multiplies_the_steps(samples):
-    options = [CompileOptions(PLAIN.calibration, PLAIN.corrections, scale=s) for s in (1.0, 0.5)]
+    options = [replace(PLAIN, scale=s) for s in (1.0, 0.5)]
     results = [compile_model(model_from_text(MODEL), samples, o) for o in options]
     (levels, theta), (_, scaled) = (levels_and_theta(result.network) for result in results)
     assert levels == 8 and scaled == theta / 2
@@ -239,12 +242,10 @@ def test_a_scale_multiplies_the_steps(samples):
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
 def test_refused_scales(samples, scale):
-    with pytest.raises(UsageError, match="not a finite number above 0"):
+    with pytest.raises(UsageError, match=r"--scale .* give a finite number above 0"):
         compile_model(model_from_text(MODEL), samples, CompileOptions(scale=scale))
 
 
 def test_a_scale_is_given_or_searched(samples):
     with pytest.raises(UsageError, match="searched and given"):
-        compile_model(
-            model_from_text(MODEL), samples, CompileOptions(scale=2.0, search=SearchOptions())
-        )
+        compile_model(model_from_text(MODEL), samples, CompileOptions(scale=2.0, search_scale=True))

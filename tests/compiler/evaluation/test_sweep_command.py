@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 from helpers import model_from_text
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import CalibrationOptions, Corrections
 from snn_compile.compiler.eval_cli import main
 from snn_compile.compiler.evaluation import evaluate
 from snn_compile.compiler.evaluation.energy import ACCOUNTINGS, HOROWITZ_45_NM
@@ -146,11 +145,11 @@ def test_calibration_samples_of_a_sweep_are_looked_at_before_any_work(folder, mo
 
 
 def test_the_report_of_another_snn_is_refused(folder):
-    plain = CompileOptions(corrections=Corrections(False, False, False))
+    plain = CompileOptions(sequential=False, bias_correction=False, compensation=False)
     for name, options in {
         "own": plain,
-        "levels": replace(plain, calibration=CalibrationOptions(levels=8)),
-        "kind": replace(plain, calibration=CalibrationOptions(neuron="multi-threshold")),
+        "levels": replace(plain, levels=8),
+        "kind": replace(plain, neuron="multi-threshold"),
         "encoded": replace(plain, encode_input=True),
     }.items():
         compiled = compile_model(folder / "ann.onnx", folder / "calibration.npz", options)

@@ -11,8 +11,8 @@ from snn_compile.compiler.running.segment import segment
 from snn_compile.compiler.running.spool import Spool
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.analysis.layers import find_layers
-from snn_compile.passes.graph.graph import export_network, import_model, infer_shapes
 from snn_compile.passes.graph.network import Network, detach
+from snn_compile.passes.graph.surgeon import export_network, import_model, infer_shapes
 from snn_compile.passes.neurons.own_parameters import own_parameters
 
 RESIDUAL = """

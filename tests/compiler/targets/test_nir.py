@@ -9,13 +9,12 @@ import warnings
 import numpy as np
 import pytest
 from conftest import MODELS, REPOSITORY
-from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
-from snn_compile.compiler.calibration.options import Corrections
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
-from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import constant_of
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from spikes_by_hand import network
@@ -446,8 +445,11 @@ def digits(tmp_path_factory):
     with np.load(MODELS / "digits_calibration.npz") as samples:
         np.savez(calibration, image=samples["image"][:32])
     options = CompileOptions(
-        CalibrationOptions(levels=STEPS, neuron="multi-threshold"),
-        Corrections(False, False, False),
+        levels=STEPS,
+        neuron="multi-threshold",
+        sequential=False,
+        bias_correction=False,
+        compensation=False,
         shortcuts="spikes",
         encode="activations",
     )

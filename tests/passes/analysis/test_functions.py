@@ -12,7 +12,8 @@ from snn_compile.passes.analysis.functions import (
     NotANeuron,
     activation_function,
 )
-from snn_compile.passes.graph.graph import ANN_DOMAIN, import_model
+from snn_compile.passes.graph.graph import ANN_DOMAIN
+from snn_compile.passes.graph.surgeon import import_model
 from snn_compile.passes.recognise.ann_functions import ann_function
 
 _LARGE = np.logspace(1.4, 9, 40)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from helpers import export_model, model_from_text, run_model
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import import_model
+from snn_compile.passes.graph.surgeon import import_model
 
 S = "float[2,3,4,5]"
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)

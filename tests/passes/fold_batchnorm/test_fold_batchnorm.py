@@ -8,7 +8,7 @@ import pytest
 from helpers import export_model, model_from_text, run_model
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph.graph import import_model
+from snn_compile.passes.graph.surgeon import import_model
 
 
 def statistics(channels, prefix=""):

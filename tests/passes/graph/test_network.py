@@ -10,8 +10,8 @@ import pytest
 from helpers import model_from_text, run_model
 from onnx import TensorProto, numpy_helper
 from snn_compile.compiler.model_io.stream import write_network
-from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import LARGE, check, detach, is_detached
+from snn_compile.passes.graph.surgeon import export_network, import_model
 
 NET = """
     g (float[N,100] x) => (float[N,100] y) <float[100,100] large, float[100] small> {

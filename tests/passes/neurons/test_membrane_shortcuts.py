@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import export_model, model_from_text, run_model
-from snn_compile.compiler import CalibrationOptions, CompileOptions, compile_model
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import import_model
 from snn_compile.passes.graph.protos import nodes_below
+from snn_compile.passes.graph.surgeon import import_model
 from snn_compile.passes.neurons.membrane_shortcuts import membrane_shortcuts
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 4, 6, 6)).astype(np.float32)
@@ -236,7 +236,7 @@ def test_a_sum_with_the_membrane_potential_is_closer(tmp_path):
     model = net("r = Relu (x) a = Conv (r, w) y = Add (a, r)")
     errors = {}
     for shortcuts in ("membrane", "spikes"):
-        options = CompileOptions(CalibrationOptions(levels=2), shortcuts=shortcuts)
+        options = CompileOptions(levels=2, shortcuts=shortcuts)
         report = compile_model(model, tmp_path / "x.npy", options).report
         errors[shortcuts] = report.verification.outputs[0].relative_l2
     assert errors["membrane"] < errors["spikes"]

@@ -11,8 +11,8 @@ from helpers import export_model, model_from_text, run_model
 from snn_compile.compiler.report.neurons import neuron_reports
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.graph import export_network, import_model
 from snn_compile.passes.graph.network import Network
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
@@ -576,7 +576,7 @@ def test_leaves_chains_that_mean_something_else(change):
     assert_bit_exact(model, snn, feed())
 
 
-def test_lower_raises_the_ir_version_only_where_needed():
+def test_function_bodies_raise_the_ir_version_only_where_needed():
     plain = one_activation("Relu (a)")
     plain.ir_version = 7
     assert function_bodies(Network(plain)).proto.ir_version == 7
