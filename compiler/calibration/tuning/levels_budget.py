@@ -431,12 +431,7 @@ def _spread(samples: Samples, size: int) -> tuple[list[Feed], int]:
     wanted = min(max(MOST_SAMPLES // batch, 1), there)
     chosen = {(2 * position + 1) * there // (2 * wanted) for position in range(wanted)}
     feeds = [feed for position, feed in enumerate(samples.batches(batch)) if position in chosen]
-    return feeds, sum(_rows(samples, feed) for feed in feeds)
-
-
-def _rows(samples: Samples, feed: Feed) -> int:
-    """How many samples a feed holds."""
-    return 1 if samples.unbatched else len(next(iter(feed.values())))
+    return feeds, sum(samples.count_in(feed) for feed in feeds)
 
 
 def _observe(

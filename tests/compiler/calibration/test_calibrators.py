@@ -36,7 +36,6 @@ from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
     DualNeuron,
-    PassContext,
     StaircaseNeuron,
     ThresholdNeuron,
 )
@@ -461,7 +460,7 @@ def fitted(case, options):
 
 def stages(graph, activation, neuron):
     """The quantised ANN and the SNN, both giving the neuron's input and output."""
-    graph = insert_quant_clip(graph, PassContext({activation.output: neuron})).graph
+    graph = insert_quant_clip(graph, {activation.output: neuron}).graph
     quantised = export_model(graph)
     snn = function_bodies(export_network(replace_activation(graph).graph)).attached()
     for model in (quantised, snn):

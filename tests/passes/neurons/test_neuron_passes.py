@@ -18,7 +18,6 @@ from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
     DualNeuron,
-    PassContext,
     StaircaseNeuron,
     ThresholdNeuron,
 )
@@ -54,7 +53,7 @@ def neuron(theta, negative=None, levels=8, axis=1):
 def compiled(model, **neurons):
     """The quantised ANN and the SNN, for neurons keyed by output tensor."""
     graph = canonicalise(import_model(model)).graph
-    graph = insert_quant_clip(graph, PassContext(neurons)).graph
+    graph = insert_quant_clip(graph, neurons).graph
     quantised = export_model(graph)
     result = replace_activation(graph)
     snn = function_bodies(export_network(result.graph)).attached()
@@ -268,7 +267,7 @@ def encoder_of(cell):
     graph = encode_edges(canonicalise(import_model(model)).graph).graph
     activations, _ = find_activations(graph)
     assert [item.op for item in activations] == ["Encoder"]
-    graph = insert_quant_clip(graph, PassContext({activations[0].output: cell})).graph
+    graph = insert_quant_clip(graph, {activations[0].output: cell}).graph
     quantised = export_model(graph)
     result = replace_activation(graph)
     snn = function_bodies(export_network(result.graph)).attached()
