@@ -2,13 +2,23 @@
 PYTHON ?= python3
 SECONDS ?= 60
 
-.PHONY: help docs fuzz fuzz-compiler mutate sanitize abi arm
+.PHONY: help types pass docs fuzz fuzz-compiler mutate sanitize abi arm
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
+types:  ## Types of the sources, installed or not; needs the extra 'lint'
+	mkdir -p build/types/snn_compile
+	cd build/types/snn_compile && ln -sfn ../../../compiler ../../../passes ../../../runtime_ops .
+	cd build/types && $(PYTHON) -m mypy --config-file ../../pyproject.toml -p snn_compile
+
+pass:  ## The graph behind the front end's pass NAME for the network MODEL, as text
+	@$(PYTHON) tests/show_pass.py $(NAME) $(MODEL)
+
 docs:  ## The documentation as a site in build/site; needs the extra 'docs'
 	$(PYTHON) docs/generate_operators.py
+	$(PYTHON) docs/generate_steps.py
+	$(PYTHON) docs/generate_options.py
 	$(PYTHON) -m mkdocs build --strict
 
 fuzz:  ## Fuzz the C++ operators for SECONDS

@@ -33,10 +33,10 @@ def _declared(name: str) -> Callable[[F], F]:
     if option.choices:
         known["type"] = click.Choice(option.choices)
     elif option.numbers is not None:
-        known["type"], known["metavar"] = _range(option.numbers), option.symbol
+        known["type"] = _range(option.numbers)
     else:
         known["type"] = click.Path(path_type=Path)
-    return click.option(flag(name), **known)
+    return click.option(flag(name), metavar=option.symbol or None, **known)
 
 
 def _range(numbers: Numbers) -> click.IntRange | click.FloatRange:

@@ -88,7 +88,7 @@ class Option:
         shown: the default in words, where it depends on others.
         choices: the names that it may be.
         numbers: the numbers that it may be.
-        symbol: what stands for the number in the help.
+        symbol: what stands for a number or a path in the help.
     """
 
     group: str
@@ -281,15 +281,15 @@ class CompileOptions:
         "Send spikes of several levels as planes of 0 and 1, one per level or one per bit.",
         choices=(UNARY, BITS),
     )
-    strict: bool = _option(OUTPUT, "Fail if an activation would be kept.", False)
+    strict: bool = _option(OUTPUT, "Fail (exit code 3) if an activation would be kept.", False)
     min_agreement: float | None = _option(
         OUTPUT,
-        "Fail unless ANN and SNN give the same argmax on this share of the samples.",
+        "Fail (exit code 5) unless ANN and SNN give the same argmax on this share of the samples.",
         numbers=Numbers(float, 0, 1),
         symbol="SHARE",
     )
     dump_dir: Path | None = _option(  # noqa: RUF009 (a field, as all others)
-        OUTPUT, "Write the model after each step into here."
+        OUTPUT, "Write the model after each step into here.", symbol="DIR"
     )
 
     # What follows is of resolved options.
@@ -371,11 +371,10 @@ def resolve_common(options: CompileOptions, synthetic: bool) -> CompileOptions:
     several = options.timesteps > 1
     if several:
         _check_time(options)
-        options = filled(options, levels=1)
-    options = _used(options, "firing", several, "over several --timesteps")
-    for name in ("levels", "shortcuts", "encode"):
-        options = filled(options, **{name: OPTIONS[name].fallback})
+    options = filled(options, levels=1 if several else OPTIONS["levels"].fallback)
+    options = filled(options, **{name: OPTIONS[name].fallback for name in ("shortcuts", "encode")})
     percentile, search = options.calibrator == PERCENTILE, options.search_scale
+    options = _used(options, "firing", several, "over several --timesteps")
     options = _used(options, "percentile", percentile, "with --calibrator percentile")
     options = _used(options, "trials", search, "with --search-scale")
     options = _used(options, "spike_weight", search, "with --search-scale")

@@ -66,7 +66,7 @@ def assert_front_end_keeps_the_function(model: ModelProto, feed: dict[str, np.nd
     of a small value and little of the largest one, so the bound is one for the whole output.
     """
     graph = import_model(load_source(model).network)
-    graph = apply_passes(graph, FRONT_END, CompileOptions(), Steps())
+    graph = apply_passes(graph, FRONT_END, resolved(), Steps())
     before, after = run_model(model, feed), run_model(export_network(graph), feed)
     for expected, got in zip(before, after, strict=True):
         largest = float(np.abs(expected).max(initial=0))

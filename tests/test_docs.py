@@ -15,6 +15,8 @@ PAGES = sorted([*DOCS.glob("*.md"), REPOSITORY / "README.md", REPOSITORY / "CONT
 sys.path.insert(0, str(DOCS))
 try:
     import generate_operators
+    import generate_options
+    import generate_steps
 finally:
     sys.path.remove(str(DOCS))
 
@@ -26,6 +28,24 @@ def test_the_operator_reference_is_what_the_schemas_say():
     assert stale != page and generate_operators.written(stale) == page
     with pytest.raises(ValueError, match="<!-- schema: ScaleFire -->"):
         generate_operators.written(page.replace("<!-- schema: ScaleFire -->", ""))
+
+
+def test_the_passes_of_the_front_end_are_those_that_it_runs():
+    page = generate_steps.PAGE.read_text("utf-8")
+    assert generate_steps.written(page) == page, "run python docs/generate_steps.py"
+    stale = page.replace("| `recognise` |", "| `guess` |")
+    assert stale != page and generate_steps.written(stale) == page
+    with pytest.raises(ValueError, match="<!-- end of passes -->"):
+        generate_steps.written(page.replace("<!-- end of passes -->", ""))
+
+
+def test_the_options_in_the_readme_are_those_of_the_compiler():
+    page = generate_options.PAGE.read_text("utf-8")
+    assert generate_options.written(page) == page, "run python docs/generate_options.py"
+    stale = page.replace("| `--levels N` |", "| `--level N` |")
+    assert stale != page and generate_options.written(stale) == page
+    with pytest.raises(ValueError, match="once each"):
+        generate_options.written(page.replace("<!-- end of options -->", ""))
 
 
 def anchors(page):

@@ -31,7 +31,7 @@ import numpy as np
 from onnx import GraphProto, TensorProto
 
 from ...passes.analysis.edges import Carries, is_linear, moved, moves_values, signal_inputs
-from ...passes.graph.graph import Node, Tensor, is_constant, is_standard, scopes
+from ...passes.graph.graph import Node, Tensor, is_constant, is_standard, optional_input, scopes
 from ..errors import DataError
 from .batch import Batch
 from .codes import Codes, Span
@@ -359,8 +359,11 @@ def _without_padding(tensor: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...
     node = tensor.inputs[0] if tensor.inputs else None
     if node is None or node.op != "Pad" or not moves_values(node) or len(node.inputs) < 2:
         return tensor, ()
-    axes = len(node.inputs) > 3 and not node.inputs[3].is_empty()
-    if axes or not is_constant(node.inputs[1]) or node.attrs.get("mode", "constant") != "constant":
+    if (
+        optional_input(node, 3)
+        or not is_constant(node.inputs[1])
+        or node.attrs.get("mode", "constant") != "constant"
+    ):
         return tensor, ()
     before, after = np.asarray(node.inputs[1].values).reshape(2, -1).tolist()
     if any(before[:2] + after[:2]) or min(before + after) < 0:

@@ -51,7 +51,10 @@ class Target(Protocol):
         ...
 
     def resolve(self, options: CompileOptions) -> CompileOptions:
-        """The options with this target's defaults.
+        """The options with this target's defaults, where they differ from those of others.
+
+        Args:
+            options: as the user gives them, their values checked.
 
         Raises:
             UsageError: options do not go with the target, or a package is not installed.

@@ -35,11 +35,11 @@ from ..graph.graph import (
     Graph,
     Node,
     Tensor,
-    given,
     is_constant,
     is_standard,
     may_be_float,
     metadata,
+    optional_input,
     scopes,
     shape_of,
     type_name,
@@ -201,7 +201,7 @@ def _as_neuron(node: Node) -> Activation:
         raise NotANeuron("its slope is not finite")
     linear, upper = signed or node.op == "Relu" or is_encoder(node), np.inf
     if node.op == "Clip" and _clips_at_zero(node):
-        linear, bound = True, given(node, 2)
+        linear, bound = True, optional_input(node, 2)
         upper = np.inf if bound is None else float(values_of(bound).reshape(()))
         # The largest float32 is how exporters write 'no upper bound'.
         upper = np.inf if upper >= np.finfo(np.float32).max else upper
@@ -241,7 +241,7 @@ def _slope_is_finite(node: Node) -> bool:
 
 def _clips_at_zero(node: Node) -> bool:
     """Whether a Clip is constant, 0 below, and above it no constant but a positive one."""
-    low, high = given(node, 1), given(node, 2)
+    low, high = optional_input(node, 1), optional_input(node, 2)
     if not is_standard(node) or low is None or not _is_one_value(low):
         return False
     if high is not None and not (_is_one_value(high) and np.all(values_of(high) > 0)):

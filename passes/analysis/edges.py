@@ -16,7 +16,16 @@ from enum import Enum
 
 import numpy as np
 
-from ..graph.graph import Graph, Node, Tensor, bodies, is_constant, is_standard, may_be_float
+from ..graph.graph import (
+    Graph,
+    Node,
+    Tensor,
+    bodies,
+    is_constant,
+    is_standard,
+    may_be_float,
+    optional_input,
+)
 from .activations import LINEAR_OPS
 
 
@@ -114,8 +123,8 @@ def moves_values(node: Node) -> bool:
     if node.op in _MOVING_ALL:
         return True
     if node.op == "Pad":
-        fill = node.inputs[2] if len(node.inputs) > 2 else None
-        if node.attrs.get("mode", "constant") != "constant" or fill is None or fill.is_empty():
+        fill = optional_input(node, 2)
+        if node.attrs.get("mode", "constant") != "constant" or fill is None:
             return True
         return is_constant(fill) and not np.any(fill.values)
     if node.op in ("Resize", "Upsample"):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph.graph import ANN_DOMAIN, Node, is_constant, is_standard
+from ..graph.graph import ANN_DOMAIN, Node, is_constant, is_standard, optional_input
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -77,9 +77,9 @@ def _attribute(node: Node, name: str, default: float) -> float:
 
 def _input(node: Node, index: int, name: str, default: float) -> float:
     """An optional constant input of one element."""
-    if len(node.inputs) <= index or node.inputs[index].is_empty():
+    tensor = optional_input(node, index)
+    if tensor is None:
         return default
-    tensor = node.inputs[index]
     if not is_constant(tensor):
         raise NotANeuron(f"its {name} is not constant")
     if tensor.values.size != 1:

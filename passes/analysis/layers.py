@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph.graph import Graph, Node, Tensor, given, is_constant, is_standard, values_of
+from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, optional_input, values_of
 from .activations import is_activation, is_encoder
 
 _LAYER_OPS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
@@ -105,10 +105,9 @@ def _is_layer(node: Node) -> bool:
         return False
     if node.op == "MatMul":
         return bool(weight.values.ndim == 2)
-    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        bias = node.inputs[2]
-        if not is_constant(bias) or bias.values.shape != (width(node),):
-            return False
+    bias = optional_input(node, 2)
+    if bias is not None and not (is_constant(bias) and bias.values.shape == (width(node),)):
+        return False
     if node.op == "Gemm":
         attributes = [node.attrs.get(name, 1.0) for name in ("alpha", "beta")]
         return attributes == [1.0, 1.0] and not node.attrs.get("transA", 0)
@@ -200,7 +199,7 @@ def _passes(node: Node) -> tuple[float, float]:
         return -np.inf, np.inf
     ends = [-np.inf, np.inf]
     for position in (1, 2):
-        bound = given(node, position)
+        bound = optional_input(node, position)
         if bound is not None:
             if not is_constant(bound):
                 return -np.inf, np.inf

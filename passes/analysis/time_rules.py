@@ -15,7 +15,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph.graph import ANN_DOMAIN, Node, Tensor, bodies, is_constant, is_standard, rank_of
+from ..graph.graph import (
+    ANN_DOMAIN,
+    Node,
+    Tensor,
+    bodies,
+    is_constant,
+    is_standard,
+    optional_input,
+    rank_of,
+)
 from .activations import ACTIVATION_OPS, NORMALISING_OPS
 
 
@@ -206,7 +215,7 @@ def _check_einsum(node: Node, timed: set[int]) -> None:
 
 
 def _check_pad(node: Node, mixes: str) -> None:
-    pads = node.inputs[1] if len(node.inputs) > 1 else None
+    pads = optional_input(node, 1)
     if pads is None or not is_constant(pads) or len(node.inputs) > 3:
         raise _refused(node, "how much it pads is not known")
     values = np.asarray(pads.values).reshape(2, -1)
@@ -216,13 +225,8 @@ def _check_pad(node: Node, mixes: str) -> None:
 
 def _axes(node: Node) -> list[int] | None:
     """The axes of a node that works along some; None where they are not known, or are all."""
-    given = node.attrs.get("axes")
-    position = {"Slice": 3}.get(node.op, 1)
-    if given is None and len(node.inputs) > position and not node.inputs[position].is_empty():
-        tensor = node.inputs[position]
-        if not is_constant(tensor):
-            return None
-        given = tensor.values
-    if given is None:
-        return None
-    return [int(axis) for axis in np.atleast_1d(np.asarray(given))]
+    axes = node.attrs.get("axes")
+    tensor = optional_input(node, {"Slice": 3}.get(node.op, 1))
+    if axes is None and tensor is not None and is_constant(tensor):
+        axes = tensor.values
+    return None if axes is None else [int(axis) for axis in np.atleast_1d(np.asarray(axes))]

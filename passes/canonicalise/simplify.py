@@ -36,10 +36,10 @@ from ..graph.graph import (
     Graph,
     Node,
     Tensor,
-    given,
     inherit,
     is_constant,
     is_standard,
+    optional_input,
     rank_of,
     replace_everywhere,
     scopes,
@@ -123,7 +123,7 @@ def _when(holds: bool, node: Node) -> Tensor | None:
 
 def _dropout(node: Node) -> Tensor | None:
     mask_used = len(node.outputs) > 1 and bool(node.outputs[1].outputs)
-    training = given(node, 2)
+    training = optional_input(node, 2)
     off = training is None or (is_constant(training) and not np.any(training.values))
     return _when(off and not mask_used, node)
 
@@ -149,7 +149,7 @@ def _same_shape(node: Node) -> Tensor | None:
 def _reshape(node: Node) -> Tensor | None:
     if _same_shape(node) is not None:
         return node.inputs[0]
-    shape, target = node.inputs[0].shape, _integers(given(node, 1))
+    shape, target = node.inputs[0].shape, _integers(optional_input(node, 1))
     if shape is None or target is None or len(shape) != len(target) or 0 in shape:
         return None
     copies = not node.attrs.get("allowzero", 0)
@@ -174,7 +174,7 @@ def _flatten(node: Node) -> Tensor | None:
 
 
 def _expand(node: Node) -> Tensor | None:
-    target, rank = _integers(given(node, 1)), rank_of(node.inputs[0])
+    target, rank = _integers(optional_input(node, 1)), rank_of(node.inputs[0])
     ones = target is not None and rank is not None and len(target) <= rank and set(target) <= {1}
     return _when(ones, node) or _same_shape(node)
 
@@ -188,21 +188,21 @@ def _transpose(node: Node) -> Tensor | None:
 
 
 def _tile(node: Node) -> Tensor | None:
-    repeats = _integers(given(node, 1))
+    repeats = _integers(optional_input(node, 1))
     return _when(repeats is not None and set(repeats) <= {1}, node)
 
 
 def _pad(node: Node) -> Tensor | None:
-    pads = _integers(given(node, 1))
+    pads = _integers(optional_input(node, 1))
     return _when(pads is not None and set(pads) <= {0}, node)
 
 
 def _slice(node: Node) -> Tensor | None:
-    starts, ends = _integers(given(node, 1)), _integers(given(node, 2))
+    starts, ends = _integers(optional_input(node, 1)), _integers(optional_input(node, 2))
     shape = node.inputs[0].shape
     if starts is None or ends is None or shape is None:
         return None
-    axes, steps = given(node, 3), given(node, 4)
+    axes, steps = optional_input(node, 3), optional_input(node, 4)
     along = list(range(len(starts))) if axes is None else _integers(axes)
     by = [1] * len(starts) if steps is None else _integers(steps)
     if along is None or by is None:
@@ -222,7 +222,7 @@ def _single(node: Node) -> Tensor | None:
 
 
 def _clip(node: Node) -> Tensor | None:
-    return _when(given(node, 1) is None and given(node, 2) is None, node)
+    return _when(optional_input(node, 1) is None and optional_input(node, 2) is None, node)
 
 
 def _neutral(value: float, commutes: bool) -> Callable[[Node], Tensor | None]:
@@ -290,7 +290,7 @@ def _transpose_of_transpose(graph: Graph, node: Node) -> list[str]:
 
 def _reshape_of_reshape(_: Graph, node: Node) -> list[str]:
     first = _computed_by(node.inputs[0], "Reshape")
-    target = _integers(given(node, 1))
+    target = _integers(optional_input(node, 1))
     if first is None or target is None or 0 in target:  # 0 copies a dimension of its input
         return []
     node.inputs[0] = first.inputs[0]

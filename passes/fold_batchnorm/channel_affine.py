@@ -33,6 +33,7 @@ from ..graph.graph import (
     Tensor,
     is_constant,
     is_standard,
+    optional_input,
     shape_of,
     unique_name,
     values_of,
@@ -292,17 +293,17 @@ def _own(tensor: Tensor, what: str) -> np.ndarray:
         raise Refused(f"the {what} is not constant")
     if len(tensor.outputs) != 1:
         raise Refused(f"the {what} {tensor.name} is shared with another node")
-    values: np.ndarray = tensor.values
-    return values
+    return tensor.values
 
 
 def _bias(node: Node, channels: int) -> np.ndarray:
-    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        bias = _own(node.inputs[2], "bias")
-        if bias.shape[-1:] not in ((), (1,), (channels,)):
-            raise Refused(f"the bias is {list(bias.shape)} and does not fit {channels} channels")
-        return bias
-    return np.zeros(channels)
+    tensor = optional_input(node, 2)
+    if tensor is None:
+        return np.zeros(channels)
+    bias = _own(tensor, "bias")
+    if bias.shape[-1:] not in ((), (1,), (channels,)):
+        raise Refused(f"the bias is {list(bias.shape)} and does not fit {channels} channels")
+    return bias
 
 
 def _scaled(conv: Node, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -242,7 +242,7 @@ def rank_of(tensor: Tensor) -> int | None:
     return None if tensor.shape is None else len(tensor.shape)
 
 
-def given(node: Node, position: int) -> Tensor | None:
+def optional_input(node: Node, position: int) -> Tensor | None:
     """An input that may be left out, None where it is."""
     if len(node.inputs) <= position or node.inputs[position].is_empty():
         return None

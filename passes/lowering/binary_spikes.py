@@ -166,10 +166,9 @@ def _expand(graph: Graph, neuron: Node, kind: str) -> _Spikes:
 def _constant(tensor: Tensor) -> np.ndarray:
     if not is_constant(tensor):
         raise _Left(f"{tensor.name} is not constant")
-    values: np.ndarray = tensor.values
-    if values.dtype != np.float32:
-        raise _Left(f"its element type is {values.dtype.name}, planes are made of float32")
-    return values
+    if tensor.values.dtype != np.float32:
+        raise _Left(f"its element type is {tensor.values.dtype.name}, planes are made of float32")
+    return tensor.values
 
 
 def _spikes(neuron: Node, parameters: list[np.ndarray]) -> _Spikes:

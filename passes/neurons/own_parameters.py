@@ -15,7 +15,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..analysis.layers import bias_add, layer_nodes, width
-from ..graph.graph import Graph, Node, PassResult, is_constant, tidy, unique_name, values_of
+from ..graph.graph import (
+    Graph,
+    Node,
+    PassResult,
+    is_constant,
+    optional_input,
+    tidy,
+    unique_name,
+    values_of,
+)
 from ..graph.surgeon import add_node, constant, variable
 
 
@@ -29,7 +38,7 @@ def own_parameters(graph: Graph) -> PassResult:
                 found = _append_bias(graph, node), 1
                 changes.append(f"MatMul {node.name}: an Add of zeros is its bias")
             _own(graph, *found)
-        elif len(node.inputs) < 3 or node.inputs[2].is_empty():
+        elif optional_input(node, 2) is None:
             if len(node.inputs) > 2:
                 del node.inputs[2]
             name = unique_name(graph, f"{node.name}.bias")

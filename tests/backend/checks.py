@@ -30,6 +30,7 @@ from snn_compile.compiler.errors import DataError, SnnCompileError
 from snn_compile.compiler.front_end import FRONT_END, apply_passes
 from snn_compile.compiler.model_io.upgrade import upgrade
 from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.pipeline import resolve
 from snn_compile.compiler.steps import Steps
 from snn_compile.passes.graph.surgeon import export_network, import_model
 
@@ -103,7 +104,7 @@ def _copy(model: ModelProto) -> ModelProto:
 
 def _front_end(model: ModelProto) -> ModelProto:
     graph = import_model(upgrade(_copy(model)))
-    graph = apply_passes(graph, FRONT_END, CompileOptions(), Steps())
+    graph = apply_passes(graph, FRONT_END, resolve(CompileOptions()), Steps())
     rewritten = export_network(graph).attached()
     # onnx itself calls one of its models, MeanVarianceNormalization, invalid.
     onnx.checker.check_model(rewritten, full_check=_is_valid(model))

@@ -19,6 +19,7 @@ def bench():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux reports it")
 @pytest.mark.parametrize("external", [False, True])
 def test_a_model_of_90_megabytes_takes_at_most_six_times_its_size(tmp_path, bench, external):

@@ -40,6 +40,14 @@ def compiled(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def synthetic():
+    """The same without calibration samples."""
+    from conftest import MODELS
+
+    return compile_model(MODELS / "digits_resnet_torchscript.onnx")
+
+
+@pytest.fixture(scope="module")
 def thresholds():
     """The same with multi-threshold neurons, fitted to the values of the ANN."""
     from conftest import MODELS
@@ -119,7 +127,8 @@ def test_interface_and_users_metadata_are_kept(digits, digits_calibration):
     model.metadata_props.add(key="author", value="me")
     model.doc_string = "my network"
     before = model.SerializeToString(deterministic=True)
-    result = compile_model(model, digits_calibration).model
+    options = CompileOptions(corrections=NO_CORRECTIONS)
+    result = compile_model(model, digits_calibration, options).model
     assert model.SerializeToString(deterministic=True) == before
     assert list(result.graph.input) == list(model.graph.input)
     assert list(result.graph.output) == list(model.graph.output)
@@ -205,10 +214,10 @@ def test_more_levels_give_a_smaller_error(digits, digits_calibration):
     assert errors[-1] < 0.02
 
 
-def test_same_input_same_bytes(digits, digits_calibration):
-    for calibration in (digits_calibration, None):
-        first, second = (compile_model(digits, calibration).model for _ in range(2))
-        assert first.SerializeToString(deterministic=True) == second.SerializeToString(
+def test_same_input_same_bytes(compiled, synthetic, digits, digits_calibration):
+    for first, calibration in ((compiled[0], digits_calibration), (synthetic, None)):
+        second = compile_model(digits, calibration)
+        assert first.model.SerializeToString(deterministic=True) == second.model.SerializeToString(
             deterministic=True
         )
 
@@ -222,8 +231,8 @@ def test_path_and_model_give_the_same_and_the_source_is_untouched(digits, digits
     assert from_model == compile_model(digits, digits_calibration, options).model
 
 
-def test_without_calibration_everything_says_so(digits):
-    result = compile_model(digits)
+def test_without_calibration_everything_says_so(synthetic):
+    result = synthetic
     assert result.report.calibration["synthetic"] is True
     assert "synthetic" in result.report.warnings[0]
     props = {p.key: p.value for p in result.model.metadata_props}

@@ -57,7 +57,7 @@ for name in scale_fire integrate_fire kernels two_sessions; do
   [[ -f tests/runtime_ops/test_$name.py ]] && tests+=("tests/runtime_ops/test_$name.py")
 done
 # Ten million values show rounding, which is no sanitizer's affair.
-pytest=(-m pytest -q -p no:cacheprovider -k "not ten_million")
+pytest=(-m pytest -q -p no:cacheprovider -m "not slow")
 
 # That the tests would not run on another build of the library.
 is_used() {

@@ -215,11 +215,12 @@ def light(relu, conv, **others):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        (
+        pytest.param(
             "bvlc_alexnet",
             light(7, 2, Conv_encoded=2, Gemm_converted=3, LRN_encoded=2, Softmax_kept=1),
+            marks=pytest.mark.slow,
         ),
-        ("densenet121", light(121, 119, Conv_encoded=1)),
+        pytest.param("densenet121", light(121, 119, Conv_encoded=1), marks=pytest.mark.slow),
         (
             "inception_v1",
             light(57, 51, Conv_encoded=5, Gemm_encoded=1, LRN_encoded=2, Softmax_kept=1),
@@ -231,8 +232,14 @@ def light(relu, conv, **others):
             light(33, 32, Relu_shortcut=15, Conv_encoded=16, Gemm_encoded=1, Softmax_kept=1),
         ),
         ("squeezenet", light(26, 25, Softmax_kept=1)),
-        ("vgg19", light(18, 15, Gemm_converted=3, Softmax_kept=1)),
-        ("zfnet512", light(7, 2, Conv_encoded=2, Gemm_converted=3, LRN_encoded=2, Softmax_kept=1)),
+        pytest.param(
+            "vgg19", light(18, 15, Gemm_converted=3, Softmax_kept=1), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "zfnet512",
+            light(7, 2, Conv_encoded=2, Gemm_converted=3, LRN_encoded=2, Softmax_kept=1),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_light_networks_of_the_onnx_package(tmp_path, name, expected):

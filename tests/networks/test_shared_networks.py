@@ -39,11 +39,11 @@ def write_samples(folder: Path, name: str, split: str, count: int) -> Path:
     ("network", "largest_drop", "agreement"),
     [
         ("cifar10_resnet20", 0.012, 0.93),
-        ("cifar10_resnet20_dynamo", 0.012, 0.93),
+        pytest.param("cifar10_resnet20_dynamo", 0.012, 0.93, marks=pytest.mark.slow),
         ("kws_mlperf_dscnn", 0.01, 0.95),
         ("mnist_ccexam_cnn", 0.01, 0.99),
         ("mnist_ccexam_cnn_dynamo", 0.01, 0.99),
-        ("imagenet_efficientnet_lite0", 0.04, 0.96),
+        pytest.param("imagenet_efficientnet_lite0", 0.04, 0.96, marks=pytest.mark.slow),
     ],
 )
 def test_accuracy_survives_compilation(tmp_path, network, largest_drop, agreement):
@@ -98,6 +98,7 @@ def test_same_bits_with_and_without_the_library_and_opens_in_the_reference(tmp_p
     np.testing.assert_array_equal(reference.argmax(1), kernels[:2].argmax(1))
 
 
+@pytest.mark.slow
 def test_detector_compiles_without_data():
     options = CompileOptions(
         sequential=False, bias_correction=False, compensation=False

@@ -30,8 +30,8 @@ from snn_compile.runtime_ops.operators import OPERATORS
 from snn_compile.runtime_ops.scale_fire import SCALE_FIRE
 
 TYPES = [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE]
-BULK = 10_000_000
-BATCH = 1_000_000
+BATCH = 200_000
+TEN_MILLION = 10_000_000
 
 
 def staircase(count):
@@ -124,9 +124,10 @@ def values(numpy_type, count, seed, factor):
     return x
 
 
+@pytest.mark.parametrize("total", [BATCH, pytest.param(TEN_MILLION, marks=pytest.mark.slow)])
 @every_type
 @every_case
-def test_ten_million_values(case, element_type, instruction_sets):
+def test_many_values(case, element_type, total, instruction_sets):
     numpy_type = NUMPY_TYPE[element_type]
     model = case.model(element_type, 1.0, at_run_time=[case.factor])
     body = session(model, library=False)
@@ -135,10 +136,9 @@ def test_ten_million_values(case, element_type, instruction_sets):
         for path in instruction_sets.values()
         for threads in (1, 2)
     ]
-    # Cases of one operator share its ten million.
+    # Cases of one operator share its total.
     shares = sum(other.operator is case.operator for other in CASES.values())
-    batches = -(-BULK // (BATCH * shares))
-    for batch in range(batches):
+    for batch in range(-(-total // (BATCH * shares))):
         factor = np.array(np.random.default_rng(batch).uniform(0.01, 2), numpy_type)
         feed = {"X": values(numpy_type, BATCH, batch, factor), case.factor: factor}
         expected = body.run(None, feed)[0]

@@ -34,8 +34,8 @@ class Nir:
         """Defaults are multi-threshold neurons, spikes on shortcuts, and no encoders.
 
         Raises:
-            UsageError: ``nir`` is not installed, or the options ask for neurons that are not those
-                of NIR.
+            UsageError: the options ask for neurons that are not those of NIR, or ``nir`` is not
+                installed.
         """
         check_package()
         one_step = options.timesteps == 1 or options.firing == DELAYED

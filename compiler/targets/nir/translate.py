@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from ....passes.analysis.activations import is_shortcut
-from ....passes.graph.graph import Graph, Node, Tensor, given, is_constant, is_standard
+from ....passes.graph.graph import Graph, Node, Tensor, is_constant, is_standard, optional_input
 from ....passes.graph.network import Network
 from ....passes.graph.surgeon import import_model
 from ....runtime_ops.definition import DOMAIN
@@ -228,7 +228,11 @@ class _Translation:
         sources, factor = self._builder.join(node.name, borderless)
         # Input channels of each output channel: those of its group.
         by = factor.reshape(groups, -1).repeat(weight.shape[0] // groups, axis=0)
-        bias = _constant(node, 2).astype(np.float64) if _has(node, 2) else np.zeros(len(weight))
+        bias = (
+            _constant(node, 2).astype(np.float64)
+            if optional_input(node, 2)
+            else np.zeros(len(weight))
+        )
         name = self._builder.linear(
             node.name,
             weight * by[:, :, None, None],
@@ -247,7 +251,7 @@ class _Translation:
             raise NotInNirError("its first operand is not [N, C]")
         weight = weight if node.attrs.get("transB", 0) else weight.T
         bias = np.zeros(len(weight))
-        if _has(node, 2):
+        if optional_input(node, 2):
             values = _constant(node, 2).astype(np.float64)
             if values.ndim > 1 and values.shape[0] != 1:
                 raise NotInNirError("its bias is another one for each sample")
@@ -325,7 +329,7 @@ class _Translation:
         if node.op == "ReduceMean":
             axes = node.attrs.get("axes")
             if axes is None:
-                axes = _constant(node, 1) if _has(node, 1) else []
+                axes = _constant(node, 1) if optional_input(node, 1) else []
             if sorted(int(axis) % 4 for axis in axes) != [2, 3]:
                 raise NotInNirError("is a mean over other axes than rows and columns")
         if len(signal.shape) != 3:
@@ -411,8 +415,8 @@ class _Translation:
         signal = self._of(node)
         rank = 1 + len(signal.shape)
         starts, ends = (_constant(node, at).tolist() for at in (1, 2))
-        axes = _constant(node, 3).tolist() if _has(node, 3) else list(range(len(starts)))
-        steps = _constant(node, 4).tolist() if _has(node, 4) else [1] * len(starts)
+        axes = _constant(node, 3).tolist() if optional_input(node, 3) else list(range(len(starts)))
+        steps = _constant(node, 4).tolist() if optional_input(node, 4) else [1] * len(starts)
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
             at = axis % rank - 1
             if at < 0 or step < 1:
@@ -430,9 +434,9 @@ class _Translation:
         """Rule 6."""
         signal = self._of(node)
         rank = 1 + len(signal.shape)
-        axes = _constant(node, 3).tolist() if _has(node, 3) else list(range(rank))
+        axes = _constant(node, 3).tolist() if optional_input(node, 3) else list(range(rank))
         pads = _constant(node, 1).tolist()
-        value = float(_constant(node, 2).reshape(())) if _has(node, 2) else 0.0
+        value = float(_constant(node, 2).reshape(())) if optional_input(node, 2) else 0.0
         if node.attrs.get("mode", "constant") != "constant" or value:
             raise NotInNirError("pads with something else than zeros")
         border = list(signal.border)
@@ -550,12 +554,8 @@ def _dims(shape: tuple[int | None, ...]) -> str:
     return "[" + ", ".join("?" if length is None else str(length) for length in shape) + "]"
 
 
-def _has(node: Node, position: int) -> bool:
-    return len(node.inputs) > position and not node.inputs[position].is_empty()
-
-
 def _constant(node: Node, position: int) -> np.ndarray:
-    tensor = given(node, position)
+    tensor = optional_input(node, position)
     if tensor is None or not is_constant(tensor):
         raise NotInNirError(f"its input {position} is not constant")
     return tensor.values

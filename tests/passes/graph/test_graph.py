@@ -7,9 +7,9 @@ from helpers import export_model, model_from_text
 from snn_compile.passes.graph.graph import (
     bodies,
     dtype_of,
-    given,
     is_constant,
     may_be_float,
+    optional_input,
     rank_of,
     replace_everywhere,
     scopes,
@@ -71,8 +71,8 @@ def test_a_type_that_numpy_lacks_has_a_name():
 def test_an_input_that_is_left_out_is_none():
     text = "g (float[N] x, float h) => (float[N] y) { y = Clip (x, , h) }"
     clip = import_model(model_from_text(text)).nodes[0]
-    assert given(clip, 1) is None and given(clip, 3) is None
-    assert given(clip, 2).name == "h"
+    assert optional_input(clip, 1) is None and optional_input(clip, 3) is None
+    assert optional_input(clip, 2).name == "h"
 
 
 def test_replaced_where_it_is_read_and_returned_in_bodies_too(graph):
