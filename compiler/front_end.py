@@ -6,6 +6,7 @@ network computes, but for rounding; ``docs/frontend.md`` lists them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -33,8 +34,8 @@ from .errors import ModelError
 from .model_io.load import load_source
 from .options import ALL, MEMBRANE, CompileOptions
 from .progress import Progress
-from .report.coverage import Coverage, measure_coverage
-from .running.expose import with_outputs
+from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
+from .running.probe import probe
 from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
 from .samples.files import FileSamples, Samples, input_specs
@@ -44,6 +45,8 @@ from .steps import Steps
 SYNTHETIC_SAMPLES = 64
 #: Activations that the runtime holds at once, taken as large as the largest.
 _ALIVE = 3
+#: Bytes of a value.
+_FLOAT32 = 4
 
 
 def _always(_: CompileOptions) -> bool:
@@ -190,13 +193,13 @@ def prepare(
     activations, kept = find_activations(graph)
     layers = find_layers(graph) if options.corrects_layers else []
     analog = export_network(graph)
-    coverage = measure_coverage(
-        graph, activations, kept, ann.proto, next(samples.batches(1)), analog
-    )
+    seen_once = [*linear_tensors(graph), *(activation.input for activation in activations)]
+    shapes = probe(analog, seen_once, next(samples.batches(1)))
+    coverage = measure_coverage(graph, activations, kept, ann.proto, shapes)
     _require_neurons(activations, coverage, options.strict)
 
     timesteps = options.timesteps if options.stepwise else 1
-    batch, block = _batches(analog, activations, samples, timesteps)
+    batch, block = _batches(activations, shapes, samples, timesteps)
     seen, held = hold_out(samples) if options.search_scale else (samples, samples)
     with steps("reference"):
         reference = Reference(ann, samples, batch, progress)
@@ -233,7 +236,7 @@ def _held(
 
 
 def _batches(
-    network: Network, activations: list[Activation], samples: Samples, timesteps: int
+    activations: list[Activation], shapes: Shapes, samples: Samples, timesteps: int
 ) -> tuple[int, int]:
     """Samples per batch where what all neurons see is copied, and where one at a time is.
 
@@ -241,12 +244,10 @@ def _batches(
     """
     if samples.fixed_batch:
         return samples.fixed_batch, samples.fixed_batch
-    names = list(dict.fromkeys(activation.input for activation in activations))
-    session = make_session(with_outputs(network, names), library=False)
-    seen = run_samples(session, next(samples.batches(1)), "the model")
-    largest = max(seen, key=lambda array: array.nbytes)
-    sizes = batch_size(seen), batch_size([largest] * _ALIVE)
-    return max(sizes[0] // timesteps, 1), max(sizes[1] // timesteps, 1)
+    names = {activation.input for activation in activations}
+    held = [_FLOAT32 * math.prod(shapes[name]) for name in names if name in shapes]
+    batch, block = batch_size(sum(held)), batch_size(_ALIVE * max(held, default=0))
+    return max(batch // timesteps, 1), max(block // timesteps, 1)
 
 
 def _require_neurons(activations: list[Activation], coverage: Coverage, strict: bool) -> None:

@@ -17,7 +17,7 @@ from ..passes.graph.graph import METADATA_PREFIX
 from ..passes.graph.network import Network, check
 from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.insert_quant_clip import insert_quant_clip
-from ..passes.neurons.neuron import Neuron, PassContext
+from ..passes.neurons.neuron import Neuron
 from ..passes.neurons.own_parameters import set_parameters
 from ..passes.neurons.replace_activation import replace_activation
 from .calibration.calibrate import calibrate
@@ -192,9 +192,8 @@ def _calibrate(
 
 
 def _quantise(corrected: Network, neurons: Mapping[str, Neuron], steps: Steps) -> Quantised:
-    context = PassContext(neurons)
     graph = steps.rewrite(
-        "insert_quant_clip", lambda: insert_quant_clip(import_model(corrected), context)
+        "insert_quant_clip", lambda: insert_quant_clip(import_model(corrected), neurons)
     )
     ann = export_network(graph)
     graph = steps.rewrite("replace_activation", lambda: replace_activation(import_model(ann)))

@@ -13,6 +13,7 @@ from snn_compile.compiler.options import CompileOptions
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.steps import Steps
 from snn_compile.compiler.targets import resolve
+from snn_compile.passes.graph.graph import Graph
 from snn_compile.passes.graph.surgeon import export_network, import_model
 
 
@@ -46,6 +47,11 @@ def run_model(
             pytest.skip("this onnxruntime is older than the model's opset")
         raise
     return list(session.run(None, feed))
+
+
+def export_model(graph: Graph) -> ModelProto:
+    """The model of a graph, with all weights inside."""
+    return export_network(graph).attached()
 
 
 def resolved(**options: object) -> CompileOptions:

@@ -18,7 +18,6 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from ...passes.analysis.activations import Activation
-from ...passes.analysis.functions import ActivationFunction
 from ...passes.analysis.layers import Layer
 from ...passes.graph.network import Network, is_detached
 from ...passes.graph.protos import initializers_below
@@ -30,7 +29,6 @@ from ..running.histograms import Watch, observe_samples
 from ..running.signed_histogram import SignedHistogram
 from ..samples.files import Samples
 from .fitting.fit_neuron import fit_neuron
-from .fitting.leaky import leaky_functions
 from .fitting.membrane import Membrane
 from .fitting.watches import NotFiniteError, watch_of, watches_of
 from .sequence.sequential import Calibrated, calibrate_sequentially
@@ -61,7 +59,7 @@ def calibrate(
     Raises:
         DataError: the network does not run on the samples, or gives NaN or inf.
     """
-    fit = _NeuronFit(options, levels or {}, leaky_functions(network))
+    fit = _NeuronFit(options, levels or {})
     made = {name for node in network.proto.graph.node for name in node.output}
     outer = [a for a in activations if a.output in made] if options.corrects else []
     inner = [a for a in activations if a not in outer]
@@ -99,32 +97,26 @@ class _NeuronFit:
         membranes: what the neurons were fitted to, by the activation's output tensor.
     """
 
-    def __init__(
-        self,
-        options: CompileOptions,
-        levels: Mapping[str, int],
-        functions: dict[str, ActivationFunction],
-    ) -> None:
-        self._options, self._levels, self._functions = options, levels, functions
+    def __init__(self, options: CompileOptions, levels: Mapping[str, int]) -> None:
+        self._options, self._levels = options, levels
         self.membranes: dict[str, Membrane] = {}
 
     def watch(self, activation: Activation) -> Watch:
         """What is observed: the input, per channel where a neuron of this kind has channels."""
-        return watch_of(activation, self._options, self._functions.get(activation.output))
+        return watch_of(activation, self._options)
 
     def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
         """The neuron for this distribution of its membrane potential."""
-        function = self._functions.get(activation.output)
         options = self._options
         if activation.output in self._levels:
             options = replace(options, levels=self._levels[activation.output])
-        neuron = fit_neuron(activation, histogram, options, function)
+        neuron = fit_neuron(activation, histogram, options)
         self.membranes[activation.output] = Membrane(histogram, neuron)
         return neuron
 
     def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
         """Whether all values count as 0, or all are below 0 where that gives 0."""
-        cut_off = activation.function is None and not activation.signed
+        cut_off = activation.linear and not activation.signed and activation.op != "Encoder"
         return histogram.silent or (cut_off and not (histogram.maxima > 0).any())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ...passes.graph.network import Network
 from ...passes.graph.surgeon import export_network, import_model
 from ...passes.neurons.insert_quant_clip import insert_quant_clip
-from ...passes.neurons.neuron import Neuron, PassContext
+from ...passes.neurons.neuron import Neuron
 from ...passes.neurons.replace_activation import replace_activation
 
 
@@ -18,5 +18,5 @@ def fire(network: Network, neurons: Mapping[str, Neuron]) -> Network:
         network: canonical ANN; it stays as it is.
         neurons: by the activation's output tensor; others may be among them.
     """
-    graph = insert_quant_clip(import_model(network), PassContext(neurons)).graph
+    graph = insert_quant_clip(import_model(network), neurons).graph
     return export_network(replace_activation(graph).graph)

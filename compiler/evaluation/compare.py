@@ -84,7 +84,8 @@ def compare(
     session = make_session(ann)
     names = [name for _, name in float_outputs(session)]
     runner = _Runner.of("the ANN", session, names, samples)
-    size = samples.fixed_batch or batch_size(list(next(samples.batches(1)).values()))
+    sample = next(samples.batches(1))
+    size = samples.fixed_batch or batch_size(sum(array.nbytes for array in sample.values()))
     counting, meter = _counting(snn, names, samples, samples.batch_count(size), found)
     runners = [_Runner.of("the SNN", counting, names, samples, meter)]
     runners += [
@@ -101,8 +102,7 @@ def compare(
         found.neurons, synapses = counted
         residue = []
         if with_residue:
-            feed = next(samples.batches(1))
-            residue = float_residue(without_planes(snn), feed, samples.count_in(feed))
+            residue = float_residue(without_planes(snn), sample, samples.count_in(sample))
         found.energy = estimate_energy(found.neurons, synapses, residue, table)
     found.baselines = {one.name: one.comparison.results() for one in others}
     if snn_runner.problem:

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ModelError
 from ..report.results import Estimate, OutputResult
 from ..running.fidelity import Answers, FidelityMeter
-from .statistics import paired_drop, wilson
+from .statistics import paired_difference, wilson
 
 
 class OutputComparison:
@@ -88,7 +88,8 @@ def _result(meter: FidelityMeter) -> OutputResult:
     result.agreement = wilson(answers.agreeing / answers.samples, answers.samples)
     if answers.labelled:
         result.ann_top1, result.top1 = _shares(answers.right, answers)
-        result.drop = paired_drop(answers.lost, answers.gained, answers.labelled)
+        lost, gained = answers.lost, answers.gained
+        result.drop = paired_difference(lost - gained, lost + gained, answers.labelled)
         if answers.among_five is not None:
             result.ann_top5, result.top5 = _shares(answers.among_five, answers)
     return result

@@ -233,5 +233,5 @@ def _groups(
 
 def _batch(held: int) -> int:
     """A power of two, so that batches make up SAMPLES."""
-    size = min(batch_size([np.broadcast_to(np.uint8(0), held)]), SAMPLES)
+    size = min(batch_size(held), SAMPLES)
     return 1 << (size.bit_length() - 1)

@@ -18,7 +18,7 @@ from ...passes.graph.network import Network
 from ...passes.graph.surgeon import import_model
 from ...runtime_ops.definition import DOMAIN
 from ..report.results import ResidueResult
-from ..running.expose import shapes_of
+from ..running.probe import probe
 from ..samples.files import Feed
 
 _SIGNAL = (Carries.ANALOG, Carries.INPUT)
@@ -37,10 +37,8 @@ def float_residue(snn: Network, feed: Feed, samples: int = 1) -> list[ResidueRes
     neurons = {node.outputs[0].name for _, node in every if node.domain == DOMAIN}
     analysis = EdgeAnalysis(graph, neurons)
     found = [(scope.closed, node) for scope, node in every if _computes(node, analysis)]
-    names = [
-        str(tensor.name) for closed, node in found for tensor in ([] if closed else _values(node))
-    ]
-    shapes = shapes_of(snn, list(dict.fromkeys(names)), feed)
+    names = [tensor.name for closed, node in found if not closed for tensor in _values(node)]
+    shapes = probe(snn, names, feed)
     results = []
     for _, node in found:
         sizes = [np.prod(shapes[t.name]) for t in _values(node) if t.name in shapes]

@@ -65,13 +65,13 @@ def check_folder(path: Path) -> None:
         raise UsageError(f"{path}: cannot be used as a folder ({error.strerror})") from error
 
 
-def save_network(network: Network, path: Path, *, external_data: bool = False) -> None:
-    """Write a model. Weights go to ``<name>.data`` beside it when asked, or above 2 GB.
+def save_network(network: Network, path: Path) -> None:
+    """Write a model. Above 2 GB its weights go to ``<name>.data`` beside it.
 
     Raises:
         UsageError: the disk is full or the file cannot be written; the old file is unchanged.
     """
-    save_files({path: network}, external_data=external_data)
+    save_files({path: network})
 
 
 def save_files(

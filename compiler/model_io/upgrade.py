@@ -321,11 +321,11 @@ class _Step:
             self.node.input.append("")
         self.node.input[index] = name
 
-    def drop_outputs(self, kept: int, why: str) -> None:
-        for name in self.node.output[kept:]:
+    def keep_first_output(self, why: str) -> None:
+        for name in self.node.output[1:]:
             if name and name in self.read:
                 raise self.refuse(f"its output {name} is used, {why}")
-        del self.node.output[kept:]
+        del self.node.output[1:]
 
 
 def _as_it_is(step: _Step) -> list[NodeProto]:
@@ -431,7 +431,7 @@ def _pad(step: _Step) -> list[NodeProto]:
 
 
 def _dropout(step: _Step) -> list[NodeProto]:
-    step.drop_outputs(1, "and masks have another meaning since opset 12")
+    step.keep_first_output("and masks have another meaning since opset 12")
     ratio = step.take("ratio")
     before = []
     if ratio is not None:
@@ -505,7 +505,7 @@ def _resize(step: _Step) -> list[NodeProto]:
 
 
 def _batch_normalization(step: _Step) -> list[NodeProto]:
-    step.drop_outputs(1, "which only training fills")
+    step.keep_first_output("which only training fills")
     node = step.node
     spatial = step.take("spatial")
     if spatial is None or (spatial.i == 1 and not spatial.ref_attr_name):

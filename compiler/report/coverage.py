@@ -11,7 +11,7 @@ One line each:
 - linear operator: *converted* (everything it reads are spikes of activations), *encoded* (it reads
   the spikes of an encoder) or *kept*: an operand is analog, with the reason.
 
-Multiply-accumulates are those of one sample, whose shapes are seen when it runs. Operators in
+Multiply-accumulates are those of one sample, whose shapes a run tells (``probe.py``). Operators in
 bodies that are left alone or were not taken count as unknown and are left out of the share.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,11 +35,10 @@ from ...passes.analysis.activations import (
 )
 from ...passes.analysis.edges import Carries, EdgeAnalysis, is_linear, signal_inputs
 from ...passes.graph.graph import Graph, Node, Tensor, is_constant, scopes, type_name
-from ...passes.graph.network import Network
 from ...passes.graph.protos import nodes_below
 from ...passes.neurons.keep_activations import FOLLOWED
-from ..running.expose import shapes_of
-from ..samples.files import Feed
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 CONVERTED, ENCODED, SHORTCUT, KEPT = "converted", "encoded", "shortcut", "kept"
 
@@ -102,8 +101,7 @@ def measure_coverage(
     activations: list[Activation],
     kept: list[Kept],
     source: ModelProto,
-    sample: Feed,
-    network: Network,
+    shapes: Shapes,
 ) -> Coverage:
     """Coverage of a graph whose encoders are in place.
 
@@ -112,15 +110,13 @@ def measure_coverage(
         activations: what becomes a neuron.
         kept: activations that do not.
         source: the model as it was read, for locations.
-        sample: a feed of one sample, for shapes.
-        network: ``graph`` as a model.
+        shapes: those of :func:`linear_tensors` in a run of one sample, where they are known.
     """
     locations = _locations(source)
     fired = {activation.output for activation in activations}
     encoders = {activation.output for activation in activations if activation.op == "Encoder"}
     reasons = {(item.name, item.op): item.reason for item in kept}
     analysis = EdgeAnalysis(graph, fired)
-    shapes = _shapes(graph, network, sample)
     coverage = Coverage()
     for scope in scopes(graph):
         for node in scope.graph.nodes:
@@ -258,26 +254,27 @@ def _source_line(node: NodeProto) -> str:
     return ""
 
 
-def _shapes(graph: Graph, network: Network, sample: Feed) -> dict[str, list[int]]:
-    """Shapes of what linear operators read and write, seen when one sample runs."""
-    names: dict[str, None] = {}
-    for scope in scopes(graph):
-        for node in [] if scope.closed else scope.graph.nodes:
-            if is_linear(node):
-                tensors = [*node.inputs, node.outputs[0]]
-                names.update((t.name, None) for t in tensors if _is_observable(t))
-    return shapes_of(network, list(names), sample, library=False)
+def linear_tensors(graph: Graph) -> list[str]:
+    """What linear operators read and write, as far as a run shows it."""
+    linear = [
+        node
+        for scope in scopes(graph)
+        for node in scope.graph.nodes
+        if not scope.closed and is_linear(node)
+    ]
+    tensors = [tensor for node in linear for tensor in (*node.inputs, node.outputs[0])]
+    return [tensor.name for tensor in tensors if _is_observable(tensor)]
 
 
 def _is_observable(tensor: Tensor) -> bool:
     return not is_constant(tensor) and not tensor.is_empty() and tensor.dtype == np.float32
 
 
-def _macs(node: Node, shapes: dict[str, list[int]]) -> int | None:
+def _macs(node: Node, shapes: Shapes) -> int | None:
     """Multiply-accumulates of a linear operator, borders counted as if they were not padding."""
 
-    def shape(tensor: Tensor) -> list[int]:
-        return list(tensor.shape) if is_constant(tensor) else shapes[tensor.name]
+    def shape(tensor: Tensor) -> Sequence[int]:
+        return tensor.shape if is_constant(tensor) else shapes[tensor.name]
 
     try:
         first = shape(node.inputs[0])
@@ -295,7 +292,7 @@ def _macs(node: Node, shapes: dict[str, list[int]]) -> int | None:
         return None
 
 
-def _einsum_macs(equation: str, shapes: list[list[int]]) -> int | None:
+def _einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int | None:
     """Product of the lengths of all labels; None for equations with an ellipsis."""
     if "." in equation:
         return None

@@ -12,8 +12,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from ...passes.graph.network import Network
 from ...passes.graph.protos import bodies_in
-from ..samples.files import Feed
-from .session import make_session, run_samples
 
 
 def with_outputs(network: Network, names: Sequence[str]) -> Network:
@@ -41,31 +39,6 @@ def with_outputs(network: Network, names: Sequence[str]) -> Network:
     del graph.output[:]
     graph.output.extend(outputs)
     return Network(proto, network.weights)
-
-
-def shapes_of(
-    network: Network, names: Sequence[str], feed: Feed, *, library: bool = True
-) -> dict[str, list[int]]:
-    """Shapes of float32 tensors, seen when the network runs once; of those that have values.
-
-    Args:
-        network: any valid model.
-        names: of its tensors.
-        feed: what it is run on.
-        library: run neurons by the C++ kernels.
-
-    Raises:
-        KeyError: no tensor of that name can be observed.
-    """
-    if not names:
-        return {}
-    session = make_session(with_outputs(network, names), library=library)
-    values = run_samples(session, feed, "the model")
-    return {
-        name: list(value.shape)
-        for name, value in zip(names, values, strict=True)
-        if value is not None and value.size
-    }
 
 
 def _visible(graph: GraphProto) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -70,9 +69,8 @@ def make_session(
         raise ModelError(f"onnxruntime {ort.__version__} cannot run the model: {error}") from error
 
 
-def batch_size(outputs: Sequence[np.ndarray]) -> int:
-    """Samples per batch that keep the activations of one sample within the budget."""
-    per_sample = sum(array.nbytes for array in outputs)
+def batch_size(per_sample: int) -> int:
+    """Samples per batch whose activations, of so many bytes each, are within the budget."""
     return int(np.clip(ACTIVATION_BUDGET // max(per_sample, 1), 1, 32))
 
 

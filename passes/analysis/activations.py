@@ -90,22 +90,25 @@ class Activation:
         op: ONNX operator type, or "Encoder".
         input: name of the tensor that is the neuron's membrane potential.
         output: name of the tensor that the neuron writes; unique, so it is the key.
-        upper: largest output the activation can give; inf when unbounded.
-        signed: whether negative inputs give an output too.
+        function: what it computes; None of a PRelu whose slope is not one constant number.
+        linear: whether that is linear on either side of 0, up to ``upper``, so that levels can be
+            multiples of a threshold: Relu, Clip from 0, LeakyRelu, PRelu and encoders.
+        upper: largest output of a Clip from 0; inf when unbounded, and of all others.
+        signed: whether it is a LeakyRelu or PRelu, which has a threshold of its own below 0.
         axis: channel axis of the input, or None if unknown.
         channels: number of channels, or None if unknown.
-        function: what a staircase neuron follows; None where levels are multiples of a threshold.
     """
 
     name: str
     op: str
     input: str
     output: str
+    function: ActivationFunction | None
+    linear: bool
     upper: float
     signed: bool
     axis: int | None
     channels: int | None
-    function: ActivationFunction | None = None
 
 
 @dataclass(frozen=True)
@@ -193,33 +196,32 @@ def _as_neuron(node: Node) -> Activation:
         raise NotANeuron(metadata(node)[_KEPT])
     if any(_is_infinite_at_zero(reader, node.outputs[0]) for reader in node.outputs[0].outputs):
         raise NotANeuron("what reads it is infinite at a level of 0")
-    upper, signed, function = np.inf, False, None
-    if node.op in ("LeakyRelu", "PRelu") and is_standard(node):
-        signed = True
-        if not _slope_is_finite(node):
-            raise NotANeuron("its slope is not finite")
-    elif node.op == "Clip" and _clips_at_zero(node):
-        bound = optional_input(node, 2)
+    signed = node.op in ("LeakyRelu", "PRelu") and is_standard(node)
+    if signed and not _slope_is_finite(node):
+        raise NotANeuron("its slope is not finite")
+    linear, upper = signed or node.op == "Relu" or is_encoder(node), np.inf
+    if node.op == "Clip" and _clips_at_zero(node):
+        linear, bound = True, optional_input(node, 2)
         upper = np.inf if bound is None else float(values_of(bound).reshape(()))
         # The largest float32 is how exporters write 'no upper bound'.
         upper = np.inf if upper >= np.finfo(np.float32).max else upper
         if upper < _SMALLEST_BOUND:
             raise NotANeuron(f"its upper bound {upper:g} is too small for levels of float32")
-    elif node.op != "Relu" or not is_standard(node):
-        if node.domain not in (None, "", "ai.onnx", "com.microsoft", ANN_DOMAIN):
-            raise NotANeuron(f"operator of the domain {node.domain}")
-        function = activation_function(node)
+    slopes = node.inputs[1] if node.op == "PRelu" and signed else None
+    several = slopes is not None and not (is_constant(slopes) and slopes.values.size == 1)
+    function = None if several else activation_function(node)
     axis, channels = _channels_read(node) if is_encoder(node) else _channels(x)
     return Activation(
         node.name,
         op_of(node),
         x.name,
         node.outputs[0].name,
+        function,
+        linear,
         upper,
         signed,
         axis,
         channels,
-        function,
     )
 
 

@@ -124,62 +124,64 @@ def width(node: Node) -> int:
     return int(shape[0] if node.attrs.get("transB", 0) else shape[1])
 
 
-def bias_add(graph: Graph, node: Node) -> Node | None:
-    """The Add of a constant per output channel that is all that reads a MatMul: its bias."""
-    output = node.outputs[0]
-    if len(output.outputs) != 1 or output in graph.outputs:
+def bias_add(graph: Graph, node: Node) -> tuple[Node, int] | None:
+    """The Add of a constant per output channel that is all that reads a MatMul: its bias.
+
+    Returns:
+        The Add, and which of its operands is the constant.
+    """
+    add, position = _only_add(graph, node.outputs[0])
+    if add is None:
         return None
-    add = output.outputs[0]
-    if add.op != "Add" or not is_standard(add) or add not in graph.nodes:
-        return None
-    other = add.inputs[1 if add.inputs[0] is output else 0]
+    other = add.inputs[position]
     if not is_constant(other) or other.values.dtype != np.float32:
         return None
-    return add if other.values.shape == (width(node),) else None
+    return (add, position) if other.values.shape == (width(node),) else None
 
 
-def constant_position(add: Node) -> int:
-    """Which operand of an Add is the constant."""
-    return 0 if is_constant(add.inputs[0]) else 1
+def _only_add(graph: Graph, output: Tensor) -> tuple[Node | None, int]:
+    """The Add that is all that reads a tensor, and the position of its other operand."""
+    if len(output.outputs) != 1 or output in graph.outputs:
+        return None, 0
+    add = output.outputs[0]
+    if add.op != "Add" or not is_standard(add) or add not in graph.nodes:
+        return None, 0
+    return add, 1 if add.inputs[0] is output else 0
 
 
 def _layer(graph: Graph, node: Node) -> Layer:
-    last, bias = node, node.inputs[2] if node.op != "MatMul" else None
-    if bias is None:
-        add = bias_add(graph, node)
-        if add is None:
+    last, position = node, 2
+    if node.op == "MatMul":
+        found = bias_add(graph, node)
+        if found is None:
             raise AssertionError(f"own_parameters left MatMul {node.name} without a bias")
-        last, bias = add, add.inputs[constant_position(add)]
+        last, position = found
     output = last.outputs[0]
-    total = _residual_sum(graph, output)
-    residual = None
-    if total is not None:
-        residual = total.inputs[1 if total.inputs[0] is output else 0].name
+    total, residual = _residual_sum(graph, output)
     return Layer(
         node.name,
         node.op,
         node.inputs[0].name,
         node.inputs[1].name,
-        bias.name,
+        last.inputs[position].name,
         output.name,
         residual,
-        total.outputs[0].name if total is not None else output.name,
-        _bounds(graph, total.outputs[0] if total is not None else output),
+        total.name,
+        _bounds(graph, total),
         bool(node.attrs.get("transB", 0)),
         _geometry(node) if node.op == "Conv" else None,
     )
 
 
-def _residual_sum(graph: Graph, output: Tensor) -> Node | None:
-    if len(output.outputs) != 1 or output in graph.outputs:
-        return None
-    add = output.outputs[0]
-    if add.op != "Add" or not is_standard(add) or add not in graph.nodes:
-        return None
-    other = add.inputs[1 if add.inputs[0] is output else 0]
+def _residual_sum(graph: Graph, output: Tensor) -> tuple[Tensor, str | None]:
+    """The sum of a layer's output with a signal, and the name of that; else the output alone."""
+    add, position = _only_add(graph, output)
+    if add is None:
+        return output, None
+    other = add.inputs[position]
     if other is output or is_constant(other) or output.shape is None:
-        return None
-    return add if other.shape == output.shape else None
+        return output, None
+    return (add.outputs[0], other.name) if other.shape == output.shape else (output, None)
 
 
 def _bounds(graph: Graph, tensor: Tensor) -> tuple[float, float]:

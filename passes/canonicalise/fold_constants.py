@@ -152,7 +152,7 @@ class _Folder:
         """Bytes of all outputs, from the inferred shapes."""
         if node.op == "Range":  # runtimes take [1] for a scalar, inference does not
             return _range_size(node)
-        model = self._model(node, values_up_to=LARGE)
+        model = self._model(node)
         try:
             inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         except Exception:  # native code; whatever it says, there is no size
@@ -173,10 +173,10 @@ class _Folder:
             size += count * itemsize
         return size
 
-    def _model(self, node: Node, values_up_to: int) -> ModelProto:
-        """The node alone; inputs up to a size are initializers, the others are fed."""
+    def _model(self, node: Node) -> ModelProto:
+        """The node alone; small inputs are initializers, the others are fed."""
         tensors = {tensor.name: tensor for tensor in filter(is_constant, node.inputs)}
-        inside = {name: t for name, t in tensors.items() if _nbytes(t) <= values_up_to}
+        inside = {name: t for name, t in tensors.items() if _nbytes(t) <= LARGE}
         inputs = [
             helper.make_tensor_value_info(
                 name, helper.np_dtype_to_tensor_dtype(tensor.values.dtype), tensor.values.shape
@@ -201,7 +201,7 @@ class _Folder:
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        model = self._model(node, values_up_to=LARGE)
+        model = self._model(node)
         fed = {value.name for value in model.graph.input}
         feed = {t.name: np.ascontiguousarray(values_of(t)) for t in node.inputs if t.name in fed}
         try:

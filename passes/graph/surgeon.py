@@ -3,7 +3,7 @@
 This is the only file that imports onnx-graphsurgeon. Its import and export drop model, graph and
 node metadata, doc strings, the model's domain and version, quantization annotations, node
 attributes of rare types and the details of value infos. :func:`import_model` keeps them beside the
-graph and its nodes, :func:`export_model` puts them back.
+graph and its nodes, :func:`export_network` puts them back.
 """
 
 from __future__ import annotations
@@ -166,11 +166,6 @@ def export_network(graph: Graph) -> Network:
     _drop_unused_functions(model)
     kept = {tensor.name for tensor in model.graph.initializer}
     return Network(model, {t.name: values for t, values in weights if t.name in kept})
-
-
-def export_model(graph: Graph) -> ModelProto:
-    """As :func:`export_network`, with all weights inside."""
-    return export_network(graph).attached()
 
 
 def _large_constants(graph: Graph) -> list[tuple[Constant, np.ndarray]]:

@@ -20,10 +20,12 @@ source node, operator, calibrator and why it was taken, theta or scale, polarity
 and, of a threshold, clip rate. Control-flow bodies are rewritten where :func:`graph.scopes` says
 they may be.
 
-Precondition: ``context.neurons`` is filled; for Clip, theta is at most a N-th of the upper bound.
+Precondition: for Clip, theta is at most a N-th of the upper bound.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -45,7 +47,6 @@ from ..graph.surgeon import add_node, constant, variable
 from .neuron import (
     DualNeuron,
     Neuron,
-    PassContext,
     StaircaseNeuron,
     ThresholdNeuron,
     describe_range,
@@ -53,12 +54,17 @@ from .neuron import (
 from .staircase_chain import Staircase, emit_staircase
 
 
-def insert_quant_clip(graph: Graph, context: PassContext) -> PassResult:
-    """Quantise the output of every activation in ``context.neurons``."""
+def insert_quant_clip(graph: Graph, neurons: Mapping[str, Neuron]) -> PassResult:
+    """Quantise the output of every activation that has a neuron.
+
+    Args:
+        graph: see the precondition above.
+        neurons: calibrated, by the activation's output tensor.
+    """
     changes = []
     for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
         for node in list(scope.nodes):
-            neuron = context.neurons.get(node.outputs[0].name) if node.outputs else None
+            neuron = neurons.get(node.outputs[0].name) if node.outputs else None
             if neuron is None:
                 continue
             if isinstance(neuron, DualNeuron):

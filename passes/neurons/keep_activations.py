@@ -28,7 +28,7 @@ FOLLOWED = frozenset({_CURVED, _SIGNED})
 def keep_activations(graph: Graph, signed: bool = False) -> PassResult:
     """Mark the activations of rule 1, or with ``signed`` those of rule 2."""
     found = find_activations(graph)[0]
-    wanted = {a.output for a in found if signed or a.function is not None}
+    wanted = {a.output for a in found if signed or not a.linear}
     changes = []
     for scope in scopes(graph):
         for node in scope.graph.nodes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -79,17 +78,6 @@ class DualNeuron(Neuron):
 
     positive: ThresholdNeuron | StaircaseNeuron
     negative: ThresholdNeuron | StaircaseNeuron
-
-
-@dataclass
-class PassContext:
-    """What a pass may read besides the graph.
-
-    Attributes:
-        neurons: calibrated neurons, keyed by the output tensor's name of the activation.
-    """
-
-    neurons: Mapping[str, Neuron] = field(default_factory=dict)
 
 
 def describe_range(theta: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..analysis.layers import bias_add, constant_position, layer_nodes, width
+from ..analysis.layers import bias_add, layer_nodes, width
 from ..graph.graph import (
     Graph,
     Node,
@@ -33,12 +33,11 @@ def own_parameters(graph: Graph) -> PassResult:
     changes: list[str] = []
     for node in layer_nodes(graph):
         if node.op == "MatMul":
-            add = bias_add(graph, node)
-            if add is None:
-                add = _append_bias(graph, node)
+            found = bias_add(graph, node)
+            if found is None:
+                found = _append_bias(graph, node), 1
                 changes.append(f"MatMul {node.name}: an Add of zeros is its bias")
-            owner, position = add, constant_position(add)
-            _own(graph, owner, position)
+            _own(graph, *found)
         elif optional_input(node, 2) is None:
             if len(node.inputs) > 2:
                 del node.inputs[2]

@@ -81,7 +81,7 @@ def _gelu(scope: MatchScope, last: Node, whole: Polynomial) -> Match | None:
         return None
     if function.op == "Erf":
         inner = affine(scope, function.inputs[0])
-        if not _is_multiple(inner, x, math.sqrt(0.5), _IRRATIONAL):
+        if not _is_multiple(inner, x, math.sqrt(0.5)):
             return None
         return Match("Gelu", [x], (*whole.nodes, function, *inner.nodes), last)
     nodes = _gelu_tanh_argument(scope, function.inputs[0], x, 1.0)
@@ -103,8 +103,8 @@ def _gelu_tanh_argument(
     return inner.nodes if is_about(cubic, slope * 0.044715, _IRRATIONAL) else None
 
 
-def _is_multiple(inner: Affine, x: Tensor, factor: float, tolerance: float) -> bool:
-    return inner.base is x and inner.offset == 0 and is_about(inner.scale, factor, tolerance)
+def _is_multiple(inner: Affine, x: Tensor, factor: float) -> bool:
+    return inner.base is x and inner.offset == 0 and is_about(inner.scale, factor, _IRRATIONAL)
 
 
 def _gated(

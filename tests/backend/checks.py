@@ -32,7 +32,7 @@ from snn_compile.compiler.model_io.upgrade import upgrade
 from snn_compile.compiler.options import CompileOptions
 from snn_compile.compiler.steps import Steps
 from snn_compile.compiler.targets import resolve
-from snn_compile.passes.graph.surgeon import export_model, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 
 #: Outcomes that are failures of this project.
 FAILURES = ("crash", "traceback", "wrong", "invalid")
@@ -104,7 +104,8 @@ def _copy(model: ModelProto) -> ModelProto:
 
 def _front_end(model: ModelProto) -> ModelProto:
     graph = import_model(upgrade(_copy(model)))
-    rewritten = export_model(apply_passes(graph, FRONT_END, resolve(CompileOptions()), Steps()))
+    graph = apply_passes(graph, FRONT_END, resolve(CompileOptions()), Steps())
+    rewritten = export_network(graph).attached()
     # onnx itself calls one of its models, MeanVarianceNormalization, invalid.
     onnx.checker.check_model(rewritten, full_check=_is_valid(model))
     names = [value.name for value in model.graph.output]

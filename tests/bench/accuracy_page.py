@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 from accuracy_configuration import unpack
+from accuracy_intervals import drop_over_seeds, mean_over_seeds
 from accuracy_tables import Row, Section
-from snn_compile.compiler.evaluation.statistics import mean_interval, paired_difference, wilson
+from snn_compile.compiler.evaluation.statistics import wilson
 from snn_compile.compiler.report.results import Estimate
 
 Result = Mapping[str, Any]
@@ -97,7 +98,7 @@ def figures(kind: str, results: Sequence[Result]) -> list[str]:
     if kind in _PER_SAMPLE:
         values = np.array([result[_PER_SAMPLE[kind]] for result in results])
         means = values.mean(axis=1)
-        estimate = mean_interval(values)
+        estimate = mean_over_seeds(values)
         return [
             f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]",
             f"{means.min():.4f} to {means.max():.4f}",
@@ -108,7 +109,7 @@ def figures(kind: str, results: Sequence[Result]) -> list[str]:
     snn = np.array([unpack(result["snn"], count) for result in results])
     same = np.array([unpack(result["same"], count) for result in results])
     drops = 100 * (ann.mean() - snn.mean(axis=1))
-    drop = paired_difference(ann, snn)
+    drop = drop_over_seeds(ann, snn)
     return [
         _share(wilson(float(ann.mean()), count)),
         _share(wilson(float(snn.mean()), count)),

@@ -15,7 +15,7 @@
    say so. ``--quick`` measures a little of everything, and prints unless ``--out`` is given.
 
 Networks are in ``shared_networks.py``, rows in ``accuracy_tables.py``, what is measured in
-``accuracy_worker.py``, intervals in the package's ``compiler/evaluation/statistics.py``. Exit code
+``accuracy_worker.py``, intervals in ``accuracy_intervals.py``. Exit code
 1 if a configuration failed.
 """
 

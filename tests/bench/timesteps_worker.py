@@ -33,7 +33,7 @@ from snn_compile.compiler import compile_model
 from snn_compile.compiler.counting.activity import ActivityMeter
 from snn_compile.compiler.evaluation.latency_child import time_runs
 from snn_compile.compiler.model_io.save import save_network
-from snn_compile.compiler.running.expose import shapes_of
+from snn_compile.compiler.running.probe import probe
 from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.network import Network
 from snn_compile.runtime_ops.definition import DOMAIN
@@ -77,7 +77,7 @@ def run_and_count(snn: Network, feed: Feed, timesteps: int) -> tuple[np.ndarray,
     """The first output on all samples, and spikes per sample, over all steps."""
     fired = {n.name: n.output[0] for n in snn.proto.graph.node if n.domain == DOMAIN}
     one = {name: array[:1] for name, array in feed.items()}
-    shapes = shapes_of(snn, list(fired.values()), one)
+    shapes = probe(snn, fired.values(), one)
     meter = ActivityMeter(snn, [snn.proto.graph.output[0].name])
     session = make_session(meter.network)
     count = len(next(iter(feed.values())))

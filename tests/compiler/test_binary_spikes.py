@@ -10,6 +10,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from conftest import MODELS
+from helpers import export_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -22,7 +23,7 @@ from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.planes import with_planes, without_planes
 from snn_compile.passes.graph.network import Network
 from snn_compile.passes.graph.protos import nodes_below
-from snn_compile.passes.graph.surgeon import export_model, import_model
+from snn_compile.passes.graph.surgeon import import_model
 from snn_compile.passes.lowering.binary_spikes import KINDS, MARK, PLANES
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from snn_compile.runtime_ops.integrate_fire import INTEGRATE_FIRE

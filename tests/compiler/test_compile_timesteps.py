@@ -9,11 +9,11 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from conftest import MODELS
-from helpers import model_from_text, run_model
+from helpers import export_model, model_from_text, run_model
 from snn_compile.compiler import CompileOptions, cli, compile_model
 from snn_compile.compiler.calibration.sequence.over_time import CHARGES, settle
 from snn_compile.compiler.errors import ModelError, UsageError
-from snn_compile.passes.graph.surgeon import export_model, import_model
+from snn_compile.passes.graph.surgeon import import_model
 from snn_compile.passes.lowering.temporal_to_spatial import temporal_to_spatial
 from snn_compile.passes.neurons.neuron import ThresholdNeuron
 

@@ -7,7 +7,8 @@ import pytest
 from helpers import model_from_text
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.model_io.load import load_source
-from snn_compile.compiler.report.coverage import measure_coverage
+from snn_compile.compiler.report.coverage import linear_tensors, measure_coverage
+from snn_compile.compiler.running.probe import probe
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.surgeon import export_network, import_model
@@ -20,8 +21,8 @@ def coverage_of(model, sample, encode=True, encode_input=False):
     if encode:
         graph = encode_edges(graph, encode_input).graph
     activations, kept = find_activations(graph)
-    network = export_network(graph)
-    return measure_coverage(graph, activations, kept, source.proto, sample, network)
+    shapes = probe(export_network(graph), linear_tensors(graph), sample)
+    return measure_coverage(graph, activations, kept, source.proto, shapes)
 
 
 NET = """

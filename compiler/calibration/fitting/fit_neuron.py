@@ -58,6 +58,7 @@ _ENOUGH = "auto: enough values for levels that follow the density"
 
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
 _NEGATIVE = ActivationFunction(lambda x: np.minimum(x, 0.0), homogeneous=True)
+_MIRRORED = ActivationFunction(lambda x: -np.minimum(x, 0.0), homogeneous=True)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,6 @@ def fit_neuron(
     activation: Activation,
     histogram: SignedHistogram,
     options: CompileOptions,
-    function: ActivationFunction | None = None,
 ) -> Neuron:
     """The neuron of an activation.
 
@@ -96,8 +96,6 @@ def fit_neuron(
         histogram: of the neuron's membrane potential; one row, or one per channel where
             :func:`channel_axis` names an axis.
         options: resolved.
-        function: what the neuron follows, of a LeakyRelu or PRelu; ``activation`` knows it of
-            all others. None where the slope is not a single number.
 
     Returns:
         A ThresholdNeuron, a StaircaseNeuron or a DualNeuron, with its calibrator, the reason and
@@ -106,59 +104,35 @@ def fit_neuron(
     Raises:
         ValueError: the function is NaN or infinite at a value seen.
     """
-    function = function or function_of(activation)
     rows = distributions(histogram)
     values = sum(row.total for row in rows) / histogram.views
     fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None, values)
-    if options.kind == MULTI_THRESHOLD and is_piecewise_linear(activation):
-        if not activation.signed:
-            signed = activation.op == "Encoder"
-            return fit.threshold_neuron(function or _POSITIVE, activation.upper, signed)
+    function, linear = activation.function, has_thresholds(activation, options)
+    if linear and activation.signed:
         positive = fit.threshold_neuron(_POSITIVE)
-        return _dual(positive, _mirrored(fit.threshold_neuron(_mirror(_NEGATIVE))), rows)
+        return _dual(positive, _mirrored(fit.threshold_neuron(_MIRRORED)), rows)
     if function is None:
         return _dual(fit.staircase_neuron(_POSITIVE), fit.staircase_neuron(_NEGATIVE), rows)
+    if linear:
+        return fit.threshold_neuron(function, activation.upper, activation.op == "Encoder")
     why = f"{activation.op} is curved" if options.kind == MULTI_THRESHOLD else ""
     if options.levels > MAX_THRESHOLDS:
         why += f", a ScaleFire has at most {MAX_THRESHOLDS} levels"
     return fit.staircase_neuron(function, why.removeprefix(", "))
 
 
-def channel_axis(
-    activation: Activation,
-    options: CompileOptions,
-    function: ActivationFunction | None = None,
-) -> int | None:
-    """The axis along which the neuron has rows of its own in the histogram; None for one row.
-
-    Args:
-        activation: what becomes a neuron.
-        options: resolved; how neurons are chosen.
-        function: as for :func:`fit_neuron`.
-    """
+def channel_axis(activation: Activation, options: CompileOptions) -> int | None:
+    """The axis along which the neuron has rows of its own in the histogram; None for one row."""
     if options.granularity != CHANNEL or not activation.channels:
         return None
-    function = function or function_of(activation)
-    linear = options.kind == MULTI_THRESHOLD and is_piecewise_linear(activation)
-    scalable = linear or function is None or function.homogeneous
+    function = activation.function
+    scalable = function is None or function.homogeneous or has_thresholds(activation, options)
     return activation.axis if scalable else None
 
 
-def function_of(activation: Activation) -> ActivationFunction | None:
-    """What an activation computes, where it is told by itself: not of LeakyRelu and PRelu."""
-    if activation.function is not None or activation.signed:
-        return activation.function
-    if activation.op != "Clip":
-        return _POSITIVE
-    upper = activation.upper
-    return ActivationFunction(lambda x: np.clip(x, 0.0, upper), homogeneous=np.isinf(upper))
-
-
-def is_piecewise_linear(activation: Activation) -> bool:
-    """Whether MultiThresholdFire can stand for it: rule 2."""
-    if activation.op == "Clip":
-        return activation.function is None
-    return activation.op in ("Relu", "LeakyRelu", "PRelu", "Encoder")
+def has_thresholds(activation: Activation, options: CompileOptions) -> bool:
+    """Whether levels are multiples of a threshold, those of MultiThresholdFire: rule 2."""
+    return options.kind == MULTI_THRESHOLD and activation.linear
 
 
 class _Fit:
@@ -294,10 +268,6 @@ def _share(error: float, power: float) -> str:
 
 def _numbers(staircase: Staircase) -> int:
     return len(staircase.thresholds) + len(staircase.levels)
-
-
-def _mirror(function: ActivationFunction) -> ActivationFunction:
-    return replace(function, evaluate=lambda x: -function.evaluate(x))
 
 
 def _mirrored(neuron: ThresholdNeuron) -> ThresholdNeuron:

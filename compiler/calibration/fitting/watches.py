@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ....passes.analysis.activations import Activation
-from ....passes.analysis.functions import ActivationFunction
 from ....passes.neurons.neuron import Neuron
 from ...options import CompileOptions
 from ...running.histograms import Watch
@@ -39,17 +38,9 @@ class Fit(Protocol):
         """Whether the activation is 0 on everything that was seen."""
 
 
-def watch_of(
-    activation: Activation, options: CompileOptions, function: ActivationFunction | None
-) -> Watch:
-    """The membrane potential, per channel where a neuron of this kind has channels.
-
-    Args:
-        activation: what becomes a neuron.
-        options: resolved; how neurons are chosen.
-        function: as for ``fit_neuron``.
-    """
-    axis = channel_axis(activation, options, function)
+def watch_of(activation: Activation, options: CompileOptions) -> Watch:
+    """The membrane potential, per channel where a neuron of this kind has channels."""
+    axis = channel_axis(activation, options)
     return Watch(activation.input, axis, 1 if axis is None else activation.channels or 1)
 
 

@@ -53,8 +53,7 @@ from ...running.session import make_session, run_samples
 from ...running.signed_histogram import SignedHistogram
 from ...samples.files import Feed, Samples
 from ..fitting.distributions import Distribution, distributions
-from ..fitting.fit_neuron import fit_neuron, function_of
-from ..fitting.leaky import leaky_functions
+from ..fitting.fit_neuron import fit_neuron
 from ..fitting.watches import watch_of, watches_of
 
 #: Samples on which sensitivities are measured, at most.
@@ -156,16 +155,14 @@ def plan_levels(
     """
     share = options.levels_budget
     assert share is not None
-    leaky = leaky_functions(network)
-    histograms, seen = _observe(network, activations, samples, size, options, leaky, progress)
+    histograms, seen = _observe(network, activations, samples, size, options, progress)
     tables: dict[str, list[Choice]] = {}
     steps: dict[str, float] = {}
     for a in progress.track(activations, len(activations), "tables of levels"):
-        function = leaky.get(a.output) or function_of(a)
         histogram = histograms[a.output]
-        tables[a.output] = level_table(a, histogram, seen, options, function)
+        tables[a.output] = level_table(a, histogram, seen, options)
         equal_error = _line(tables[a.output], _asked(options)).error
-        steps[a.output] = _step(histogram, function, math.sqrt(equal_error))
+        steps[a.output] = _step(histogram, a.function, math.sqrt(equal_error))
     sensitivities, used = measure_sensitivities(network, steps, samples, size, progress)
     weighted = {
         key: [replace(line, error=line.error * sensitivities[key]) for line in table]
@@ -215,7 +212,6 @@ def level_table(
     histogram: SignedHistogram,
     samples: int,
     options: CompileOptions,
-    function: ActivationFunction | None,
 ) -> list[Choice]:
     """Error and cost of a neuron for each N of the ladder.
 
@@ -224,7 +220,6 @@ def level_table(
         histogram: of its membrane potential, as for :func:`~.fit_neuron.fit_neuron`.
         samples: how many the histogram has seen.
         options: how neurons are chosen and fitted.
-        function: what the neuron follows; None where the slope is not a single number.
 
     Returns:
         Squared relative error to be expected, and spikes per sample, by N.
@@ -234,7 +229,7 @@ def level_table(
         options = replace(options, calibrator=DENSITY if options.kind == SCALE else "mse")
     table = []
     for levels in ladder(options):
-        neuron = fit_neuron(activation, histogram, replace(options, levels=levels), function)
+        neuron = fit_neuron(activation, histogram, replace(options, levels=levels))
         table.append(Choice(levels, neuron.error**2, count_spikes(neuron, rows) / samples))
     return table
 
@@ -435,12 +430,7 @@ def _spread(samples: Samples, size: int) -> tuple[list[Feed], int]:
     wanted = min(max(MOST_SAMPLES // batch, 1), there)
     chosen = {(2 * position + 1) * there // (2 * wanted) for position in range(wanted)}
     feeds = [feed for position, feed in enumerate(samples.batches(batch)) if position in chosen]
-    return feeds, sum(_rows(samples, feed) for feed in feeds)
-
-
-def _rows(samples: Samples, feed: Feed) -> int:
-    """How many samples a feed holds."""
-    return 1 if samples.unbatched else len(next(iter(feed.values())))
+    return feeds, sum(samples.count_in(feed) for feed in feeds)
 
 
 def _observe(
@@ -449,11 +439,10 @@ def _observe(
     samples: Samples,
     size: int,
     options: CompileOptions,
-    leaky: Mapping[str, ActivationFunction],
     progress: Progress,
 ) -> tuple[dict[str, SignedHistogram], int]:
     """The distribution of every membrane potential in the ANN, by the activation's output."""
-    watches = watches_of(activations, lambda a: watch_of(a, options, leaky.get(a.output)))
+    watches = watches_of(activations, lambda a: watch_of(a, options))
     observations = observe_samples(network, watches, samples, size, progress, "distributions")
     fixed = samples.fixed_batch
     seen = samples.batch_count(size) * fixed if fixed else samples.count

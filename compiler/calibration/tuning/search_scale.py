@@ -235,9 +235,7 @@ def _scalable(activations: Sequence[Activation], neurons: Mapping[str, Neuron]) 
 
 def is_homogeneous(activation: Activation) -> bool:
     """Whether f(a x) = a f(x) for every a > 0, so that the neuron's step may be scaled: rule 2."""
-    if activation.function is not None:
-        return activation.function.homogeneous
-    return math.isinf(activation.upper)  # of Clip; Relu, LeakyRelu, PRelu have no bound
+    return activation.function is None or activation.function.homogeneous
 
 
 def scale_neuron(neuron: Neuron, scale: float) -> Neuron:

@@ -64,18 +64,13 @@ def compile_html(report: CompileReport, command: str = "") -> str:
     return render(f"{name}: compile report", compile_sections(report, command))
 
 
-def evaluation_html(
-    result: EvaluationResult,
-    compile_report: CompileReport | None = None,
-    accounting: str = "unary",
-) -> str:
+def evaluation_html(result: EvaluationResult, compile_report: CompileReport | None = None) -> str:
     """An evaluation as a page.
 
     Args:
         result: of ``snn-eval``.
         compile_report: of the same SNN, where it is known: adds what the neurons saw at
             calibration, coverage, and how it was compiled.
-        accounting: of the energy in the drawing of a sweep.
 
     Raises:
         UsageError: a package that it needs is not installed.
@@ -85,5 +80,5 @@ def evaluation_html(
     from .page import render
 
     name = result.snn.get("file") or "a compiled model"
-    sections = evaluation_sections(result, compile_report, accounting)
+    sections = evaluation_sections(result, compile_report)
     return render(f"{Path(str(name)).name}: evaluation", sections)

@@ -24,17 +24,13 @@ from .numbers import NOTHING, count, energy, estimate, mebibytes, number, percen
 from .page import Figure, Section, Table
 
 
-def evaluation_sections(
-    result: EvaluationResult,
-    report: CompileReport | None,
-    accounting: str,
-) -> list[Section]:
+def evaluation_sections(result: EvaluationResult, report: CompileReport | None) -> list[Section]:
     """The page of one evaluation."""
     clipped = {n.name: n.clip_rate for n in result.neurons if n.clip_rate is not None}
     sections = [
         _summary(result),
         _accuracy(result),
-        _sweep(result, accounting),
+        _sweep(result),
         _activity(result.neurons),
         _premise(result.premise),
         energy_section(result.energy),
@@ -164,19 +160,19 @@ def _row(network: str, output: OutputResult) -> list[str]:
     ]
 
 
-def _sweep(result: EvaluationResult, accounting: str) -> Section | None:
+def _sweep(result: EvaluationResult) -> Section | None:
     if not result.sweep:
         return None
     points, baselines = result.sweep, baseline_points(result)
     # Also with the weights of the int8 baseline: docs/energy.md.
-    drawn = [accounting]
-    drawn += [key for key in (f"{accounting}_int8",) if any(key in p.energy for p in points)]
+    drawn = ["unary"]
+    drawn += [key for key in ("unary_int8",) if any(key in p.energy for p in points)]
     figures = [
         Figure(
             sweep_figure("Accuracy against energy", points, baselines, key),
             f"Accuracy against estimated energy ({name_of(key)}). Numbers: see the table. "
             "Coloured: on the Pareto front, no other compiled network is as accurate for as "
-            f"little ({name_of(accounting)}). Diamonds: baselines.",
+            f"little ({name_of('unary')}). Diamonds: baselines.",
         )
         for key in drawn
     ]

@@ -43,7 +43,7 @@ from ....passes.graph.surgeon import import_model
 from ....runtime_ops.definition import DOMAIN
 from ....runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...errors import ModelError
-from ...running.expose import shapes_of
+from ...running.probe import probe
 from ...samples.files import input_specs
 from .builder import BORDER, Builder, Geometry, NotInNirError, Pair
 from .package import load_nir
@@ -186,11 +186,11 @@ class _Translation:
             feed[spec.name] = np.zeros((batch or _SAMPLES, *known), np.float32)
         _refuse(refused)
         names = [*feed, *(node.outputs[0].name for node in nodes)]
-        found = shapes_of(self._network, list(dict.fromkeys(names)), feed)
+        found = probe(self._network, names, feed)
         batches = {len(array) for array in feed.values()}
         for name, shape in found.items():
             if len(shape) in (2, 4) and {shape[0]} == batches:
-                self._shapes[name] = tuple(shape[1:])
+                self._shapes[name] = shape[1:]
 
     def _keep(self, tensor: Tensor, signal: Signal) -> None:
         readers = len(tensor.outputs) + sum(tensor is output for output in self._graph.outputs)

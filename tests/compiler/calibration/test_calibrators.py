@@ -7,16 +7,14 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from helpers import model_from_text, resolved, run_model
+from helpers import export_model, model_from_text, resolved, run_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting.distributions import distributions, pool
 from snn_compile.compiler.calibration.fitting.fit_neuron import (
     channel_axis,
     fit_neuron,
-    is_piecewise_linear,
 )
-from snn_compile.compiler.calibration.fitting.leaky import leaky_functions
 from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.calibration.fitting.uniform_calibrators import (
     UNIFORM_CALIBRATORS,
@@ -32,13 +30,12 @@ from snn_compile.compiler.errors import UsageError
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.surgeon import export_model, export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
     DualNeuron,
-    PassContext,
     StaircaseNeuron,
     ThresholdNeuron,
 )
@@ -434,7 +431,7 @@ def potentials(seed=0):
 
 
 def activation_of(case):
-    """The graph, its one activation, the function of a leaky one, and its membrane potentials."""
+    """The graph, its one activation, and its membrane potentials."""
     model = model_from_text(NET.format(activation=ACTIVATIONS[case]))
     graph = encode_edges(canonicalise(import_model(model)).graph).graph
     activations, kept = find_activations(graph)
@@ -445,8 +442,7 @@ def activation_of(case):
     observed.CopyFrom(network.attached())
     del observed.graph.output[:]
     observed.graph.output.append(onnx.helper.make_tensor_value_info(activation.input, 1, None))
-    function = leaky_functions(network).get(activation.output)
-    return graph, activation, function, run_model(observed, {"x": potentials()})[0]
+    return graph, activation, run_model(observed, {"x": potentials()})[0]
 
 
 def histogram_along(x, axis):
@@ -456,15 +452,15 @@ def histogram_along(x, axis):
 
 
 def fitted(case, options):
-    graph, activation, function, x = activation_of(case)
-    axis = channel_axis(activation, options, function)
-    neuron = fit_neuron(activation, histogram_along(x, axis), options, function)
+    graph, activation, x = activation_of(case)
+    axis = channel_axis(activation, options)
+    neuron = fit_neuron(activation, histogram_along(x, axis), options)
     return graph, activation, neuron, x
 
 
 def stages(graph, activation, neuron):
     """The quantised ANN and the SNN, both giving the neuron's input and output."""
-    graph = insert_quant_clip(graph, PassContext({activation.output: neuron})).graph
+    graph = insert_quant_clip(graph, {activation.output: neuron}).graph
     quantised = export_model(graph)
     snn = function_bodies(export_network(replace_activation(graph).graph)).attached()
     for model in (quantised, snn):
@@ -489,7 +485,7 @@ def test_quantised_network_and_spiking_network_agree_bit_for_bit(case, chosen, g
         got = run_model(snn, feed, library=library)[1]
         np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
     kinds = {node.op_type for node in snn.graph.node if node.domain == "ai.snn"}
-    linear = options.kind == "multi-threshold" and is_piecewise_linear(activation)
+    linear = options.kind == "multi-threshold" and activation.linear
     assert kinds == {"MultiThresholdFire" if linear else "ScaleFire"}
     if granularity == "tensor":
         assert "per tensor" in neuron.calibrator
@@ -555,8 +551,8 @@ def test_axes_of_kinds():
         ("sigmoid", thresholds, None),
         ("relu", replace(scale, granularity="tensor"), None),
     ):
-        _, activation, function, _ = activation_of(case)
-        assert channel_axis(activation, options, function) == axis, case
+        _, activation, _ = activation_of(case)
+        assert channel_axis(activation, options) == axis, case
 
 
 @pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
@@ -583,11 +579,11 @@ def test_more_than_255_levels_of_a_curved_function_are_255():
 @pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_silent_activations_get_a_usable_neuron(case, neuron):
-    _, activation, function, x = activation_of(case)
+    _, activation, x = activation_of(case)
     options = resolved(levels=8, neuron=neuron)
-    axis = channel_axis(activation, options, function)
+    axis = channel_axis(activation, options)
     for values in (np.zeros_like(x), np.zeros((0, *x.shape[1:]))):
-        found = fit_neuron(activation, histogram_along(values, axis), options, function)
+        found = fit_neuron(activation, histogram_along(values, axis), options)
         quantised, snn = stages(activation_of(case)[0], activation, found)
         feed = {"x": potentials(seed=1)}
         expected, got = run_model(quantised, feed)[1], run_model(snn, feed, library=True)[1]
@@ -599,12 +595,12 @@ def test_silent_activations_get_a_usable_neuron(case, neuron):
 
 
 def relu_of_values(x, **options):
-    _, activation, _, _ = activation_of("relu")
+    _, activation, _ = activation_of("relu")
     return fit_neuron(activation, histogram_of(x), resolved(**options))
 
 
 def test_samples_seen_again_are_no_further_values():
-    _, activation, _, _ = activation_of("relu")
+    _, activation, _ = activation_of("relu")
     x = np.random.default_rng(4).normal(0, 1, (1, 60)).astype(np.float32)
     once, again = histogram_of(x), histogram_of(x)
     again.merge_seen_again(histogram_of(x))
@@ -672,7 +668,7 @@ def test_asked_for_calibrators_need_no_reason():
 
 def evaluated(case, neuron):
     """Membrane potentials and what the compiled neuron makes of them."""
-    graph, activation, _, _ = activation_of(case)
+    graph, activation, _ = activation_of(case)
     _, snn = stages(graph, activation, neuron)
     return run_model(snn, {"x": potentials()}, library=True)
 

@@ -261,11 +261,11 @@ def test_table_has_less_error_and_more_spikes_the_more_levels(tmp_path):
     _, activations, _ = prepare(BRANCHES, tmp_path)
     x = np.random.default_rng(1).standard_normal((1, 20_000))
     options = resolved(levels=8)
-    lines = level_table(activations[0], histogram_of(x), 100, options, activations[0].function)
+    lines = level_table(activations[0], histogram_of(x), 100, options)
     assert [line.levels for line in lines] == ladder(options)
     assert all(np.diff([line.error for line in lines]) < 0)
     assert all(np.diff([line.cost for line in lines]) > 0)
-    more = level_table(activations[0], histogram_of(x), 200, options, activations[0].function)
+    more = level_table(activations[0], histogram_of(x), 200, options)
     assert [line.cost * 2 for line in more] == pytest.approx([line.cost for line in lines])
 
 

@@ -39,7 +39,6 @@ from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
     DualNeuron,
-    PassContext,
     StaircaseNeuron,
     ThresholdNeuron,
 )
@@ -120,7 +119,7 @@ class Case:
         step = np.asarray(step, np.float32)
         given = {"axis": activation.axis or 1, "calibrator": "hand", "error": 0.1}
         k = np.arange(9)
-        if activation.function is not None and activation.op != "Encoder":
+        if not activation.linear:
             levels = activation.function.evaluate(k - 4.0)
             return StaircaseNeuron(
                 **given,
@@ -159,7 +158,7 @@ class Case:
 
     def measure(self, neurons):
         """Error and spikes per sample as verification would find them, on all samples."""
-        graph = insert_quant_clip(import_model(self.network), PassContext(neurons)).graph
+        graph = insert_quant_clip(import_model(self.network), neurons).graph
         snn = function_bodies(export_network(replace_activation(graph).graph))
         outputs = [value.name for value in snn.proto.graph.output]
         fired = neurons_of(snn.proto)

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
-
 import numpy as np
 import pytest
-from snn_compile.compiler.evaluation.statistics import (
-    mean_interval,
-    paired_difference,
-    paired_drop,
-    wilson,
-)
-
-
-def bits(text):
-    return np.array([c == "1" for c in text])
+from snn_compile.compiler.evaluation.statistics import paired_difference, wilson
 
 
 @pytest.mark.parametrize(
@@ -39,9 +28,7 @@ def test_wilson(right, samples, low, high):
 
 def test_the_paired_interval_counts_only_samples_that_differ():
     """40 samples, 6 right in the ANN alone, 2 in the SNN alone: Agresti and Min by hand."""
-    ann = bits("1" * 6 + "0" * 2 + "1" * 16 + "0" * 16)
-    snn = bits("0" * 6 + "1" * 2 + "1" * 16 + "0" * 16)
-    estimate = paired_difference(ann, snn[None])
+    estimate = paired_difference(6 - 2, 6 + 2, 40)
     b, c, n = 6.5, 2.5, 42
     half = 1.959963984540054 * np.sqrt((b + c) - (b - c) ** 2 / n) / n
     assert estimate.value == pytest.approx(4 / 40)
@@ -49,34 +36,6 @@ def test_the_paired_interval_counts_only_samples_that_differ():
 
 
 def test_the_paired_interval_is_no_point_where_nothing_differs():
-    ann = bits("1011")
-    estimate = paired_difference(ann, ann[None])
+    estimate = paired_difference(0, 0, 4)
     assert estimate.value == 0
     assert estimate.low == -estimate.high < 0
-
-
-def test_more_seeds_are_no_more_samples():
-    ann, snn = bits("11110000"), bits("11011000")
-    once = paired_difference(ann, snn[None])
-    thrice = paired_difference(ann, np.stack([snn] * 3))
-    assert astuple(thrice) == pytest.approx(astuple(once))
-
-
-def test_seeds_are_averaged_within_a_sample():
-    ann = bits("1100")
-    estimate = paired_difference(ann, np.stack([bits("0100"), bits("1100")]))
-    assert estimate.value == pytest.approx(0.125)
-
-
-def test_mean_interval_takes_the_spread_over_samples():
-    values = np.array([[1.0, 3.0, 5.0], [1.0, 3.0, 5.0]])
-    estimate = mean_interval(values)
-    half = 1.959963984540054 * 2 / np.sqrt(3)
-    assert astuple(estimate) == pytest.approx((3, 3 - half, 3 + half))
-
-
-def test_the_drop_from_counts_is_that_of_the_samples():
-    ann, snn = bits("1" * 6 + "0" * 2 + "1" * 32), bits("0" * 6 + "1" * 2 + "1" * 32)
-    assert astuple(paired_drop(6, 2, 40)) == pytest.approx(
-        astuple(paired_difference(ann, snn[None]))
-    )

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from snn_compile.compiler.errors import ModelError, UsageError
 from snn_compile.compiler.model_io import save
 from snn_compile.compiler.model_io.load import load_source
-from snn_compile.compiler.model_io.save import check_output, save_network
+from snn_compile.compiler.model_io.save import check_output
 from snn_compile.passes.graph.network import detach
 
 NET = """
@@ -194,7 +194,7 @@ def test_old_opsets_are_converted_and_keep_what_the_converter_drops():
 
 
 def test_saves_with_external_data_beside_the_output(tmp_path):
-    save_network(detach(net()), tmp_path / "out.onnx", external_data=True)
+    save.save_files({tmp_path / "out.onnx": detach(net())}, external_data=True)
     assert {p.name for p in tmp_path.iterdir()} <= {"out.onnx", "out.onnx.data"}
     x = {"x": np.ones((2, 3), np.float32)}
     np.testing.assert_array_equal(
@@ -205,7 +205,7 @@ def test_saves_with_external_data_beside_the_output(tmp_path):
 def test_large_weights_go_to_the_data_file(tmp_path):
     model = model_from_text("""
         g (float[N,100] x) => (float[N,100] y) <float[100,100] w> { y = MatMul (x, w) }""")
-    save_network(detach(model), tmp_path / "out.onnx", external_data=True)
+    save.save_files({tmp_path / "out.onnx": detach(model)}, external_data=True)
     assert (tmp_path / "out.onnx.data").stat().st_size >= 40_000
     assert (tmp_path / "out.onnx").stat().st_size < 1000
     assert len(load_model(tmp_path / "out.onnx").graph.initializer[0].raw_data) == 40_000
@@ -281,7 +281,7 @@ def test_the_data_file_is_neither_the_report_nor_a_folder(tmp_path):
         save.save_files({data: b"{}", tmp_path / "out.onnx": network}, external_data=True)
     data.mkdir()
     with pytest.raises(UsageError, match="is where the weights go"):
-        save_network(network, tmp_path / "out.onnx", external_data=True)
+        save.save_files({tmp_path / "out.onnx": network}, external_data=True)
     assert list(tmp_path.iterdir()) == [data]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import model_from_text, run_model
+from helpers import export_model, model_from_text, run_model
 from onnx import ModelProto
 from snn_compile.passes.analysis.layers import find_layers
-from snn_compile.passes.graph.surgeon import export_model, import_model, infer_shapes
+from snn_compile.passes.graph.surgeon import import_model, infer_shapes
 from snn_compile.passes.neurons.own_parameters import own_parameters, set_parameters
 
 CONV = """

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from helpers import run_model
+from helpers import export_model, run_model
 from snn_compile.passes.analysis.time_rules import NotOverTimeError
 from snn_compile.passes.graph.network import Network
-from snn_compile.passes.graph.surgeon import export_model, import_model
+from snn_compile.passes.graph.surgeon import import_model
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from snn_compile.passes.lowering.temporal_to_spatial import temporal_to_spatial, timesteps_of

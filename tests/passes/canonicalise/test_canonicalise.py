@@ -7,10 +7,10 @@ import tracemalloc
 import numpy as np
 import onnx
 import pytest
-from helpers import model_from_text, run_model
+from helpers import export_model, model_from_text, run_model
 from snn_compile.passes.canonicalise import fold_constants as module
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.surgeon import export_model, import_model
+from snn_compile.passes.graph.surgeon import import_model
 
 
 def rewritten(model):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from helpers import model_from_text, run_model
+from helpers import export_model, model_from_text, run_model
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.surgeon import export_model, import_model
+from snn_compile.passes.graph.surgeon import import_model
 
 S = "float[2,3,4,5]"
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import model_from_text
+from helpers import export_model, model_from_text
 from snn_compile.passes.graph.graph import (
     bodies,
     dtype_of,
@@ -19,7 +19,7 @@ from snn_compile.passes.graph.graph import (
     unique_name,
     values_of,
 )
-from snn_compile.passes.graph.surgeon import add_node, export_model, import_model, variable
+from snn_compile.passes.graph.surgeon import add_node, import_model, variable
 
 TEXT = """
     g (float[N,3] x, bool c) => (float[N,3] y) <float[3,3] w> {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from helpers import model_from_text
+from helpers import export_model, model_from_text
 from onnx import helper
-from snn_compile.passes.graph.surgeon import export_model, import_model
+from snn_compile.passes.graph.surgeon import import_model
 
 TEXT = """
     g (float[N,3] x, bool c) => (float[N,3] y) <float[3,3] w> {

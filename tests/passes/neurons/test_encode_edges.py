@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import model_from_text, run_model
+from helpers import export_model, model_from_text, run_model
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.graph.surgeon import export_model, import_model
+from snn_compile.passes.graph.surgeon import import_model
 from snn_compile.passes.neurons.encode_edges import encode_edges
 
 

@@ -7,18 +7,17 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from helpers import model_from_text, run_model
+from helpers import export_model, model_from_text, run_model
 from snn_compile.compiler.report.neurons import neuron_reports
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.network import Network
-from snn_compile.passes.graph.surgeon import export_model, export_network, import_model
+from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
     DualNeuron,
-    PassContext,
     StaircaseNeuron,
     ThresholdNeuron,
 )
@@ -54,7 +53,7 @@ def neuron(theta, negative=None, levels=8, axis=1):
 def compiled(model, **neurons):
     """The quantised ANN and the SNN, for neurons keyed by output tensor."""
     graph = canonicalise(import_model(model)).graph
-    graph = insert_quant_clip(graph, PassContext(neurons)).graph
+    graph = insert_quant_clip(graph, neurons).graph
     quantised = export_model(graph)
     result = replace_activation(graph)
     snn = function_bodies(export_network(result.graph)).attached()
@@ -85,22 +84,27 @@ def assert_bit_exact(quantised, snn, inputs):
 
 
 @pytest.mark.parametrize(
-    ("activation", "weights", "upper", "signed"),
+    ("activation", "weights", "upper", "signed", "values"),
     [
-        ("Relu (a)", "", np.inf, False),
-        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {6}", 6.0, False),
-        ("Clip (a, lo)", ", float lo = {0}", np.inf, False),
-        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {3.4028235e38}", np.inf, False),
-        ("LeakyRelu <alpha = 0.1> (a)", "", np.inf, True),
-        ("PRelu (a, slope)", ", float[4,1,1] slope", np.inf, True),
+        ("Relu (a)", "", np.inf, False, [0, 9]),
+        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {6}", 6.0, False, [0, 6]),
+        ("Clip (a, lo)", ", float lo = {0}", np.inf, False, [0, 9]),
+        ("Clip (a, lo, hi)", ", float lo = {0}, float hi = {3.4028235e38}", np.inf, False, [0, 9]),
+        ("LeakyRelu <alpha = 0.125> (a)", "", np.inf, True, [-1, 9]),
+        ("PRelu (a, slope)", ", float[1] slope = {0.25}", np.inf, True, [-2, 9]),
+        ("PRelu (a, slope)", ", float[4,1,1] slope", np.inf, True, None),
     ],
 )
-def test_finds(activation, weights, upper, signed):
+def test_finds(activation, weights, upper, signed, values):
+    """``values``: of the function at -8 and 9."""
     neurons, kept = found(one_activation(activation, weights))
     assert not kept
     assert [(n.upper, n.signed, n.output, n.axis, n.channels) for n in neurons] == [
         (upper, signed, "y", 1, 4)
     ]
+    function = neurons[0].function
+    assert neurons[0].linear
+    assert (None if function is None else function.evaluate(np.array([-8, 9])).tolist()) == values
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,7 @@ def test_finds_functions_that_a_staircase_follows(activation, weights, x, value)
     neurons, kept = found(one_activation(activation, weights))
     assert not kept
     function = neurons[0].function
+    assert not neurons[0].linear
     assert function is not None
     assert function.evaluate(np.array([x]))[0] == value
 
@@ -262,7 +267,7 @@ def encoder_of(cell):
     graph = encode_edges(canonicalise(import_model(model)).graph).graph
     activations, _ = find_activations(graph)
     assert [item.op for item in activations] == ["Encoder"]
-    graph = insert_quant_clip(graph, PassContext({activations[0].output: cell})).graph
+    graph = insert_quant_clip(graph, {activations[0].output: cell}).graph
     quantised = export_model(graph)
     result = replace_activation(graph)
     snn = function_bodies(export_network(result.graph)).attached()
