@@ -37,7 +37,8 @@ from typing import TypeAlias
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from ...passes.analysis.edges import Carries, EdgeAnalysis, moved, moves_values
+from ...passes.analysis.edges import Carries, EdgeAnalysis
+from ...passes.analysis.operators import moved, moves_values
 from ...passes.graph.graph import (
     Graph,
     Node,

@@ -44,7 +44,7 @@ from ..graph.graph import (
     is_standard,
     opset_version,
 )
-from .activations import ACTIVATION_OPS
+from .operators import Role, properties
 
 _LINEAR = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
 #: Normalisations with a gain and bias per channel.
@@ -206,7 +206,9 @@ class ChannelFlow:
 
     def _origin(self, node: Node) -> str:
         """Why what this node computes has no channels."""
-        if node.op in ACTIVATION_OPS and (node.op not in _RULES or _is_bounded(node)):
+        if properties(node.op).role is Role.ACTIVATION and (
+            node.op not in _RULES or _is_bounded(node)
+        ):
             return _reads(node)
         signals = [tensor for tensor in node.inputs if not is_constant(tensor)]
         if node.op in _RULES and node.op not in (_LINEAR | NORM_OPS) and signals:
@@ -543,7 +545,7 @@ def _layout(node: Node) -> _Layout:
 
 
 def _reads(node: Node) -> str:
-    if node.op in ACTIVATION_OPS:
+    if properties(node.op).role is Role.ACTIVATION:
         return f"{node.op} {node.name} is not homogeneous"
     return f"{node.op} {node.name} reads it"
 

@@ -148,17 +148,15 @@ def function_of(activation: Activation) -> ActivationFunction | None:
     """What an activation computes, where it is told by itself: not of LeakyRelu and PRelu."""
     if activation.function is not None or activation.signed:
         return activation.function
-    if activation.op != "Clip":
-        return _POSITIVE
     upper = activation.upper
-    return ActivationFunction(lambda x: np.clip(x, 0.0, upper), homogeneous=np.isinf(upper))
+    if np.isinf(upper):
+        return _POSITIVE
+    return ActivationFunction(lambda x: np.clip(x, 0.0, upper), homogeneous=False)
 
 
 def is_piecewise_linear(activation: Activation) -> bool:
     """Whether MultiThresholdFire can stand for it: rule 2."""
-    if activation.op == "Clip":
-        return activation.function is None
-    return activation.op in ("Relu", "LeakyRelu", "PRelu", "Encoder")
+    return activation.function is None or activation.op == "Encoder"
 
 
 class _Fit:
