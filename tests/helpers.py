@@ -12,6 +12,7 @@ from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
 from snn_compile.passes.graph.graph import export_network, import_model
+from snn_compile.passes.neurons.neuron import Neuron, SingleNeuron
 from snn_compile.passes.recognise.recognise import recognise
 
 
@@ -32,6 +33,17 @@ def model_from_text(text: str, opset: int = 17, seed: int = 0) -> ModelProto:
         model.graph.value_info.remove(value)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def level_counts(neuron: Neuron, x: np.ndarray) -> dict[str, np.ndarray]:
+    """How often each level of a neuron, or of its parts, occurs for membrane potentials."""
+    return {name: _level_counts(part, x) for name, part in neuron.parts.items()}
+
+
+def _level_counts(neuron: SingleNeuron, x: np.ndarray) -> np.ndarray:
+    rows = np.moveaxis(x, neuron.axis, 0) if neuron.rows > 1 else [x]
+    reached = [neuron.level_of(values, row).reshape(-1) for row, values in enumerate(rows)]
+    return np.bincount(np.concatenate(reached), minlength=neuron.level_count + 1)
 
 
 def run_model(

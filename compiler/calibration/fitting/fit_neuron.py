@@ -35,12 +35,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.functions import ActivationFunction
-from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ....passes.neurons.neuron import (
+    DualNeuron,
+    Neuron,
+    SingleNeuron,
+    StaircaseNeuron,
+    ThresholdNeuron,
+)
 from ....runtime_ops.scale_fire import MAX_THRESHOLDS
 from ...running.signed_histogram import SignedHistogram
 from ..options import DENSITY, MULTI_THRESHOLD, CalibrationOptions
@@ -59,9 +66,11 @@ _ENOUGH = "auto: enough values for levels that follow the density"
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
 _NEGATIVE = ActivationFunction(lambda x: np.minimum(x, 0.0), homogeneous=True)
 
+_Kind = TypeVar("_Kind", bound=SingleNeuron)
+
 
 @dataclass(frozen=True)
-class _Candidate:
+class _Candidate(Generic[_Kind]):
     """What a calibrator gives.
 
     Attributes:
@@ -72,7 +81,7 @@ class _Candidate:
     """
 
     calibrator: str
-    neuron: StaircaseNeuron | ThresholdNeuron
+    neuron: _Kind
     squared_error: float
     fitted: int
 
@@ -115,7 +124,7 @@ def fit_neuron(
             signed = activation.op == "Encoder"
             return fit.threshold_neuron(function or _POSITIVE, activation.upper, signed)
         positive = fit.threshold_neuron(_POSITIVE)
-        return _dual(positive, _mirrored(fit.threshold_neuron(_mirror(_NEGATIVE))), rows)
+        return _dual(positive, fit.threshold_neuron(_mirror(_NEGATIVE)).mirrored(), rows)
     if function is None:
         return _dual(fit.staircase_neuron(_POSITIVE), fit.staircase_neuron(_NEGATIVE), rows)
     why = f"{activation.op} is curved" if options.kind == MULTI_THRESHOLD else ""
@@ -186,7 +195,7 @@ class _Fit:
             one = self._options.total_levels
             division = (one, one) if both else (0, one) if below else (one, 0)
 
-        def candidate(calibrator: str) -> _Candidate:
+        def candidate(calibrator: str) -> _Candidate[ThresholdNeuron]:
             found = find_thresholds(
                 rows, levels, calibrator, self._options.percentile, upper, signed, division
             )
@@ -202,9 +211,7 @@ class _Fit:
             return _Candidate(calibrator, neuron, found.squared_error, fitted)
 
         power = sum(row.power for row in rows)
-        chosen = self._best([candidate(name) for name in self._asked("mse", "max")], power)
-        assert isinstance(chosen, ThresholdNeuron)
-        return chosen
+        return self._best([candidate(name) for name in self._asked("mse", "max")], power)
 
     def staircase_neuron(self, function: ActivationFunction, why: str = "") -> StaircaseNeuron:
         """A ScaleFire that follows ``function``; ``why`` it is one goes before the reason."""
@@ -213,7 +220,7 @@ class _Fit:
         f = function.evaluate(x)
         levels = min(self._levels(bool((f < 0).any() and (f > 0).any())), MAX_THRESHOLDS)
 
-        def candidate(calibrator: str) -> _Candidate:
+        def candidate(calibrator: str) -> _Candidate[StaircaseNeuron]:
             if calibrator != DENSITY:
                 scale, staircase = find_uniform_staircase(
                     rows, function, levels, calibrator, options.percentile
@@ -246,9 +253,7 @@ class _Fit:
             found += [candidate(name) for name in asked[1:]]
         elif len(asked) > 1:
             why = "; ".join([*([why] if why else []), _ENOUGH])
-        chosen = self._best(found, float(weights @ f**2), why)
-        assert isinstance(chosen, StaircaseNeuron)
-        return chosen
+        return self._best(found, float(weights @ f**2), why)
 
     def _levels(self, both: bool) -> int:
         """Levels besides silence, for values of one polarity or of both."""
@@ -258,9 +263,7 @@ class _Fit:
         """The calibrators to try, the one that fits least last."""
         return automatic if self._options.calibrator == "auto" else (self._options.calibrator,)
 
-    def _best(
-        self, candidates: Sequence[_Candidate], power: float, why: str = ""
-    ) -> StaircaseNeuron | ThresholdNeuron:
+    def _best(self, candidates: Sequence[_Candidate[_Kind]], power: float, why: str = "") -> _Kind:
         expected = [candidate.expected(self._values) for candidate in candidates]
         at = int(np.argmin(expected)) if np.isfinite(expected).any() else len(candidates) - 1
         reasons = [why] if why else []
@@ -298,14 +301,9 @@ def _mirror(function: ActivationFunction) -> ActivationFunction:
     return replace(function, evaluate=lambda x: -function.evaluate(x))
 
 
-def _mirrored(neuron: ThresholdNeuron) -> ThresholdNeuron:
-    """The neuron that fires below 0 as this one does above."""
-    return replace(neuron, levels_pos=0, levels_neg=neuron.levels_pos)
-
-
 def _dual(
-    positive: StaircaseNeuron | ThresholdNeuron,
-    negative: StaircaseNeuron | ThresholdNeuron,
+    positive: SingleNeuron,
+    negative: SingleNeuron,
     rows: Sequence[Distribution],
 ) -> DualNeuron:
     """Two neurons in one; the slope, which weighs the negative side, is taken as 1."""

@@ -49,7 +49,7 @@ from ....passes.graph.graph import METADATA_PREFIX
 from ....passes.graph.network import Network, is_detached
 from ....passes.graph.protos import graphs_below, initializers_below, unused_prefix
 from ....passes.lowering.function_bodies import lower
-from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ....passes.neurons.neuron import Neuron, scaled_step
 from ....runtime_ops.definition import DOMAIN
 from ....runtime_ops.scale_fire import SCALE_FIRE
 from ...errors import UsageError
@@ -264,7 +264,7 @@ def scale_steps(
     """
     scalable = _scalable(activations, neurons)
     return {
-        name: scale_neuron(neuron, scale) if name in scalable else neuron
+        name: neuron.scaled(scale) if name in scalable else neuron
         for name, neuron in neurons.items()
     }
 
@@ -278,41 +278,6 @@ def is_homogeneous(activation: Activation) -> bool:
     if activation.function is not None:
         return activation.function.homogeneous
     return math.isinf(activation.upper)  # of Clip; Relu, LeakyRelu, PRelu have no bound
-
-
-def scale_neuron(neuron: Neuron, scale: float) -> Neuron:
-    """The neuron with its step scaled; what was said of its errors no longer holds.
-
-    Args:
-        neuron: any kind, of a function that :func:`is_homogeneous`.
-        scale: lambda, above 0.
-    """
-    if scale == 1:
-        return neuron
-    calibrator = f"{neuron.calibrator}, times {scale:.4g}"
-    if isinstance(neuron, DualNeuron):
-        positive, negative = (
-            scale_neuron(neuron.positive, scale),
-            scale_neuron(neuron.negative, scale),
-        )
-        assert isinstance(positive, (ThresholdNeuron, StaircaseNeuron))
-        assert isinstance(negative, (ThresholdNeuron, StaircaseNeuron))
-        return replace(
-            neuron, positive=positive, negative=negative, calibrator=calibrator, error=math.nan
-        )
-    if isinstance(neuron, ThresholdNeuron):
-        theta = _scaled(neuron.theta, scale)
-        unknown = math.nan
-        return replace(neuron, theta=theta, calibrator=calibrator, error=unknown, clip_rate=unknown)
-    assert isinstance(neuron, StaircaseNeuron)
-    step = _scaled(neuron.scale, scale)
-    return replace(neuron, scale=step, calibrator=calibrator, error=math.nan)
-
-
-def _scaled(step: np.ndarray, scale: float) -> np.ndarray:
-    """float32, finite and above 0."""
-    product = np.clip(step.astype(np.float64) * scale, _FLOAT.tiny, _FLOAT.max)
-    return np.asarray(product, np.float32)
 
 
 def _search(
@@ -428,7 +393,7 @@ class _Bench:
     def measure(self, scale: float) -> tuple[float, float]:
         """Relative error of the outputs, and spikes per sample."""
         steps = {
-            name: _scaled(step, scale) if name in self._scaled else step
+            name: scaled_step(step, scale) if name in self._scaled else step
             for name, step in self._steps.items()
         }
         names = [*self._outputs, *(counter.sums for counter in self._counters)]
