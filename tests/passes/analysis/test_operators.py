@@ -148,7 +148,6 @@ def test_weights_belong_to_linear_operators():
 TABLES = {
     "passes/analysis/operators.py": "the table",
     "passes/analysis/functions.py": "rules: what each activation computes",
-    "passes/analysis/channel_flow.py": "rules: how channels pass each operator",
     "passes/canonicalise/simplify.py": "rules: when each operator does nothing, rewrites",
     "passes/fold_batchnorm/fold_batchnorm.py": "rules: the scale and shift of arithmetic",
     "passes/recognise/recognise.py": "patterns: by the operator that ends them",
