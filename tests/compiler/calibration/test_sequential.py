@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import model_from_text, resolved
 from onnx import numpy_helper
-from snn_compile.compiler import CompileOptions, compile_model, pipeline
+from snn_compile.compiler import CompileOptions, choose_neurons, compile_model
 from snn_compile.compiler.calibration.calibrate import calibrate
 from snn_compile.compiler.calibration.sequence.sequential import calibrate_sequentially
 from snn_compile.compiler.errors import DataError
@@ -363,7 +363,7 @@ class TestTheCompiledModel:
             found.append(calibrate(*arguments))
             return found[-1]
 
-        monkeypatch.setattr(pipeline, "calibrate", keep)
+        monkeypatch.setattr(choose_neurons, "calibrate", keep)
         np.save(tmp_path / "x.npy", DATA)
         source = model_from_text(TWO)
         options = CompileOptions(levels=3)
