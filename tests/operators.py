@@ -59,6 +59,8 @@ def session(model, *, library, threads=2, optimise=False):
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
+    # Threads that wait by spinning take the processor from the tests beside this one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     return ort.InferenceSession(
         model.SerializeToString(),

@@ -2,7 +2,7 @@
 
     make pass NAME=fold_batchnorm MODEL=models/digits_resnet_torchscript.onnx
 
-Weights of more than eight values are shown as {}.
+Options have their defaults. Weights of more than eight values are shown as {}.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from pathlib import Path
 from onnx import TensorProto
 from onnx.printer import to_text
 from snn_compile.compiler.errors import SnnCompileError
+from snn_compile.compiler.front_end import FRONT_END, apply_passes
 from snn_compile.compiler.model_io.load import load_source
-from snn_compile.passes.canonicalise.canonicalise import canonicalise
-from snn_compile.passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from snn_compile.passes.graph.graph import export_network, import_model
-from snn_compile.passes.recognise.recognise import recognise
+from snn_compile.compiler.options import CompileOptions
+from snn_compile.compiler.steps import Steps
+from snn_compile.compiler.targets import resolve
+from snn_compile.passes.graph.surgeon import export_network, import_model
 
-PASSES = {step.__name__: step for step in (canonicalise, recognise, fold_batchnorm)}
+OPTIONS = resolve(CompileOptions())
+PASSES = [one for one in FRONT_END if one.wanted(OPTIONS)]
+NAMES = [one.name for one in PASSES]
 _VALUES_SHOWN = 8
 
 
@@ -32,10 +35,7 @@ def text_behind(name: str, model: Path) -> str:
         ModelError: the model is refused.
     """
     graph = import_model(load_source(model).network)
-    for step, rewrite in PASSES.items():
-        graph = rewrite(graph).graph
-        if step == name:
-            break
+    graph = apply_passes(graph, PASSES[: NAMES.index(name) + 1], OPTIONS, Steps())
     proto = export_network(graph).proto
     for tensor in proto.graph.initializer:
         if math.prod(tensor.dims) > _VALUES_SHOWN:
@@ -48,7 +48,7 @@ def text_behind(name: str, model: Path) -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=PASSES, help="of the pass")
+    parser.add_argument("name", choices=NAMES, help="of the pass")
     parser.add_argument("model", type=Path, help="an ONNX file")
     arguments = parser.parse_args()
     try:

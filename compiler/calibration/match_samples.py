@@ -44,9 +44,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from ...passes.graph.network import Network
+from ...passes.graph.protos import attributes_of
 from ..errors import DataError, ModelError
 from ..progress import Progress
 from ..running.expose import with_outputs
@@ -336,8 +337,7 @@ def _table_rows(graph: GraphProto, name: str) -> int | None:
 
 
 def _axis(node: NodeProto) -> int:
-    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return int(values.get("axis", 0))
+    return int(attributes_of(node).get("axis", 0))
 
 
 def _length(tensor: TensorProto, axis: int) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, TensorProto
 
-from .twins import Twins
+from .insertion import Insertion
 
 
 class Batch:
@@ -29,19 +29,19 @@ class Batch:
         size: name of a float32 tensor [1], the number of samples B.
     """
 
-    def __init__(self, twins: Twins, source: str | None) -> None:
+    def __init__(self, insert: Insertion, source: str | None) -> None:
         """Count along axis 0 of the network's input ``source``; None: a run is one sample."""
-        self._twins = twins
+        self._insert = insert
         self._rows: dict[tuple[int, str | int | None, int], Rows] = {}
-        graph = twins.proto.graph
-        with twins.at_front():
+        graph = insert.proto.graph
+        with insert.at_front():
             if source is None:
-                self._samples = twins.constant(graph, [1], np.int64)
+                self._samples = insert.constant(graph, [1], np.int64)
             else:
-                counted = twins.node(graph, "Shape", source, start=0, end=1)
-                one = twins.constant(graph, [1], np.int64)  # nothing is divided by 0
-                self._samples = twins.node(graph, "Max", counted, one)
-            self.size = twins.node(graph, "Cast", self._samples, to=TensorProto.FLOAT)
+                counted = insert.node(graph, "Shape", source, start=0, end=1)
+                one = insert.constant(graph, [1], np.int64)  # nothing is divided by 0
+                self._samples = insert.node(graph, "Max", counted, one)
+            self.size = insert.node(graph, "Cast", self._samples, to=TensorProto.FLOAT)
 
     def rows(
         self,
@@ -64,26 +64,26 @@ class Batch:
         key = id(home), length, timesteps
         if key not in self._rows:
             if fixed:
-                count = self._twins.constant(home, [1], np.int64)
+                count = self._insert.constant(home, [1], np.int64)
             else:
                 count = self._count(home, tensor, timesteps)
-            self._rows[key] = Rows(self._twins, home, self._samples, count, timesteps, fixed)
+            self._rows[key] = Rows(self._insert, home, self._samples, count, timesteps, fixed)
         return self._rows[key]
 
     def _count(self, home: GraphProto, tensor: str, timesteps: int) -> str:
         """Rules 1 and 2: int64 [1]."""
-        twins = self._twins
-        first = twins.node(home, "Shape", tensor, start=0, end=1)
-        length = twins.node(home, "ReduceProd", first, keepdims=1)  # a scalar has none
-        nothing, rows = (twins.constant(home, [value], np.int64) for value in (0, 1))
-        steps = twins.constant(home, [timesteps], np.int64)
+        insert = self._insert
+        first = insert.node(home, "Shape", tensor, start=0, end=1)
+        length = insert.node(home, "ReduceProd", first, keepdims=1)  # a scalar has none
+        nothing, rows = (insert.constant(home, [value], np.int64) for value in (0, 1))
+        steps = insert.constant(home, [timesteps], np.int64)
         candidates = [self._samples]
         if timesteps > 1:
-            candidates = [steps, twins.node(home, "Mul", self._samples, steps)]
+            candidates = [steps, insert.node(home, "Mul", self._samples, steps)]
         for candidate in candidates:
-            rest = twins.node(home, "Mod", length, candidate)
-            fits = twins.node(home, "Equal", rest, nothing)
-            rows = twins.node(home, "Where", fits, candidate, rows)
+            rest = insert.node(home, "Mod", length, candidate)
+            fits = insert.node(home, "Equal", rest, nothing)
+            rows = insert.node(home, "Where", fits, candidate, rows)
         return rows
 
 
@@ -97,18 +97,18 @@ class Rows:
 
     def __init__(
         self,
-        twins: Twins,
+        insert: Insertion,
         home: GraphProto,
         samples: str,
         count: str,
         timesteps: int,
         fixed: bool,
     ) -> None:
-        self._twins, self._home = twins, home
+        self._insert, self._home = insert, home
         self._timesteps, self._fixed = timesteps, fixed
         self._count = count
         # A float, as all that is to leave a body of If.
-        self.lengths = twins.node(home, "Cast", self._join(samples, count), to=TensorProto.FLOAT)
+        self.lengths = insert.node(home, "Cast", self._join(samples, count), to=TensorProto.FLOAT)
         self.matrix = self._join(count, self._integers([-1]))
         self._zero, self._one, self._axis = (self._integers(value) for value in (0, 1, [0]))
         self._each = self._up_to(count)
@@ -133,21 +133,21 @@ class Rows:
         return next((count for count in candidates if length % count == 0), 1)
 
     def _select(self, fitting: int) -> str:
-        twins, home = self._twins, self._home
-        more = twins.node(home, "Add", self._count, self._integers([fitting - 1]))
-        groups = twins.node(home, "Div", more, self._integers([fitting]))
-        column = twins.node(home, "Unsqueeze", self._up_to(groups), self._integers([1]))
-        own = twins.node(home, "Div", self._each, self._integers(fitting))
-        members = twins.node(home, "Equal", column, own)
-        return twins.node(home, "Cast", members, to=TensorProto.FLOAT)
+        insert, home = self._insert, self._home
+        more = insert.node(home, "Add", self._count, self._integers([fitting - 1]))
+        groups = insert.node(home, "Div", more, self._integers([fitting]))
+        column = insert.node(home, "Unsqueeze", self._up_to(groups), self._integers([1]))
+        own = insert.node(home, "Div", self._each, self._integers(fitting))
+        members = insert.node(home, "Equal", column, own)
+        return insert.node(home, "Cast", members, to=TensorProto.FLOAT)
 
     def _up_to(self, count: str) -> str:
-        twins, home = self._twins, self._home
-        end = twins.node(home, "Squeeze", count, self._axis)
-        return twins.node(home, "Range", self._zero, end, self._one)
+        insert, home = self._insert, self._home
+        end = insert.node(home, "Squeeze", count, self._axis)
+        return insert.node(home, "Range", self._zero, end, self._one)
 
     def _join(self, *tensors: str) -> str:
-        return self._twins.node(self._home, "Concat", *tensors, axis=0)
+        return self._insert.node(self._home, "Concat", *tensors, axis=0)
 
     def _integers(self, values: int | list[int]) -> str:
-        return self._twins.constant(self._home, values, np.int64)
+        return self._insert.constant(self._home, values, np.int64)

@@ -46,19 +46,11 @@ class LevelBins:
     values: np.ndarray
     k: np.ndarray
 
-    def level_counts(self, histogram: SignedHistogram, low: int, total: int) -> np.ndarray:
-        """How often each k was seen, from the lowest one on: int64, of ``total`` values.
-
-        Raises:
-            ValueError: more or fewer were observed; not all runs were made that belong together.
-        """
+    def spikes(self, histogram: SignedHistogram) -> tuple[np.ndarray, np.ndarray]:
+        """What was observed: int64 [bins], k of each bin that has values, and how many."""
         means, seen = histogram.distribution(0)
         ends = (self.values[1:] + self.values[:-1]) / 2
-        counts = np.zeros(int(self.k.max()) - low + 1, np.int64)
-        np.add.at(counts, self.k[np.searchsorted(ends, means)] - low, seen)
-        if counts.sum() != total:
-            raise ValueError(f"{total} values were counted, and {counts.sum()} were observed")
-        return counts
+        return self.k[np.searchsorted(ends, means)], seen
 
 
 def level_bins(values: np.ndarray, k: np.ndarray) -> LevelBins | None:

@@ -2,8 +2,9 @@
 
 1. A position is a place in what is left of the shape when the samples are taken apart
    (``batch.py``).
-2. Only sums over samples leave the runtime: per table (``pack.py``) float32 [groups, positions],
-   and the shape of the tensor.
+2. Only sums over samples leave the runtime: packed counts (``pack.py``), float32 [groups,
+   positions], and the shape of the tensor. They are a product with a matrix of ones and zeros, a
+   row per group of as many samples as fit into one sum.
 3. Positions are kept apart by the shape of a sample: inputs of several sizes have maps of several
    sizes.
 """
@@ -16,16 +17,18 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, TensorProto
 
+from ...passes.graph.graph import Tensor
 from ..errors import DataError
-from .batch import Rows
-from .codes import Span
+from .batch import Batch, Rows
+from .codes import Codes
 from .fan_out import Shape
-from .level_bins import INDEX, LevelBins, level_bins
-from .pack import Field, Packed, Table
-from .twins import Twins
+from .insertion import Insertion
+from .neuron_spikes import Span
+from .pack import Packed, pack
+from .spans import Spans
 
-#: Values that are taken apart at once, few enough for the cache, and rows of them whose sum an
-#: int32 holds.
+#: Values that are taken apart at once, few enough for the cache, and rows of counts below 2^24
+#: whose sum an int32 holds: numpy adds int32 four times as fast as it adds them to int64.
 _MOST_WAITING = 1 << 16
 _MOST_ROWS = 64
 
@@ -40,12 +43,12 @@ class Totals:
     def __init__(self, packed: Packed, positions: int, who: str) -> None:
         self.samples = 0
         self._packed, self._who = packed, who
-        names = {counted.name for table in packed.tables for counted in table.fields}
+        names = [name for counts in packed.tensors.values() for name in counts]
         self._counts = {name: np.zeros(positions, np.int64) for name in names}
         self._waiting: list[list[np.ndarray]] = []
 
     def add(self, sums: list[np.ndarray], samples: int) -> None:
-        """Add sums over so many samples, float32 [groups, positions] for each table.
+        """Add sums over so many samples, float32 [groups, positions] for each packed tensor.
 
         Raises:
             DataError: a value of these or of earlier ones is NaN.
@@ -53,42 +56,32 @@ class Totals:
         self.samples += samples
         self._waiting.append(sums)
         if sums[0].size * len(self._waiting) >= _MOST_WAITING:
-            self._unpack()
+            self._take_apart()
 
     @property
     def counts(self) -> dict[str, np.ndarray]:
-        """int64 [positions] by name, those that the tables have (``pack.py``).
+        """int64 [positions] by name, those that are packed (``pack.py``).
 
         Raises:
             DataError: a value that was added is NaN.
         """
-        self._unpack()
+        self._take_apart()
         return self._counts
 
-    def _unpack(self) -> None:
-        """Take the fields of what waits apart: of many sums at once, for the sake of small ones."""
+    def _take_apart(self) -> None:
+        """Take the counts of what waits apart: of many sums at once, for the sake of small ones."""
         columns, self._waiting = list(zip(*self._waiting, strict=True)), []
-        for table, parts in zip(self._packed.tables, columns, strict=bool(columns)):
-            floats = np.concatenate(parts)
-            if np.isnan(floats.sum()):
+        for tensor, parts in zip(self._packed.tensors, columns, strict=bool(columns)):
+            sums = np.concatenate(parts)
+            if np.isnan(sums.sum()):
                 raise DataError(
                     f"{self._who}: its membrane potential is NaN on a sample, so its spikes cannot "
                     "be counted; look for NaN or overflow in the data, and in the network on them"
                 )
-            sums = floats.astype(np.int32)
-            first, *others = zip(table.fields, table.radices(self._packed.fitting), strict=True)
-            for counted, radix in reversed(others):
-                above = sums // np.int32(radix)
-                sums -= above * np.int32(radix)
-                self._add(counted, sums)
-                sums = above
-            self._add(first[0], sums)
-
-    def _add(self, counted: Field, sums: np.ndarray) -> None:
-        # A count is below 2^24 and no more than _MOST_ROWS are summed.
-        for start in range(0, len(sums), _MOST_ROWS):
-            total = sums[start : start + _MOST_ROWS].sum(axis=0, dtype=np.int32)
-            self._counts[counted.name] += total.astype(np.int64) * counted.worth
+            for name, count in self._packed.take_apart(sums.astype(np.int32), tensor).items():
+                for start in range(0, len(count), _MOST_ROWS):
+                    total = count[start : start + _MOST_ROWS].sum(axis=0, dtype=np.int32)
+                    self._counts[name] += total
 
 
 class CountMap:
@@ -96,43 +89,30 @@ class CountMap:
 
     Attributes:
         span: what it may hold.
-        packed: its packed counts.
         outputs: names of the tensors that a run has to give to :meth:`add`.
-        levels: how levels are told apart; None where they are not.
-        observed: name of the tensor to observe for it.
         totals: by shape of a sample.
     """
 
     def __init__(
-        self,
-        twins: Twins,
-        home: GraphProto,
-        packed: Packed,
-        span: Span,
-        rows: Rows,
-        observed: bool = False,
+        self, insert: Insertion, home: GraphProto, packed: Packed, span: Span, rows: Rows
     ) -> None:
         """Add what counts.
 
         Args:
-            twins: adds to the model.
+            insert: adds to the model.
             home: graph that the tensor is in.
             packed: its packed counts.
             span: what it may hold.
             rows: its samples.
-            observed: whether levels are to be told apart too.
         """
-        self.span, self.packed, self._rows = span, packed, rows
-        self.levels, self.observed = None, ""
-        if observed and len(packed.tables) == 1:
-            self.levels, self.observed = _observe(twins, home, packed.tables[0])
-        flat = [twins.node(home, "Reshape", tensor, rows.matrix) for tensor in packed.tensors]
+        self.span, self._packed, self._rows = span, packed, rows
+        flat = [insert.node(home, "Reshape", tensor, rows.matrix) for tensor in packed.tensors]
         selection = rows.selection(packed.fitting)
-        sums = [twins.node(home, "MatMul", selection, tensor) for tensor in flat]
-        shape = twins.node(home, "Shape", packed.tensors[0])
+        sums = [insert.node(home, "MatMul", selection, tensor) for tensor in flat]
+        shape = insert.node(home, "Shape", next(iter(packed.tensors)))
         # A float, as all that is to leave a body of If. Lengths above 2^24 are found out.
-        if home is not twins.proto.graph:
-            shape = twins.node(home, "Cast", shape, to=TensorProto.FLOAT)
+        if home is not insert.proto.graph:
+            shape = insert.node(home, "Cast", shape, to=TensorProto.FLOAT)
         self.outputs = [*sums, rows.lengths, shape]
         self.totals: dict[Shape, Totals] = {}
         self._seen: dict[bytes, tuple[Totals, int]] = {}  # by lengths: most runs have the same
@@ -169,7 +149,7 @@ class CountMap:
         if any(part.shape[1] != positions for part in sums):
             raise DataError(f"{who}: its tensor of {shape} values is too large to count")
         if sample not in self.totals:
-            self.totals[sample] = Totals(self.packed, positions, who)
+            self.totals[sample] = Totals(self._packed, positions, who)
         return self.totals[sample], rows
 
     def sum(self, name: str) -> int:
@@ -177,14 +157,36 @@ class CountMap:
         return sum(int(totals.counts[name].sum()) for totals in self.totals.values())
 
 
-def _observe(twins: Twins, home: GraphProto, table: Table) -> tuple[LevelBins | None, str]:
-    """How the levels of a table are told apart, and the tensor to observe for it."""
-    if table.values is None or table.k is None:
-        return None, ""
-    bins = level_bins(table.values, table.k)
-    if bins is not None:
-        return bins, table.tensor
-    index = INDEX + np.arange(len(table.k))
-    thresholds = twins.constant(home, table.thresholds)
-    own = twins.staircase(home, table.tensor, thresholds, index)
-    return level_bins(index, table.k), own
+class CountMaps:
+    """Makes the map of each tensor of spikes once.
+
+    Attributes:
+        batch_size: name of a float32 tensor [1], the number of samples of a run.
+    """
+
+    def __init__(self, insert: Insertion, codes: Codes, spans: Spans, batch: Batch) -> None:
+        self._insert, self._codes, self._spans, self._batch = insert, codes, spans, batch
+        self.batch_size = batch.size
+        self._of: dict[tuple[int, str, bool], CountMap] = {}
+
+    @property
+    def made(self) -> list[CountMap]:
+        """In order."""
+        return list(self._of.values())
+
+    def of(self, home: GraphProto, tensor: Tensor, fixed: bool = False) -> CountMap:
+        """The map of a tensor.
+
+        Args:
+            home: the graph to make it in.
+            tensor: of spikes.
+            fixed: axis 0 has no samples, the run is one.
+        """
+        key = id(home), str(tensor.name), fixed
+        if key not in self._of:
+            span, length = self._codes.span(tensor), self._spans.length_of(tensor)
+            packed = pack(self._insert, self._codes, home, tensor)
+            first = next(iter(packed.tensors))
+            rows = self._batch.rows(home, first, length, span.timesteps, fixed)
+            self._of[key] = CountMap(self._insert, home, packed, span, rows)
+        return self._of[key]

@@ -2,87 +2,33 @@
 
 Of each k these are counted:
 
-    spikes    |k|                  negative   [k < 0], of neurons of both signs
-    bits      popcount(|k|)        clipped    [the level is one beyond], of MultiThresholdFire
-    events    [k is not 0]
+    spikes    |k|                  events     [k is not 0]
+    bits      popcount(|k|)        outermost  [k is the lowest or highest], where k has both signs
 
-1. A table gives all counts in one number, each in a field of its own: with `most` the largest count
-   of a field, sums of n samples need the product of the (n * most + 1) to be at most 2^24, up to
-   which float32 holds integers exactly. Such a table is a ScaleFire, with thresholds half way
-   between levels that ascend (2^-18 of the largest apart, or more): of what a ScaleFire gives,
-   divided by the step where each channel has one, else of the codes (``codes.py``).
-2. A ScaleFire has 256 levels. Where a neuron has more, |k| is cut into digits of 8 bits, exactly,
-   since it is divided by powers of 2. A table for each digit gives "spikes", worth 1, 2^8, ..., and
-   "bits"; another one the rest.
-3. A batch is summed by a product with a matrix of ones and zeros, a row per n samples.
+1. One tensor holds all counts, each in a field of its own: with `most` the largest count of a
+   field, sums of n samples need the product of the (n * most + 1) to be at most 2^24, up to which
+   float32 holds integers exactly. It is a ScaleFire of what tells the levels apart
+   (:class:`Levels`).
+2. A ScaleFire has 256 levels. Where there are more, each count is a tensor of its own, made of the
+   code: popcount(m) = m - floor(m / 2) - floor(m / 4) - ...
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto, TensorProto
 
-from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
-from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
-from ...runtime_ops.scale_fire import MAX_THRESHOLDS, spikes_of_levels
-from .codes import Codes, Span
-from .twins import Twins
+from ...passes.graph.graph import Tensor
+from .codes import Codes
+from .insertion import Insertion
+from .neuron_spikes import Span
 
 #: float32 holds integers exactly up to here.
-_EXACT = 1 << 24
-_DIGIT = 256
-#: Least distance of levels, of the largest one: far more than is lost by a product and a quotient.
-_APART = 2.0**-18
-
-
-@dataclass(frozen=True)
-class Field:
-    """One count of a table.
-
-    Attributes:
-        name: "negative", "spikes", "bits", "events" or "clipped".
-        worth: what it is multiplied by.
-        counts: int64, for each level of the table.
-    """
-
-    name: str
-    worth: int
-    counts: np.ndarray
-
-
-@dataclass(frozen=True)
-class Table:
-    """Counts of what a tensor holds.
-
-    Attributes:
-        tensor: its name.
-        thresholds: float32, ascending; one fewer than levels.
-        fields: what is counted, the highest one first.
-        values: float64, what the tensor holds at each level, up to rounding; None where it holds
-            several.
-        k: int64, the spikes of each level; None likewise.
-    """
-
-    tensor: str
-    thresholds: np.ndarray
-    fields: tuple[Field, ...]
-    values: np.ndarray | None = None
-    k: np.ndarray | None = None
-
-    def radices(self, n: int) -> list[int]:
-        """Sizes of the fields for sums of ``n``."""
-        return [n * int(field.counts.max()) + 1 for field in self.fields]
-
-    def packed(self, n: int) -> np.ndarray:
-        """The packed counts of each level, int64."""
-        levels = np.zeros(len(self.thresholds) + 1, np.int64)
-        for field, radix in zip(self.fields, self.radices(n), strict=True):
-            levels = levels * radix + field.counts
-        return levels
+EXACT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -90,123 +36,85 @@ class Packed:
     """Packed counts of a tensor of spikes.
 
     Attributes:
-        tables: that count it.
+        tensors: by name, the largest value of each count that it holds, the lowest field first.
         fitting: samples in one sum, by rule 1.
-        tensors: names of the packed counts, one per table.
     """
 
-    tables: list[Table]
+    tensors: dict[str, dict[str, int]]
     fitting: int
-    tensors: list[str]
 
-    @classmethod
-    def of(cls, twins: Twins, home: GraphProto, tables: list[Table]) -> Packed:
-        """Make them in the graph ``home``."""
-        fitting = _samples_that_fit(tables)
-        tensors = []
-        for table in tables:
-            thresholds = twins.constant(home, table.thresholds)
-            tensors.append(twins.staircase(home, table.tensor, thresholds, table.packed(fitting)))
-        return cls(tables, fitting, tensors)
+    def take_apart(self, sums: np.ndarray, tensor: str) -> dict[str, np.ndarray]:
+        """The counts in sums of at most ``fitting`` samples, int32, of one of the tensors."""
+        found = {}
+        *lower, (highest, _) = self.tensors[tensor].items()
+        for name, most in lower:
+            radix = np.int32(self.fitting * most + 1)
+            above = sums // radix
+            found[name] = sums - above * radix
+            sums = above
+        return found | {highest: sums}
 
-    def levels(self) -> bytes:
-        """What tells the levels apart, if one table has them all in ascending order; else empty."""
-        levels = self.tables[0].packed(self.fitting)
-        if len(self.tables) > 1 or np.any(np.diff(levels) <= 0):
-            return b""
-        return levels.tobytes()
+
+def pack(insert: Insertion, codes: Codes, home: GraphProto, tensor: Tensor) -> Packed:
+    """Count a tensor of spikes, in the graph ``home``."""
+    levels, span = codes.levels(home, tensor), codes.span(tensor)
+    if levels is None:
+        most = max(span.high, -span.low)
+        limits = {"spikes": most, "bits": most.bit_length(), "events": 1, "outermost": 1}
+        names = _of_code(insert, home, codes.code(home, tensor), span)
+        return Packed({names[count]: {count: limits[count]} for count in names}, EXACT // most)
+    counts = _of_levels(levels.k, span)
+    largest = {name: max(int(count.max()), 1) for name, count in counts.items()}
+    fitting = _samples_that_fit(largest.values())
+    packed = np.zeros(len(levels.k), np.int64)
+    for name in reversed(largest):
+        packed = packed * (fitting * largest[name] + 1) + counts[name]
+    return Packed({levels.map(insert, home, packed): largest}, fitting)
+
+
+def apart(insert: Insertion, codes: Codes, home: GraphProto, tensor: Tensor) -> Mapping[str, str]:
+    """A tensor for each count of a tensor of spikes, made in the graph ``home``."""
+    levels, span = codes.levels(home, tensor), codes.span(tensor)
+    if levels is None:
+        return _of_code(insert, home, codes.code(home, tensor), span)
+    counts = _of_levels(levels.k, span)
+    return {name: levels.map(insert, home, count) for name, count in counts.items()}
+
+
+def _of_levels(k: np.ndarray, span: Span) -> dict[str, np.ndarray]:
+    """What is counted of levels with these spikes: int64 [levels]."""
+    magnitude = np.abs(k)
+    counts = {"events": k != 0, "bits": popcount(magnitude), "spikes": magnitude}
+    if span.low < 0 < span.high:
+        counts["outermost"] = (k == span.low) | (k == span.high)
+    return {name: count.astype(np.int64) for name, count in counts.items()}
+
+
+def _of_code(insert: Insertion, home: GraphProto, code: str, span: Span) -> dict[str, str]:
+    """Rule 2: names of tensors."""
+    magnitude = bits = part = insert.node(home, "Abs", code)
+    half = insert.constant(home, 0.5)
+    for _ in range(max(span.high, -span.low).bit_length() - 1):
+        part = insert.node(home, "Floor", insert.node(home, "Mul", part, half))
+        bits = insert.node(home, "Sub", bits, part)
+    counts = {"events": insert.node(home, "Sign", magnitude), "bits": bits, "spikes": magnitude}
+    if span.low < 0 < span.high:
+        ends = [insert.constant(home, float(k)) for k in (span.low, span.high)]
+        reached = [insert.node(home, "Equal", code, end) for end in ends]
+        either = insert.node(home, "Or", *reached)
+        counts["outermost"] = insert.node(home, "Cast", either, to=TensorProto.FLOAT)
+    return counts
 
 
 def popcount(values: np.ndarray) -> np.ndarray:
     """Number of bits that are 1, of integers from 0 to 2^24."""
-    bits = (values[..., None] >> np.arange(_EXACT.bit_length())) & 1
+    bits = (values[..., None] >> np.arange(EXACT.bit_length())) & 1
     counts: np.ndarray = bits.sum(-1)
     return counts
 
 
-def tables_of_neuron(
-    twins: Twins, codes: Codes, home: GraphProto, neuron: NodeProto
-) -> list[Table]:
-    """What counts a neuron, in the graph ``home``."""
-    span = codes.span_of(neuron)
-    if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
-        return _tables(twins, home, codes.raised(home, neuron), span, clips=True)
-    if neuron.op_type == INTEGRATE_FIRE.name:
-        return _tables(twins, home, codes.raised(home, neuron), span, clips=False)
-    scale, _, levels = twins.parameters(neuron)
-    wide = levels.astype(np.float64)
-    if np.any(np.diff(wide) < _APART * np.abs(wide).max()):
-        return _tables(twins, home, codes.raised(home, neuron), span, clips=False)
-    k, between = spikes_of_levels(levels), (wide[1:] + wide[:-1]) / 2
-    given = neuron.output[0]
-    if scale.size > 1:
-        given = codes.divided(home, neuron, given, scale)
-    else:
-        between *= float(scale.reshape(()))
-        wide *= float(scale.reshape(()))
-    return [Table(given, between.astype(np.float32), _fields(k, span, clips=False), wide, k)]
-
-
-def tables_of_code(twins: Twins, home: GraphProto, code: str, span: Span) -> list[Table]:
-    """What counts a code."""
-    return _tables(twins, home, code, span, clips=False)
-
-
-def _tables(twins: Twins, home: GraphProto, code: str, span: Span, clips: bool) -> list[Table]:
-    k = _levels(span, clips)
-    if k is not None:
-        fired = np.clip(k, span.low, span.high)
-        return [Table(code, _between(k), _fields(k, span, clips), k.astype(np.float64), fired)]
-    found = []
-    bounds = [twins.constant(home, float(end)) for end in (span.low, span.high)]
-    code = twins.node(home, "Round", code)
-    rest = twins.node(home, "Abs", twins.node(home, "Clip", code, *bounds))
-    base = twins.constant(home, float(_DIGIT))
-    worth, most = 1, max(span.high, -span.low)
-    while most:
-        size = np.arange(min(most, _DIGIT - 1) + 1)
-        above = twins.node(home, "Floor", twins.node(home, "Div", rest, base))
-        digit = twins.node(home, "Sub", rest, twins.node(home, "Mul", above, base))
-        fields = (Field("spikes", worth, size), Field("bits", 1, popcount(size)))
-        found.append(Table(digit, _between(size), fields))
-        rest, worth, most = above, worth * _DIGIT, most // _DIGIT
-    edges = {span.low - 1, span.low, span.low + 1, 0, 1, span.high, span.high + 1}
-    k = np.array(sorted(k for k in edges if abs(k) <= _EXACT))  # the least one of each level
-    flags = [field for field in _fields(k, span, clips) if field.name not in ("spikes", "bits")]
-    found.append(Table(code, k[1:].astype(np.float32), tuple(flags)))
-    return found
-
-
-def _between(k: np.ndarray) -> np.ndarray:
-    """Thresholds between integers that follow on one another."""
-    return k[1:].astype(np.float32) - np.float32(0.5)
-
-
-def _levels(span: Span, clips: bool) -> np.ndarray | None:
-    """Each k that one table tells apart, or None if they are too many."""
-    low = span.low - (clips and span.low < 0)
-    high = span.high + (clips and span.high > 0)
-    high = max(high, low + 1)  # a table has a threshold
-    return np.arange(low, high + 1) if high - low <= MAX_THRESHOLDS else None
-
-
-def _fields(k: np.ndarray, span: Span, clips: bool) -> tuple[Field, ...]:
-    """What is counted of levels with these spikes, by name."""
-    fired = np.clip(k, span.low, span.high)
-    fields = [
-        Field("spikes", 1, np.abs(fired)),
-        Field("bits", 1, popcount(np.abs(fired))),
-        Field("events", 1, (fired != 0).astype(np.int64)),
-    ]
-    if span.low < 0 < span.high:
-        fields.insert(0, Field("negative", 1, (fired < 0).astype(np.int64)))
-    if clips:
-        fields.append(Field("clipped", 1, (fired != k).astype(np.int64)))
-    return tuple(fields)
-
-
-def _samples_that_fit(found: Sequence[Table]) -> int:
+def _samples_that_fit(largest: Collection[int]) -> int:
     n = 1
-    while all(math.prod(table.radices(n + 1)) <= _EXACT for table in found):
+    while math.prod((n + 1) * most + 1 for most in largest) <= EXACT:
         n += 1
     return n

@@ -23,8 +23,8 @@ means of spikes are analog (rule 3), and what reads them computes all its produc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -32,17 +32,16 @@ from onnx import GraphProto, TensorProto
 
 from ...passes.analysis.edges import Carries, is_linear, moved, moves_values, signal_inputs
 from ...passes.graph.graph import Node, Tensor, is_constant, is_standard, optional_input, scopes
+from ...passes.graph.protos import attributes_of
 from ..errors import DataError
-from .batch import Batch
-from .codes import Codes, Span
+from .codes import Codes
 from .fan_out import LinearOperator, NotCounted, Shape, total_fan_out
-from .maps import CountMap
-from .pack import Packed, Table, tables_of_code, tables_of_neuron
+from .insertion import Insertion
+from .maps import CountMap, CountMaps
+from .neuron_spikes import Span
+from .pack import EXACT, apart
 from .results import SynapseResult
-from .twins import Twins, attributes_of
-
-#: Integers below it are sums that float32 made without rounding.
-_EXACT = float(1 << 24)
+from .spans import Spans
 
 _SUMS = {"unary": "spikes", "bit_serial": "bits", "graded": "events"}
 
@@ -117,14 +116,14 @@ class _Analog:
 
     def __init__(
         self,
-        twins: Twins,
+        insert: Insertion,
         home: GraphProto,
         operator: _Operator,
         operands: Sequence[Tensor],
         reason: str,
     ) -> None:
         self._operator, self._reason = operator, reason
-        self.outputs = [_shape_of(twins, home, str(tensor.name)) for tensor in operands]
+        self.outputs = [_shape_of(insert, home, str(tensor.name)) for tensor in operands]
         self._runs: dict[tuple[Shape, ...], int] = {}
 
     def add(self, arrays: Sequence[np.ndarray]) -> None:
@@ -177,46 +176,35 @@ class _Pair:
 
     def __init__(
         self,
-        twins: Twins,
+        insert: Insertion,
         home: GraphProto,
         operator: _Operator,
-        found: Sequence[Sequence[Table]],
+        counts: Sequence[Mapping[str, str]],
         spans: Sequence[Span],
         ranks: Sequence[int | None],
     ) -> None:
+        """``counts``: of each operand, the tensors with its counts by name (``pack.py``)."""
         self._operator, self._spans = operator, list(spans)
-        self._fields: list[list[tuple[str, int]]] = []
         self.outputs = []
         for position, rank in enumerate(ranks):
             axes = operator.linear.own_axes(position, rank)
-            own = twins.constant(home, axes, np.int64)
-            fields = []
-            for table in found[position]:
-                thresholds = twins.constant(home, table.thresholds)
-                for counted in table.fields:
-                    if counted.name not in _SUMS.values():
-                        continue
-                    sums = twins.staircase(home, table.tensor, thresholds, counted.counts)
-                    if axes:
-                        sums = twins.node(home, "ReduceSum", sums, own, keepdims=0)
-                    fields.append((counted.name, counted.worth))
-                    self.outputs.append(sums)
-            self._fields.append(fields)
-            self.outputs.append(_shape_of(twins, home, found[position][0].tensor))
+            own = insert.constant(home, axes, np.int64)
+            for name in _SUMS.values():
+                sums = counts[position][name]
+                if axes:
+                    sums = insert.node(home, "ReduceSum", sums, own, keepdims=0)
+                self.outputs.append(sums)
+            self.outputs.append(_shape_of(insert, home, counts[position]["spikes"]))
         self._totals = dict.fromkeys((*_SUMS, "macs", "events"), 0)
 
     def add(self, arrays: Sequence[np.ndarray]) -> None:
         if arrays[-1].size == 0:  # a branch that was not taken
             return
-        pending = iter(arrays)
+        half = len(arrays) // 2
         counts, shapes = [], []
-        for fields in self._fields:
-            sums: dict[str, np.ndarray] = {}
-            for name, worth in fields:
-                part = self._exact(next(pending)) * worth
-                sums[name] = sums[name] + part if name in sums else part
-            counts.append(sums)
-            shapes.append(_as_shape(next(pending)))
+        for *sums, shape in (arrays[:half], arrays[half:]):
+            counts.append(dict(zip(_SUMS.values(), map(self._exact, sums), strict=True)))
+            shapes.append(_as_shape(shape))
         for name, count in _SUMS.items():
             pairs = self._operator.linear.pairs(counts[0][count], counts[1][count])
             self._totals[name] += pairs
@@ -224,7 +212,7 @@ class _Pair:
         self._totals["macs"] += self._operator.linear.products(shapes[0], shapes[1])
 
     def _exact(self, sums: np.ndarray) -> np.ndarray:
-        if not np.all(sums < _EXACT):
+        if not np.all(sums < EXACT):
             raise DataError(
                 f"{self._operator.linear.op} '{self._operator.name}': the spikes that it reads "
                 "are NaN on a sample, or more than 2^24 in one sum, and cannot be counted"
@@ -243,20 +231,18 @@ class Synapses:
     """Finds the linear operators of a network and puts beside each what counts it.
 
     Args:
-        twins: adds to the model.
+        insert: adds to the model.
         codes: of the same model.
-        batch: the samples of a run.
-        maps: of the neurons, by the graph they are in and their output; others are added.
+        spans: likewise.
+        maps: those of the neurons; others are added.
     """
 
-    def __init__(
-        self, twins: Twins, codes: Codes, batch: Batch, maps: dict[tuple[int, str, bool], CountMap]
-    ) -> None:
-        self._twins, self._codes, self._batch, self._maps = twins, codes, batch, maps
+    def __init__(self, insert: Insertion, codes: Codes, spans: Spans, maps: CountMaps) -> None:
+        self._insert, self._codes, self._spans, self._maps = insert, codes, spans, maps
 
     def counters(self) -> Iterator[SynapseCounter]:
         """One for each operator, in order."""
-        for scope in scopes(self._codes.graph):
+        for scope in scopes(self._spans.graph):
             for node in list(scope.graph.nodes):
                 if is_linear(node):
                     counter = self._counter(node, scope.closed)
@@ -264,15 +250,15 @@ class Synapses:
                         yield counter
 
     def _counter(self, node: Node, closed: str) -> SynapseCounter | None:
-        home, stored = self._codes.proto(node)
+        home, stored = self._spans.proto(node)
         operands = [node.inputs[position] for position in signal_inputs(node)]
         padding: tuple[tuple[int, int], ...] = ()
         if node.op in ("Conv", "ConvTranspose"):
             operands[0], padding = _without_padding(operands[0])
         linear = LinearOperator(str(node.op), attributes_of(stored), padding)
-        if all(self._codes.is_constant(tensor) for tensor in operands):
+        if all(self._spans.is_constant(tensor) for tensor in operands):
             return None
-        repeats = max(self._codes.timesteps_of(tensor) for tensor in operands)
+        repeats = max(self._spans.timesteps_of(tensor) for tensor in operands)
         masks = [_mask(tensor) for tensor in operands[:2]]
         operator = _Operator(stored.name, linear, masks, repeats)
         try:
@@ -281,75 +267,41 @@ class Synapses:
             return _Uncounted(operator, str(refused))
         if closed:
             return _Uncounted(operator, closed)
-        spans = [self._codes.span(tensor) for tensor in operands]
+        spans = [self._spans.of(tensor) for tensor in operands]
         analog = [
             tensor
             for tensor, span in zip(operands, spans, strict=True)
-            if span is None and not self._codes.is_constant(tensor)
+            if span is None and not self._spans.is_constant(tensor)
         ]
         if analog:
-            return _Analog(self._twins, home, operator, operands, self._why(analog[0]))
+            return _Analog(self._insert, home, operator, operands, self._why(analog[0]))
         if node.op in ("Conv", "ConvTranspose") and spans[1] is not None:
             reason = "its weights are computed from spikes"
-            return _Analog(self._twins, home, operator, operands, reason)
+            return _Analog(self._insert, home, operator, operands, reason)
         ranks = [None if t.shape is None else len(t.shape) for t in operands]
         if spans[0] is not None and spans[1] is not None:
-            tables = [self._tables(home, tensor) for tensor in operands]
-            return _Pair(self._twins, home, operator, tables, [spans[0], spans[1]], ranks)
+            counted = [apart(self._insert, self._codes, home, tensor) for tensor in operands]
+            return _Pair(self._insert, home, operator, counted, [spans[0], spans[1]], ranks)
         position = 0 if spans[0] is not None else 1
         mask = operator.masks[1 - position]
         other = mask.ndim if mask is not None else ranks[1 - position] or 2
         fixed = linear.varies_along_first(position, ranks[position], other)
-        counts = self._map(home, operands[position], fixed)
+        counts = self._maps.of(home, operands[position], fixed)
         weights = None
         if mask is None:
-            weights = _shape_of(self._twins, home, str(operands[1 - position].name))
+            weights = _shape_of(self._insert, home, str(operands[1 - position].name))
         return _Weighted(operator, position, counts, weights)
-
-    def _tables(self, home: GraphProto, tensor: Tensor) -> list[Table]:
-        """What counts a tensor of spikes at the operator that reads it."""
-        neuron = self._codes.neuron_of(tensor)
-        if neuron is not None:
-            return tables_of_neuron(self._twins, self._codes, home, neuron)
-        span = self._codes.span(tensor)
-        assert span is not None
-        return tables_of_code(self._twins, home, self._codes.code(home, tensor), span)
-
-    def _map(self, home: GraphProto, tensor: Tensor, fixed: bool) -> CountMap:
-        key = (id(home), str(tensor.name), fixed)
-        if key not in self._maps:
-            span = self._codes.span(tensor)
-            assert span is not None
-            packed = self._moved(home, tensor)
-            if packed is None:
-                packed = Packed.of(self._twins, home, self._tables(home, tensor))
-            length = self._codes.length_of(tensor)
-            rows = self._batch.rows(home, packed.tensors[0], length, span.timesteps, fixed)
-            self._maps[key] = CountMap(self._twins, home, packed, span, rows)
-        return self._maps[key]
-
-    def _moved(self, home: GraphProto, tensor: Tensor) -> Packed | None:
-        """The packed counts of neurons in this graph, moved as their spikes are, if all alike."""
-        sources = self._codes.sources(tensor)
-        maps = [self._maps.get((id(home), name, False)) for name in sources]
-        given = {name: m.packed for name, m in zip(sources, maps, strict=True) if m is not None}
-        levels = {packed.levels() for packed in given.values()}
-        if len(given) < len(set(sources)) or len(levels) != 1 or not all(levels):
-            return None
-        tensors = {name: packed.tensors[0] for name, packed in given.items()}
-        one = next(iter(given.values()))
-        return replace(one, tensors=[self._codes.moved_along(home, tensor, "packed", tensors)])
 
     def _why(self, tensor: Tensor) -> str:
         """Why a tensor is analog."""
-        if self._codes.analysis.of(tensor) == Carries.INPUT:
+        if self._spans.analysis.of(tensor) == Carries.INPUT:
             return "reads the network's own input"
         producer = tensor.inputs[0] if tensor.inputs else None
         if producer is None:
             return "reads analog values"
         if moves_values(producer) and is_standard(producer):
             for part in moved(producer):
-                if not self._codes.is_constant(part) and self._codes.span(part) is None:
+                if not self._spans.is_constant(part) and self._spans.of(part) is None:
                     return self._why(part)
         return f"reads values that {producer.op} '{producer.name}' computes"
 
@@ -376,14 +328,14 @@ def _mask(tensor: Tensor) -> np.ndarray | None:
     return np.asarray(tensor.values != 0) if is_constant(tensor) else None
 
 
-def _shape_of(twins: Twins, home: GraphProto, name: str) -> str:
+def _shape_of(insert: Insertion, home: GraphProto, name: str) -> str:
     """The shape of a tensor as float32, as all that is to leave a body of If.
 
     A 1 in front tells the shape of a scalar from that of a branch that was not taken.
     """
-    one = twins.constant(home, [1], np.int64)
-    shape = twins.node(home, "Concat", one, twins.node(home, "Shape", name), axis=0)
-    return twins.node(home, "Cast", shape, to=TensorProto.FLOAT)
+    one = insert.constant(home, [1], np.int64)
+    shape = insert.node(home, "Concat", one, insert.node(home, "Shape", name), axis=0)
+    return insert.node(home, "Cast", shape, to=TensorProto.FLOAT)
 
 
 def _as_shape(array: np.ndarray) -> Shape:

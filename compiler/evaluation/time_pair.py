@@ -18,13 +18,13 @@ from onnx import NodeProto
 
 from ...passes.analysis.time_rules import NotOverTimeError
 from ...passes.graph.network import Network, constant_of
+from ...passes.graph.protos import attributes_of
 from ...passes.graph.surgeon import export_network, import_model
 from ...passes.lowering.temporal_to_spatial import temporal_to_spatial
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...runtime_ops.operators import neurons_of
-from ..counting.twins import attributes_of
 from ..errors import ModelError
 from .level_bound import Levels
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from onnx import helper
-
 from ...passes.analysis.activations import Activation
 from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network
-from ...passes.graph.protos import initializers_below
+from ...passes.graph.protos import attributes_of, initializers_below
 from ...passes.neurons.neuron import Neuron
 from ...runtime_ops.operators import neurons_of
 from ...runtime_ops.scale_fire import SCALE_FIRE
@@ -58,7 +56,7 @@ def neuron_reports(snn: Network, membranes: Membranes | None = None) -> list[Neu
     seen = membranes or {}
     reports = []
     for node in neurons_of(snn.proto):
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        attributes = attributes_of(node)
         provenance = {p.key.removeprefix(METADATA_PREFIX): p.value for p in node.metadata_props}
         if node.op_type == SCALE_FIRE.name:
             levels, value = sizes[node.input[2]][0], "scale"

@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
+from .protos import initializers_below
+
 #: Bytes up to which an initializer stays in the proto, where checkers and shape inference read it.
 LARGE = 4096
 
@@ -64,25 +66,25 @@ class Network:
 
 
 def constant_of(network: Network, name: str) -> np.ndarray:
-    """The values of an initializer of the main graph.
+    """The values of an initializer, those of control-flow bodies included.
 
     Raises:
         KeyError: there is none of that name.
     """
     if name in network.weights:
         return network.weights[name]
-    for tensor in network.proto.graph.initializer:
+    for tensor in initializers_below(network.proto.graph):
         if tensor.name == name:
             return numpy_helper.to_array(tensor)
     raise KeyError(name)
 
 
 def set_constant(network: Network, name: str, values: np.ndarray) -> None:
-    """Give an initializer of the main graph other values, of the type and shape that it has."""
+    """Give an initializer, of a body too, other values of the type and shape that it has."""
     if name in network.weights:
         network.weights[name] = values
         return
-    for tensor in network.proto.graph.initializer:
+    for tensor in initializers_below(network.proto.graph):
         if tensor.name == name:
             tensor.CopyFrom(numpy_helper.from_array(values, name))
 

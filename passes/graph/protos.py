@@ -6,8 +6,14 @@ Nothing else looks for bodies in attributes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, helper
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """The attributes that the node has, by name."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def bodies_of(attribute: AttributeProto) -> list[GraphProto]:

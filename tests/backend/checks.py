@@ -30,8 +30,8 @@ from snn_compile.compiler.errors import DataError, SnnCompileError
 from snn_compile.compiler.front_end import FRONT_END, apply_passes
 from snn_compile.compiler.model_io.upgrade import upgrade
 from snn_compile.compiler.options import CompileOptions
-from snn_compile.compiler.pipeline import resolve
 from snn_compile.compiler.steps import Steps
+from snn_compile.compiler.targets import resolve
 from snn_compile.passes.graph.surgeon import export_network, import_model
 
 #: Outcomes that are failures of this project.

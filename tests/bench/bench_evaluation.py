@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from snn_compile.compiler.counting.spikes import SpikeMeter
 from snn_compile.compiler.model_io.load import read_model
 from snn_compile.compiler.running.session import make_session, run_samples
@@ -27,7 +28,7 @@ KINDS = ("ann", "snn", "counting")
 
 
 def _child(kind: str, model: Path, data: Path, batch: int) -> dict[str, float]:
-    """Seconds over all samples, and the process's largest resident memory in bytes."""
+    """Seconds over all samples, of the clock and of processors, and the largest memory in bytes."""
     network = read_model(model)
     samples = FileSamples(data, input_specs(network.proto))
     meter = None
@@ -39,19 +40,24 @@ def _child(kind: str, model: Path, data: Path, batch: int) -> dict[str, float]:
     outputs = run_samples(session, next(samples.batches(batch)), "the model")
     if meter is not None:  # what is observed comes with the last run
         meter.add(outputs)
-    seconds = 0.0
+    spent = np.zeros(2)
     for feed in samples.batches(batch):
-        begin = time.perf_counter()
+        begin = _clocks()
         outputs = run_samples(session, feed, "the model")
         if meter is not None:
             meter.add(outputs)
-        seconds += time.perf_counter() - begin
+        spent += _clocks() - begin
     if meter is not None:
-        begin = time.perf_counter()
+        begin = _clocks()
         meter.result()
-        seconds += time.perf_counter() - begin
+        spent += _clocks() - begin
+    seconds, cpu = map(float, spent)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "peak": peak}
+    return {"seconds": seconds, "cpu": cpu, "peak": peak}
+
+
+def _clocks() -> np.ndarray:
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def main() -> None:
@@ -75,14 +81,17 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[kind].append(json.loads(done.stdout))
     for kind, runs in found.items():
-        seconds, peak = (median(run[key] for run in runs) for key in ("seconds", "peak"))
-        print(f"{kind:10s} {seconds:8.2f} s   peak {peak / 1e6:6.0f} MB")
-    ratios = [
-        (ann["seconds"] + counting["seconds"]) / (ann["seconds"] + snn["seconds"])
-        for ann, snn, counting in zip(*found.values(), strict=True)
-    ]
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    print(f"counting costs {median(ratios):.2f} times both networks ({spread} in the rounds)")
+        seconds, cpu, peak = (
+            median(run[key] for run in runs) for key in ("seconds", "cpu", "peak")
+        )
+        print(f"{kind:10s} {seconds:8.2f} s {cpu:8.2f} s of processors   peak {peak / 1e6:6.0f} MB")
+    for key, what in (("seconds", "time"), ("cpu", "processor time")):
+        ratios = [
+            (ann[key] + counting[key]) / (ann[key] + snn[key])
+            for ann, snn, counting in zip(*found.values(), strict=True)
+        ]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f} in the rounds"
+        print(f"counting costs {median(ratios):.2f} times the {what} of both networks ({spread})")
 
 
 if __name__ == "__main__":

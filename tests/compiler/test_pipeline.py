@@ -127,7 +127,7 @@ def test_interface_and_users_metadata_are_kept(digits, digits_calibration):
     model.metadata_props.add(key="author", value="me")
     model.doc_string = "my network"
     before = model.SerializeToString(deterministic=True)
-    options = CompileOptions(corrections=NO_CORRECTIONS)
+    options = CompileOptions(**NO_CORRECTIONS)
     result = compile_model(model, digits_calibration, options).model
     assert model.SerializeToString(deterministic=True) == before
     assert list(result.graph.input) == list(model.graph.input)

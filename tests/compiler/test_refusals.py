@@ -311,13 +311,13 @@ def test_results_that_cannot_be_shown_are_an_error(folder):
 # The command, but it announces a moment on stderr and goes on, slowly, until a signal arrives.
 ANNOUNCE = """
 import sys, threading
-from snn_compile.compiler import {module}
-real = {module}.{function}
+import snn_compile.compiler.{module} as module
+real = module.{function}
 def announced(*arguments, **named):
     print("reached", file=sys.stderr, flush=True)
     threading.Event().wait(60)
     return real(*arguments, **named)
-{module}.{function} = announced
+module.{function} = announced
 from snn_compile.compiler.cli import main
 main()
 """
@@ -333,7 +333,8 @@ main()
     ],
 )
 @pytest.mark.parametrize(
-    ("module", "function"), [("load", "check_source"), ("pipeline", "calibrate"), ("save", "_sync")]
+    ("module", "function"),
+    [("model_io.load", "check_source"), ("pipeline", "calibrate"), ("model_io.save", "_sync")],
 )
 def test_signals_leave_nothing_behind(folder, number, code, message, module, function):
     """While loading, calibrating and, with all temporary files there, saving."""

@@ -97,6 +97,7 @@ def isa_session(model, path, threads=1):
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     name = Path(path).stem.removeprefix("libsnn_ops_")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "SNN_OPS_ISA", name)

@@ -6,8 +6,7 @@ they have, and in what their error does to the outputs.
 1. Table. For each neuron and each N of a ladder around the N that was asked for (a quarter of it to
    four times, :func:`ladder`), the neuron is fitted to the distribution of its membrane potential
    in the ANN. Its error is the squared relative error to be expected, e^2; its cost the spikes on a
-   sample to be expected, |k| of a MultiThresholdFire, levels away from the silent one of a
-   ScaleFire.
+   sample to be expected (``counting/neuron_spikes.py``).
 2. Sensitivity. What an error at one neuron alone does to the outputs,
 
        sensitivity = (||dy||^2 / ||y||^2) / (||da||^2 / ||a||^2)
@@ -43,7 +42,7 @@ from ....passes.analysis.functions import ActivationFunction
 from ....passes.graph.network import Network
 from ....passes.graph.protos import graphs_below, unused_prefix
 from ....passes.neurons.neuron import V0, DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
-from ....runtime_ops.scale_fire import MAX_THRESHOLDS
+from ....runtime_ops.scale_fire import MAX_THRESHOLDS, spikes_of_levels
 from ...errors import DataError, UsageError
 from ...options import AUTO, DENSITY, SCALE, CompileOptions
 from ...progress import Progress
@@ -243,7 +242,7 @@ def count_spikes(neuron: Neuron, rows: Sequence[Distribution]) -> float:
     for row, values in enumerate(rows):
         x, weights = values.points()
         if isinstance(neuron, StaircaseNeuron):
-            distance = np.abs(np.arange(len(neuron.levels)) - int(np.abs(neuron.levels).argmin()))
+            distance = np.abs(spikes_of_levels(neuron.levels))
             unit = neuron.scale[row] if neuron.scale.ndim else neuron.scale
             spikes = distance[np.searchsorted(neuron.thresholds, x / unit, side="right")]
         else:

@@ -10,9 +10,8 @@ fires fewer spikes and clips less, a smaller one resolves finer and clips more.
        J(lambda) = error(lambda) / error(1) + weight * spikes(lambda) / spikes(1)
 
    error: ||y - y_ANN|| / ||y_ANN|| of each floating-point output, the root mean square over the
-   outputs. spikes: of all calibrated neurons on a sample, |k| of a MultiThresholdFire, and of a
-   ScaleFire the number of levels away from the silent one. Where the calibrated network has no
-   error, or fires no spike, any other than none of it is infinite.
+   outputs. spikes: of all calibrated neurons on a sample (``counting/neuron_spikes.py``). Where the
+   calibrated network has no error, or fires no spike, any other than none of it is infinite.
 2. Scaled are neurons of functions with f(a x) = a f(x) for a > 0: x itself (encoders), Relu and
    Clip without upper bound, LeakyRelu, PRelu. A step of these moves along both axes. Bounded Clips
    and curved functions stay: their levels have places that the function gives them.
@@ -25,8 +24,7 @@ fires fewer spikes and clips less, a smaller one resolves finer and clips more.
    that the model fixes is never split. They should be samples that calibration has not seen
    (:func:`hold_out`): the correction of weights fits those it sees at lambda = 1, so that on them
    every other lambda looks worse than it is.
-5. The SNN is built once. A trial changes the thresholds and scales, and spikes are counted inside
-   the graph, so that no activation leaves the runtime.
+5. The SNN is built once. A trial changes the thresholds and scales.
 
 Neurons inside bodies are scaled as all others are.
 """
@@ -39,23 +37,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto
 
 from ....passes.analysis.activations import Activation
 from ....passes.graph.graph import METADATA_PREFIX
-from ....passes.graph.network import Network, is_detached
-from ....passes.graph.protos import graphs_below, initializers_below, unused_prefix
+from ....passes.graph.network import Network, constant_of, set_constant
 from ....passes.lowering.function_bodies import function_bodies
 from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
-from ....runtime_ops.definition import DOMAIN
-from ....runtime_ops.scale_fire import SCALE_FIRE
+from ....runtime_ops.operators import neurons_of
+from ...counting.activity import ActivityMeter
 from ...errors import UsageError
 from ...options import CompileOptions
 from ...progress import Progress
-from ...running.expose import with_outputs
 from ...running.fidelity import FidelityMeter
 from ...running.reference import Reference
 from ...running.session import make_session, run_samples
@@ -76,8 +71,6 @@ _OBJECTIVE = "error / error(1) + weight * spikes / spikes(1)"
 _SAMPLER = "optuna TPESampler"
 #: Trials drawn at random before the estimator is asked; optuna's 10 are for many dimensions.
 _RANDOM_TRIALS = 5
-#: First opset at which the axes of ReduceL1 are an input.
-_AXES_INPUT = 18
 _FLOAT = np.finfo(np.float32)
 
 
@@ -358,10 +351,14 @@ class _Bench:
     ) -> None:
         self._snn = function_bodies(fire(analog, neurons))
         keys = {a.name: a.output for a in activations if a.output in neurons}
-        self._counters = _add_counters(self._snn, keys)
-        constants = {t.name: t for t in initializers_below(self._snn.proto.graph)}
-        self._steps = {c.step: _values(self._snn, constants[c.step]) for c in self._counters}
-        self._scaled = {c.step for c in self._counters if c.activation in scalable}
+        self._calibrated: set[str] = set()
+        self._steps: dict[str, np.ndarray] = {}
+        for node in neurons_of(self._snn.proto):
+            key = keys.get(_source_of(node))
+            if key is not None:
+                self._calibrated.add(node.name)
+            if key in scalable:
+                self._steps[node.input[1]] = constant_of(self._snn, node.input[1])
         self._spool = spool
         self._outputs: list[str] = []
         self._inputs: list[str] = []
@@ -397,132 +394,26 @@ class _Bench:
 
     def measure(self, scale: float) -> tuple[float, float]:
         """Relative error of the outputs, and spikes per sample."""
-        steps = {
-            name: _scaled(step, scale) if name in self._scaled else step
-            for name, step in self._steps.items()
-        }
-        names = [*self._outputs, *(counter.sums for counter in self._counters)]
-        network = with_outputs(self._snn, list(dict.fromkeys(names)))
-        _set_values(network, steps)
-        session = make_session(network)
+        network = Network(ModelProto(), dict(self._snn.weights))
+        network.proto.CopyFrom(self._snn.proto)
+        for name, step in self._steps.items():
+            set_constant(network, name, _scaled(step, scale))
+        activity = ActivityMeter(network, self._outputs, self._batches)
+        session = make_session(activity.network)
         meters = [FidelityMeter(name) for name in self._outputs]
-        spikes = 0.0
         for batch in range(self._batches):
             feed = {name: self._spool.get(f"given/{name}", batch) for name in self._inputs}
             outputs = run_samples(session, feed, "the SNN")
+            activity.add(outputs)
             for meter, name, got in zip(meters, self._outputs, outputs, strict=False):
                 meter.add(self._spool.get(f"expected/{name}", batch), got)
-            for counter, sums in zip(self._counters, outputs[len(meters) :], strict=True):
-                spikes += counter.spikes(sums, steps[counter.step])
         errors = [meter.result().relative_l2 for meter in meters]
-        return float(np.sqrt(np.mean(np.square(errors)))), spikes / self.samples
-
-
-@dataclass(frozen=True)
-class _Counter:
-    """Where the spikes of one neuron are counted: sums of its step times the spikes.
-
-    Attributes:
-        activation: what the neuron stands for, by its output tensor.
-        step: name of its threshold or scale.
-        sums: name of the tensor with the sums: [any] for one step, [C * any] for one per channel.
-    """
-
-    activation: str
-    step: str
-    sums: str
-
-    def spikes(self, sums: np.ndarray, step: np.ndarray) -> float:
-        """The number of spikes."""
-        wide = sums.astype(np.float64).reshape(step.size, -1).sum(axis=1)
-        return float((wide / step.reshape(-1)).sum())
-
-
-def _add_counters(snn: Network, keys: Mapping[str, str]) -> list[_Counter]:
-    """Count the spikes of calibrated neurons inside the graph, and in its bodies.
-
-    Args:
-        snn: changed in place.
-        keys: output tensors of activations by node name.
-    """
-    prefix = unused_prefix(snn.proto.graph, "spikes")
-    opset = next(o.version for o in snn.proto.opset_import if o.domain in ("", "ai.onnx"))
-    sizes = {t.name: t for t in initializers_below(snn.proto.graph)}
-    counters: list[_Counter] = []
-    for graph in graphs_below(snn.proto.graph):
-        for node in [node for node in graph.node if node.domain == DOMAIN]:
-            key = keys.get(_source_of(node))
-            if key is None:
-                continue
-            per_channel = bool(sizes[node.input[1]].dims)
-            name = f"{prefix}.{len(counters)}"
-            weighted = _weigh(graph, node, name, sizes) if _is_scale_fire(node) else node.output[0]
-            _sum(graph, weighted, name, _axis(node) if per_channel else None, opset)
-            counters.append(_Counter(key, node.input[1], name))
-    return counters
-
-
-def _weigh(
-    graph: GraphProto, node: NodeProto, name: str, constants: Mapping[str, TensorProto]
-) -> str:
-    """A ScaleFire that gives scale * spikes; returns the tensor's name."""
-    levels = numpy_helper.to_array(constants[node.input[3]])
-    distance = np.abs(np.arange(len(levels)) - int(np.abs(levels).argmin())).astype(np.float32)
-    graph.initializer.append(numpy_helper.from_array(distance, f"{name}.levels"))
-    twin = graph.node.add()
-    twin.CopyFrom(node)
-    twin.name = twin.output[0] = f"{name}.weighted"
-    twin.input[3] = f"{name}.levels"
-    return f"{name}.weighted"
-
-
-def _sum(graph: GraphProto, tensor: str, name: str, axis: int | None, opset: int) -> None:
-    """Sum magnitudes in the graph as far as float32 is exact enough: a few thousand at a time."""
-    at = 0 if axis is not None else -1
-    if axis is not None:
-        view = helper.make_node("Flatten", [tensor], [f"{name}.view"], axis=axis)
-    else:  # a scalar gets an axis too
-        graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), f"{name}.front"))
-        view = helper.make_node("Unsqueeze", [tensor, f"{name}.front"], [f"{name}.view"])
-    axes: dict[str, Any] = {}
-    inputs = [f"{name}.view"]
-    if opset < _AXES_INPUT:
-        axes["axes"] = [at]
-    else:
-        inputs.append(f"{name}.axes")
-        graph.initializer.append(numpy_helper.from_array(np.array([at]), f"{name}.axes"))
-    total = helper.make_node("ReduceL1", inputs, [name], keepdims=0, **axes)
-    graph.node.extend([view, total])
+        counted = [fired for node, fired in activity.fired() if node.name in self._calibrated]
+        spikes = sum(fired.spikes for fired in counted) / self.samples
+        return float(np.sqrt(np.mean(np.square(errors)))), spikes
 
 
 def _source_of(node: NodeProto) -> str:
     """Name of the activation that a calibrated neuron stands for, from its provenance."""
     key = METADATA_PREFIX + "source_node"
     return next((entry.value for entry in node.metadata_props if entry.key == key), "")
-
-
-def _is_scale_fire(node: NodeProto) -> bool:
-    return bool(node.op_type == SCALE_FIRE.name)
-
-
-def _axis(node: NodeProto) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "axis"), 1)
-
-
-def _values(network: Network, tensor: TensorProto) -> np.ndarray:
-    """The values of an initializer, wherever they are."""
-    if is_detached(tensor):
-        return network.weights[tensor.name]
-    return numpy_helper.to_array(tensor)
-
-
-def _set_values(network: Network, values: Mapping[str, np.ndarray]) -> None:
-    """Give initializers, of bodies too, other values; the arrays of another network stay."""
-    network.weights = dict(network.weights)
-    for tensor in initializers_below(network.proto.graph):
-        if tensor.name not in values:
-            continue
-        if is_detached(tensor):
-            network.weights[tensor.name] = values[tensor.name]
-        else:
-            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))

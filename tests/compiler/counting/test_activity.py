@@ -89,7 +89,7 @@ def staircase_by_hand(x, step, thresholds, levels):
     level = fires.sum(axis=-1)[~np.isnan(x)]
     silent = int(abs(levels).argmin())
     distance = np.where(levels[level] == levels[silent], 0, abs(level - silent))
-    return (levels[level] == 0).sum() / x.size, distance.sum() / x.size
+    return (distance == 0).sum() / x.size, distance.sum() / x.size
 
 
 def thresholds_by_hand(x, theta, most, least):

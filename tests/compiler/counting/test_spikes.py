@@ -172,8 +172,10 @@ MOVED = {
 
 
 @pytest.mark.parametrize("moved", MOVED)
-def test_spikes_are_counted_where_they_are_moved_to(moved):
+@pytest.mark.parametrize("steps", ["one", "channels"])
+def test_spikes_are_counted_where_they_are_moved_to(moved, steps):
     nodes, constants, channels = MOVED[moved]
+    theta = STEPS[0] if steps == "one" else STEPS
     rng = np.random.default_rng(len(moved))
     size = 1 if moved.startswith(("Global", "ReduceMax to")) else 2
     weights = sparse(rng, 2, channels, size, size)
@@ -184,13 +186,13 @@ def test_spikes_are_counted_where_they_are_moved_to(moved):
             {nodes}
             z = Conv <pads = [1, 0, 0, 0]> (m, w)
         }}""",
-        theta=STEPS, step=np.float32(0.53), thresholds=THRESHOLDS, levels=LEVELS, w=weights,
+        theta=theta, step=np.float32(0.53), thresholds=THRESHOLDS, levels=LEVELS, w=weights,
         **constants,
     )  # fmt: skip
     feeds = [{"x": potentials(rng, 4, 3, 6, 4)} for _ in range(2)]
     _, synapses = measure(snn, *feeds)
     moved_values = [values_of(snn, ["m"], feed)[0] for feed in feeds]
-    both = spikes_of_values((STEPS, multiples(-3, 5)), (0.53, SCALE_FIRE), (0, {0: 1}))
+    both = spikes_of_values((theta, multiples(-3, 5)), (0.53, SCALE_FIRE), (0, {0: 1}))
     values = np.concatenate(moved_values)
     if "constant" in moved:
         values = np.where(values == 1, np.float32(0), values)
@@ -486,7 +488,7 @@ NEURONS = {
         "MultiThresholdFire <levels_pos = 128, levels_neg = 127>",
         multiples(-127, 128),
     ),
-    "three digits": (
+    "many more": (
         "MultiThresholdFire <levels_pos = 70000, levels_neg = 9>",
         multiples(-9, 70000),
     ),

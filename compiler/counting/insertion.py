@@ -1,15 +1,4 @@
-"""Twins: operators put beside the neurons of a network, to count what these do while it runs.
-
-A twin stands in the same graph or body as its neuron, sees the same membrane potential and makes
-the same comparisons, but gives other values.
-
-What counts as a spike, for a neuron at its i-th level of i = 0, 1, ...:
-
-1. MultiThresholdFire: k is the signed number of thresholds that its output is made of.
-2. ScaleFire: k = i - i0, the levels between this one and the silent one, which is the one nearest
-   to 0 (the first of several). Where a level has the silent one's value, k = 0: nothing is sent
-   (``scale_fire.spikes_of_levels``).
-"""
+"""Insertion: nodes and constants added to a copy of a network, to count while it runs."""
 
 from __future__ import annotations
 
@@ -23,13 +12,12 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from ...passes.graph.network import Network, is_detached
 from ...passes.graph.protos import initializers_below, unused_prefix
-from ...runtime_ops.definition import DOMAIN, MAX_LEVELS
-from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.scale_fire import SCALE_FIRE
 from ..errors import ModelError
 
 
-class Twins:
+class Insertion:
     """Adds nodes and constants to the graphs of a model, under names that it does not use.
 
     Attributes:
@@ -70,6 +58,13 @@ class Twins:
         """Append a node of the operators' domain."""
         return self.node(graph, op, *inputs, domain=DOMAIN, **attributes)
 
+    def staircase(
+        self, graph: GraphProto, tensor: str, thresholds: ArrayLike, levels: ArrayLike
+    ) -> str:
+        """A ScaleFire of step 1."""
+        one, low, high = (self.constant(graph, values) for values in (1.0, thresholds, levels))
+        return self.neuron(graph, SCALE_FIRE.name, tensor, one, low, high)
+
     def constant(self, graph: GraphProto, values: ArrayLike, dtype: Any = np.float32) -> str:
         """Append an initializer."""
         name = self.name()
@@ -100,49 +95,6 @@ class Twins:
         """A name that nothing in the model has."""
         self._made += 1
         return f"{self._prefix}.{self._made}"
-
-    def of_scale_fire(self, graph: GraphProto, neuron: NodeProto, levels: ArrayLike) -> str:
-        """The twin of a ScaleFire with one step for all channels, that gives these levels.
-
-        The step moves into the thresholds, rounded as the kernel rounds their product.
-        """
-        scale, thresholds, _ = self.parameters(neuron)
-        own = self.constant(graph, (scale * thresholds).reshape(-1))
-        return self.staircase(graph, neuron.input[0], own, levels)
-
-    def staircase(
-        self, graph: GraphProto, potential: str, thresholds: str, levels: ArrayLike
-    ) -> str:
-        """A ScaleFire of step 1."""
-        one = self.constant(graph, 1.0)
-        held = self.constant(graph, levels)
-        return self.neuron(graph, SCALE_FIRE.name, potential, one, thresholds, held)
-
-    def scaled_staircase(
-        self, graph: GraphProto, neuron: NodeProto, thresholds: str, levels: ArrayLike
-    ) -> str:
-        """A ScaleFire of the neuron's membrane potential with the neuron's own steps.
-
-        Levels are multiplied by the step of the channel.
-        """
-        held = self.constant(graph, levels)
-        axis = {name: value for name, value in attributes_of(neuron).items() if name == "axis"}
-        inputs = [neuron.input[0], neuron.input[1], thresholds, held]
-        return self.neuron(graph, SCALE_FIRE.name, *inputs, **axis)
-
-
-def attributes_of(node: NodeProto) -> dict[str, Any]:
-    """The attributes that the node has, by name."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
-def raised_attributes(neuron: NodeProto) -> dict[str, Any]:
-    """The attributes of a MultiThresholdFire, with one level more on each side that has any."""
-    attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
-    for side in ("levels_pos", "levels_neg"):
-        # A side without levels is cut off by the function, it does not saturate.
-        attributes[side] = min(attributes[side] + (attributes[side] > 0), MAX_LEVELS)
-    return attributes
 
 
 def _constants(network: Network) -> dict[str, np.ndarray]:
