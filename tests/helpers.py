@@ -15,6 +15,7 @@ from snn_compile.compiler.steps import Steps
 from snn_compile.compiler.targets import resolve
 from snn_compile.passes.graph.graph import Graph
 from snn_compile.passes.graph.surgeon import export_network, import_model
+from snn_compile.passes.neurons.neuron import Neuron, SingleNeuron
 
 
 def model_from_text(text: str, opset: int = 17, seed: int = 0) -> ModelProto:
@@ -34,6 +35,17 @@ def model_from_text(text: str, opset: int = 17, seed: int = 0) -> ModelProto:
         model.graph.value_info.remove(value)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def level_counts(neuron: Neuron, x: np.ndarray) -> dict[str, np.ndarray]:
+    """How often each level of a neuron, or of its parts, occurs for membrane potentials."""
+    return {name: _level_counts(part, x) for name, part in neuron.parts.items()}
+
+
+def _level_counts(neuron: SingleNeuron, x: np.ndarray) -> np.ndarray:
+    rows = np.moveaxis(x, neuron.axis, 0) if neuron.rows > 1 else [x]
+    reached = [neuron.level_of(values, row).reshape(-1) for row, values in enumerate(rows)]
+    return np.bincount(np.concatenate(reached), minlength=neuron.level_count + 1)
 
 
 def run_model(

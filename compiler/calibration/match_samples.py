@@ -46,6 +46,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
+from ...passes.analysis.operators import Inputs, properties
 from ...passes.graph.network import Network
 from ...passes.graph.protos import attributes_of
 from ..errors import DataError, ModelError
@@ -60,7 +61,6 @@ _PROBES, _FIRST_PROBES = 32, 8
 _PROBE_BUDGET = 64 << 20
 _GRID = [(float(octave), offset) for octave in range(-6, 11, 2) for offset in (-1.0, 0.0, 1.0)]
 _TIE, _NEGLIGIBLE = 1.1, 0.02
-_KEEPS_VALUES = frozenset(["Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"])
 
 
 def matched_samples(
@@ -294,7 +294,7 @@ def _batchnorm(node: NodeProto, constants: _Constants) -> Iterator[_Observed]:
 def _biased(node: NodeProto, constants: _Constants) -> Iterator[_Observed]:
     if node.domain not in ("", "ai.onnx"):
         return
-    if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+    if properties(node.op_type).weighted:
         if _is_bias(constants.get(node, 2)):
             yield _Observed(node.output[0], 1)
     elif node.op_type == "Add":
@@ -328,12 +328,17 @@ def _table_rows(graph: GraphProto, name: str) -> int | None:
     tables = {tensor.name: tensor for tensor in graph.initializer}
     same, rows = {name}, []
     for node in graph.node:  # sorted, so one walk is enough
-        if node.op_type in _KEEPS_VALUES and node.input[0] in same:
+        if _keeps_values(node) and node.input[0] in same:
             same.update(node.output)
         elif node.op_type == "Gather" and node.input[1] in same and node.input[0] in tables:
             rows.append(_length(tables[node.input[0]], _axis(node)))
     found = min((length for length in rows if length), default=0)
     return found or None
+
+
+def _keeps_values(node: NodeProto) -> bool:
+    """Whether its outputs hold values of its first input, moved, selected or of another type."""
+    return node.op_type == "Cast" or properties(node.op_type).moves is Inputs.FIRST
 
 
 def _axis(node: NodeProto) -> int:

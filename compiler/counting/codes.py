@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from ...passes.analysis.edges import moved
+from ...passes.analysis.operators import moved
 from ...passes.graph.graph import Node, Tensor, bodies
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.scale_fire import MAX_THRESHOLDS

@@ -30,6 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from ...passes.analysis.operators import properties
+
 #: Sums of products up to here are made in int64.
 _INT64_SUMS = 2**62
 
@@ -69,7 +71,7 @@ class LinearOperator:
         Raises:
             NotCounted: see :attr:`op` and the operators above.
         """
-        if self.op in ("Conv", "ConvTranspose"):
+        if properties(self.op).convolves:
             if position != 0:
                 raise NotCounted("its weights are computed by the network")
             return self._of_windows(shape, mask)
@@ -90,7 +92,7 @@ class LinearOperator:
             rank: of the operand, None if unknown.
             other_rank: of the other one.
         """
-        if self.op in ("Conv", "ConvTranspose"):
+        if properties(self.op).convolves:
             return False
         if self.op == "MatMul":  # its last axis, or last but one, is that of the sum
             return rank is None or rank < 2 + position or 2 < rank <= other_rank

@@ -20,7 +20,8 @@ from dataclasses import replace
 import numpy as np
 from onnx import GraphProto, NodeProto
 
-from ...passes.analysis.edges import Carries, EdgeAnalysis, moved, moves_values
+from ...passes.analysis.edges import Carries, EdgeAnalysis
+from ...passes.analysis.operators import moved, moves_values
 from ...passes.graph.graph import (
     Graph,
     Node,

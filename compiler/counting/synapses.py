@@ -30,7 +30,14 @@ from typing import Protocol
 import numpy as np
 from onnx import GraphProto, TensorProto
 
-from ...passes.analysis.edges import Carries, is_linear, moved, moves_values, signal_inputs
+from ...passes.analysis.edges import Carries
+from ...passes.analysis.operators import (
+    is_linear,
+    moved,
+    moves_values,
+    properties,
+    signal_inputs,
+)
 from ...passes.graph.graph import Node, Tensor, is_constant, is_standard, optional_input, scopes
 from ...passes.graph.protos import attributes_of
 from ..errors import DataError
@@ -88,7 +95,7 @@ class _Operator:
     def macs(self, shapes: Sequence[Shape]) -> int:
         """Multiply-accumulates for operands of these shapes."""
         first, second = self.masks
-        if second is not None or self.linear.op in ("Conv", "ConvTranspose"):
+        if second is not None or properties(self.linear.op).convolves:
             mask = np.ones(shapes[1], bool) if second is None else second
             return total_fan_out(self.linear.fan_out(0, shapes[0], mask), shapes[0])
         if first is not None:
@@ -253,7 +260,8 @@ class Synapses:
         home, stored = self._spans.proto(node)
         operands = [node.inputs[position] for position in signal_inputs(node)]
         padding: tuple[tuple[int, int], ...] = ()
-        if node.op in ("Conv", "ConvTranspose"):
+        convolves = properties(node.op).convolves
+        if convolves:
             operands[0], padding = _without_padding(operands[0])
         linear = LinearOperator(str(node.op), attributes_of(stored), padding)
         if all(self._spans.is_constant(tensor) for tensor in operands):
@@ -275,7 +283,7 @@ class Synapses:
         ]
         if analog:
             return _Analog(self._insert, home, operator, operands, self._why(analog[0]))
-        if node.op in ("Conv", "ConvTranspose") and spans[1] is not None:
+        if convolves and spans[1] is not None:
             reason = "its weights are computed from spikes"
             return _Analog(self._insert, home, operator, operands, reason)
         ranks = [None if t.shape is None else len(t.shape) for t in operands]

@@ -34,6 +34,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from ...passes.analysis.operators import OPERATORS
 from ...passes.graph.network import Network
 from ..errors import ModelError, SnnCompileError
 from ..model_io.save import save_network
@@ -43,7 +44,7 @@ from ..samples.files import Feed
 #: Samples per run of calibration.
 BATCH = 8
 
-_LINEAR = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+_LINEAR = [name for name, what in OPERATORS.items() if what.weighted]
 
 
 def quantise(

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...passes.analysis.edges import Carries, EdgeAnalysis, is_linear, moves_values
+from ...passes.analysis.edges import Carries, EdgeAnalysis
+from ...passes.analysis.operators import is_linear, moves_values
 from ...passes.graph.graph import Node, Tensor, bodies, is_constant, scopes
 from ...passes.graph.network import Network
 from ...passes.graph.surgeon import import_model

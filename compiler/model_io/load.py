@@ -20,12 +20,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import FunctionProto, ModelProto, TensorProto, inliner
 
-from ...passes.analysis.activations import (
-    ACTIVATION_OPS,
-    LINEAR_OPS,
-    NORMALISING_OPS,
-    RECURRENT_OPS,
-)
+from ...passes.analysis.operators import Role, with_role
 from ...passes.graph.network import Network, attach, check, detach
 from ...passes.graph.protos import nodes_below
 from ..errors import ModelError
@@ -33,7 +28,7 @@ from .external_data import external_tensors, read_external
 from .structure import check_source, check_structure
 from .upgrade import overridable_inputs, upgrade
 
-_WORTH_INLINING = ACTIVATION_OPS | LINEAR_OPS | NORMALISING_OPS | RECURRENT_OPS
+_WORTH_INLINING = with_role(Role.ACTIVATION, Role.NORMALISATION, Role.RECURRENT, Role.LINEAR)
 
 
 @dataclass

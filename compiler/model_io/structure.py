@@ -38,6 +38,7 @@ from onnx import (
     numpy_helper,
 )
 
+from ...passes.analysis.operators import is_quantised
 from ...passes.graph.protos import bodies_of, nodes_below, reads
 from ...runtime_ops.definition import DOMAIN
 from ..errors import ModelError
@@ -64,12 +65,6 @@ _EXPORT = "export the model again"
 _RUNTIME_DOMAINS = {"com.microsoft", DOMAIN}
 #: Domains of onnx, whose operators have schemas.
 _ONNX_DOMAINS = {"", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training"}
-_QUANTISED = {
-    *("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger"),
-    *("DynamicQuantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
-    *("DynamicQuantizeLSTM", "QAttention", "QGemm", "QMoE", "QEmbedLayerNormalization"),
-    *("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized", "ConvTransposeInteger"),
-}
 
 
 def check_source(model: ModelProto) -> None:
@@ -85,7 +80,7 @@ def check_source(model: ModelProto) -> None:
                 f"the model already contains {DOMAIN} operators ({_describe(node)}); "
                 "compile the original network"
             )
-        if node.op_type in _QUANTISED or node.op_type.startswith("QLinear"):
+        if is_quantised(node.op_type):
             raise ModelError(
                 f"the model is already quantised ({_describe(node)}); compile the float network"
             )

@@ -25,15 +25,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from ...passes.analysis.activations import (
-    NORMALISING_OPS,
-    RECURRENT_OPS,
-    Activation,
-    Kept,
-    is_activation,
-    is_shortcut,
-)
-from ...passes.analysis.edges import Carries, EdgeAnalysis, is_linear, signal_inputs
+from ...passes.analysis.activations import Activation, Kept, is_activation, is_shortcut
+from ...passes.analysis.edges import Carries, EdgeAnalysis
+from ...passes.analysis.operators import Role, is_linear, properties, signal_inputs
 from ...passes.graph.graph import Graph, Node, Tensor, is_constant, scopes, type_name
 from ...passes.graph.protos import nodes_below
 from ...passes.neurons.keep_activations import FOLLOWED
@@ -167,9 +161,9 @@ def _status(
         reason = reasons.get((node.name, node.op), "")
         followed = reason in FOLLOWED and _is_encoded(node, encoders)
         return "activation", ENCODED if followed else KEPT, reason
-    if node.op in RECURRENT_OPS:
+    if properties(node.op).role is Role.RECURRENT:
         return "recurrent", KEPT, closed or "a recurrent layer; its gates stay analog"
-    if node.op in NORMALISING_OPS and node.outputs:
+    if _normalises(node) and node.outputs:
         if _is_encoded(node, encoders):
             return "normalisation", ENCODED, ""
         return "normalisation", KEPT, closed or "stays in float; no linear operator reads it"
@@ -197,7 +191,7 @@ def _is_encoded(node: Node, encoders: set[str]) -> bool:
 
 
 def _normalises(node: Node) -> bool:
-    return node.op in NORMALISING_OPS
+    return properties(node.op).role is Role.NORMALISATION
 
 
 def _readers(tensor: Tensor) -> Iterable[Node]:

@@ -47,38 +47,13 @@ from ..graph.graph import (
 )
 from ..graph.protos import nodes_below
 from .functions import ActivationFunction, NotANeuron, activation_function
-
-#: Functions of one value, in any domain that has them under this name.
-ACTIVATION_OPS = frozenset(
-    [
-        *("Relu", "Clip", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu"),
-        *("Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign", "Erf", "Shrink"),
-        *("Gelu", "GeluTanh", "FastGelu", "QuickGelu", "BiasGelu", "HardSwish", "Swish", "Mish"),
-    ]
-)
-
-#: Nonlinear operators that combine values.
-NORMALISING_OPS = frozenset(
-    [
-        *("Softmax", "LogSoftmax", "Hardmax", "BatchNormalization", "InstanceNormalization"),
-        *("LayerNormalization", "RMSNormalization", "GroupNormalization", "LpNormalization"),
-        *("LRN", "MeanVarianceNormalization", "SimplifiedLayerNormalization"),
-        *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
-    ]
-)
-
-RECURRENT_OPS = frozenset(["LSTM", "GRU", "RNN"])
-
-#: Operators whose sums of products spikes are for.
-LINEAR_OPS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"])
+from .operators import Role, is_arithmetic, properties
 
 _ENCODER = METADATA_PREFIX + "encoder"
 _SHORTCUT = METADATA_PREFIX + "shortcut"
 _KEPT = METADATA_PREFIX + "kept"
 #: Below it a threshold, a fraction of the bound, is no normal float32.
 _SMALLEST_BOUND = 1e-30
-
-_ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
 
 
 @dataclass(frozen=True)
@@ -174,13 +149,13 @@ def _inside_functions(graph: Graph) -> list[Kept]:
         for function in graph.envelope.functions
         if function.domain != ANN_DOMAIN
         for node in nodes_below(function)
-        if node.op_type in ACTIVATION_OPS
+        if properties(node.op_type).role is Role.ACTIVATION
     ]
 
 
 def is_activation(node: Node) -> bool:
     """Whether the node applies a nonlinear function of one value to floats."""
-    if node.op not in ACTIVATION_OPS or not node.inputs:
+    if properties(node.op).role is not Role.ACTIVATION or not node.inputs:
         return False
     return may_be_float(node.inputs[0])
 
@@ -254,7 +229,7 @@ def _is_one_value(tensor: Tensor) -> bool:
 
 
 def _channels(x: Tensor) -> tuple[int | None, int | None]:
-    """Channel axis and count: the linear operator that makes x decides, element-wise ops pass."""
+    """Channel axis and count: the linear operator that makes x decides, arithmetic passes."""
     if x.shape is None or len(x.shape) < 2:
         return None, None
     axis = 1
@@ -263,7 +238,7 @@ def _channels(x: Tensor) -> tuple[int | None, int | None]:
         producer = tensor.inputs[0]
         if producer.op == "MatMul":
             axis = len(x.shape) - 1
-        if producer.op not in _ELEMENTWISE:
+        if not is_arithmetic(producer):
             break
         operands = [operand for operand in producer.inputs if not is_constant(operand)]
         if not operands:

@@ -14,19 +14,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-import numpy as np
-
-from ..graph.graph import (
-    Graph,
-    Node,
-    Tensor,
-    bodies,
-    is_constant,
-    is_standard,
-    may_be_float,
-    optional_input,
-)
-from .activations import LINEAR_OPS
+from ..graph.graph import Graph, Node, Tensor, bodies, is_constant, is_standard
+from .operators import is_arithmetic, moved, moves_values, standard
 
 
 class Carries(Enum):
@@ -36,23 +25,6 @@ class Carries(Enum):
     SPIKES = 1
     INPUT = 2
     ANALOG = 3
-
-
-#: Operators whose outputs are values of their first input, or of all inputs, moved or selected.
-_MOVING_FIRST = frozenset(
-    [
-        *("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Dropout"),
-        *("Split", "Slice", "Gather", "GatherElements", "GatherND", "Expand", "Tile", "Trilu"),
-        *("MaxPool", "GlobalMaxPool", "ReduceMax", "DepthToSpace", "SpaceToDepth", "Compress"),
-        *("Pad", "Resize", "Upsample", "ReverseSequence", "MaxUnpool"),
-    ]
-)
-
-_MOVING_ALL = frozenset(["Concat", "Max", "Min"])
-
-_ARITHMETIC = frozenset(["Add", "Sub", "Mul", "Div", "Neg", "Cast", "CastLike"])
-
-_NO_SIGNAL = frozenset(["Shape", "Size", "ConstantOfShape", "Range", "EyeLike", "NonZero"])
 
 
 class EdgeAnalysis:
@@ -101,8 +73,10 @@ class EdgeAnalysis:
         read = [tensor for tensor in node.inputs if not tensor.is_empty()]
         if not is_standard(node) or bodies(node):
             return Carries.ANALOG
-        if node.op in _NO_SIGNAL or not read:
-            return Carries.ANALOG if node.op.startswith("Random") else Carries.CONSTANT
+        if not read:
+            return Carries.ANALOG if standard(node).random else Carries.CONSTANT
+        if not standard(node).signal:
+            return Carries.CONSTANT
         joined = self._join(read)
         if joined == Carries.CONSTANT:
             return Carries.CONSTANT
@@ -110,42 +84,7 @@ class EdgeAnalysis:
             carried = self._join(moved(node))
             # What data select from a table of constants (an embedding) is a signal.
             return Carries.ANALOG if carried == Carries.CONSTANT else carried
-        if joined == Carries.INPUT and node.op in _ARITHMETIC:
+        if joined == Carries.INPUT and is_arithmetic(node):
             plain = {self.of(tensor) for tensor in read} <= {Carries.INPUT, Carries.CONSTANT}
             return Carries.INPUT if plain else Carries.ANALOG
         return Carries.ANALOG
-
-
-def moves_values(node: Node) -> bool:
-    """Whether the outputs hold values of the inputs (or zeros) and nothing else."""
-    if not is_standard(node):
-        return False
-    if node.op in _MOVING_ALL:
-        return True
-    if node.op == "Pad":
-        fill = optional_input(node, 2)
-        if node.attrs.get("mode", "constant") != "constant" or fill is None:
-            return True
-        return is_constant(fill) and not np.any(fill.values)
-    if node.op in ("Resize", "Upsample"):
-        return str(node.attrs.get("mode", "nearest")) == "nearest"
-    return node.op in _MOVING_FIRST
-
-
-def moved(node: Node) -> list[Tensor]:
-    """The inputs whose values :func:`moves_values` speaks of."""
-    return list(node.inputs) if node.op in _MOVING_ALL else [node.inputs[0]]
-
-
-def signal_inputs(node: Node) -> list[int]:
-    """Positions of the operands of a linear operator that may carry a signal."""
-    if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return [0, 1]
-    return list(range(len(node.inputs)))
-
-
-def is_linear(node: Node) -> bool:
-    """Whether the node is a linear operator on floats."""
-    if node.op not in LINEAR_OPS or not is_standard(node) or not node.inputs:
-        return False
-    return may_be_float(node.inputs[0])

@@ -17,8 +17,7 @@ import numpy as np
 
 from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, optional_input, values_of
 from .activations import is_activation, is_encoder
-
-_LAYER_OPS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
+from .operators import properties, standard
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Layer:
     @property
     def channel_axis(self) -> int:
         """Axis of the output's channels."""
-        return 1 if self.op in ("Conv", "ConvTranspose") else -1
+        return 1 if properties(self.op).convolves else -1
 
 
 def find_layers(graph: Graph) -> list[Layer]:
@@ -98,7 +97,7 @@ def layer_nodes(graph: Graph) -> list[Node]:
 
 
 def _is_layer(node: Node) -> bool:
-    if node.op not in _LAYER_OPS or not is_standard(node) or len(node.inputs) < 2:
+    if not standard(node).weighted or len(node.inputs) < 2:
         return False
     x, weight = node.inputs[:2]
     if is_constant(x) or not is_constant(weight) or weight.values.dtype != np.float32:

@@ -15,17 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph.graph import (
-    ANN_DOMAIN,
-    Node,
-    Tensor,
-    bodies,
-    is_constant,
-    is_standard,
-    optional_input,
-    rank_of,
-)
-from .activations import ACTIVATION_OPS, NORMALISING_OPS
+from ..graph.graph import Node, Tensor, bodies, is_constant, is_standard, optional_input, rank_of
+from .operators import Inputs, Role, properties, standard
 
 
 class NotOverTimeError(ValueError):
@@ -40,53 +31,6 @@ class NotOverTimeError(ValueError):
         self.stepwise = stepwise
 
 
-#: Of one signal, element by element or within rows, whatever their attributes.
-_AFFINE_ONE = frozenset(
-    [
-        *("Identity", "Neg", "Dropout", "AveragePool", "GlobalAveragePool", "BatchNormalization"),
-        *("DepthToSpace", "SpaceToDepth", "Resize", "Upsample", "Reshape", "Expand", "Transpose"),
-    ]
-)
-_SUMS = frozenset(["Add", "Sub", "Sum", "Mean"])
-#: Element by element or within rows; axes that some of them have are checked.
-_NOT_AFFINE = (
-    ACTIVATION_OPS
-    | NORMALISING_OPS
-    | frozenset(
-        [
-            *("MaxPool", "GlobalMaxPool", "LpPool", "GlobalLpPool", "Max", "Min", "Pow", "Sqrt"),
-            *("Exp", "Log", "Abs", "Reciprocal", "Sign", "Floor", "Ceil", "Round", "Mod", "Cast"),
-            *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh"),
-            *("Atanh", "IsNaN", "IsInf", "Not", "And", "Or", "Xor", "Equal", "Greater", "Less"),
-            *("GreaterOrEqual", "LessOrEqual", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"),
-            *("ReduceProd", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "ArgMax"),
-            *("ArgMin", "TopK", "CumSum", "Trilu", "GatherElements"),
-        ]
-    )
-)
-#: Their inputs are broadcast against each other.
-BROADCASTING = _SUMS | frozenset(
-    [
-        *("Mul", "Div", "MatMul", "Max", "Min", "Pow", "Where", "Mod", "Equal", "Greater", "Less"),
-        *("GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "PRelu"),
-    ]
-)
-_REDUCTIONS = frozenset(
-    [
-        *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"),
-        *("ReduceProd", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
-    ]
-)
-#: Attribute of the axis that they work along, and its default.
-_ALONG = {
-    **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax", "LayerNormalization"], ("axis", -1)),
-    **dict.fromkeys(["RMSNormalization", "TopK", "LpNormalization"], ("axis", -1)),
-    **dict.fromkeys(["ArgMax", "ArgMin", "GatherElements", "Split", "Gather"], ("axis", 0)),
-    "Concat": ("axis", 0),
-    "Flatten": ("axis", 1),
-}
-
-
 def is_affine(node: Node, timed: set[int]) -> bool:
     """Whether a node follows rule 1, and not rule 2.
 
@@ -99,38 +43,31 @@ def is_affine(node: Node, timed: set[int]) -> bool:
     """
     if bodies(node):
         raise _refused(node, "it has control flow")
-    standard = is_standard(node)
-    if not standard and node.op not in ACTIVATION_OPS | NORMALISING_OPS:
+    what = standard(node)
+    foreign = properties(node.op).role in (Role.ACTIVATION, Role.NORMALISATION)
+    if not is_standard(node) and not foreign:
         raise _refused(node, f"an operator of the domain {node.domain}")
     _check_rows(node, timed)
-    if not standard or node.domain == ANN_DOMAIN:
+    if not is_standard(node):
         return False
-    op, alone = node.op, len(timed) == 1
-    if op in ("Conv", "ConvTranspose", "Gemm"):
-        if timed != {0}:
-            raise _refused(node, "its weights or bias depend on time")
+    if not what.per_row:
+        raise _refused(node, "how it treats the rows of a batch is not known")
+    if what.affine is None:
+        return False
+    if what.affine is Inputs.ALL:
         return True
-    if op in ("MatMul", "Einsum", "Mul"):
-        return alone
-    if op == "Div":
-        return timed == {0}
-    if op == "Where":
+    if what.affine is Inputs.ONE:
+        return len(timed) == 1
+    if what.affine is Inputs.LATER:
         return 0 not in timed
-    if op in _SUMS | {"Concat"}:
-        return True
-    if op == "Gather" and timed == {1}:
+    if timed == {0}:
+        casts = node.op in ("Cast", "CastLike")
+        return not casts or (is_float(node.inputs[0]) and is_float(node.outputs[0]))
+    if what.role is Role.LINEAR:
+        raise _refused(node, "its weights or bias depend on time")
+    if node.op in ("Div", "GatherElements") or (node.op == "Gather" and timed == {1}):
         return False
-    if op in _AFFINE_ONE | {"Flatten", "Split", "Slice", "Gather", "Pad", "Squeeze", "Unsqueeze"}:
-        if timed != {0}:
-            raise _refused(node, "its parameters depend on time")
-        return True
-    if op in ("ReduceMean", "ReduceSum"):
-        return True
-    if op == "Cast" and is_float(node.inputs[0]) and is_float(node.outputs[0]):
-        return True
-    if op in _NOT_AFFINE:
-        return False
-    raise _refused(node, "how it treats the rows of a batch is not known")
+    raise _refused(node, "its parameters depend on time")
 
 
 def moves_rows(node: Node, timed: set[int]) -> bool:
@@ -162,22 +99,25 @@ def _check_rows(node: Node, timed: set[int]) -> None:
         raise _refused(node, mixes)
     if op == "MatMul" and ranks.get(1) == 2:
         raise _refused(node, mixes)
+    if op == "Trilu" and (first is None or first == 2):
+        raise _refused(node, mixes if first else "its rank is not known")
     if op == "Einsum":
         _check_einsum(node, timed)
     if op == "Transpose" and rank_of(node.outputs[0]) is None:
         raise _refused(node, "its rank is not known")
-    if op in _ALONG and not moves_rows(node, timed):
-        name, default = _ALONG[op]
-        axis = int(node.attrs.get(name, default))
+    along = properties(op).axis
+    if along is not None and not moves_rows(node, timed):
+        axis = int(node.attrs.get(*along))
         rank = next((rank for rank in ranks.values() if rank is not None), None)
         if op == "Gather" and timed == {1}:
             if axis != 0:
                 raise _refused(node, mixes)
         elif axis == 0 or (axis < 0 and (rank is None or axis + rank == 0)):
             raise _refused(node, mixes if rank is not None else "its rank is not known")
-    if op in _REDUCTIONS | {"Squeeze", "Unsqueeze", "Slice", "CumSum"}:
+    listed = properties(op).axes_input
+    if listed is not None:
         grown = op == "Unsqueeze"
-        axes = _axes(node)
+        axes = _axes(node, listed)
         if axes is None:
             raise _refused(node, "its axes are not known")
         if any(
@@ -196,7 +136,7 @@ def _reaches_first(axis: int, rank: int | None, axes: list[int], grown: bool) ->
 
 def _check_broadcast(node: Node, ranks: dict[int, int | None]) -> None:
     """Axis 0 of every input that depends on time has to be axis 0 of the output."""
-    if len(node.inputs) < 2 or node.op not in BROADCASTING:
+    if len(node.inputs) < 2 or not properties(node.op).broadcasts:
         return
     every = [rank_of(tensor) for tensor in node.inputs]
     if None in every:
@@ -223,10 +163,10 @@ def _check_pad(node: Node, mixes: str) -> None:
         raise _refused(node, mixes)
 
 
-def _axes(node: Node) -> list[int] | None:
-    """The axes of a node that works along some; None where they are not known, or are all."""
+def _axes(node: Node, position: int) -> list[int] | None:
+    """The axes that an input or attribute lists; None where they are not known, or are all."""
     axes = node.attrs.get("axes")
-    tensor = optional_input(node, {"Slice": 3}.get(node.op, 1))
+    tensor = optional_input(node, position)
     if axes is None and tensor is not None and is_constant(tensor):
         axes = tensor.values
     return None if axes is None else [int(axis) for axis in np.atleast_1d(np.asarray(axes))]

@@ -29,6 +29,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, helper, numpy_helper
 
+from ..analysis.operators import Role, properties, standard
 from ..graph.graph import (
     Constant,
     Graph,
@@ -49,17 +50,6 @@ _Results: TypeAlias = Sequence[np.ndarray | Constant | None]
 
 _LARGEST = 64 << 20
 _LARGEST_TOTAL = 1 << 30
-
-# What these compute is not determined by their inputs, or is not arithmetic, or not a tensor.
-_KEPT = {
-    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
-    *("Multinomial", "Bernoulli", "Dropout", "BatchNormalization"),
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-    *("If", "Loop", "Scan", "SequenceMap", "Constant"),
-}
-
-# Their result cannot be larger than eight bytes for each element and dimension of the input.
-_BOUNDED = {"NonZero", "Compress", "Unique"}
 
 
 @dataclass
@@ -126,7 +116,7 @@ class _Folder:
             return [shape]
         given = [tensor for tensor in node.inputs if not tensor.is_empty()]
         inputs = [tensor for tensor in given if is_constant(tensor) and _is_plain(tensor)]
-        if node.op in _KEPT or bodies(node) or len(inputs) < len(given):
+        if _is_kept(node) or len(inputs) < len(given):
             return None
         if not node.outputs or not self._fits(node, inputs):
             return None
@@ -137,7 +127,7 @@ class _Folder:
     def _fits(self, node: Node, inputs: list[Constant]) -> bool:
         given = sum(tensor.values.nbytes for tensor in inputs if any(tensor.values.strides))
         size = self._result_size(node)
-        if size is None and node.op in _BOUNDED:
+        if size is None and standard(node).at_most_one_each:  # 8 bytes of each element and axis
             size = sum(8 * tensor.values.size * max(tensor.values.ndim, 1) for tensor in inputs)
         if size is None:
             return False
@@ -217,12 +207,15 @@ class _Folder:
         return [values.get(tensor.name) for tensor in node.outputs]
 
 
+def _is_kept(node: Node) -> bool:
+    """What it computes is not determined by its inputs, or is not arithmetic."""
+    quantises = properties(node.op).role is Role.QUANTISATION
+    return properties(node.op).random or quantises or bool(bodies(node))
+
+
 def _fills_weight(node: Node) -> bool:
     readers = node.outputs[0].outputs
-    return node.op == "ConstantOfShape" and all(
-        reader.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and is_standard(reader)
-        for reader in readers
-    )
+    return node.op == "ConstantOfShape" and all(standard(reader).weighted for reader in readers)
 
 
 def _values(node: Node, tensor: Constant) -> np.ndarray:

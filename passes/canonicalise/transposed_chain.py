@@ -12,15 +12,8 @@ function computed is unchanged, to the bit.
 
 from __future__ import annotations
 
+from ..analysis.operators import standard
 from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, scopes
-
-_ELEMENTWISE = frozenset(
-    [
-        *("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Exp", "Log", "Sqrt", "Reciprocal"),
-        *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus"),
-        *("Softsign", "HardSwish", "Clip", "Max", "Min", "Erf"),
-    ]
-)
 
 
 def join_transposes(graph: Graph, node: Node) -> list[str]:
@@ -49,6 +42,7 @@ def join_transposes(graph: Graph, node: Node) -> list[str]:
     innermost.inputs = [first.inputs[0] if t is tensor else t for t in innermost.inputs]
     for step in chain:
         step.outputs[0].shape = node.outputs[0].shape
+        graph.extras.value_infos.pop(step.outputs[0].name, None)  # it has the shape from before
     node.attrs["perm"] = list(range(len(perm)))
     return [f"Transpose {node.name}: takes back Transpose {first.name}"]
 
@@ -56,9 +50,11 @@ def join_transposes(graph: Graph, node: Node) -> list[str]:
 def _elementwise(graph: Graph, tensor: Tensor, rank: int) -> Node | None:
     """The node of this graph that computes ``tensor`` element by element from one other."""
     node: Node | None = tensor.inputs[0] if len(tensor.inputs) == 1 else None
-    if node is None or node.op not in _ELEMENTWISE or not is_standard(node):
+    if node is None or not standard(node).elementwise:
         return None
     given = [t for t in node.inputs if not t.is_empty()]
+    if not standard(node).broadcasts and is_constant(given[0]):  # its shape is the output's
+        return None
     constants = [t for t in given if is_constant(t)]
     operands = {id(t) for t in given if not is_constant(t)}
     if len(operands) != 1 or any(t.values.size != 1 or t.values.ndim > rank for t in constants):

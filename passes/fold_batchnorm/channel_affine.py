@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..analysis.operators import standard
 from ..graph.graph import (
     Graph,
     Node,
@@ -80,13 +81,13 @@ def linear_before(graph: Graph, tensor: Tensor) -> Linear:
         if matmul is None:
             raise Refused(f"its input comes from {_sum_of(node)}")
         node, add = matmul, node
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not is_standard(node):
+    if not standard(node).weighted:
         raise Refused(f"its input comes from {node.op} {node.name}")
     weight = node.inputs[1]
     if not is_constant(weight):
         raise Refused("the weight is not constant")
     shape = weight.shape
-    if node.op in ("Conv", "ConvTranspose") and shape[0] % node.attrs.get("group", 1):
+    if standard(node).convolves and shape[0] % node.attrs.get("group", 1):
         raise Refused(f"the weight {list(shape)} of {node.op} {node.name} does not fit its groups")
     if node.op == "Conv":
         return Linear(node, None, shape[0], 1, len(shape))
@@ -109,7 +110,7 @@ def fold_into_producer(graph: Graph, linear: Linear, affine: Affine, output: Ten
     """
     node, add = linear.node, linear.add
     weight = _own(node.inputs[1], "weight") if np.any(affine.scale != 1) else None
-    if node.op in ("Conv", "ConvTranspose"):
+    if standard(node).convolves:
         dtype = values_of(node.inputs[1]).dtype
         shift = _bias(node, linear.channels) * affine.scale + affine.shift
         if weight is not None:
@@ -173,14 +174,14 @@ def fold_into_consumer(graph: Graph, x: Tensor, affine: Affine, result: Tensor) 
     if is_output(graph, result) or len(result.outputs) != 1:
         raise Refused("its result is not read by one operator alone")
     node = result.outputs[0]
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not is_standard(node):
+    if not standard(node).weighted:
         raise Refused(f"its result goes to {node.op} {node.name}")
     if not any(node is other for other in graph.nodes):
         raise Refused(f"its result goes to {node.op} {node.name} in another scope")
     if node.inputs[0] is not result:
         raise Refused(f"it is not the first input of {node.op} {node.name}")
     weight = _own(node.inputs[1], "weight")
-    convolves = node.op in ("Conv", "ConvTranspose")
+    convolves = standard(node).convolves
     if not convolves and (result.shape is None or len(result.shape) != 2 or weight.ndim != 2):
         raise Refused(f"channels are not what {node.op} {node.name} sums over")
     if _summed(node, weight.shape) != affine.scale.size:

@@ -42,7 +42,8 @@ import numpy as np
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
-from ..analysis.time_rules import BROADCASTING, NotOverTimeError, is_affine, is_float, moves_rows
+from ..analysis.operators import properties
+from ..analysis.time_rules import NotOverTimeError, is_affine, is_float, moves_rows
 from ..graph.graph import (
     METADATA_PREFIX,
     Graph,
@@ -520,7 +521,7 @@ def _with_rows(node: Node, timed: set[int]) -> list[int]:
     others = [
         at for at, t in enumerate(node.inputs) if at not in timed and not t.is_empty() and t.shape
     ]
-    if node.op == "Concat":
+    if node.op in ("Concat", "GatherElements"):
         return others
     if node.op == "Einsum":
         terms = str(node.attrs["equation"]).replace(" ", "").partition("->")[0].split(",")
@@ -528,7 +529,7 @@ def _with_rows(node: Node, timed: set[int]) -> list[int]:
         return [at for at in others if terms[at][:1] == label]
     if node.op == "Gemm":
         others = [at for at in others if at == 2]
-    elif node.op not in BROADCASTING or (node.op == "MatMul" and largest < _BATCHED_RANK):
+    elif not properties(node.op).broadcasts or (node.op == "MatMul" and largest < _BATCHED_RANK):
         return []
     shapes = {at: shape_of(node.inputs[at]) for at in others}
     return [at for at, shape in shapes.items() if len(shape) == largest and shape[0] != 1]

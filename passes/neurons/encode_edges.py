@@ -17,7 +17,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..analysis.activations import find_activations, mark_encoder
-from ..analysis.edges import Carries, EdgeAnalysis, is_linear, moved, moves_values, signal_inputs
+from ..analysis.edges import Carries, EdgeAnalysis
+from ..analysis.operators import is_linear, moved, moves_values, signal_inputs
 from ..graph.graph import Graph, Node, PassResult, Tensor, scopes, tidy, unique_name
 from ..graph.surgeon import add_node, variable
 

@@ -12,8 +12,8 @@ In standard operators only, so that any runtime shows what spiking will do to th
        negative = -(theta- * Clip(Floor(Relu(-x) / theta- + v0), 0, N-))
        y = positive + a * negative
    For a = 0 channels the negative neuron contributes nothing, whatever its threshold.
-4. Staircase neurons: y = f(x) becomes a staircase of x, the chain of ``staircase.py``. Nothing of
-   f is left.
+4. Staircase neurons: y = f(x) becomes a staircase of x, the chain of ``staircase_chain.py``.
+   Nothing of f is left.
 
 The tensor name of y is kept. The Mul that ends a chain carries the provenance of the neuron:
 source node, operator, calibrator and why it was taken, theta or scale, polarity, expected error
@@ -51,7 +51,7 @@ from .neuron import (
     ThresholdNeuron,
     describe_range,
 )
-from .staircase_chain import Staircase, emit_staircase
+from .staircase_chain import StaircaseChain, emit_staircase
 
 
 def insert_quant_clip(graph: Graph, neurons: Mapping[str, Neuron]) -> PassResult:
@@ -67,25 +67,17 @@ def insert_quant_clip(graph: Graph, neurons: Mapping[str, Neuron]) -> PassResult
             neuron = neurons.get(node.outputs[0].name) if node.outputs else None
             if neuron is None:
                 continue
-            if isinstance(neuron, DualNeuron):
-                _split_by_polarity(scope, node, neuron)
-            elif isinstance(neuron, StaircaseNeuron):
-                _replace_by_staircase(scope, node, neuron)
-            elif isinstance(neuron, ThresholdNeuron):
-                _quantise(scope, node, neuron)
-            changes.append(f"{op_of(node)} {node.name}: quantised to {_steps(neuron)} levels")
+            match neuron:
+                case DualNeuron():
+                    _split_by_polarity(scope, node, neuron)
+                case StaircaseNeuron():
+                    _replace_by_staircase(scope, node, neuron)
+                case ThresholdNeuron():
+                    _quantise(scope, node, neuron)
+            steps = " + ".join(str(part.level_count) for part in neuron.parts.values())
+            changes.append(f"{op_of(node)} {node.name}: quantised to {steps} levels")
     tidy(graph)
     return PassResult(graph, changes)
-
-
-def _steps(neuron: Neuron) -> str:
-    """The number of levels besides silence, that of either side where there are two neurons."""
-    if isinstance(neuron, DualNeuron):
-        return f"{_steps(neuron.positive)} + {_steps(neuron.negative)}"
-    if isinstance(neuron, StaircaseNeuron):
-        return str(len(neuron.thresholds))
-    assert isinstance(neuron, ThresholdNeuron)
-    return str(neuron.levels_pos + neuron.levels_neg)
 
 
 def _replace_by_staircase(graph: Graph, node: Node, neuron: StaircaseNeuron) -> None:
@@ -105,7 +97,7 @@ def _emit_staircase(
     name: str,
     polarity: str,
 ) -> None:
-    steps = Staircase(x, neuron.scale, neuron.thresholds, neuron.levels, neuron.axis)
+    steps = StaircaseChain(x, neuron.scale, neuron.thresholds, neuron.levels, neuron.axis)
     last = emit_staircase(graph, steps, output, name)
     inherit(last, source)
     _describe(last, source, neuron, polarity, {"scale": describe_range(neuron.scale)})

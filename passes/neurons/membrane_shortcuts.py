@@ -20,12 +20,9 @@ membrane shortcut is known from spiking residual networks that are trained as su
 from __future__ import annotations
 
 from ..analysis.activations import find_activations, is_activation, mark_shortcut
-from ..analysis.edges import is_linear, moved, moves_values
+from ..analysis.operators import is_linear, moved, moves_values, standard
 from ..graph.graph import Graph, Node, PassResult, Tensor, scopes, tidy, unique_name
 from ..graph.surgeon import add_node, variable
-
-#: What reads no value of the tensor.
-_NO_SIGNAL = frozenset(["Shape", "Size"])
 
 
 def membrane_shortcuts(graph: Graph) -> PassResult:
@@ -66,7 +63,7 @@ def _kinds(graph: Graph, reader: Node, read: Tensor) -> set[bool]:
     seen: set[int] = set()
     while pending:
         node, tensor = pending.pop()
-        if id(node) in seen or node.op in _NO_SIGNAL:
+        if id(node) in seen or standard(node).shape_only:
             continue
         seen.add(id(node))
         if moves_values(node) and any(tensor is source for source in moved(node)):

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
 
 import numpy as np
+
+from ...runtime_ops.scale_fire import spikes_of_levels
 
 #: Initial membrane potential as a fraction of theta: half a threshold turns floor into
 #: round-half-up and so halves the error, |x - y| <= theta / 2 inside the range.
 V0 = 0.5
 
+_FLOAT = np.finfo(np.float32)
+
+_AnyNeuron = TypeVar("_AnyNeuron", bound="Neuron")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Neuron:
+class Neuron(ABC):
     """What every neuron records; one of the classes below says what it does.
 
     Attributes:
@@ -27,9 +37,121 @@ class Neuron:
     reason: str = ""
     error: float = float("nan")
 
+    @property
+    @abstractmethod
+    def parts(self) -> Mapping[str, SingleNeuron]:
+        """The neurons that it is made of: those of a DualNeuron by polarity, "positive" and
+        "negative"; any other is its own one part, by the name ""."""
+
+    @abstractmethod
+    def changed(self, change: Callable[[str, SingleNeuron], SingleNeuron]) -> Neuron:
+        """The neuron with each of its :attr:`parts`, by name, changed."""
+
+    @abstractmethod
+    def _with_step(self: _AnyNeuron, scale: float, calibrator: str) -> _AnyNeuron:
+        """As :meth:`scaled`, with what the calibrator is to be called."""
+
+    @property
+    def rows(self) -> int:
+        """How many thresholds or scales it has: one, or one per channel."""
+        return max(int(part.unit.size) for part in self.parts.values())
+
+    @property
+    def level_count(self) -> int:
+        """Number of levels besides silence, of all parts."""
+        return sum(part.level_count for part in self.parts.values())
+
+    def scaled(self: _AnyNeuron, scale: float) -> _AnyNeuron:
+        """The neuron with its step times ``scale``, above 0; the steps stay finite and above 0.
+
+        It computes scale * f(x / scale) of what it computed, f(x), so f should be homogeneous.
+        What was said of its errors no longer holds.
+        """
+        if scale == 1:
+            return self
+        return self._with_step(scale, f"{self.calibrator}, times {scale:.4g}")
+
+    def shrunk(self, counts: Mapping[str, np.ndarray]) -> Neuron:
+        """The neuron without the levels that do not occur; each part keeps one threshold.
+
+        Args:
+            counts: how often each level occurs, int64 [levels, silence included], most negative
+                or first level first, by the names of :attr:`parts`.
+
+        Raises:
+            ValueError: there are more or fewer counts than levels.
+        """
+
+        def without(name: str, part: SingleNeuron) -> SingleNeuron:
+            levels = part.level_count + 1
+            if len(counts[name]) != levels:
+                raise ValueError(f"{len(counts[name])} counts of a neuron with {levels} levels")
+            return part.with_levels(np.flatnonzero(counts[name]))
+
+        return self.changed(without)
+
 
 @dataclass(frozen=True)
-class ThresholdNeuron(Neuron):
+class SingleNeuron(Neuron):
+    """A neuron that is no pair: its thresholds and levels are multiples of one unit per channel."""
+
+    #: What the unit is called.
+    unit_name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def unit(self) -> np.ndarray:
+        """Threshold or scale: float32 () or [C]."""
+
+    @abstractmethod
+    def staircase(self) -> tuple[np.ndarray, np.ndarray]:
+        """Thresholds, ascending, and levels, one more, in units; float64."""
+
+    @abstractmethod
+    def level_of(self, x: np.ndarray, row: int) -> np.ndarray:
+        """Index of the level that each value reaches, in the operator's own arithmetic (float32).
+
+        Args:
+            x: membrane potentials of any shape.
+            row: channel, of a unit per channel.
+
+        Returns:
+            int64, 0 for the most negative or first level.
+        """
+
+    @abstractmethod
+    def spikes(self, x: np.ndarray, row: int) -> np.ndarray:
+        """Number of spikes for each value: of levels between what it reaches and silence.
+
+        Args:
+            x: membrane potentials of any shape, in the precision to compute in.
+            row: as of :meth:`level_of`.
+        """
+
+    @abstractmethod
+    def with_levels(self, kept: np.ndarray) -> SingleNeuron:
+        """With some of its levels, at least one besides silence.
+
+        Args:
+            kept: their indices as of :meth:`level_of`, ascending.
+        """
+
+    @property
+    def parts(self) -> Mapping[str, SingleNeuron]:
+        """Itself."""
+        return {"": self}
+
+    def changed(self, change: Callable[[str, SingleNeuron], SingleNeuron]) -> Neuron:
+        """What the change makes of it."""
+        return change("", self)
+
+    def unit_of(self, row: int) -> np.ndarray:
+        """The unit of a channel, ()."""
+        return np.asarray(self.unit[row] if self.unit.ndim else self.unit)
+
+
+@dataclass(frozen=True)
+class ThresholdNeuron(SingleNeuron):
     """MultiThresholdFire: its levels are multiples of a threshold, in either direction.
 
         k = sign(x) * min(floor(|x| / theta + v0), levels_pos if x >= 0 else levels_neg)
@@ -45,15 +167,63 @@ class ThresholdNeuron(Neuron):
         v0: initial membrane potential as a fraction of theta, in [0, 1).
     """
 
+    unit_name: ClassVar[str] = "theta"
+
     theta: np.ndarray
     levels_pos: int
     levels_neg: int = 0
     clip_rate: float = 0.0
     v0: float = V0
 
+    @property
+    def unit(self) -> np.ndarray:
+        """Theta."""
+        return self.theta
+
+    @property
+    def level_count(self) -> int:
+        """N+ and N- together."""
+        return self.levels_pos + self.levels_neg
+
+    def staircase(self) -> tuple[np.ndarray, np.ndarray]:
+        """The k-th level is k, its threshold |k| - v0 on either side of 0."""
+        levels = np.arange(-self.levels_neg, self.levels_pos + 1, dtype=np.float64)
+        steps = levels[levels != 0]
+        return steps - np.sign(steps) * self.v0, levels
+
+    def level_of(self, x: np.ndarray, row: int) -> np.ndarray:
+        """N- + k."""
+        x = x.astype(np.float32, copy=False)
+        fired = np.floor(np.abs(x) / self.unit_of(row) + np.float32(self.v0))
+        limit = np.where(x < 0, self.levels_neg, self.levels_pos).astype(np.float32)
+        spikes = np.minimum(fired, limit).astype(np.int64)
+        return np.asarray(np.where(x < 0, -spikes, spikes) + self.levels_neg)
+
+    def spikes(self, x: np.ndarray, row: int) -> np.ndarray:
+        """|k|."""
+        limit = np.where(x < 0, self.levels_neg, self.levels_pos)
+        fired = np.minimum(np.floor(np.abs(x) / self.unit_of(row) + self.v0), limit)
+        return np.asarray(fired)
+
+    def with_levels(self, kept: np.ndarray) -> ThresholdNeuron:
+        """N+ and N- become the outermost levels kept; inputs beyond them are clipped there."""
+        above = max(int(kept[-1]) - self.levels_neg, 0) if len(kept) else 0
+        below = max(self.levels_neg - int(kept[0]), 0) if len(kept) else 0
+        if above == below == 0:
+            above, below = (1, 0) if self.levels_pos else (0, 1)
+        return replace(self, levels_pos=above, levels_neg=below)
+
+    def mirrored(self) -> ThresholdNeuron:
+        """The neuron that fires below 0 as this one does above."""
+        return replace(self, levels_pos=self.levels_neg, levels_neg=self.levels_pos)
+
+    def _with_step(self, scale: float, calibrator: str) -> ThresholdNeuron:
+        theta, unknown = scaled_step(self.theta, scale), math.nan
+        return replace(self, theta=theta, calibrator=calibrator, error=unknown, clip_rate=unknown)
+
 
 @dataclass(frozen=True)
-class StaircaseNeuron(Neuron):
+class StaircaseNeuron(SingleNeuron):
     """ScaleFire: its levels follow any function, y = scale * levels[#{i: x >= scale * t_i}].
 
     Attributes:
@@ -62,9 +232,53 @@ class StaircaseNeuron(Neuron):
         levels: float32 [K + 1].
     """
 
+    unit_name: ClassVar[str] = "scale"
+
     scale: np.ndarray
     thresholds: np.ndarray
     levels: np.ndarray
+
+    @property
+    def unit(self) -> np.ndarray:
+        """The scale."""
+        return self.scale
+
+    @property
+    def level_count(self) -> int:
+        """K: one of the levels is silence."""
+        return len(self.thresholds)
+
+    def staircase(self) -> tuple[np.ndarray, np.ndarray]:
+        """The arrays that it holds."""
+        return self.thresholds.astype(np.float64), self.levels.astype(np.float64)
+
+    def level_of(self, x: np.ndarray, row: int) -> np.ndarray:
+        """How many thresholds each value reaches."""
+        bounds = self.unit_of(row) * self.thresholds
+        return np.asarray(np.searchsorted(bounds, x.astype(np.float32, copy=False), side="right"))
+
+    def spikes(self, x: np.ndarray, row: int) -> np.ndarray:
+        """Levels away from the silent one, as ``scale_fire.spikes_of_levels`` counts them."""
+        distance = np.abs(spikes_of_levels(self.levels))
+        reached = np.searchsorted(self.thresholds, x / self.unit_of(row), side="right")
+        return np.asarray(distance[reached])
+
+    def with_levels(self, kept: np.ndarray) -> StaircaseNeuron:
+        """Level 0 stays too: silence is for what was not seen.
+
+        Of the thresholds between two levels that stay one stays, in the middle of them.
+        """
+        kept = np.union1d(kept, np.flatnonzero(self.levels == 0)[:1]).astype(np.int64)
+        if len(kept) < 2:
+            only = int(kept[0]) if len(kept) else 0
+            kept = np.array([only, only + 1] if only == 0 else [only - 1, only])
+        # Thresholds i..j-1 are between levels i and j.
+        middle = (kept[:-1] + kept[1:] - 1) // 2
+        return replace(self, thresholds=self.thresholds[middle], levels=self.levels[kept])
+
+    def _with_step(self, scale: float, calibrator: str) -> StaircaseNeuron:
+        step = scaled_step(self.scale, scale)
+        return replace(self, scale=step, calibrator=calibrator, error=math.nan)
 
 
 @dataclass(frozen=True)
@@ -76,8 +290,24 @@ class DualNeuron(Neuron):
         negative: 0 above 0, and below it follows x; a ThresholdNeuron has negative levels only.
     """
 
-    positive: ThresholdNeuron | StaircaseNeuron
-    negative: ThresholdNeuron | StaircaseNeuron
+    positive: SingleNeuron
+    negative: SingleNeuron
+
+    @property
+    def parts(self) -> Mapping[str, SingleNeuron]:
+        """Positive and negative."""
+        return {"positive": self.positive, "negative": self.negative}
+
+    def changed(self, change: Callable[[str, SingleNeuron], SingleNeuron]) -> Neuron:
+        """A neuron of the changed parts."""
+        positive, negative = (change(name, part) for name, part in self.parts.items())
+        return replace(self, positive=positive, negative=negative)
+
+    def _with_step(self, scale: float, calibrator: str) -> DualNeuron:
+        positive, negative = self.positive.scaled(scale), self.negative.scaled(scale)
+        return replace(
+            self, positive=positive, negative=negative, calibrator=calibrator, error=math.nan
+        )
 
 
 def describe_range(theta: np.ndarray) -> str:
@@ -85,3 +315,9 @@ def describe_range(theta: np.ndarray) -> str:
     if theta.ndim == 0:
         return repr(float(theta))
     return f"{float(theta.min())!r}..{float(theta.max())!r} over {theta.size} channels"
+
+
+def scaled_step(step: np.ndarray, scale: float) -> np.ndarray:
+    """A threshold or scale times a factor above 0: float32, finite and above 0."""
+    product = np.clip(step.astype(np.float64) * scale, _FLOAT.tiny, _FLOAT.max)
+    return np.asarray(product, np.float32)

@@ -33,7 +33,7 @@ from ..graph.graph import (
 from ..graph.surgeon import add_node, constant, variable
 
 
-class Staircase(NamedTuple):
+class StaircaseChain(NamedTuple):
     """A staircase of the tensor ``x``; see ``StaircaseNeuron`` for the arrays."""
 
     x: Tensor
@@ -43,7 +43,7 @@ class Staircase(NamedTuple):
     axis: int
 
 
-def emit_staircase(graph: Graph, staircase: Staircase, output: Tensor, name: str) -> Node:
+def emit_staircase(graph: Graph, staircase: StaircaseChain, output: Tensor, name: str) -> Node:
     """Write the chain from ``staircase.x`` to ``output``; returns its last node, ``name``."""
 
     def scalar(what: str, value: np.ndarray) -> Tensor:
@@ -68,7 +68,7 @@ def emit_staircase(graph: Graph, staircase: Staircase, output: Tensor, name: str
     return add_node(graph, "Mul", name, [factor, level], output)
 
 
-def match_staircase(graph: Graph, last: Node) -> Staircase | None:
+def match_staircase(graph: Graph, last: Node) -> StaircaseChain | None:
     """The staircase that ends in ``last``, or None. ``graph`` is the scope of the node."""
     if last.op != "Mul" or not is_standard(last) or len(last.inputs) != 2:
         return None
@@ -95,7 +95,7 @@ def match_staircase(graph: Graph, last: Node) -> Staircase | None:
     scale, axis = per_channel(factor.values, rank_of(x))
     if scale is None or not _usable(scale, ascending, reached):
         return None
-    return Staircase(x, scale, ascending, reached, axis)
+    return StaircaseChain(x, scale, ascending, reached, axis)
 
 
 def _step(

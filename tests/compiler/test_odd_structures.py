@@ -19,10 +19,11 @@ from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.errors import ModelError, SnnCompileError
 from snn_compile.compiler.model_io import load
 from snn_compile.compiler.running.session import make_session
-from snn_compile.passes.analysis.activations import ACTIVATION_OPS
+from snn_compile.passes.analysis.operators import Role, with_role
 from snn_compile.passes.graph.protos import nodes_below
 
 CLOSE = 0.08
+ACTIVATIONS = with_role(Role.ACTIVATION)
 CONVS = "float[4,4,3,3] w, float[4,4,3,3] v"
 
 
@@ -40,8 +41,8 @@ def compiled(model, feed=None, tmp_path=None, **options):
     left = Counter(node.op_type for node in nodes_below(result.model.graph))
     analog = ("kept", "shortcut")
     kept = Counter(line.op for line in result.report.coverage.lines if line.status in analog)
-    assert {op: left[op] for op in ACTIVATION_OPS if left[op]} == {
-        op: kept[op] for op in ACTIVATION_OPS if kept[op]
+    assert {op: left[op] for op in ACTIVATIONS if left[op]} == {
+        op: kept[op] for op in ACTIVATIONS if kept[op]
     }
     return result
 
@@ -468,7 +469,7 @@ def test_no_activation_is_left_and_the_neuron_follows_it(call):
             y = {call} }}""")
     result = compiled(model)
     assert lines(result) == [f"{model.graph.node[0].op_type} converted"]
-    domains = {n.domain for n in result.model.graph.node if n.op_type in ACTIVATION_OPS}
+    domains = {n.domain for n in result.model.graph.node if n.op_type in ACTIVATIONS}
     assert not domains
     assert {n.op_type for n in result.model.graph.node} & {"MultiThresholdFire", "ScaleFire"}
     assert error(result) < 0.04  # one neuron; standard normal values

@@ -15,12 +15,7 @@ import onnx
 import pytest
 from helpers import assert_front_end_keeps_the_function, run_model
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.passes.analysis.activations import (
-    ACTIVATION_OPS,
-    LINEAR_OPS,
-    NORMALISING_OPS,
-    RECURRENT_OPS,
-)
+from snn_compile.passes.analysis.operators import Role, with_role
 from snn_compile.passes.graph.protos import nodes_below
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -68,10 +63,10 @@ def nothing_left_out(result):
     coverage = result.report.coverage
     left = Counter(node.op_type for node in nodes_below(result.model.graph))
     kept = Counter(line.op for line in coverage.lines if line.status in ("kept", "shortcut"))
-    for op in ACTIVATION_OPS | RECURRENT_OPS:
+    for op in with_role(Role.ACTIVATION, Role.RECURRENT):
         assert left[op] == kept[op], op
     listed = Counter(line.op for line in coverage.lines)
-    for op in LINEAR_OPS | NORMALISING_OPS:
+    for op in with_role(Role.LINEAR, Role.NORMALISATION):
         assert left[op] == listed[op], op
     sources = {neuron.source_node for neuron in result.report.neurons}
     converted = [line for line in coverage.lines if line.kind == "activation"]

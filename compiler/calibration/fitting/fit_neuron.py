@@ -35,12 +35,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.functions import ActivationFunction
-from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ....passes.neurons.neuron import (
+    DualNeuron,
+    Neuron,
+    SingleNeuron,
+    StaircaseNeuron,
+    ThresholdNeuron,
+)
 from ....runtime_ops.scale_fire import MAX_THRESHOLDS
 from ...options import AUTO, CHANNEL, DENSITY, MULTI_THRESHOLD, PERCENTILE, CompileOptions
 from ...running.signed_histogram import SignedHistogram
@@ -60,9 +67,11 @@ _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
 _NEGATIVE = ActivationFunction(lambda x: np.minimum(x, 0.0), homogeneous=True)
 _MIRRORED = ActivationFunction(lambda x: -np.minimum(x, 0.0), homogeneous=True)
 
+_Kind = TypeVar("_Kind", bound=SingleNeuron)
+
 
 @dataclass(frozen=True)
-class _Candidate:
+class _Candidate(Generic[_Kind]):
     """What a calibrator gives.
 
     Attributes:
@@ -73,7 +82,7 @@ class _Candidate:
     """
 
     calibrator: str
-    neuron: StaircaseNeuron | ThresholdNeuron
+    neuron: _Kind
     squared_error: float
     fitted: int
 
@@ -110,7 +119,7 @@ def fit_neuron(
     function, linear = activation.function, has_thresholds(activation, options)
     if linear and activation.signed:
         positive = fit.threshold_neuron(_POSITIVE)
-        return _dual(positive, _mirrored(fit.threshold_neuron(_MIRRORED)), rows)
+        return _dual(positive, fit.threshold_neuron(_MIRRORED).mirrored(), rows)
     if function is None:
         return _dual(fit.staircase_neuron(_POSITIVE), fit.staircase_neuron(_NEGATIVE), rows)
     if linear:
@@ -162,7 +171,7 @@ class _Fit:
             one = self._options.total_levels
             division = (one, one) if both else (0, one) if below else (one, 0)
 
-        def candidate(calibrator: str) -> _Candidate:
+        def candidate(calibrator: str) -> _Candidate[ThresholdNeuron]:
             found = find_thresholds(
                 rows, levels, calibrator, self._options.percentile, upper, signed, division
             )
@@ -178,9 +187,7 @@ class _Fit:
             return _Candidate(calibrator, neuron, found.squared_error, fitted)
 
         power = sum(row.power for row in rows)
-        chosen = self._best([candidate(name) for name in self._asked("mse", "max")], power)
-        assert isinstance(chosen, ThresholdNeuron)
-        return chosen
+        return self._best([candidate(name) for name in self._asked("mse", "max")], power)
 
     def staircase_neuron(self, function: ActivationFunction, why: str = "") -> StaircaseNeuron:
         """A ScaleFire that follows ``function``; ``why`` it is one goes before the reason."""
@@ -189,7 +196,7 @@ class _Fit:
         f = function.evaluate(x)
         levels = min(self._levels(bool((f < 0).any() and (f > 0).any())), MAX_THRESHOLDS)
 
-        def candidate(calibrator: str) -> _Candidate:
+        def candidate(calibrator: str) -> _Candidate[StaircaseNeuron]:
             if calibrator != DENSITY:
                 scale, staircase = find_uniform_staircase(
                     rows, function, levels, calibrator, options.percentile
@@ -222,9 +229,7 @@ class _Fit:
             found += [candidate(name) for name in asked[1:]]
         elif len(asked) > 1:
             why = "; ".join([*([why] if why else []), _ENOUGH])
-        chosen = self._best(found, float(weights @ f**2), why)
-        assert isinstance(chosen, StaircaseNeuron)
-        return chosen
+        return self._best(found, float(weights @ f**2), why)
 
     def _levels(self, both: bool) -> int:
         """Levels besides silence, for values of one polarity or of both."""
@@ -234,9 +239,7 @@ class _Fit:
         """The calibrators to try, the one that fits least last."""
         return automatic if self._options.calibrator == AUTO else (self._options.calibrator,)
 
-    def _best(
-        self, candidates: Sequence[_Candidate], power: float, why: str = ""
-    ) -> StaircaseNeuron | ThresholdNeuron:
+    def _best(self, candidates: Sequence[_Candidate[_Kind]], power: float, why: str = "") -> _Kind:
         expected = [candidate.expected(self._values) for candidate in candidates]
         at = int(np.argmin(expected)) if np.isfinite(expected).any() else len(candidates) - 1
         reasons = [why] if why else []
@@ -270,14 +273,9 @@ def _numbers(staircase: Staircase) -> int:
     return len(staircase.thresholds) + len(staircase.levels)
 
 
-def _mirrored(neuron: ThresholdNeuron) -> ThresholdNeuron:
-    """The neuron that fires below 0 as this one does above."""
-    return replace(neuron, levels_pos=0, levels_neg=neuron.levels_pos)
-
-
 def _dual(
-    positive: StaircaseNeuron | ThresholdNeuron,
-    negative: StaircaseNeuron | ThresholdNeuron,
+    positive: SingleNeuron,
+    negative: SingleNeuron,
     rows: Sequence[Distribution],
 ) -> DualNeuron:
     """Two neurons in one; the slope, which weighs the negative side, is taken as 1."""

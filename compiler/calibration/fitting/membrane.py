@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ....passes.neurons.neuron import Neuron, SingleNeuron
 from ...running.signed_histogram import SignedHistogram
 from .distributions import spread_bins
 
@@ -85,24 +85,23 @@ class Membrane:
 
     def __init__(self, histogram: SignedHistogram, neuron: Neuron) -> None:
         self.parts = {
-            polarity: _Potential(histogram, part) for polarity, part in _parts(neuron).items()
+            polarity: _Potential(histogram, part) for polarity, part in neuron.parts.items()
         }
 
     def describe(self, neuron: Neuron) -> dict[str, MembraneHistogram]:
         """By polarity, the histogram in units of the neuron as it is by now."""
         return {
-            polarity: self.parts[polarity].describe(part)
-            for polarity, part in _parts(neuron).items()
+            polarity: self.parts[polarity].describe(part) for polarity, part in neuron.parts.items()
         }
 
 
 class _Potential:
     """A histogram in fine bins, in units of the scale that the neuron was first given."""
 
-    def __init__(self, histogram: SignedHistogram, neuron: ThresholdNeuron | StaircaseNeuron):
+    def __init__(self, histogram: SignedHistogram, neuron: SingleNeuron):
         rows, means, counts = histogram.occupied()
         spread = spread_bins(means, counts.astype(np.float64), histogram.leading)
-        scale = _scale(neuron).astype(np.float64)
+        scale = neuron.unit.astype(np.float64)
         unit = scale[rows] if scale.ndim else scale
         # Outer bins are spread beyond what was seen.
         ends = [histogram.minima.astype(np.float64), histogram.maxima.astype(np.float64)]
@@ -110,7 +109,7 @@ class _Potential:
         least = (ends[0][seen] / _per_row(scale, seen)).min(initial=np.inf)
         most = (ends[1][seen] / _per_row(scale, seen)).max(initial=-np.inf)
         self._scale = float(scale.reshape(-1)[0])
-        self.low, self.high = _range(_staircase(neuron)[0], least, most)
+        self.low, self.high = _range(neuron.staircase()[0], least, most)
         width = (self.high - self.low) / _FINE
         self.counts = np.zeros(_FINE + 2)
         for part in range(_PARTS):
@@ -123,17 +122,17 @@ class _Potential:
             at = np.clip(bins, -1, _FINE).astype(np.int64) + 1
             self.counts += np.bincount(at, weights=spread.counts / _PARTS, minlength=_FINE + 2)
 
-    def describe(self, neuron: ThresholdNeuron | StaircaseNeuron) -> MembraneHistogram:
+    def describe(self, neuron: SingleNeuron) -> MembraneHistogram:
         """In the units, and with the levels, of the neuron as it is by now."""
-        stretch = self._scale / float(_scale(neuron).reshape(-1)[0])
+        stretch = self._scale / float(neuron.unit.reshape(-1)[0])
         low, high = self.low * stretch, self.high * stretch
         shares = self.counts / max(self.counts.sum(), 1.0)
-        thresholds, levels = _staircase(neuron)
+        thresholds, levels = neuron.staircase()
         few = len(thresholds) <= MOST_LEVELS
         level_of = np.searchsorted(thresholds, _middles(low, high), side="right")
         on_levels = np.bincount(level_of, weights=shares, minlength=len(levels))
         return MembraneHistogram(
-            unit="scale" if isinstance(neuron, StaircaseNeuron) else "theta",
+            unit=neuron.unit_name,
             low=_round(low),
             high=_round(high),
             shares=[_round(x) for x in shares[1:-1].reshape(BINS, -1).sum(axis=1)],
@@ -145,28 +144,8 @@ class _Potential:
         )
 
 
-def _parts(neuron: Neuron) -> dict[str, ThresholdNeuron | StaircaseNeuron]:
-    if isinstance(neuron, DualNeuron):
-        return {"positive": neuron.positive, "negative": neuron.negative}
-    assert isinstance(neuron, (ThresholdNeuron, StaircaseNeuron))
-    return {"": neuron}
-
-
-def _scale(neuron: ThresholdNeuron | StaircaseNeuron) -> np.ndarray:
-    return neuron.scale if isinstance(neuron, StaircaseNeuron) else neuron.theta
-
-
 def _per_row(scale: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return scale[rows] if scale.ndim else scale
-
-
-def _staircase(neuron: ThresholdNeuron | StaircaseNeuron) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds, ascending, and levels, in units of theta or scale."""
-    if isinstance(neuron, StaircaseNeuron):
-        return neuron.thresholds.astype(np.float64), neuron.levels.astype(np.float64)
-    levels = np.arange(-neuron.levels_neg, neuron.levels_pos + 1, dtype=np.float64)
-    steps = levels[levels != 0]
-    return steps - np.sign(steps) * neuron.v0, levels
 
 
 def _range(thresholds: np.ndarray, least: float, most: float) -> tuple[float, float]:

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....passes.analysis.layers import Layer
+from ....passes.analysis.operators import properties
 from .patches import ConvPatches, as_weight
 
 #: Output positions that a layer's regression sees: so many for each unknown, within bounds.
@@ -182,7 +183,7 @@ def _sizes(layer: Layer, shape: tuple[int, ...]) -> tuple[int, int]:
     """Groups and unknowns per output; no unknowns where weights cannot be corrected."""
     if layer.geometry is not None:
         return layer.geometry.group, int(np.prod(shape[1:]))
-    if layer.op in ("Gemm", "MatMul"):
+    if not properties(layer.op).convolves:
         return 1, shape[1] if layer.transposed else shape[0]
     return 1, 0
 

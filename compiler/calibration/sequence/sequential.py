@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import ModelProto, helper
@@ -32,7 +32,7 @@ from onnx import ModelProto, helper
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.layers import Layer
 from ....passes.graph.network import Network, constant_of, set_constant
-from ....passes.neurons.neuron import DualNeuron, Neuron, ThresholdNeuron
+from ....passes.neurons.neuron import Neuron, SingleNeuron, ThresholdNeuron
 from ...options import CompileOptions
 from ...progress import Progress
 from ...running.histograms import Observations, Watch, with_histograms
@@ -174,16 +174,11 @@ class _Twins:
         currents = (self._get(name, batch, spiking=True) for batch in batches)
         joined = np.concatenate([by_steps(array, self._timesteps) for array in currents], axis=1)
 
-        def settled(part: Neuron) -> Neuron:
-            assert isinstance(part, ThresholdNeuron)
+        def settled(_: str, part: SingleNeuron) -> SingleNeuron:
+            assert isinstance(part, ThresholdNeuron)  # no other neuron fires step by step
             return settle(part, joined, activation.upper, self._batches)
 
-        if isinstance(neuron, DualNeuron):
-            positive, negative = settled(neuron.positive), settled(neuron.negative)
-            assert isinstance(positive, ThresholdNeuron)
-            assert isinstance(negative, ThresholdNeuron)
-            return replace(neuron, positive=positive, negative=negative)
-        return settled(neuron)
+        return neuron.changed(settled)
 
     def _correct(self, number: int, this: Round) -> None:
         """Correct the layers of a round."""

@@ -41,8 +41,8 @@ from ....passes.analysis.activations import Activation
 from ....passes.analysis.functions import ActivationFunction
 from ....passes.graph.network import Network
 from ....passes.graph.protos import graphs_below, unused_prefix
-from ....passes.neurons.neuron import V0, DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
-from ....runtime_ops.scale_fire import MAX_THRESHOLDS, spikes_of_levels
+from ....passes.neurons.neuron import Neuron
+from ....runtime_ops.scale_fire import MAX_THRESHOLDS
 from ...errors import DataError, UsageError
 from ...options import AUTO, DENSITY, SCALE, CompileOptions
 from ...progress import Progress
@@ -236,22 +236,13 @@ def level_table(
 
 def count_spikes(neuron: Neuron, rows: Sequence[Distribution]) -> float:
     """Spikes that a neuron fires on values of these distributions, of a row per channel or one."""
-    if isinstance(neuron, DualNeuron):
-        return count_spikes(neuron.positive, rows) + count_spikes(neuron.negative, rows)
-    total = 0.0
-    for row, values in enumerate(rows):
-        x, weights = values.points()
-        if isinstance(neuron, StaircaseNeuron):
-            distance = np.abs(spikes_of_levels(neuron.levels))
-            unit = neuron.scale[row] if neuron.scale.ndim else neuron.scale
-            spikes = distance[np.searchsorted(neuron.thresholds, x / unit, side="right")]
-        else:
-            assert isinstance(neuron, ThresholdNeuron)
-            unit = neuron.theta[row] if neuron.theta.ndim else neuron.theta
-            limit = np.where(x < 0, neuron.levels_neg, neuron.levels_pos)
-            spikes = np.minimum(np.floor(np.abs(x) / unit + V0), limit)
-        total += float(weights @ spikes)
-    return total
+    return sum(
+        sum(
+            float(weights @ part.spikes(x, row))
+            for row, (x, weights) in enumerate(values.points() for values in rows)
+        )
+        for part in neuron.parts.values()
+    )
 
 
 def allocate(tables: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, Choice]:

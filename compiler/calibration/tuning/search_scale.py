@@ -45,7 +45,7 @@ from ....passes.analysis.activations import Activation
 from ....passes.graph.graph import METADATA_PREFIX
 from ....passes.graph.network import Network, constant_of, set_constant
 from ....passes.lowering.function_bodies import function_bodies
-from ....passes.neurons.neuron import DualNeuron, Neuron, StaircaseNeuron, ThresholdNeuron
+from ....passes.neurons.neuron import Neuron, scaled_step
 from ....runtime_ops.operators import neurons_of
 from ...counting.activity import ActivityMeter
 from ...errors import UsageError
@@ -224,7 +224,7 @@ def scale_steps(
     """
     scalable = _scalable(activations, neurons)
     return {
-        name: scale_neuron(neuron, scale) if name in scalable else neuron
+        name: neuron.scaled(scale) if name in scalable else neuron
         for name, neuron in neurons.items()
     }
 
@@ -236,41 +236,6 @@ def _scalable(activations: Sequence[Activation], neurons: Mapping[str, Neuron]) 
 def is_homogeneous(activation: Activation) -> bool:
     """Whether f(a x) = a f(x) for every a > 0, so that the neuron's step may be scaled: rule 2."""
     return activation.function is None or activation.function.homogeneous
-
-
-def scale_neuron(neuron: Neuron, scale: float) -> Neuron:
-    """The neuron with its step scaled; what was said of its errors no longer holds.
-
-    Args:
-        neuron: any kind, of a function that :func:`is_homogeneous`.
-        scale: lambda, above 0.
-    """
-    if scale == 1:
-        return neuron
-    calibrator = f"{neuron.calibrator}, times {scale:.4g}"
-    if isinstance(neuron, DualNeuron):
-        positive, negative = (
-            scale_neuron(neuron.positive, scale),
-            scale_neuron(neuron.negative, scale),
-        )
-        assert isinstance(positive, (ThresholdNeuron, StaircaseNeuron))
-        assert isinstance(negative, (ThresholdNeuron, StaircaseNeuron))
-        return replace(
-            neuron, positive=positive, negative=negative, calibrator=calibrator, error=math.nan
-        )
-    if isinstance(neuron, ThresholdNeuron):
-        theta = _scaled(neuron.theta, scale)
-        unknown = math.nan
-        return replace(neuron, theta=theta, calibrator=calibrator, error=unknown, clip_rate=unknown)
-    assert isinstance(neuron, StaircaseNeuron)
-    step = _scaled(neuron.scale, scale)
-    return replace(neuron, scale=step, calibrator=calibrator, error=math.nan)
-
-
-def _scaled(step: np.ndarray, scale: float) -> np.ndarray:
-    """float32, finite and above 0."""
-    product = np.clip(step.astype(np.float64) * scale, _FLOAT.tiny, _FLOAT.max)
-    return np.asarray(product, np.float32)
 
 
 def _search(
@@ -397,7 +362,7 @@ class _Bench:
         network = Network(ModelProto(), dict(self._snn.weights))
         network.proto.CopyFrom(self._snn.proto)
         for name, step in self._steps.items():
-            set_constant(network, name, _scaled(step, scale))
+            set_constant(network, name, scaled_step(step, scale))
         activity = ActivityMeter(network, self._outputs, self._batches)
         session = make_session(activity.network)
         meters = [FidelityMeter(name) for name in self._outputs]

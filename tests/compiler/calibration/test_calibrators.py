@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from helpers import export_model, model_from_text, resolved, run_model
+from helpers import export_model, level_counts, model_from_text, resolved, run_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting.distributions import distributions, pool
@@ -25,7 +25,7 @@ from snn_compile.compiler.calibration.fitting.uniform_calibrators import (
     find_uniform,
     squared_error,
 )
-from snn_compile.compiler.calibration.tuning.shrink import count_levels, count_levels_in, shrink
+from snn_compile.compiler.calibration.tuning.shrink_levels import count_levels
 from snn_compile.compiler.errors import UsageError
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.analysis.activations import find_activations
@@ -673,14 +673,6 @@ def evaluated(case, neuron):
     return run_model(snn, {"x": potentials()}, library=True)
 
 
-def levels_of(neuron):
-    if isinstance(neuron, DualNeuron):
-        return levels_of(neuron.positive) + levels_of(neuron.negative)
-    if isinstance(neuron, StaircaseNeuron):
-        return len(neuron.thresholds)
-    return neuron.levels_pos + neuron.levels_neg
-
-
 @pytest.mark.parametrize("count", ["values", "histogram"])
 @pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
 @pytest.mark.parametrize("case", ACTIVATIONS)
@@ -696,78 +688,29 @@ def test_shrunk_neurons_give_the_same_bits(case, neuron, count):
     elif case in ("relu", "encoder"):
         full = replace(full, levels_pos=full.levels_pos + 30, levels_neg=full.levels_neg and 300)
     if count == "values":
-        counts = count_levels(full, x)
+        counts = level_counts(full, x)
     else:
-        counts = count_levels_in(
-            full, histogram_along(x, full.axis if scales_of(full) > 1 else None)
-        )
-    small = shrink(full, counts)
+        counts = count_levels(full, histogram_along(x, full.axis if full.rows > 1 else None))
+    small = full.shrunk(counts)
     potential, before = evaluated(case, full)
     np.testing.assert_array_equal(potential, x)
     after = evaluated(case, small)[1]
     np.testing.assert_array_equal(before.view(np.uint32), after.view(np.uint32))
     grown = isinstance(full, StaircaseNeuron) or case in ("relu", "encoder")
-    assert levels_of(small) < levels_of(full) + (not grown)
-    for side in [small.positive, small.negative] if isinstance(small, DualNeuron) else [small]:
+    assert small.level_count < full.level_count + (not grown)
+    for side in small.parts.values():
         if isinstance(side, StaircaseNeuron):
             assert len(side.levels) == len(side.thresholds) + 1
             assert (np.diff(side.thresholds) > 0).all()
 
 
-def scales_of(neuron):
-    if isinstance(neuron, DualNeuron):
-        return scales_of(neuron.positive)
-    return (neuron.scale if isinstance(neuron, StaircaseNeuron) else neuron.theta).size
-
-
-def test_counts_are_those_of_the_levels():
+def test_levels_are_counted_in_histograms():
     neuron = ThresholdNeuron(np.float32(1), 3, 2, axis=1, calibrator="")
     x = np.float32([[-9, -1.5, -0.6, -0.4, 0, 0.4, 0.5, 2.4, 2.5, 7]])
-    assert count_levels(neuron, x).tolist() == [2, 1, 3, 1, 1, 2]
-    assert count_levels_in(neuron, histogram_of(x)).tolist() == [2, 1, 3, 1, 1, 2]
-    steps = StaircaseNeuron(
-        np.float32([1, 2]), np.float32([-1, 1, 2]), np.float32([5, 0, 1, 3]), axis=1, calibrator=""
-    )
-    x = np.float32([[-1.5, -1.5], [-1, -3], [1, 1], [2, 4]])
-    assert count_levels(steps, x).tolist() == [2, 3, 1, 2]
-
-
-def test_levels_that_do_not_occur_go_and_silence_stays():
-    steps = StaircaseNeuron(
-        np.float32(1),
-        np.float32([1, 2, 3, 4, 5]),
-        np.float32([0, 1, 2, 3, 4, 5]),
-        axis=1,
-        calibrator="",
-    )
-    small = shrink(steps, np.array([0, 7, 0, 0, 2, 0]))
-    assert small.levels.tolist() == [0, 1, 4]
-    assert small.thresholds.tolist() == [1, 3]
-    assert shrink(steps, np.ones(6, int)).thresholds.tolist() == steps.thresholds.tolist()
-    assert shrink(steps, np.zeros(6, int)).levels.tolist() == [0, 1]
-    nowhere_zero = replace(steps, levels=steps.levels + np.float32(1))
-    assert shrink(nowhere_zero, np.array([0, 0, 0, 0, 0, 1])).levels.tolist() == [5, 6]
-    threshold = ThresholdNeuron(np.float32(1), 4, 3, axis=1, calibrator="")
-    for counts, sides in (
-        ([0, 0, 1, 9, 1, 1, 0, 0], (2, 1)),
-        ([0, 0, 0, 9, 1, 0, 0, 0], (1, 0)),
-        ([0, 1, 0, 0, 0, 0, 0, 0], (0, 2)),
-        ([0, 0, 0, 9, 0, 0, 0, 0], (1, 0)),
-        ([0, 0, 0, 0, 0, 0, 0, 0], (1, 0)),
-    ):
-        small = shrink(threshold, np.array(counts))
-        assert (small.levels_pos, small.levels_neg) == sides
-    silent = shrink(replace(threshold, levels_pos=0), np.array([0, 0, 0, 5]))
-    assert (silent.levels_pos, silent.levels_neg) == (0, 1)
-
-
-def test_counts_of_another_neuron_are_refused():
-    neuron = ThresholdNeuron(np.float32(1), 3, 2, axis=1, calibrator="")
-    with pytest.raises(ValueError, match="5 counts of a neuron with 6 levels"):
-        shrink(neuron, np.ones(5, int))
+    assert count_levels(neuron, histogram_of(x))[""].tolist() == [2, 1, 3, 1, 1, 2]
     many = replace(neuron, theta=np.ones(3, np.float32))
     with pytest.raises(ValueError, match="3 channels, the histogram has 2 rows"):
-        count_levels_in(many, histogram_of(np.ones((2, 5))))
+        count_levels(many, histogram_of(np.ones((2, 5))))
 
 
 def test_values_too_small_for_a_bin_are_counted_on_either_side_of_zero():
@@ -779,4 +722,4 @@ def test_values_too_small_for_a_bin_are_counted_on_either_side_of_zero():
         axis=1,
         calibrator="",
     )
-    assert (count_levels_in(neuron, histogram) > 0).tolist() == [True, True, True, True]
+    assert (count_levels(neuron, histogram)[""] > 0).tolist() == [True, True, True, True]

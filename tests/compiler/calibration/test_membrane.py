@@ -7,10 +7,9 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from helpers import model_from_text
+from helpers import level_counts, model_from_text
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration.fitting.membrane import BINS, MOST_LEVELS, Membrane
-from snn_compile.compiler.calibration.tuning.shrink import count_levels
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
 
@@ -67,7 +66,7 @@ def test_values_are_counted_in_units_of_their_channels_threshold(
     np.testing.assert_allclose(found.shares, counts / scaled.size, atol=0.003)
     assert found.below == pytest.approx((scaled < found.low).mean(), abs=0.003)
     assert found.above == pytest.approx((scaled > found.high).mean(), abs=0.003)
-    exact = count_levels(neuron, values.T if channels > 1 else values.reshape(-1, 1))
+    exact = level_counts(neuron, values.T if channels > 1 else values.reshape(-1, 1))[""]
     np.testing.assert_allclose(found.level_shares, exact / scaled.size, atol=0.004)
 
 
@@ -99,7 +98,7 @@ def test_what_happens_to_the_neuron_is_followed():
     assert then.shares == first.shares
     assert (then.low, then.high) == (first.low / 2, first.high / 2)
     assert then.thresholds == [0.5, 1.5, 2.5, 3.5, 4.5]
-    exact = count_levels(after, values.astype(np.float32).reshape(-1, 1))
+    exact = level_counts(after, values.astype(np.float32).reshape(-1, 1))[""]
     np.testing.assert_allclose(then.level_shares, exact / values.size, atol=0.005)
 
 

@@ -19,7 +19,6 @@ from snn_compile.compiler.calibration.tuning.search_scale import (
     MOST_SCALE,
     hold_out,
     is_homogeneous,
-    scale_neuron,
     search_scale,
 )
 from snn_compile.compiler.errors import UsageError
@@ -201,7 +200,7 @@ def test_trials_measure_the_scaled_network(text, kind, channels, opset, tmp_path
     assert report.trials[0].scale == 1
     for trial in report.trials:
         scaled = {
-            a.output: scale_neuron(case.neurons[a.output], trial.scale)
+            a.output: case.neurons[a.output].scaled(trial.scale)
             if is_homogeneous(a)
             else case.neurons[a.output]
             for a in case.activations
@@ -215,7 +214,7 @@ def test_large_constants_are_scaled_too(tmp_path):
     text = "agraph (float[N, 1500] x) => (float[N, 1500] y) { h = Neg (x)  y = Relu (h) }"
     case = Case(text, tmp_path, "multi-threshold", channels=True)
     found, report = case.search(trials=2, spike_weight=0.0)
-    other = scale_neuron(case.neurons["y"], report.trials[1].scale)
+    other = case.neurons["y"].scaled(report.trials[1].scale)
     assert report.trials[1].error == pytest.approx(case.measure({"y": other})[0], rel=1e-4)
     assert found["y"].theta.shape == (1500,)
 
@@ -414,25 +413,3 @@ def test_network_without_outputs_to_compare(tmp_path):
 def test_options_that_make_no_search(options, message):
     with pytest.raises(UsageError, match=message):
         resolved(search_scale=True, **options)
-
-
-def test_scaled_neuron_says_so_and_forgets_its_errors():
-    neuron = ThresholdNeuron(
-        axis=1, calibrator="mse", error=0.1, clip_rate=0.2, theta=np.float32([2, 4]), levels_pos=3
-    )
-    scaled = scale_neuron(neuron, 0.5)
-    np.testing.assert_array_equal(scaled.theta, np.float32([1, 2]))
-    assert scaled.theta.dtype == np.float32
-    assert scaled.calibrator == "mse, times 0.5"
-    assert math.isnan(scaled.error)
-    assert math.isnan(scaled.clip_rate)
-    assert scale_neuron(neuron, 1.0) is neuron
-
-
-@pytest.mark.parametrize(("theta", "scale"), [(1e-38, 0.25), (3e38, 2.0)])
-def test_scaled_step_stays_a_normal_number(theta, scale):
-    neuron = ThresholdNeuron(axis=1, calibrator="", theta=np.float32(theta), levels_pos=1)
-    scaled = scale_neuron(neuron, scale).theta
-    assert np.isfinite(scaled)
-    assert scaled >= np.finfo(np.float32).tiny
-    assert scaled.shape == ()

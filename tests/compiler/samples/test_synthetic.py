@@ -314,6 +314,16 @@ def test_rows_are_counted_along_the_axis_of_the_gather(axis, last):
     assert join(match(model, count=300), "ids").max() == last
 
 
+def test_integers_are_followed_through_what_moves_them():
+    model = model_from_text(
+        """g (int64[N,6] ids) => (float[K,N,4] y)
+        <float[50,4] words, int64[1] one = {1}, int64[1] four = {4}>
+        { s = Slice (ids, one, four, one) t = Transpose <perm = [1, 0]> (s)
+          e = Gather (words, t) y = Relu (e) }"""
+    )
+    assert join(match(model, count=200), "ids").max() == 49
+
+
 def test_the_shortest_of_several_tables_decides():
     model = model_from_text(
         """g (int64[N,2] ids) => (float[N,2,3] y) <float[9,3] long, float[4,3] short>

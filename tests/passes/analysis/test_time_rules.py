@@ -168,6 +168,7 @@ def test_the_way_back_gives_the_network_again(options):
 
 
 SPIKES = "[n] s = ai.snn.MultiThresholdFire <levels_pos = 4> (x, t) "
+CHOSEN = np.random.default_rng(3).integers(0, 4, (3, 2, 4, 4))
 STEPWISE = {
     "sum": ("y = Add (s, x)", lambda s, x: s + x),
     "constant operand with rows": ("y = Mul (s, x)", lambda s, x: s * x),
@@ -208,6 +209,13 @@ STEPWISE = {
         lambda s, _: s.reshape(len(s), -1),
     ),
     "flat": ("y = Flatten (s)", lambda s, _: s.reshape(len(s), -1)),
+    "running sums": ("y = CumSum (s, one)", lambda s, _: s.cumsum(1)),
+    "lower triangle": ("y = Trilu <upper = 0> (s)", lambda s, _: np.tril(s)),
+    "choice of elements": (
+        "y = GatherElements <axis = 3> (s, k)",
+        lambda s, _: np.take_along_axis(s, CHOSEN, 3),
+    ),
+    "as another type": ("y = CastLike (s, t)", lambda s, _: s),
     "mean of rows": (
         "y = ReduceMean <axes = [2, 3], keepdims = 0> (s)",
         lambda s, _: s.mean((2, 3)),
@@ -219,8 +227,13 @@ STEPWISE = {
 def test_affine_operators_take_steps(case):
     nodes, expected = STEPWISE[case]
     pads = np.array([0, 0, 1, 0, 0, 0, 0, 2])
-    weights = {"padding": ", int64[8] p", "choice of rows": ", int64 one"}.get(case, "")
-    arrays = {"t": np.float32(0.25), "p": pads, "one": np.array(1)}
+    weights = {
+        "padding": ", int64[8] p",
+        "choice of rows": ", int64 one",
+        "running sums": ", int64 one",
+        "choice of elements": ", int64[3,2,4,4] k",
+    }.get(case, "")
+    arrays = {"t": np.float32(0.25), "p": pads, "one": np.array(1), "k": CHOSEN}
     model = net(SPIKES + nodes, "float t" + weights, outputs="float y", **arrays)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     image = dyadic(3, 2, 4, 4)
@@ -293,6 +306,8 @@ REFUSED = {
     "rows are joined": ("y = Concat <axis = 0> (s, x)", "mixes the rows"),
     "rows are summed": ("y = ReduceSum <keepdims = 1> (s)", "axes are not known"),
     "rows are flattened": ("y = Flatten <axis = 0> (s)", "mixes the rows"),
+    "rows in a normalisation": ("y = MeanVarianceNormalization (s)", "is not known"),
+    "rows in a triangle": ("f = Flatten (s) y = Trilu (f)", "mixes the rows"),
     "levels": (
         "[m] y = ai.snn.MultiThresholdFire <levels_pos = 6> (s, t)",
         "6 positive and 0 negative levels, which 4 timesteps cannot share",

@@ -45,6 +45,16 @@ def test_constants_are_folded():
     assert_same_outputs(model, after)
 
 
+def test_a_normalisation_of_constants_is_folded():
+    model = model_from_text("""
+        g (float[2,3] x) => (float[2,3] y)
+        <float[2,3] c, float[3] gamma, float[3] beta, float[3] mean, float[3] one = {1, 1, 1}>
+        { n = BatchNormalization (c, gamma, beta, mean, one) y = Add (x, n) }""")
+    after, _ = rewritten(model)
+    assert ops(after) == ["Add"]
+    assert_same_outputs(model, after)
+
+
 def test_static_shapes_are_folded():
     model = model_from_text("""
         g (float[2, 3, 4] x) => (int64[2] y, int64[1] z, float[2, 3, 4] r) {

@@ -194,6 +194,37 @@ def test_sum_becomes_adds_in_its_order(count):
     assert_same_outputs(model, after, feed)
 
 
+TO_THE_BACK = "c = Transpose <perm = [0,2,3,1]> (a) "
+TO_THE_FRONT = " b = Transpose <perm = [0,3,1,2]> (d)"
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        "s = Sigmoid (c) d = Mul (c, s)",
+        "d = Sin (c)",
+        "e = Floor (c) f = Sign (e) d = Softsign (f)",
+        "d = Where (yes, c, k)",
+        "d = Celu (c)",
+        "d = CastLike (c, k)",
+    ],
+)
+def test_transposes_around_element_wise_operators_go(chain):
+    """All that the table of operators calls element-wise, as long as nothing else is read."""
+    model = between(TO_THE_BACK + chain + TO_THE_FRONT, "float k = {3}, bool yes = {1}")
+    after, _ = rewritten(model)
+    assert ops(after).count("Transpose") == (2 if "Mul" in chain else 0)
+    assert_same_outputs(model, after)
+
+
+def test_the_type_of_a_tensor_is_no_operand():
+    """CastLike of a constant has the constant's shape, whatever tells the type."""
+    nodes = "d = CastLike (k, c) e = Transpose <perm = [0,3,1,2]> (d) b = Add (a, e)"
+    model = between(TO_THE_BACK + nodes, "double[1,1,1,1] k = {3}")
+    after, _ = rewritten(model)
+    assert_same_outputs(model, after)
+
+
 def test_transposes_join_and_cancel():
     model = between(
         "c = Transpose <perm = [0,2,3,1]> (a) d = Transpose <perm = [0,3,1,2]> (c) b = Neg (d)"

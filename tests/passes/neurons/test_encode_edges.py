@@ -47,8 +47,11 @@ def test_a_linear_bottleneck_is_encoded_and_the_networks_input_is_not():
     assert_same_function(model, changed, x=IMAGES)
 
 
-def test_the_networks_input_is_encoded_when_asked():
-    model = net("s = Sub (x, m) d = Div (s, m) y = Conv (d, w)", CONVS + ", float m = {3}")
+@pytest.mark.parametrize("last", ["Div (s, m)", "Mean (s, m)", "Where (yes, s, m)"])
+def test_the_networks_input_is_encoded_when_asked(last):
+    """Arithmetic with constants leaves it the input."""
+    weights = CONVS + ", float m = {3}, bool yes = {1}"
+    model = net(f"s = Sub (x, m) d = {last} y = Conv (d, w)", weights)
     assert not encoded(model)[1]
     changed, encoders = encoded(model, encode_input=True)
     assert list(encoders) == ["d"]

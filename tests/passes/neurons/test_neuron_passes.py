@@ -202,13 +202,15 @@ def test_keeps_activations_in_the_body_of_a_loop():
     assert "inside the body of Loop" in kept[0].reason
 
 
-def test_channels_are_the_last_axis_behind_a_matmul():
-    model = model_from_text("""
-        g (float[N,7,3] x) => (float[N,7,4] y) <float[3,4] w, float[4] b> {
+@pytest.mark.parametrize("arithmetic", ["", "n = Neg (a)", "n = Mean (a, b)"])
+def test_channels_are_the_last_axis_behind_a_matmul(arithmetic):
+    model = model_from_text(f"""
+        g (float[N,7,3] x) => (float[N,7,4] y) <float[3,4] w, float[4] b> {{
             m = MatMul (x, w)
             a = Add (m, b)
-            y = Relu (a)
-        }""")
+            {arithmetic}
+            y = Relu ({"n" if arithmetic else "a"})
+        }}""")
     neurons, _ = found(model)
     assert (neurons[0].axis, neurons[0].channels) == (2, 4)
 
