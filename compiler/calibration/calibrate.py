@@ -1,6 +1,6 @@
 """Calibration: run the network on samples and give every activation a neuron.
 
-What a neuron sees is gathered in a histogram inside the graph (``observe.py``), per tensor or per
+What a neuron sees is gathered in a histogram inside the graph (``running/histograms.py``), per tensor or per
 channel, and ``fit_neuron.py`` turns it into a neuron. Memory depends on the model and the batch,
 not on the number of samples.
 

@@ -12,7 +12,7 @@ In Python alone, in one walk over the model, before anything else looks at it:
    and those of the enclosing graphs made before the node.
 5. Functions do not call themselves, read only their own tensors, and stay within a bound when all
    calls are written out.
-6. Tensors, types and attributes are what they declare (:mod:`.values`).
+6. Tensors, types and attributes are what they declare (:mod:`.protos`).
 7. Inputs are tensors of numbers, of known rank, that memory can hold. There is an output.
 8. No constant integer is divided by a constant where processors trap: the smallest one by -1.
 

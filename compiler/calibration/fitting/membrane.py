@@ -3,10 +3,10 @@ potential, with the thresholds and levels that came of it.
 
 1. Potentials are in units of theta (MultiThresholdFire) or scale (ScaleFire), each channel in its
    own, so that one set of thresholds holds for all channels: x / theta[c].
-2. The histogram is the one that the neuron was fitted to (``histogram.py``), at first in
+2. The histogram is the one that the neuron was fitted to (``signed_histogram.py``), at first in
    :data:`_FINE` equal bins over the thresholds and half their range to either side, as far as there
    are values; what lies outside is counted as below or above. The values of a bin count as spread
-   evenly (``distribution.py``, rule 1).
+   evenly (``distributions.py``, rule 1).
 3. What happens to the neuron later is followed: a searched scale stretches the axis, levels that do
    not occur go.
 4. The shares of the levels are those of the fine bins between thresholds, so they are good to

@@ -1,6 +1,6 @@
 """From the distributions of a tensor's channels to the thresholds of a MultiThresholdFire.
 
-The neuron is a uniform quantiser (``calibrators.py``) whose step is the threshold theta.
+The neuron is a uniform quantiser (``uniform_calibrators.py``) whose step is the threshold theta.
 
 1. One row: theta and the numbers of levels are the calibrator's.
 2. A row per channel: every channel has a theta of its own, all share N_pos and N_neg. Where there
