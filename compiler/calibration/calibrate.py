@@ -1,8 +1,8 @@
 """Calibration: run the network on samples and give every activation a neuron.
 
-What a neuron sees is gathered in a histogram inside the graph (``running/histograms.py``), per tensor or per
-channel, and ``fit_neuron.py`` turns it into a neuron. Memory depends on the model and the batch,
-not on the number of samples.
+What a neuron sees is gathered in a histogram inside the graph (``running/histograms.py``), per
+tensor or per channel, and ``fit_neuron.py`` turns it into a neuron. Memory depends on the model and
+the batch, not on the number of samples.
 
 Without any correction of errors the samples pass the network once. Otherwise the neurons of the
 main graph are fitted, and the layers corrected, in sequence (``sequential.py``); neurons inside

@@ -16,8 +16,8 @@ between the polarities as its calibrator finds best (arXiv 2508.14520: keep the 
 ScaleFire has at most 255. Over T timesteps a neuron has N levels in each, T N in all, and where it
 carries both signs as many of either.
 
-Calibrators (``--calibrator``): density is ``staircase.py``, the others are ``uniform_calibrators.py``. auto
-takes the one with the least expected squared error of
+Calibrators (``--calibrator``): density is ``staircase.py``, the others are
+``uniform_calibrators.py``. auto takes the one with the least expected squared error of
 
 - scale: density, mse;
 - multi-threshold: mse, max.

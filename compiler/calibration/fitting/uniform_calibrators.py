@@ -22,8 +22,8 @@ entropy     Step and division maximise H = -sum_k p_k log2 p_k in bits, p_k the 
             is taken.
 ==========  ======================================================================================
 
-The squared error is exact for values spread evenly over their intervals (``distributions.py``): with
-u = |x| / step and k = min(floor(u + 1/2), N), the integral of (t - k(t))^2 from 0 to u is
+The squared error is exact for values spread evenly over their intervals (``distributions.py``):
+with u = |x| / step and k = min(floor(u + 1/2), N), the integral of (t - k(t))^2 from 0 to u is
 k / 12 + (u - k)^3 / 3. For a given step each further level on one side takes less off the error
 than the one before it, so that the best division is found by bisection.
 
