@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import export_model, level_counts, model_from_text, resolved, run_model
+from histogram_by_hand import HistogramByHand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting.distributions import distributions, pool
@@ -27,7 +28,6 @@ from snn_compile.compiler.calibration.fitting.uniform_calibrators import (
 )
 from snn_compile.compiler.calibration.tuning.shrink_levels import count_levels
 from snn_compile.compiler.errors import UsageError
-from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.surgeon import export_network, import_model
@@ -45,7 +45,7 @@ from snn_compile.passes.neurons.replace_activation import replace_activation
 def histogram_of(x):
     """One row per row of x."""
     x = np.atleast_2d(np.asarray(x, np.float32))
-    histogram = SignedHistogram(len(x))
+    histogram = HistogramByHand(len(x))
     histogram.add(x)
     return histogram
 
