@@ -1,6 +1,6 @@
 """Calibration: run the network on samples and give every activation a neuron.
 
-What a neuron sees is gathered in a histogram inside the graph (``observe.py``), per tensor or per
+What a neuron sees is gathered in a histogram inside the graph (``histograms.py``), per tensor or per
 channel, and ``fit_neuron.py`` turns it into a neuron. Memory depends on the model and the batch,
 not on the number of samples.
 
@@ -12,7 +12,6 @@ bodies of If, which cannot be cut out, are fitted to the ANN's values before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
@@ -21,16 +20,12 @@ from ...passes.analysis.activations import Activation
 from ...passes.analysis.layers import Layer
 from ...passes.graph.network import Network, is_detached
 from ...passes.graph.protos import initializers_below
-from ...passes.neurons.neuron import Neuron
 from ..errors import DataError
 from ..options import CompileOptions
 from ..progress import Progress
-from ..running.histograms import Watch, observe_samples
-from ..running.signed_histogram import SignedHistogram
+from ..running.histograms import observe_samples
 from ..samples.files import Samples
-from .fitting.fit_neuron import fit_neuron
-from .fitting.membrane import Membrane
-from .fitting.watches import NotFiniteError, watch_of, watches_of
+from .fitting.watches import Fit, NotFiniteError, watches_of
 from .sequence.sequential import Calibrated, calibrate_sequentially
 
 
@@ -59,7 +54,7 @@ def calibrate(
     Raises:
         DataError: the network does not run on the samples, or gives NaN or inf.
     """
-    fit = _NeuronFit(options, levels or {})
+    fit = Fit(options, levels or {})
     made = {name for node in network.proto.graph.node for name in node.output}
     outer = [a for a in activations if a.output in made] if options.corrects else []
     inner = [a for a in activations if a not in outer]
@@ -90,42 +85,12 @@ def calibrate(
     return result
 
 
-class _NeuronFit:
-    """How the options have neurons fitted.
-
-    Attributes:
-        membranes: what the neurons were fitted to, by the activation's output tensor.
-    """
-
-    def __init__(self, options: CompileOptions, levels: Mapping[str, int]) -> None:
-        self._options, self._levels = options, levels
-        self.membranes: dict[str, Membrane] = {}
-
-    def watch(self, activation: Activation) -> Watch:
-        """What is observed: the input, per channel where a neuron of this kind has channels."""
-        return watch_of(activation, self._options)
-
-    def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
-        """The neuron for this distribution of its membrane potential."""
-        options = self._options
-        if activation.output in self._levels:
-            options = replace(options, levels=self._levels[activation.output])
-        neuron = fit_neuron(activation, histogram, options)
-        self.membranes[activation.output] = Membrane(histogram, neuron)
-        return neuron
-
-    def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
-        """Whether all values count as 0, or all are below 0 where that gives 0."""
-        cut_off = activation.linear and not activation.signed and activation.op != "Encoder"
-        return histogram.silent or (cut_off and not (histogram.maxima > 0).any())
-
-
 def _in_one_pass(
     network: Network,
     activations: Sequence[Activation],
     samples: Samples,
     size: int,
-    fit: _NeuronFit,
+    fit: Fit,
     progress: Progress,
 ) -> Calibrated:
     """Neurons fitted to the ANN's values."""

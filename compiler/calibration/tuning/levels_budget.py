@@ -54,7 +54,7 @@ from ...running.signed_histogram import SignedHistogram
 from ...samples.files import Feed, Samples
 from ..fitting.distributions import Distribution, distributions
 from ..fitting.fit_neuron import fit_neuron
-from ..fitting.watches import watch_of, watches_of
+from ..fitting.watches import Fit, watches_of
 
 #: Samples on which sensitivities are measured, at most.
 MOST_SAMPLES = 16
@@ -433,7 +433,7 @@ def _observe(
     progress: Progress,
 ) -> tuple[dict[str, SignedHistogram], int]:
     """The distribution of every membrane potential in the ANN, by the activation's output."""
-    watches = watches_of(activations, lambda a: watch_of(a, options))
+    watches = watches_of(activations, Fit(options, {}).watch)
     observations = observe_samples(network, watches, samples, size, progress, "distributions")
     fixed = samples.fixed_batch
     seen = samples.batch_count(size) * fixed if fixed else samples.count
