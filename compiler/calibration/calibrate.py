@@ -1,8 +1,8 @@
 """Calibration: run the network on samples and give every activation a neuron.
 
-What a neuron sees is gathered in a histogram inside the graph (``histograms.py``), per tensor or per
-channel, and ``fit_neuron.py`` turns it into a neuron. Memory depends on the model and the batch,
-not on the number of samples.
+What a neuron sees is gathered in a histogram inside the graph (``histograms.py``), per tensor or
+per channel, and ``fit_neuron.py`` turns it into a neuron. Memory depends on the model and the
+batch, not on the number of samples.
 
 Without any correction of errors the samples pass the network once. Otherwise the neurons of the
 main graph are fitted, and the layers corrected, in sequence (``sequential.py``); neurons inside
@@ -14,12 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
 
 from ...passes.analysis.activations import Activation
 from ...passes.analysis.layers import Layer
-from ...passes.graph.network import Network, is_detached
-from ...passes.graph.protos import initializers_below
+from ...passes.graph.network import Network, constants_of
 from ..errors import DataError
 from ..options import CompileOptions
 from ..progress import Progress
@@ -111,10 +109,7 @@ def _in_one_pass(
 
 def _advice(network: Network) -> str:
     """What to check when values are not finite: the weights, if they are not, or the samples."""
-    small = (t for t in initializers_below(network.proto.graph) if not is_detached(t))
-    floats = (t for t in small if t.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE))
-    weights = {t.name: numpy_helper.to_array(t) for t in floats} | network.weights
-    for name, values in weights.items():
+    for name, values in constants_of(network).items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             return f"the weight '{name}' holds NaN or inf, train or export the network again"
     return "check their scaling"
