@@ -54,8 +54,8 @@ class GroupedCommand(click.Command):
         groups: names of parameters by the title of their group, in the order of the help.
     """
 
-    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **known: Any) -> None:
-        super().__init__(*args, context_settings=_SETTINGS, **known)
+    def __init__(self, groups: Mapping[str, Sequence[str]], **known: Any) -> None:
+        super().__init__(**known, context_settings=_SETTINGS)
         self.groups = groups
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

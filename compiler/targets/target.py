@@ -59,7 +59,6 @@ class Target(Protocol):
         Raises:
             UsageError: options do not go with the target, or a package is not installed.
         """
-        ...
 
     def check(self, prepared: Prepared) -> None:
         """Refuse early, before calibration, what is known to be refused later.
@@ -67,7 +66,6 @@ class Target(Protocol):
         Raises:
             ModelError: the target cannot express the network.
         """
-        ...
 
     def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:
         """The network in the target's form.
@@ -75,4 +73,3 @@ class Target(Protocol):
         Raises:
             ModelError: the target cannot express the network.
         """
-        ...
