@@ -131,6 +131,15 @@ class Samples(ABC):
         wanted = self.fixed_batch or size
         return self.count // wanted if self.fixed_batch else -(-self.count // wanted)
 
+    def spread(self, size: int, most: int) -> set[int]:
+        """Which of the feeds of :meth:`batches` to take, evenly spread, for about ``most`` samples.
+
+        A batch that the model fixes is never split, so there may be more.
+        """
+        there = self.batch_count(size)
+        wanted = min(max(most // (self.fixed_batch or size), 1), there)
+        return {(2 * position + 1) * there // (2 * wanted) for position in range(wanted)}
+
 
 def _join(blocks: list[Feed]) -> Feed:
     if len(blocks) == 1:

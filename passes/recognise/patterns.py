@@ -228,6 +228,15 @@ def affine(scope: MatchScope, tensor: Tensor) -> Affine:
     return Affine(scale, offset, tensor, tuple(nodes))
 
 
+def one_plus(scope: MatchScope, tensor: Tensor, op: str) -> tuple[Tensor, tuple[Node, ...]] | None:
+    """(argument, nodes) of 1 + op(argument)."""
+    inner = affine(scope, tensor)
+    node = scope.producer(inner.base, op)
+    if node is None or inner.scale != 1 or inner.offset != 1:
+        return None
+    return node.inputs[0], (*inner.nodes, node)
+
+
 def _affine_step(node: Node) -> tuple[float, float, Tensor] | None:
     """(factor, shift, operand) of a node that computes factor * operand + shift."""
     if node.op == "Neg":

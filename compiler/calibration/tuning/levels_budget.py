@@ -417,9 +417,7 @@ class _Rounded:
 def _spread(samples: Samples, size: int) -> tuple[list[Feed], int]:
     """Batches evenly spread over the samples, and how many samples they hold."""
     batch = samples.fixed_batch or min(size, _BATCH)
-    there = samples.batch_count(batch)
-    wanted = min(max(MOST_SAMPLES // batch, 1), there)
-    chosen = {(2 * position + 1) * there // (2 * wanted) for position in range(wanted)}
+    chosen = samples.spread(batch, MOST_SAMPLES)
     feeds = [feed for position, feed in enumerate(samples.batches(batch)) if position in chosen]
     return feeds, sum(samples.count_in(feed) for feed in feeds)
 
