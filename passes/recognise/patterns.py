@@ -105,12 +105,7 @@ class MatchScope:
 
         Only standard operators count.
         """
-        if len(tensor.inputs) != 1:
-            return None
-        node: Node = tensor.inputs[0]
-        if node.op not in ops or not is_standard(node) or len(node.outputs) != 1:
-            return None
-        return node if id(node) in self._members else None
+        return self._one_of(tensor.inputs[0], ops) if len(tensor.inputs) == 1 else None
 
     def forget(self, nodes: tuple[Node, ...]) -> None:
         """Match nothing with these nodes any more."""
@@ -129,12 +124,12 @@ class MatchScope:
 
     def consumer(self, tensor: Tensor, *ops: str) -> Node | None:
         """The only node that reads ``tensor``, if it is one of ops and of this scope."""
-        if not self.has_one_reader(tensor):
-            return None
-        node: Node = tensor.outputs[0]
+        return self._one_of(tensor.outputs[0], ops) if self.has_one_reader(tensor) else None
+
+    def _one_of(self, node: Node, ops: tuple[str, ...]) -> Node | None:
         if node.op not in ops or not is_standard(node) or len(node.outputs) != 1:
             return None
-        return node if id(node) in self._members else None
+        return node if self.holds(node) else None
 
     def is_closed(self, match: Match) -> bool:
         """Whether all that is lost by replacing the match is used by the match alone.

@@ -252,18 +252,10 @@ def allocate(tables: Mapping[str, Sequence[Choice]], budget: float) -> dict[str,
 
     Args:
         tables: at least one choice each.
-        budget: the most that the costs may sum up to.
-
-    Raises:
-        UsageError: even the cheapest choices cost more.
+        budget: the most that the costs may sum up to; at least what the cheapest choices cost.
     """
     hulls = {key: _lower_hull(table) for key, table in tables.items()}
     chosen = {key: hull[0] for key, hull in hulls.items()}
-    least = math.fsum(choice.cost for choice in chosen.values())
-    if least > budget:
-        raise UsageError(
-            f"a budget of {budget:.6g} is too small, the fewest levels cost {least:.6g}"
-        )
     steps = [
         (_slope(before, after), position, key, after)
         for position, (key, hull) in enumerate(hulls.items())
