@@ -7,7 +7,7 @@ SECONDS ?= 60
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-types:  ## Types of the sources, installed or not; needs the extra 'lint'
+types:  ## mypy on the sources, however they are installed; needs the extras 'test' and 'lint'
 	mkdir -p build/types/snn_compile
 	cd build/types/snn_compile && ln -sfn ../../../compiler ../../../passes ../../../runtime_ops .
 	cd build/types && $(PYTHON) -m mypy --config-file ../../pyproject.toml -p snn_compile

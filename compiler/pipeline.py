@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata as distribution
 from pathlib import Path
 
-import onnx
 from onnx import ModelProto
 
 from ..passes.analysis.time_rules import NotOverTimeError
-from ..passes.graph.graph import METADATA_PREFIX
-from ..passes.graph.network import Network, check
-from ..passes.graph.surgeon import export_network, import_model
-from ..passes.neurons.insert_quant_clip import insert_quant_clip
-from ..passes.neurons.neuron import Neuron
-from ..passes.neurons.own_parameters import set_parameters
-from ..passes.neurons.replace_activation import replace_activation
-from .calibration.calibrate import calibrate
-from .calibration.sequence.sequential import Calibrated
-from .calibration.tuning.levels_budget import plan_levels
-from .calibration.tuning.search_scale import scale_steps, search_scale
-from .calibration.tuning.shrink_levels import shrink_levels
+from ..passes.graph.network import Network
+from .choose_neurons import Chosen, choose_neurons, quantise
 from .errors import DataError, ModelError
 from .front_end import Prepared, prepare
 from .options import CompileOptions
 from .progress import Progress
 from .report.data import CompileReport
 from .report.neurons import membrane_histograms, neuron_reports
-from .steps import Steps
 from .targets import TARGETS, resolve
-from .targets.target import Artifact, Quantised
+from .targets.target import Artifact
 from .verify import verify
 
 SYNTHETIC_WARNING = (
@@ -114,19 +102,19 @@ def compile_prepared(
     Raises:
         As :func:`compile_model`.
     """
-    target = TARGETS[options.target]
+    target, steps = TARGETS[options.target], prepared.steps.fork()
     target.check(prepared)
-    report, steps = _new_report(prepared, options), prepared.steps.fork()
-    neurons, calibrated, corrected = _calibrate(prepared, options, report, steps, progress)
-    artifact = target.lower(_quantise(corrected, neurons, steps), options, steps)
-    _finish(artifact.snn.proto, report)
+    chosen = choose_neurons(prepared, options, steps, progress)
+    artifact = target.lower(quantise(chosen, steps), options, steps)
+    report = _new_report(prepared, chosen, options)
+    artifact.sign(report.provenance())
     with steps("verify"):
-        claims = artifact.claims
-        report.verification = verify(claims, prepared.reference, prepared.samples, progress)
+        report.verification = verify(
+            artifact.claims, prepared.reference, prepared.samples, progress
+        )
     report.passes = steps.reports
-    membranes = membrane_histograms(prepared.activations, neurons, calibrated.membranes)
+    membranes = membrane_histograms(prepared.activations, chosen.neurons, chosen.membranes)
     report.neurons = neuron_reports(artifact.snn, membranes)
-    report.warnings += [f"{a.op} {a.name} is silent on every sample" for a in calibrated.silent]
     if not report.verification.outputs:
         report.warnings.append("no output holds floats: how close the SNN is was not measured")
     return CompileResult(artifact, report, prepared.external_data)
@@ -150,58 +138,9 @@ def refusals_explained(calibration: str | Path | None, options: CompileOptions) 
         ) from error
 
 
-def _calibrate(
-    prepared: Prepared,
-    options: CompileOptions,
-    report: CompileReport,
-    steps: Steps,
-    progress: Progress,
-) -> tuple[Mapping[str, Neuron], Calibrated, Network]:
-    """The neurons, what calibration found, and the network with its layers corrected."""
-    analog, activations, block = prepared.analog, prepared.activations, prepared.block
-    levels: Mapping[str, int] = {}
-    if options.levels_budget is not None:
-        with steps("plan_levels"):
-            levels, report.levels_budget = plan_levels(
-                analog, activations, prepared.seen, block, options, progress
-            )
-    with steps("calibrate") as step:
-        calibrated = calibrate(
-            *(analog, activations, prepared.layers, prepared.seen, block),
-            *(options, progress, levels),
-        )
-        step.changes += calibrated.changes
-    graph = import_model(analog)
-    set_parameters(graph, calibrated.parameters)
-    corrected, neurons = export_network(graph), dict(calibrated.neurons)
-    if prepared.held is not None:
-        with steps("search_scale"):
-            neurons, report.search = search_scale(
-                corrected, activations, neurons, *prepared.held, options, progress
-            )
-    if options.scale != 1:
-        with steps("scale_steps"):
-            neurons = scale_steps(activations, neurons, options.scale)
-    if options.timesteps == 1:  # several timesteps share the levels, all of them
-        with steps("shrink_levels") as step:
-            neurons, changes = shrink_levels(
-                corrected, activations, neurons, prepared.samples, block, progress
-            )
-            step.changes += changes
-    return neurons, calibrated, corrected
-
-
-def _quantise(corrected: Network, neurons: Mapping[str, Neuron], steps: Steps) -> Quantised:
-    graph = steps.rewrite(
-        "insert_quant_clip", lambda: insert_quant_clip(import_model(corrected), neurons)
-    )
-    ann = export_network(graph)
-    graph = steps.rewrite("replace_activation", lambda: replace_activation(import_model(ann)))
-    return Quantised(ann, export_network(graph))
-
-
-def _new_report(prepared: Prepared, options: CompileOptions) -> CompileReport:
+def _new_report(prepared: Prepared, chosen: Chosen, options: CompileOptions) -> CompileReport:
     samples = prepared.samples
+    silent = [f"{a.op} {a.name} is silent on every sample" for a in chosen.silent]
     return CompileReport(
         version=distribution.version("snn-compile"),
         model=prepared.model,
@@ -212,22 +151,7 @@ def _new_report(prepared: Prepared, options: CompileOptions) -> CompileReport:
             "synthetic": samples.synthetic,
         },
         coverage=prepared.coverage,
-        warnings=[SYNTHETIC_WARNING] * samples.synthetic + prepared.warnings,
+        levels_budget=chosen.levels_budget,
+        search=chosen.search,
+        warnings=[SYNTHETIC_WARNING] * samples.synthetic + prepared.warnings + silent,
     )
-
-
-def _finish(snn: ModelProto, report: CompileReport) -> None:
-    """Write the model's own provenance beside the user's metadata, and check the model.
-
-    Raises:
-        ModelError: it is invalid; then the source contradicts itself.
-    """
-    for key, value in report.provenance().items():
-        snn.metadata_props.add(key=METADATA_PREFIX + key, value=value)
-    try:
-        check(snn)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(
-            f"the model contradicts itself, as is seen once its constants are known: {error}; "
-            "export it with the output shapes that it has"
-        ) from error

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Tests run side by side. NumPy reads this when it is loaded; threads of its linear algebra that
-    # wait for each other spin, and cost up to four times the work where processors are shared.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import onnxruntime as ort
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = REPOSITORY / "models"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Threads of NumPy's linear algebra that wait for each other spin; processes that run tests
+    side by side, which inherit this, would spend most of their time so."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

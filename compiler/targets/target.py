@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...passes.graph.network import Network
+import onnx
+
+from ...passes.graph.graph import METADATA_PREFIX
+from ...passes.graph.network import Network, check
+from ..errors import ModelError
 from ..front_end import Prepared
 from ..options import CompileOptions
 from ..steps import Steps
@@ -40,6 +44,22 @@ class Artifact:
     files: Mapping[str, Network | bytes]
     snn: Network
     claims: list[Claim]
+
+    def sign(self, provenance: Mapping[str, str]) -> None:
+        """Write how the model was made beside the user's metadata, and check the model.
+
+        Raises:
+            ModelError: it is invalid; then the source contradicts itself.
+        """
+        for key, value in provenance.items():
+            self.snn.proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
+        try:
+            check(self.snn.proto)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ModelError(
+                "the model contradicts itself, as is seen once its constants are known: "
+                f"{error}; export it with the output shapes that it has"
+            ) from error
 
 
 class Target(Protocol):

@@ -19,6 +19,7 @@ graph that is sorted topologically stays so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -50,7 +51,8 @@ _SINCE = {
     "Gelu": 20,
     "GeluTanh": 20,
     "RMSNormalization": 23,
-    "Swish": 24,
+    # ONNX has it since 24, but onnxruntime, 1.32 too, runs it in models of opset 24 alone.
+    "Swish": math.inf,
 }
 
 #: The functions and HardSwish need operators of this opset.

@@ -334,7 +334,7 @@ main()
 )
 @pytest.mark.parametrize(
     ("module", "function"),
-    [("model_io.load", "check_source"), ("pipeline", "calibrate"), ("model_io.save", "_sync")],
+    [("model_io.load", "check_source"), ("choose_neurons", "calibrate"), ("model_io.save", "_sync")],
 )
 def test_signals_leave_nothing_behind(folder, number, code, message, module, function):
     """While loading, calibrating and, with all temporary files there, saving."""

@@ -11,7 +11,7 @@ import pytest
 from helpers import model_from_text, resolved
 from histogram_by_hand import HistogramByHand
 from onnx import numpy_helper
-from snn_compile.compiler import CompileOptions, compile_model, pipeline
+from snn_compile.compiler import CompileOptions, choose_neurons, compile_model
 from snn_compile.compiler.calibration.calibrate import calibrate
 from snn_compile.compiler.calibration.sequence.sequential import calibrate_sequentially
 from snn_compile.compiler.errors import DataError
@@ -364,7 +364,7 @@ class TestTheCompiledModel:
             found.append(calibrate(*arguments))
             return found[-1]
 
-        monkeypatch.setattr(pipeline, "calibrate", keep)
+        monkeypatch.setattr(choose_neurons, "calibrate", keep)
         np.save(tmp_path / "x.npy", DATA)
         source = model_from_text(TWO)
         options = CompileOptions(levels=3)

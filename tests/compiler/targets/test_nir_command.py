@@ -93,7 +93,7 @@ def test_operators_are_refused_before_calibration(folder, monkeypatch):
     def calibrated(*_):
         raise AssertionError("calibrated a network that cannot be written")
 
-    monkeypatch.setattr("snn_compile.compiler.pipeline.calibrate", calibrated)
+    monkeypatch.setattr("snn_compile.compiler.choose_neurons.calibrate", calibrated)
     result = snn_compile(folder, "pooled.onnx", "snn.nir", "--timesteps", 4, "--target", "nir")
     assert result.exit_code == 3 and "MaxPool 'pool0'" in result.stderr
 

@@ -1,0 +1,104 @@
+"""The stage between front end and target: neurons, and the network quantised by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..passes.analysis.activations import Activation
+from ..passes.graph.network import Network
+from ..passes.graph.surgeon import export_network, import_model
+from ..passes.neurons.insert_quant_clip import insert_quant_clip
+from ..passes.neurons.neuron import Neuron
+from ..passes.neurons.own_parameters import set_parameters
+from ..passes.neurons.replace_activation import replace_activation
+from .calibration.calibrate import calibrate
+from .calibration.fitting.membrane import Membrane
+from .calibration.tuning.levels_budget import BudgetReport, plan_levels
+from .calibration.tuning.search_scale import SearchReport, scale_steps, search_scale
+from .calibration.tuning.shrink_levels import shrink_levels
+from .front_end import Prepared
+from .options import CompileOptions
+from .progress import Progress
+from .steps import Steps
+from .targets.target import Quantised
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What calibration chose.
+
+    Attributes:
+        neurons: by the activation's output tensor.
+        network: the analog network, its layers corrected.
+        membranes: what the neurons were fitted to, keyed like these.
+        silent: activations that are 0 on every sample.
+        levels_budget: how the levels were planned, if they were.
+        search: how the scale was searched, if it was.
+    """
+
+    neurons: Mapping[str, Neuron]
+    network: Network
+    membranes: Mapping[str, Membrane]
+    silent: list[Activation]
+    levels_budget: BudgetReport | None
+    search: SearchReport | None
+
+
+def choose_neurons(
+    prepared: Prepared, options: CompileOptions, steps: Steps, progress: Progress
+) -> Chosen:
+    """Plan levels if asked, fit neurons and correct layers, search or set the scale, drop levels.
+
+    Args:
+        prepared: by the front end.
+        options: resolved.
+        steps: the steps so far.
+        progress: told about batches done.
+
+    Raises:
+        DataError: the network gives NaN or inf on the samples.
+    """
+    analog, activations, block = prepared.analog, prepared.activations, prepared.block
+    levels: Mapping[str, int] = {}
+    budget = search = None
+    if options.levels_budget is not None:
+        with steps("plan_levels"):
+            levels, budget = plan_levels(
+                analog, activations, prepared.seen, block, options, progress
+            )
+    with steps("calibrate") as step:
+        calibrated = calibrate(
+            *(analog, activations, prepared.layers, prepared.seen, block),
+            *(options, progress, levels),
+        )
+        step.changes += calibrated.changes
+    graph = import_model(analog)
+    set_parameters(graph, calibrated.parameters)
+    corrected, neurons = export_network(graph), dict(calibrated.neurons)
+    if prepared.held is not None:
+        with steps("search_scale"):
+            neurons, search = search_scale(
+                corrected, activations, neurons, *prepared.held, options, progress
+            )
+    if options.scale != 1:
+        with steps("scale_steps"):
+            neurons = scale_steps(activations, neurons, options.scale)
+    if options.timesteps == 1:  # several timesteps share the levels, all of them
+        with steps("shrink_levels") as step:
+            neurons, changes = shrink_levels(
+                corrected, activations, neurons, prepared.samples, block, progress
+            )
+            step.changes += changes
+    return Chosen(neurons, corrected, calibrated.membranes, calibrated.silent, budget, search)
+
+
+def quantise(chosen: Chosen, steps: Steps) -> Quantised:
+    """The network with these neurons, as quantised ANN and as SNN."""
+    graph = steps.rewrite(
+        "insert_quant_clip",
+        lambda: insert_quant_clip(import_model(chosen.network), chosen.neurons),
+    )
+    ann = export_network(graph)
+    graph = steps.rewrite("replace_activation", lambda: replace_activation(import_model(ann)))
+    return Quantised(ann, export_network(graph))
