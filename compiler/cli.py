@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .options import COMMON, GROUPS, OPTIONS, OUTPUT, CompileOptions, Numbers, flag
-from .terminal import GroupedCommand, progress_bar, run_command, say, show_table, warn
+from .terminal import PATH, GroupedCommand, progress_bar, run_command, say, show_table, warn
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
     from ..passes.graph.network import Network
@@ -25,7 +25,7 @@ def _declared(name: str) -> Callable[[F], F]:
     option, text = OPTIONS[name], OPTIONS[name].meaning
     if option.default is None and option.default_text:
         text += f"  [default: {option.default_text}]"
-    known: dict[str, Any] = {"default": option.default, "show_default": True, "help": text}
+    known: dict[str, Any] = {"default": option.default, "help": text}
     if option.is_switch and option.default:
         return click.option(f"{flag(name)}/{flag('no_' + name)}", **known)
     if option.is_switch:
@@ -35,7 +35,7 @@ def _declared(name: str) -> Callable[[F], F]:
     elif option.numbers is not None:
         known["type"] = _range(option.numbers)
     else:
-        known["type"] = click.Path(path_type=Path)
+        known["type"] = PATH
     return click.option(flag(name), metavar=option.symbol or None, **known)
 
 
@@ -67,22 +67,15 @@ def _groups() -> dict[str, list[str]]:
     "snn-compile",
     cls=GroupedCommand,
     groups=_groups(),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 written, 1 internal error or out of memory, 2 usage, 3 model refused, "
     "4 calibration data refused, 5 verification fell short, 128 + n stopped by signal n (130 "
     "Ctrl-C). Nothing is written unless it is 0.",
 )
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Compiled model to write.",
-)
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="Compiled model to write.")
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Samples: .npz keyed by input name, .npy for a single input, or a folder of either. "
     "Without it, synthetic inputs are used.",
 )
@@ -90,7 +83,7 @@ def _groups() -> dict[str, list[str]]:
 @click.option(
     "--report",
     "report_path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write the report: as a page if the name ends in .html, otherwise as JSON.",
 )
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")

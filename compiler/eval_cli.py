@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .terminal import GroupedCommand, progress_bar, run_command, say, warn
+from .terminal import PATH, GroupedCommand, progress_bar, run_command, say, warn
 
 _GROUPS = {
     "Data": ("data", "calibration"),
@@ -23,23 +23,22 @@ _GROUPS = {
     "snn-eval",
     cls=GroupedCommand,
     groups=_GROUPS,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 evaluated, 1 internal error or out of memory, 2 usage, 3 a model "
     "refused, or the two do not belong together, 4 data refused, 128 + n stopped by signal n "
     "(130 Ctrl-C). Warnings go to stderr and into the result, and do not change the exit code.",
 )
-@click.argument("ann", type=click.Path(path_type=Path))
-@click.argument("snn", type=click.Path(path_type=Path), required=False)
+@click.argument("ann", type=PATH)
+@click.argument("snn", type=PATH, required=False)
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Samples as for snn-compile --calibration; an .npz may hold 'labels', one class index "
     "per sample, for top-1 and top-5.",
 )
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Samples to calibrate a baseline and the networks of a sweep on: those that the SNN was "
     "compiled with.",
 )
@@ -52,7 +51,7 @@ _GROUPS = {
 )
 @click.option(
     "--energy-table",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="JSON with the pJ of one operation: fp32_mac, fp32_add, int8_mac, int8_add. Default: "
     "45 nm (docs/energy.md).",
 )
@@ -66,7 +65,6 @@ _GROUPS = {
 @click.option(
     "--flips/--no-flips",
     default=True,
-    show_default=True,
     help="Count the levels that graph optimisation changes, on the first samples.",
 )
 @click.option(
@@ -79,24 +77,17 @@ _GROUPS = {
 @click.option(
     "--latency/--no-latency",
     default=True,
-    show_default=True,
     help="Measure latency and peak memory, at batch 1 and at --batch.",
 )
+@click.option("--batch", type=click.IntRange(1), default=32, help="The other batch size.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=32, show_default=True, help="The other batch size."
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="Processes per network and batch size.",
+    "--rounds", type=click.IntRange(1), default=3, help="Processes per network and batch size."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write everything as a page too.")
+@click.option("--html", type=PATH, help="Write everything as a page too.")
 @click.option(
     "--compile-report",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="What snn-compile --report report.json wrote of this SNN, for the page: coverage, and "
     "what the neurons saw at calibration.",
 )

@@ -49,14 +49,6 @@ _ALIVE = 3
 _FLOAT32 = 4
 
 
-def _always(_: CompileOptions) -> bool:
-    return True
-
-
-def _nothing(_: CompileOptions) -> tuple[()]:
-    return ()
-
-
 @dataclass(frozen=True)
 class FrontEndPass:
     """A pass and when it is run.
@@ -68,8 +60,8 @@ class FrontEndPass:
     """
 
     run: Callable[..., PassResult]
-    arguments: Callable[[CompileOptions], tuple[Any, ...]] = _nothing
-    wanted: Callable[[CompileOptions], bool] = _always
+    arguments: Callable[[CompileOptions], tuple[Any, ...]] = lambda _: ()
+    wanted: Callable[[CompileOptions], bool] = lambda _: True
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import IO, Any, TypeVar
 
@@ -32,13 +33,16 @@ INTERRUPTED = _SIGNALLED + signal.SIGINT
 #: Signals besides Ctrl-C that ask to stop; their default would leave temporary files behind.
 _STOPPING = ("SIGTERM", "SIGHUP")
 
-
 #: What writing to a full disk, or beyond a quota or a limit, gives.
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
-
 #: Columns that no table needs: what rich measures a table against.
 _UNLIMITED = 100_000
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
+#: Of a parameter that names a file or a folder.
+PATH = click.Path(path_type=Path)
 
 
 class GroupedCommand(click.Command):
@@ -50,8 +54,8 @@ class GroupedCommand(click.Command):
         groups: names of parameters by the title of their group, in the order of the help.
     """
 
-    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **known: Any) -> None:
-        super().__init__(*args, **known)
+    def __init__(self, groups: Mapping[str, Sequence[str]], **known: Any) -> None:
+        super().__init__(**known, context_settings=_SETTINGS)
         self.groups = groups
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -12,25 +12,18 @@ bodies of If, which cannot be cut out, are fitted to the ANN's values before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
 
 from ...passes.analysis.activations import Activation
 from ...passes.analysis.layers import Layer
-from ...passes.graph.network import Network, is_detached
-from ...passes.graph.protos import initializers_below
-from ...passes.neurons.neuron import Neuron
+from ...passes.graph.network import Network, constants_of
 from ..errors import DataError
 from ..options import CompileOptions
 from ..progress import Progress
-from ..running.histograms import Watch, observe_samples
-from ..running.signed_histogram import SignedHistogram
+from ..running.histograms import observe_samples
 from ..samples.files import Samples
-from .fitting.fit_neuron import fit_neuron
-from .fitting.membrane import Membrane
-from .fitting.watches import NotFiniteError, watch_of, watches_of
+from .fitting.watches import Fit, NotFiniteError, watches_of
 from .sequence.sequential import Calibrated, calibrate_sequentially
 
 
@@ -59,7 +52,7 @@ def calibrate(
     Raises:
         DataError: the network does not run on the samples, or gives NaN or inf.
     """
-    fit = _NeuronFit(options, levels or {})
+    fit = Fit(options, levels or {})
     made = {name for node in network.proto.graph.node for name in node.output}
     outer = [a for a in activations if a.output in made] if options.corrects else []
     inner = [a for a in activations if a not in outer]
@@ -90,42 +83,12 @@ def calibrate(
     return result
 
 
-class _NeuronFit:
-    """How the options have neurons fitted.
-
-    Attributes:
-        membranes: what the neurons were fitted to, by the activation's output tensor.
-    """
-
-    def __init__(self, options: CompileOptions, levels: Mapping[str, int]) -> None:
-        self._options, self._levels = options, levels
-        self.membranes: dict[str, Membrane] = {}
-
-    def watch(self, activation: Activation) -> Watch:
-        """What is observed: the input, per channel where a neuron of this kind has channels."""
-        return watch_of(activation, self._options)
-
-    def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
-        """The neuron for this distribution of its membrane potential."""
-        options = self._options
-        if activation.output in self._levels:
-            options = replace(options, levels=self._levels[activation.output])
-        neuron = fit_neuron(activation, histogram, options)
-        self.membranes[activation.output] = Membrane(histogram, neuron)
-        return neuron
-
-    def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
-        """Whether all values count as 0, or all are below 0 where that gives 0."""
-        cut_off = activation.linear and not activation.signed and activation.op != "Encoder"
-        return histogram.silent or (cut_off and not (histogram.maxima > 0).any())
-
-
 def _in_one_pass(
     network: Network,
     activations: Sequence[Activation],
     samples: Samples,
     size: int,
-    fit: _NeuronFit,
+    fit: Fit,
     progress: Progress,
 ) -> Calibrated:
     """Neurons fitted to the ANN's values."""
@@ -146,10 +109,7 @@ def _in_one_pass(
 
 def _advice(network: Network) -> str:
     """What to check when values are not finite: the weights, if they are not, or the samples."""
-    small = (t for t in initializers_below(network.proto.graph) if not is_detached(t))
-    floats = (t for t in small if t.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE))
-    weights = {t.name: numpy_helper.to_array(t) for t in floats} | network.weights
-    for name, values in weights.items():
+    for name, values in constants_of(network).items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             return f"the weight '{name}' holds NaN or inf, train or export the network again"
     return "check their scaling"

@@ -40,21 +40,21 @@ mean that the network was trained with. Neither is in the model, but both have l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto
 
 from ...passes.analysis.operators import Inputs, properties
-from ...passes.graph.network import Network
+from ...passes.graph.network import Network, constants_of
 from ...passes.graph.protos import attributes_of
 from ..errors import DataError, ModelError
 from ..progress import Progress
 from ..running.expose import with_outputs
 from ..running.session import make_session, run_samples
 from ..samples.files import Feed, InputSpec
-from ..samples.synthetic import Look, Looks, SyntheticSamples
+from ..samples.synthetic import Look, SyntheticSamples
 
 #: Samples that each scale and offset is tried on, and bytes of what is observed of them.
 _PROBES, _FIRST_PROBES = 32, 8
@@ -68,7 +68,7 @@ def matched_samples(
     specs: list[InputSpec],
     count: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> SyntheticSamples:
     """Made-up samples that suit the network.
 
@@ -86,22 +86,16 @@ def matched_samples(
     looks = _integer_looks(network.proto.graph, specs)
     lookups = [f"integers of {n} from 0 to {k.rows - 1}" for n, k in looks.items() if not k.low]
     try:
-        match = _Match(network, specs, seed, progress or Progress())
-        found, text = match.search()
-        looks[found.name] = found.look
+        match = _Match(network, specs, seed, progress)
+        look, text = match.search()
+        looks[specs[0].name] = look
     except _NotMatched as reason:
         text = f"not matched to the network, {reason}"
-    return SyntheticSamples(specs, count, seed, looks=Looks(looks, "; ".join([text, *lookups])))
+    return SyntheticSamples(specs, count, seed, looks, "; ".join([text, *lookups]))
 
 
 class _NotMatched(Exception):
     """Why the samples are what they are: rule 7."""
-
-
-@dataclass(frozen=True)
-class _Found:
-    name: str
-    look: Look
 
 
 @dataclass(frozen=True)
@@ -145,9 +139,7 @@ class _Match:
         if not self._observed:
             raise _NotMatched("which has no batch normalisation and no linear operator with a bias")
         self._pattern = "leaves" if len(self._spec.shape) == 4 else "noise"
-        base = SyntheticSamples(
-            specs, _PROBES, seed, looks=Looks({self._spec.name: Look(self._pattern)})
-        )
+        base = SyntheticSamples(specs, _PROBES, seed, {self._spec.name: Look(self._pattern)})
         names = [observed.name for observed in self._observed]
         try:
             self._session = make_session(with_outputs(network, names), library=False)
@@ -169,7 +161,7 @@ class _Match:
             held += len(feed[self._spec.name])
         return feeds
 
-    def search(self) -> tuple[_Found, str]:
+    def search(self) -> tuple[Look, str]:
         """The look with the least mismatch, rule 4, and what to say about it."""
         octave, offset = self._coarse()
         self._try([(0.0, 0.0), *((octave + step, offset) for step in (-1, 0, 1))])
@@ -189,7 +181,7 @@ class _Match:
             f"{self._what} (mismatch {self._tried[octave, offset]:.3f}, "
             f"{self._tried[0.0, 0.0]:.3f} at scale 1 and mean 0)"
         )
-        return _Found(self._spec.name, look), text
+        return look, text
 
     def _coarse(self) -> tuple[float, float]:
         tracked = self._progress.track(_GRID, len(_GRID), "matching inputs")
@@ -251,34 +243,23 @@ class _Moments:
 
 def _observed(network: Network) -> tuple[list[_Observed], str]:
     """What is compared, rule 3, and its name."""
-    constants = _Constants(network)
+    constants = constants_of(network)
     nodes = list(network.proto.graph.node)
     normalised = [found for node in nodes for found in _batchnorm(node, constants)]
     if normalised:
         return normalised, f"the statistics of {len(normalised)} batch normalisations"
-    biased = [found for node in nodes for found in _biased(node, constants)]
+    producers = {name: node for node in nodes for name in node.output}
+    biased = [found for node in nodes for found in _biased(node, constants, producers)]
     return biased, f"the biases of {len(biased)} linear operators"
 
 
-class _Constants:
-    """Values of a network's initializers, and which node makes each tensor."""
+_Constants = Mapping[str, np.ndarray]
 
-    def __init__(self, network: Network) -> None:
-        graph = network.proto.graph
-        self._weights = network.weights
-        self._small = {tensor.name: tensor for tensor in graph.initializer}
-        self.producers = {name: node for node in graph.node for name in node.output}
 
-    def get(self, node: NodeProto, place: int) -> np.ndarray | None:
-        """Values of an input in float64; None where it is missing, computed or no number."""
-        name = node.input[place] if place < len(node.input) else ""
-        if name in self._weights:
-            values = self._weights[name]
-        elif name in self._small:
-            values = numpy_helper.to_array(self._small[name])
-        else:
-            return None
-        return values.astype(np.float64) if values.dtype.kind == "f" else None
+def _input(node: NodeProto, place: int, constants: _Constants) -> np.ndarray | None:
+    """Values of an input in float64; None where it is missing, computed or no number."""
+    values = constants.get(node.input[place]) if place < len(node.input) else None
+    return values.astype(np.float64) if values is not None and values.dtype.kind == "f" else None
 
 
 def _batchnorm(node: NodeProto, constants: _Constants) -> Iterator[_Observed]:
@@ -286,22 +267,24 @@ def _batchnorm(node: NodeProto, constants: _Constants) -> Iterator[_Observed]:
         return
     if any(a.name == "training_mode" and a.i for a in node.attribute):
         return
-    mean, variance = constants.get(node, 3), constants.get(node, 4)
+    mean, variance = (_input(node, place, constants) for place in (3, 4))
     if mean is not None and variance is not None and np.isfinite(mean + variance).all():
         yield _Observed(node.input[0], 1, mean, variance)
 
 
-def _biased(node: NodeProto, constants: _Constants) -> Iterator[_Observed]:
+def _biased(
+    node: NodeProto, constants: _Constants, producers: Mapping[str, NodeProto]
+) -> Iterator[_Observed]:
     if node.domain not in ("", "ai.onnx"):
         return
     if properties(node.op_type).weighted:
-        if _is_bias(constants.get(node, 2)):
+        if _is_bias(_input(node, 2, constants)):
             yield _Observed(node.output[0], 1)
     elif node.op_type == "Add":
         for place in (0, 1):
-            producer = constants.producers.get(node.input[1 - place])
+            producer = producers.get(node.input[1 - place])
             is_product = producer is not None and producer.op_type == "MatMul"
-            if is_product and _is_bias(constants.get(node, place)):
+            if is_product and _is_bias(_input(node, place, constants)):
                 yield _Observed(node.output[0], -1)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from ...passes.graph.network import Network, is_detached
-from ...passes.graph.protos import initializers_below, unused_prefix
+from ...passes.graph.network import Network, constants_of
+from ...passes.graph.protos import unused_prefix
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.scale_fire import SCALE_FIRE
 from ..errors import ModelError
@@ -29,7 +29,7 @@ class Insertion:
         self.proto = ModelProto()
         self.proto.CopyFrom(network.proto)
         self.weights = network.weights
-        self._constants = _constants(network)
+        self._constants = constants_of(network)
         self._prefix = unused_prefix(self.proto.graph, prefix)
         self._made = 0
         self._front: list[str] = []
@@ -95,12 +95,3 @@ class Insertion:
         """A name that nothing in the model has."""
         self._made += 1
         return f"{self._prefix}.{self._made}"
-
-
-def _constants(network: Network) -> dict[str, np.ndarray]:
-    """The values of all initializers by name, wherever they are held."""
-    values = dict(network.weights)
-    for tensor in initializers_below(network.proto.graph):
-        if not is_detached(tensor):
-            values[tensor.name] = numpy_helper.to_array(tensor)
-    return values

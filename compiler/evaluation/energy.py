@@ -37,17 +37,10 @@ from ..errors import UsageError
 from ..report.results import EnergyResult, ResidueResult
 
 #: Accountings of the SNN and of networks of the same operators without spikes.
-ACCOUNTINGS: Mapping[str, str] = {
-    "unary": "SNN, one accumulate per spike and synapse",
-    "bit_serial": "SNN, one accumulate per bit of the spike count and synapse",
-    "graded": "SNN, one multiply-accumulate per event and synapse",
-    "unary_int8": "as unary, int8 weights",
-    "bit_serial_int8": "as bit_serial, int8 weights",
-    "graded_int8": "as graded, int8 weights",
-    "ann_fp32": "ANN, float32",
-    "ann_int8": "ANN, int8",
-    "ann_bits": "ANN, int8 weights and activations of as many levels as the neurons",
-}
+ACCOUNTINGS = (
+    *("unary", "bit_serial", "graded", "unary_int8", "bit_serial_int8", "graded_int8"),
+    *("ann_fp32", "ann_int8", "ann_bits"),
+)
 
 _SOURCE = "45 nm, M. Horowitz, Computing's energy problem, ISSCC 2014"
 _BITS_OF_INT8 = 8

@@ -33,7 +33,7 @@ import numpy as np
 
 from ..progress import Progress
 from ..report.results import LatencyResult
-from ..samples.files import Feed, Samples
+from ..samples.files import Samples
 
 #: Seconds of one process above which a network is measured in one round only.
 SLOW = 10.0
@@ -103,7 +103,7 @@ def write_feeds(samples: Samples, sizes: Sequence[int], folder: Path) -> dict[in
     for size in sizes:
         feed = next(samples.batches(size))
         if not samples.unbatched:
-            feed = _repeated(feed, size)
+            feed = {name: array[np.arange(size) % len(array)] for name, array in feed.items()}
         paths[size] = folder / f"feed_{size}.npz"
         np.savez(paths[size], **feed)  # type: ignore[arg-type]
     return paths
@@ -203,7 +203,3 @@ def _run(command: list[str], limit: float) -> tuple[int, str, str]:
 def _text_of(stream: IO[bytes]) -> str:
     stream.seek(0)
     return stream.read().decode(errors="replace")
-
-
-def _repeated(feed: Feed, size: int) -> Feed:
-    return {name: array[np.arange(size) % len(array)] for name, array in feed.items()}

@@ -41,11 +41,6 @@ class Levels:
     negative: int
     v0: float
 
-    @property
-    def signed(self) -> bool:
-        """Whether it fires spikes of both polarities."""
-        return self.positive > 0 and self.negative > 0
-
 
 def one_step_level(total: np.ndarray, steps: int, levels: Levels) -> np.ndarray:
     """The level M of MultiThresholdFire, from the sum of the inputs in units of theta_IF."""

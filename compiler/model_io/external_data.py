@@ -25,7 +25,6 @@ from onnx import (
     AttributeProto,
     GraphProto,
     ModelProto,
-    NodeProto,
     SparseTensorProto,
     TensorProto,
     numpy_helper,
@@ -42,12 +41,13 @@ _MAX_DIGITS = 19  # of a 64-bit number
 
 def external_tensors(model: ModelProto) -> list[TensorProto]:
     """Every tensor that keeps its data elsewhere: in graphs, nodes, functions, sparse ones too."""
-    found = [*_in_graph(model.graph)]
+    graphs = [model.graph]
     for info in model.training_info:
-        found += [*_in_graph(info.initialization), *_in_graph(info.algorithm)]
+        graphs += [info.initialization, info.algorithm]
+    found = [tensor for graph in graphs for tensor in _in_graph(graph)]
     for function in model.functions:
         found += _in_attributes(function.attribute_proto)
-        found += _in_nodes(function.node)
+        found += [t for node in function.node for t in _in_attributes(node.attribute)]
     return [tensor for tensor in found if tensor.data_location == TensorProto.EXTERNAL]
 
 
@@ -108,11 +108,7 @@ def read_external(tensor: TensorProto, folder: Path) -> np.ndarray:
 def _in_graph(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     yield from _in_sparse(graph.sparse_initializer)
-    yield from _in_nodes(graph.node)
-
-
-def _in_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
-    for node in nodes:
+    for node in graph.node:
         yield from _in_attributes(node.attribute)
 
 

@@ -76,8 +76,8 @@ def upgrade(model: ModelProto) -> ModelProto:
         )
     _drop_inputs_with_initializers(model.graph)
     if opset < MIN_OPSET:
-        rewriter = _Rewriter(opset, names_below(model.graph), _inferred(model))
-        rewriter.rewrite_graph(model.graph)
+        rewriter = _Rewriter(opset, names_below(model.graph))
+        rewriter.rewrite_graph(model.graph, _inferred(model), _Types())
         _set_opset(model.opset_import)
     for function in model.functions:
         own = _standard_opset(function.opset_import, default=opset)
@@ -87,8 +87,8 @@ def upgrade(model: ModelProto) -> ModelProto:
                 f"that is read; export the model with opset {MIN_OPSET} or newer"
             )
         if own < MIN_OPSET:
-            inner = _Rewriter(own, names_below(function), GraphProto())
-            inner.rewrite_nodes(function.node, inner.types, set(function.output))
+            inner = _Rewriter(own, names_below(function))
+            inner.rewrite_nodes(function.node, _Types(), set(function.output))
             _set_opset(function.opset_import)
     model.ir_version = max(model.ir_version, _MIN_IR)
     return model
@@ -176,19 +176,15 @@ class _Types:
 
 
 class _Rewriter:
-    """Rewrites nodes of one opset; knows the names that are taken and the types of tensors."""
+    """Rewrites nodes of one opset; knows the names that are taken."""
 
-    def __init__(self, opset: int, taken: set[str], inferred: GraphProto) -> None:
+    def __init__(self, opset: int, taken: set[str]) -> None:
         self.opset = opset
-        self.types = _Types().within(inferred)
         self._taken = taken
-        self._inferred = inferred
         self._constants: dict[str, TensorProto] = {}
 
-    def rewrite_graph(self, graph: GraphProto) -> None:
-        self._rewrite_body(graph, self._inferred, _Types())
-
-    def _rewrite_body(self, graph: GraphProto, inferred: GraphProto, outer: _Types) -> None:
+    def rewrite_graph(self, graph: GraphProto, inferred: GraphProto, outer: _Types) -> None:
+        """Replace the nodes of a graph; ``inferred`` is the same with types where known."""
         types = outer.within(inferred)
         self._constants.update({tensor.name: tensor for tensor in graph.initializer})
         bodies = [body for node in inferred.node for body in bodies_in(node)]
@@ -207,7 +203,7 @@ class _Rewriter:
         read = outputs | {name for node in nodes for name in reads(node)}
         for node in nodes:
             for body in bodies_in(node):
-                self._rewrite_body(body, next(remaining, body), types)
+                self.rewrite_graph(body, next(remaining, body), types)
             self._remember(node)
             if node.domain in _STANDARD:
                 result += self._replacements(_Step(self, node, types, read))

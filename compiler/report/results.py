@@ -70,7 +70,7 @@ class EnergyResult:
         residue: float operators, listed apart and not in any total.
         totals: pJ per sample by accounting: "unary", "bit_serial", "graded" of the SNN, and with
             "_int8" of one with int8 weights; "ann_fp32", "ann_int8", "ann_bits" (a network of
-            ceil(log2(N + 1)) bits). What each is: ACCOUNTINGS of energy.py.
+            ceil(log2(N + 1)) bits). What each is: the table in energy.py.
         analog_share: share of the MACs in layers with analog input.
         notes: what the figures leave out.
     """

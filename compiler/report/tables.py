@@ -22,7 +22,6 @@ from .sweep_points import accuracy_of, baseline_points, energy_of
 
 _NETWORKS = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
 
-
 _WIDTH = 100  # of text
 
 _PREFIXES = {-4: "p", -3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T"}

@@ -131,6 +131,15 @@ class Samples(ABC):
         wanted = self.fixed_batch or size
         return self.count // wanted if self.fixed_batch else -(-self.count // wanted)
 
+    def spread(self, size: int, most: int) -> set[int]:
+        """Which of the feeds of :meth:`batches` to take, evenly spread, for about ``most`` samples.
+
+        A batch that the model fixes is never split, so there may be more.
+        """
+        there = self.batch_count(size)
+        wanted = min(max(most // (self.fixed_batch or size), 1), there)
+        return {(2 * position + 1) * there // (2 * wanted) for position in range(wanted)}
+
 
 def _join(blocks: list[Feed]) -> Feed:
     if len(blocks) == 1:
@@ -244,10 +253,6 @@ class _Header(NamedTuple):
     dtype: np.dtype
 
 
-def _open_array(file: Path, name: str, archive: zipfile.ZipFile | None) -> IO[bytes]:
-    return file.open("rb") if archive is None else archive.open(f"{name}.npy")
-
-
 def _read_header(file: Path, name: str, stream: IO[bytes]) -> _Header:
     try:
         version = npy_format.read_magic(stream)
@@ -335,7 +340,8 @@ class _Reader:
 
     def __enter__(self) -> _Reader:
         self._archive = zipfile.ZipFile(self._file) if self._file.suffix == ".npz" else None
-        self._stream = _open_array(self._file, self._name, self._archive)
+        archive, member = self._archive, f"{self._name}.npy"
+        self._stream = self._file.open("rb") if archive is None else archive.open(member)
         self._header = _read_header(self._file, self._name, self._stream)
         self._left = self._header.shape[0]
         return self

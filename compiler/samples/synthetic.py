@@ -19,7 +19,7 @@ What a sample looks like is said per input by a :class:`Look`:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,6 +30,8 @@ _FEWEST_LEAVES, _MOST_LEAVES = 3, 60
 _SMALLEST, _LARGEST = 1 / 20, 1 / 2
 _LONGEST = 2.0
 _COMMON = 0.8
+#: Length of dynamic dimensions other than the batch.
+_FREE_DIM = 32
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,15 @@ class Look:
     rows: int = 2
 
 
-@dataclass(frozen=True)
-class Looks:
-    """Looks of the inputs by name, and in words.
-
-    Attributes:
-        inputs: an input that is not here gets standard normal floats, or integers from {0, 1}.
-        text: goes into the samples' origin.
-    """
-
-    inputs: Mapping[str, Look] = field(default_factory=dict)
-    text: str = ""
-
-
 class SyntheticSamples(Samples):
-    """Made-up samples for the inputs ``specs``.
+    """Made-up samples.
 
-    Dynamic dimensions other than the batch become ``free_dim``. A seed gives the same samples.
+    Args:
+        specs: the inputs.
+        count: number of samples; where the model fixes a batch, as many as fill batches.
+        seed: the same seed gives the same samples.
+        looks: by input; one that is not here gets standard normal floats, or integers from {0, 1}.
+        text: what they look like, for the samples' origin.
     """
 
     synthetic = True
@@ -77,20 +71,19 @@ class SyntheticSamples(Samples):
         specs: list[InputSpec],
         count: int,
         seed: int,
-        free_dim: int = 32,
-        looks: Looks | None = None,
+        looks: Mapping[str, Look] | None = None,
+        text: str = "",
     ) -> None:
-        looks = looks or Looks()
         self.unbatched = inputs_without_batch(specs)
         self.fixed_batch = fixed_batch(specs, self.unbatched)
         if self.fixed_batch:
             count = max(count // self.fixed_batch, 1) * self.fixed_batch
         self.count = count
         self.origin = f"{count} synthetic samples, seed {seed}"
-        if looks.text:
-            self.origin += f": {looks.text}"
-        self._specs, self._seed, self._free_dim = specs, seed, free_dim
-        self._looks = {spec.name: looks.inputs.get(spec.name, Look()) for spec in specs}
+        if text:
+            self.origin += f": {text}"
+        self._specs, self._seed = specs, seed
+        self._looks = {spec.name: (looks or {}).get(spec.name, Look()) for spec in specs}
 
     def _blocks(self, size: int) -> Iterator[Feed]:
         for start in range(0, self.count, size):
@@ -101,7 +94,7 @@ class SyntheticSamples(Samples):
         own = spec.shape[1:]
         if spec.name in self.unbatched:
             own = (1 if spec.shape[:1] == (None,) else spec.shape[0], *own) if spec.shape else ()
-        shape = tuple(self._free_dim if dim is None else dim for dim in own)
+        shape = tuple(_FREE_DIM if dim is None else dim for dim in own)
         look = self._looks[spec.name]
         block = np.empty((len(numbers), *shape), spec.dtype)
         for row, number in enumerate(numbers):

@@ -79,7 +79,6 @@ class Target(Protocol):
         Raises:
             UsageError: options do not go with the target, or a package is not installed.
         """
-        ...
 
     def check(self, prepared: Prepared) -> None:
         """Refuse early, before calibration, what is known to be refused later.
@@ -87,7 +86,6 @@ class Target(Protocol):
         Raises:
             ModelError: the target cannot express the network.
         """
-        ...
 
     def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:
         """The network in the target's form.
@@ -95,4 +93,3 @@ class Target(Protocol):
         Raises:
             ModelError: the target cannot express the network.
         """
-        ...

@@ -106,10 +106,6 @@ def _erfc(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.frompyfunc(math.erfc, 1, 1)(x), np.float64)
 
 
-def _relu(x: np.ndarray) -> np.ndarray:
-    return np.asarray(np.maximum(x, 0.0))
-
-
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     decay: np.ndarray = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0, 1.0, decay) / (1.0 + decay))
@@ -165,10 +161,6 @@ def _leaky(slope: float) -> ActivationFunction:
     return ActivationFunction(evaluate, homogeneous=True)
 
 
-def _leaky_relu(node: Node) -> ActivationFunction:
-    return _leaky(_attribute(node, "alpha", 0.01))
-
-
 def _prelu(node: Node) -> ActivationFunction:
     slope = _input(node, 1, "slope", np.nan)
     if not math.isfinite(slope):
@@ -220,10 +212,6 @@ def _swish(node: Node) -> ActivationFunction:
     return _swish_of(_attribute(node, "alpha", 1.0))
 
 
-def _quick_gelu(node: Node) -> ActivationFunction:
-    return _swish_of(_attribute(node, "alpha", 1.702))
-
-
 def _gelu(node: Node) -> ActivationFunction:
     approximate = node.attrs.get("approximate", "none")
     if approximate not in ("none", "tanh"):
@@ -248,9 +236,9 @@ def _shrink(node: Node) -> ActivationFunction:
 
 _STANDARD: dict[str, Callable[[Node], ActivationFunction]] = {
     "Identity": _fixed(lambda x: x, homogeneous=True),
-    "Relu": _fixed(_relu, homogeneous=True),
+    "Relu": _fixed(lambda x: np.maximum(x, 0.0), homogeneous=True),
     "Clip": _clip,
-    "LeakyRelu": _leaky_relu,
+    "LeakyRelu": lambda node: _leaky(_attribute(node, "alpha", 0.01)),
     "PRelu": _prelu,
     "ThresholdedRelu": _thresholded_relu,
     "Elu": _elu,
@@ -272,7 +260,7 @@ _STANDARD: dict[str, Callable[[Node], ActivationFunction]] = {
 _MICROSOFT: dict[str, Callable[[Node], ActivationFunction]] = {
     "Gelu": _fixed(_gelu_erf),
     "FastGelu": _fast_gelu,
-    "QuickGelu": _quick_gelu,
+    "QuickGelu": lambda node: _swish_of(_attribute(node, "alpha", 1.702)),
 }
 
 _ANN: dict[str, Callable[[Node], ActivationFunction]] = {

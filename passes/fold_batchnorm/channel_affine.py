@@ -139,17 +139,16 @@ def _fold_into_matmul(
     affine: Affine,
     output: Tensor,
 ) -> None:
-    dtype = values_of(matmul.inputs[1]).dtype
+    dtype, shift = values_of(matmul.inputs[1]).dtype, affine.shift
     if add is not None:
         position = 0 if is_constant(add.inputs[0]) else 1
-        shift = _own(add.inputs[position], "bias") * affine.scale + affine.shift
-        if weight is not None:
-            _set(graph, matmul, 1, (weight * affine.scale).astype(dtype), "weight")
+        shift = _own(add.inputs[position], "bias") * affine.scale + shift
+    if weight is not None:
+        _set(graph, matmul, 1, (weight * affine.scale).astype(dtype), "weight")
+    if add is not None:
         _set(graph, add, position, shift.astype(dtype), "bias")
         add.outputs[0] = output
         return
-    if weight is not None:
-        _set(graph, matmul, 1, (weight * affine.scale).astype(dtype), "weight")
     if not np.any(affine.shift):
         matmul.outputs[0] = output
         return

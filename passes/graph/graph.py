@@ -8,7 +8,7 @@ round. A tensor of an outer scope is the same object in the bodies that read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 
@@ -286,6 +286,14 @@ def unique_name(graph: Graph, wanted: str) -> str:
     return name
 
 
+def redirect(readers: Iterable[Node], old: Tensor, new: Tensor) -> None:
+    """Let these nodes read ``new`` in place of ``old``."""
+    for reader in readers:
+        for i, tensor in enumerate(reader.inputs):
+            if tensor is old:
+                reader.inputs[i] = new
+
+
 def replace_everywhere(graph: Graph, old: Tensor, new: Tensor) -> None:
     """Let whatever reads or returns ``old`` take ``new`` instead, in bodies too.
 
@@ -294,10 +302,7 @@ def replace_everywhere(graph: Graph, old: Tensor, new: Tensor) -> None:
         old: stays what its producer computes.
         new: a tensor that all these scopes see.
     """
-    for consumer in list(old.outputs):
-        for i, tensor in enumerate(consumer.inputs):
-            if tensor is old:
-                consumer.inputs[i] = new
+    redirect(list(old.outputs), old, new)
     for scope in scopes(graph):
         for i, output in enumerate(scope.graph.outputs):
             if output is old:

@@ -79,6 +79,12 @@ def constant_of(network: Network, name: str) -> np.ndarray:
     raise KeyError(name)
 
 
+def constants_of(network: Network) -> dict[str, np.ndarray]:
+    """The values of all initializers by name, those of control-flow bodies included."""
+    small = [t for t in initializers_below(network.proto.graph) if not is_detached(t)]
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in small} | network.weights
+
+
 def set_constant(network: Network, name: str, values: np.ndarray) -> None:
     """Give an initializer, of a body too, other values of the type and shape that it has."""
     if name in network.weights:

@@ -55,6 +55,7 @@ from ..graph.graph import (
     is_constant,
     metadata,
     opset_version,
+    redirect,
     scopes,
     shape_of,
     tidy,
@@ -158,7 +159,7 @@ class _Rewriting:
             elif tensor.name in timed:
                 self._now(tensor, step=tensor)
         for node in list(graph.nodes):
-            if _is_neuron(node):
+            if node.domain == DOMAIN:
                 self._fire(node, delayed)
             elif any(self._of(tensor) for tensor in node.inputs):
                 self._compute(node)
@@ -292,7 +293,7 @@ class _Rewriting:
             new = chain.end("Div", asked, self._integers(self._steps))
         else:
             new = chain.end("Concat", *self._without_time(chain, asked), axis=0)
-        _redirect(readers, asked, new)
+        redirect(readers, asked, new)
 
     def _first_and_rest(self, chain: _Chain, lengths: Tensor) -> tuple[Tensor, Tensor]:
         zero, one, end = (self._integers([at]) for at in (0, 1, _END))
@@ -376,7 +377,7 @@ class _Rewriting:
         chain = _Chain(self._graph, tensor, INPUT_STEPS)
         inside = self._steps_as_rows(chain, tensor)
         inside.shape = list(tensor.shape)  # of the spatial network, as all rules speak of it
-        _redirect(readers, tensor, inside)
+        redirect(readers, tensor, inside)
         self._now(inside, step=inside)
         _put_axis(self._graph, tensor, self._steps)
 
@@ -496,23 +497,8 @@ class _Chain:
 
 
 def _levels(node: Node) -> tuple[int, int]:
-    defaults = MULTI_THRESHOLD_FIRE.defaults
-    first, second = (
-        int(node.attrs.get(name, defaults[name])) for name in ("levels_pos", "levels_neg")
-    )
-    return first, second
-
-
-def _is_neuron(node: Node) -> bool:
-    return bool(node.domain == DOMAIN)
-
-
-def _redirect(readers: list[Node], old: Tensor, new: Tensor) -> None:
-    """Let these nodes read ``new`` in place of ``old``."""
-    for reader in readers:
-        for at, tensor in enumerate(reader.inputs):
-            if tensor is old:
-                reader.inputs[at] = new
+    attributes = MULTI_THRESHOLD_FIRE.defaults | node.attrs
+    return int(attributes["levels_pos"]), int(attributes["levels_neg"])
 
 
 def _with_rows(node: Node, timed: set[int]) -> list[int]:

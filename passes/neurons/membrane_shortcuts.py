@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from ..analysis.activations import find_activations, is_activation, mark_shortcut
 from ..analysis.operators import is_linear, moved, moves_values, standard
-from ..graph.graph import Graph, Node, PassResult, Tensor, scopes, tidy, unique_name
+from ..graph.graph import Graph, Node, PassResult, Tensor, redirect, scopes, tidy, unique_name
 from ..graph.surgeon import add_node, variable
 
 
@@ -49,10 +49,7 @@ def _split(graph: Graph, node: Node) -> bool:
     attributes = dict(node.attrs)
     clone = add_node(graph, node.op, name, list(node.inputs), copy, attributes, node.domain)
     mark_shortcut(clone)
-    for reader in analog:
-        for position, tensor in enumerate(reader.inputs):
-            if tensor is output:
-                reader.inputs[position] = copy
+    redirect(analog, output, copy)
     return True
 
 

@@ -36,6 +36,7 @@ from .patterns import (
     is_about,
     is_elementwise,
     is_exactly,
+    one_plus,
     polynomial,
 )
 from .selections import guarded_softplus
@@ -155,11 +156,8 @@ def _sigmoid_of(
     if factor in whole.tensors:
         sigmoid = scope.producer(whole.tensors[factor], "Sigmoid")
         return None if sigmoid is None else (sigmoid.inputs[0], 1.0, (sigmoid,))
-    divisor = affine(scope, whole.tensors[-factor])
-    exp = scope.producer(divisor.base, "Exp")
-    if exp is None or divisor.scale != 1 or divisor.offset != 1:
-        return None
-    return exp.inputs[0], -1.0, (*divisor.nodes, exp)
+    divisor = one_plus(scope, whole.tensors[-factor], "Exp")
+    return None if divisor is None else (divisor[0], -1.0, divisor[1])
 
 
 def _mish(
@@ -188,13 +186,8 @@ def _softplus_of(scope: MatchScope, tensor: Tensor) -> tuple[Tensor, tuple[Node,
     if softplus is not None:
         return softplus.inputs[0], (softplus,)
     log = scope.producer(tensor, "Log")
-    if log is None:
-        return None
-    inner = affine(scope, log.inputs[0])
-    exp = scope.producer(inner.base, "Exp")
-    if exp is None or inner.scale != 1 or inner.offset != 1:
-        return None
-    return exp.inputs[0], (log, *inner.nodes, exp)
+    inner = None if log is None else one_plus(scope, log.inputs[0], "Exp")
+    return None if log is None or inner is None else (inner[0], (log, *inner[1]))
 
 
 def _softplus(scope: MatchScope, last: Node) -> Match | None:
@@ -236,13 +229,8 @@ def _softsign(
 ) -> _Found | None:
     if gate in whole.tensors or not is_exactly(factor, 1):
         return None
-    divisor = affine(scope, whole.tensors[-gate])
-    absolute = scope.producer(divisor.base, "Abs")
-    if absolute is None or absolute.inputs[0] is not x:
-        return None
-    if divisor.scale != 1 or divisor.offset != 1:
-        return None
-    return "Softsign", {}, (*divisor.nodes, absolute)
+    divisor = one_plus(scope, whole.tensors[-gate], "Abs")
+    return None if divisor is None or divisor[0] is not x else ("Softsign", {}, divisor[1])
 
 
 def _one_factor(

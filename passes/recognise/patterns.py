@@ -105,12 +105,7 @@ class MatchScope:
 
         Only standard operators count.
         """
-        if len(tensor.inputs) != 1:
-            return None
-        node: Node = tensor.inputs[0]
-        if node.op not in ops or not is_standard(node) or len(node.outputs) != 1:
-            return None
-        return node if id(node) in self._members else None
+        return self._one_of(tensor.inputs[0], ops) if len(tensor.inputs) == 1 else None
 
     def forget(self, nodes: tuple[Node, ...]) -> None:
         """Match nothing with these nodes any more."""
@@ -129,12 +124,12 @@ class MatchScope:
 
     def consumer(self, tensor: Tensor, *ops: str) -> Node | None:
         """The only node that reads ``tensor``, if it is one of ops and of this scope."""
-        if not self.has_one_reader(tensor):
-            return None
-        node: Node = tensor.outputs[0]
+        return self._one_of(tensor.outputs[0], ops) if self.has_one_reader(tensor) else None
+
+    def _one_of(self, node: Node, ops: tuple[str, ...]) -> Node | None:
         if node.op not in ops or not is_standard(node) or len(node.outputs) != 1:
             return None
-        return node if id(node) in self._members else None
+        return node if self.holds(node) else None
 
     def is_closed(self, match: Match) -> bool:
         """Whether all that is lost by replacing the match is used by the match alone.
@@ -226,6 +221,15 @@ def affine(scope: MatchScope, tensor: Tensor) -> Affine:
         nodes.append(node)
         tensor = operand
     return Affine(scale, offset, tensor, tuple(nodes))
+
+
+def one_plus(scope: MatchScope, tensor: Tensor, op: str) -> tuple[Tensor, tuple[Node, ...]] | None:
+    """(argument, nodes) of 1 + op(argument)."""
+    inner = affine(scope, tensor)
+    node = scope.producer(inner.base, op)
+    if node is None or inner.scale != 1 or inner.offset != 1:
+        return None
+    return node.inputs[0], (*inner.nodes, node)
 
 
 def _affine_step(node: Node) -> tuple[float, float, Tensor] | None:

@@ -112,11 +112,11 @@ def find_staircase(
     x, weight = centres[seen], counts[seen].astype(np.float64)
     if len(x) < 2:
         return _uniform(x, weight, function, levels)
-    if _evaluate(function, np.zeros(1))[0] == 0:  # hold the place of a silent input
+    if evaluate(function, np.zeros(1))[0] == 0:  # hold the place of a silent input
         at = int(np.searchsorted(x, 0))
         if at == len(x) or x[at] != 0:
             x, weight = np.insert(x, at, 0.0), np.insert(weight, at, 0.0)
-    f = _evaluate(function, x)
+    f = evaluate(function, x)
     density = _level_density(weight, f)
     charge = _CHARGE * density.sum() ** 3 / (12 * (levels + 1) ** 2)
     zero = f == 0
@@ -185,7 +185,12 @@ class _Points:
         return x[order], (self._counts * weight[self._row])[order]
 
 
-def _evaluate(function: Function, x: np.ndarray) -> np.ndarray:
+def evaluate(function: Function, x: np.ndarray) -> np.ndarray:
+    """f of x, float64.
+
+    Raises:
+        ValueError: it is NaN or infinite at a value of x.
+    """
     with np.errstate(all="ignore"):  # exp(-x) may overflow on its way to a finite value
         f = np.asarray(function(x), np.float64)
     if not np.isfinite(f).all():
@@ -272,7 +277,7 @@ def join_levels(
     low, high = left, right
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        passed = side * (_evaluate(function, middle) - halfway) >= 0
+        passed = side * (evaluate(function, middle) - halfway) >= 0
         low, high = np.where(passed, low, middle), np.where(passed, middle, high)
     thresholds = high.astype(np.float32)
     at_left = thresholds <= left.astype(np.float32)
@@ -287,7 +292,7 @@ def _measured(
     staircase: Staircase, x: np.ndarray, weight: np.ndarray, function: Function
 ) -> Staircase:
     """With its error over these values."""
-    f = _evaluate(function, x)
+    f = evaluate(function, x)
     power = float((weight * f * f).sum())
     error = float((weight * (f - staircase(x)) ** 2).sum())
     return replace(staircase, error=float(np.sqrt(error / power)) if power > 0 else 0.0)
@@ -299,6 +304,6 @@ def _uniform(x: np.ndarray, weight: np.ndarray, function: Function, levels: int)
     if end == 0:
         end = 1.0
     points = np.sort((np.arange(levels + 1) - levels // 2) * (end / -(-levels // 2)))
-    f = _evaluate(function, points)
+    f = evaluate(function, points)
     staircase = join_levels(points, f, np.arange(levels + 2), f, function)
     return _measured(staircase, x, weight, function)

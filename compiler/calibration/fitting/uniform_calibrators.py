@@ -68,12 +68,6 @@ class Uniform:
         """Number of levels besides 0."""
         return self.levels_pos + self.levels_neg
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The quantised values."""
-        limit = np.where(x < 0, self.levels_neg, self.levels_pos)
-        spikes = np.minimum(np.floor(np.abs(x) / self.step + 0.5), limit)
-        return np.asarray(self.step * np.where(x < 0, -spikes, spikes))
-
 
 def find_uniform(
     distribution: Distribution,
@@ -131,10 +125,8 @@ def divide(levels: int, positive: float, negative: float) -> tuple[int, int]:
 
 def squared_error(distribution: Distribution, quantiser: Uniform) -> float:
     """Sum of (x - y)^2 over all values."""
-    steps = np.array([quantiser.step])
-    above = _side_error(distribution.positive, steps, np.array([quantiser.levels_pos]))
-    below = _side_error(distribution.negative, steps, np.array([quantiser.levels_neg]))
-    return float(above[0] + below[0])
+    steps, above = np.array([quantiser.step]), np.array([quantiser.levels_pos])
+    return float(_errors(distribution, steps, above, quantiser.levels)[0])
 
 
 def entropy(distribution: Distribution, quantiser: Uniform) -> float:
@@ -185,9 +177,7 @@ def _least_error(
             above = np.full(len(steps), division[0])
         else:
             above = _best_division(positive, negative, steps, levels)
-        below = levels - above
-        errors = _side_error(positive, steps, above) + _side_error(negative, steps, below)
-        return errors, above
+        return _errors(distribution, steps, above, levels), above
 
     return _search(objective, largest, levels)
 
@@ -211,6 +201,14 @@ def _best_division(positive: Side, negative: Side, steps: np.ndarray, levels: in
         low = np.where(open_ & more, middle + 1, low)
         high = np.where(open_ & ~more, middle, high)
     return low
+
+
+def _errors(
+    distribution: Distribution, steps: np.ndarray, above: np.ndarray, levels: int
+) -> np.ndarray:
+    """Squared error for each step and N_pos."""
+    errors = _side_error(distribution.positive, steps, above)
+    return np.asarray(errors + _side_error(distribution.negative, steps, levels - above))
 
 
 def _side_error(side: Side, steps: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -250,9 +248,7 @@ def _most_entropy(
         return -bits, np.full(len(steps), above)
 
     def error(steps: np.ndarray, above: np.ndarray) -> np.ndarray:
-        below = levels - above
-        errors = _side_error(distribution.positive, steps, above)
-        return np.asarray(errors + _side_error(distribution.negative, steps, below))
+        return _errors(distribution, steps, above, levels)
 
     chosen = given if division is not None or not signed else objective
     return _search(chosen, largest, levels, _SAME_ENTROPY, error)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ....passes.analysis.functions import ActivationFunction
 from .distributions import Distribution, pool
-from .staircase import Function, Staircase, find_staircase, join_levels
+from .staircase import Function, Staircase, evaluate, find_staircase, join_levels
 from .thresholds import Thresholds, find_thresholds
 
 #: Points per level at which rule 2 evaluates f, besides the means of the bins.
@@ -49,7 +49,7 @@ def find_uniform_staircase(
         ValueError: f is NaN or infinite at a value of x.
     """
     x = rows[0] if len(rows) == 1 else pool(rows)
-    if not np.any(_evaluated(function.evaluate, x.means)):
+    if not np.any(evaluate(function.evaluate, x.means)):
         return np.ones((), np.float32), find_staircase(x.means, x.counts, function.evaluate, levels)
     values = [row.of(function.evaluate) for row in rows]
     wanted = levels
@@ -88,7 +88,7 @@ def _anywhere(found: Thresholds, x: Distribution, function: Function) -> Stairca
     total = found.levels_pos + found.levels_neg
     grid = np.linspace(x.low[0], x.high[-1], _POINTS * total + 1)
     grid = np.unique(np.concatenate([grid, x.means]))
-    f = _evaluated(function, grid)
+    f = evaluate(function, grid)
     step = float(found.theta)
     k = np.clip(np.sign(f) * np.floor(np.abs(f) / step + 0.5), -found.levels_neg, found.levels_pos)
     cuts = np.flatnonzero(np.diff(k)) + 1
@@ -97,10 +97,3 @@ def _anywhere(found: Thresholds, x: Distribution, function: Function) -> Stairca
         return Staircase(np.full(1, x.low[0], np.float32), level, 0)
     starts = np.concatenate([[0], cuts])
     return join_levels(grid, f, np.append(starts, len(grid)), k[starts] * step, function)
-
-
-def _evaluated(function: Function, x: np.ndarray) -> np.ndarray:
-    values = np.asarray(function(x), np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"the function is not finite at x = {x[~np.isfinite(values)][0]:g}")
-    return values

@@ -1,16 +1,17 @@
-"""What has to be observed to fit neurons."""
+"""How neurons are fitted: what has to be observed, and what becomes of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ....passes.analysis.activations import Activation
 from ....passes.neurons.neuron import Neuron
 from ...options import CompileOptions
 from ...running.histograms import Watch
 from ...running.signed_histogram import SignedHistogram
-from .fit_neuron import channel_axis
+from .fit_neuron import channel_axis, fit_neuron
+from .membrane import Membrane
 
 
 class NotFiniteError(Exception):
@@ -25,23 +26,39 @@ class NotFiniteError(Exception):
         self.tensors = frozenset(tensors)
 
 
-class Fit(Protocol):
-    """How a neuron is fitted to what it sees."""
+class Fit:
+    """How the options have neurons fitted to what they see.
+
+    Args:
+        options: resolved.
+        levels: numbers of levels other than the options', by the activation's output tensor.
+
+    Attributes:
+        membranes: what the neurons were fitted to, by the activation's output tensor.
+    """
+
+    def __init__(self, options: CompileOptions, levels: Mapping[str, int]) -> None:
+        self._options, self._levels = options, levels
+        self.membranes: dict[str, Membrane] = {}
 
     def watch(self, activation: Activation) -> Watch:
-        """What is observed for the neuron: its input, per channel or as a whole."""
+        """What is observed: the input, per channel where a neuron of this kind has channels."""
+        axis = channel_axis(activation, self._options)
+        return Watch(activation.input, axis, 1 if axis is None else activation.channels or 1)
 
     def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
         """The neuron for this distribution of its membrane potential."""
+        options = self._options
+        if activation.output in self._levels:
+            options = replace(options, levels=self._levels[activation.output])
+        neuron = fit_neuron(activation, histogram, options)
+        self.membranes[activation.output] = Membrane(histogram, neuron)
+        return neuron
 
     def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
-        """Whether the activation is 0 on everything that was seen."""
-
-
-def watch_of(activation: Activation, options: CompileOptions) -> Watch:
-    """The membrane potential, per channel where a neuron of this kind has channels."""
-    axis = channel_axis(activation, options)
-    return Watch(activation.input, axis, 1 if axis is None else activation.channels or 1)
+        """Whether all values count as 0, or all are below 0 where that gives 0."""
+        cut_off = activation.linear and not activation.signed and activation.op != "Encoder"
+        return histogram.silent or (cut_off and not (histogram.maxima > 0).any())
 
 
 def watches_of(

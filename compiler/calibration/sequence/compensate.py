@@ -111,7 +111,9 @@ class LayerErrors:
         if len(rows) > self._rows:
             positions = np.sort(self._rng.choice(len(rows), self._rows, replace=False))
         geometry = self._layer.geometry
-        patches = ConvPatches(x, geometry) if self._regress and geometry is not None else None
+        patches = None
+        if self._regress and geometry is not None:
+            patches = ConvPatches(x, geometry, error.shape[2:])
         flat = x.reshape(-1, x.shape[-1])
         step = max(_CHUNK // (4 * max(self._groups * self._unknowns, 1)), 1)
         # Rows of one sample lie together, so that halves of the rows are halves of the samples.

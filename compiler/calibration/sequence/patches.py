@@ -13,15 +13,16 @@ class ConvPatches:
     Args:
         x: [B, C, ...spatial].
         geometry: how the Conv slides.
+        lengths: spatial, of its output.
     """
 
-    def __init__(self, x: np.ndarray, geometry: Geometry) -> None:
+    def __init__(self, x: np.ndarray, geometry: Geometry, lengths: tuple[int, ...]) -> None:
         axes = len(geometry.kernel)
         pads = zip(geometry.pads[:axes], geometry.pads[axes:], strict=True)
         padded = np.pad(np.moveaxis(x, 1, -1), [(0, 0), *pads, (0, 0)])
         self._channels_last = np.ascontiguousarray(padded)
         self._geometry = geometry
-        self._shape = (len(x), *output_lengths(x.shape[2:], geometry))
+        self._shape = (len(x), *lengths)
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """The patches at indices into the flattened [B, ...spatial] of the output.
@@ -52,14 +53,3 @@ def as_weight(matrix: np.ndarray, geometry: Geometry) -> np.ndarray:
     groups, outputs, _ = matrix.shape
     split = matrix.reshape(groups * outputs, *geometry.kernel, -1)
     return np.moveaxis(split, -1, 1)
-
-
-def output_lengths(lengths: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
-    """Spatial lengths of the output of a Conv."""
-    axes = len(lengths)
-    return tuple(
-        (length + geometry.pads[i] + geometry.pads[axes + i] - geometry.dilations[i] * (k - 1) - 1)
-        // geometry.strides[i]
-        + 1
-        for i, (length, k) in enumerate(zip(lengths, geometry.kernel, strict=True))
-    )

@@ -186,7 +186,7 @@ class _Twins:
         errors = {
             layer.name: LayerErrors(
                 layer,
-                self._constant(layer.weight),
+                constant_of(self._snn, layer.weight),
                 self._batches,
                 self._options.compensation,
                 seed=position,
@@ -213,7 +213,7 @@ class _Twins:
             self._spool.drop(_EXPECTED + name)
         for layer in this.layers:
             correction = errors[layer.name].solve(
-                self._constant(layer.bias), self._options.bias_correction
+                constant_of(self._snn, layer.bias), self._options.bias_correction
             )
             self._apply(layer, correction)
 
@@ -234,9 +234,6 @@ class _Twins:
         """Where the error of a layer is watched: behind the residual if that is settled."""
         known = layer.residual is not None and self._schedule.stages[layer.residual] <= stage
         return layer.total if known else layer.output
-
-    def _constant(self, name: str) -> np.ndarray:
-        return constant_of(self._snn, name)
 
     def _advance(self, frontier: list[str], stage: int) -> None:
         """Compute the frontier of a stage from another one, and observe what its neurons see."""

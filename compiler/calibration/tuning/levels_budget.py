@@ -54,7 +54,7 @@ from ...running.signed_histogram import SignedHistogram
 from ...samples.files import Feed, Samples
 from ..fitting.distributions import Distribution, distributions
 from ..fitting.fit_neuron import fit_neuron
-from ..fitting.watches import watch_of, watches_of
+from ..fitting.watches import Fit, watches_of
 
 #: Samples on which sensitivities are measured, at most.
 MOST_SAMPLES = 16
@@ -252,18 +252,10 @@ def allocate(tables: Mapping[str, Sequence[Choice]], budget: float) -> dict[str,
 
     Args:
         tables: at least one choice each.
-        budget: the most that the costs may sum up to.
-
-    Raises:
-        UsageError: even the cheapest choices cost more.
+        budget: the most that the costs may sum up to; at least what the cheapest choices cost.
     """
     hulls = {key: _lower_hull(table) for key, table in tables.items()}
     chosen = {key: hull[0] for key, hull in hulls.items()}
-    least = math.fsum(choice.cost for choice in chosen.values())
-    if least > budget:
-        raise UsageError(
-            f"a budget of {budget:.6g} is too small, the fewest levels cost {least:.6g}"
-        )
     steps = [
         (_slope(before, after), position, key, after)
         for position, (key, hull) in enumerate(hulls.items())
@@ -417,9 +409,7 @@ class _Rounded:
 def _spread(samples: Samples, size: int) -> tuple[list[Feed], int]:
     """Batches evenly spread over the samples, and how many samples they hold."""
     batch = samples.fixed_batch or min(size, _BATCH)
-    there = samples.batch_count(batch)
-    wanted = min(max(MOST_SAMPLES // batch, 1), there)
-    chosen = {(2 * position + 1) * there // (2 * wanted) for position in range(wanted)}
+    chosen = samples.spread(batch, MOST_SAMPLES)
     feeds = [feed for position, feed in enumerate(samples.batches(batch)) if position in chosen]
     return feeds, sum(samples.count_in(feed) for feed in feeds)
 
@@ -433,7 +423,7 @@ def _observe(
     progress: Progress,
 ) -> tuple[dict[str, SignedHistogram], int]:
     """The distribution of every membrane potential in the ANN, by the activation's output."""
-    watches = watches_of(activations, lambda a: watch_of(a, options))
+    watches = watches_of(activations, Fit(options, {}).watch)
     observations = observe_samples(network, watches, samples, size, progress, "distributions")
     fixed = samples.fixed_batch
     seen = samples.batch_count(size) * fixed if fixed else samples.count

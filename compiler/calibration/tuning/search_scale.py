@@ -342,9 +342,7 @@ class _Bench:
                 "compile without it"
             )
         self._outputs = [name for _, name in reference.positions]
-        there = samples.batch_count(reference.batch)
-        wanted = min(max(MOST_SAMPLES // (samples.fixed_batch or reference.batch), 1), there)
-        chosen = {(2 * position + 1) * there // (2 * wanted) for position in range(wanted)}
+        chosen = samples.spread(reference.batch, MOST_SAMPLES)
         pairs = zip(samples.batches(reference.batch), reference.batches(), strict=True)
         for position, (feed, expected) in enumerate(pairs):
             if position not in chosen:
@@ -355,7 +353,7 @@ class _Bench:
             for name, array in zip(self._outputs, expected, strict=True):
                 self._spool.put(f"expected/{name}", self._batches, array)
             self._batches += 1
-            self.samples += 1 if samples.unbatched else len(next(iter(feed.values())))
+            self.samples += samples.count_in(feed)
 
     def measure(self, scale: float) -> tuple[float, float]:
         """Relative error of the outputs, and spikes per sample."""

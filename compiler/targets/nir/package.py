@@ -31,15 +31,6 @@ def load_nir() -> Any:
     return nir
 
 
-def check_package() -> None:
-    """Refuse an export early where it cannot be made.
-
-    Raises:
-        UsageError: as :func:`load_nir`.
-    """
-    load_nir()
-
-
 def nir_bytes(graph: Any) -> bytes:
     """A NIR graph as the contents of a file, HDF5. The same graph gives the same bytes."""
     stream = io.BytesIO()

@@ -21,7 +21,7 @@ from ...options import (
 from ...steps import Steps
 from ..onnxruntime import OnnxRuntime
 from ..target import Artifact, Quantised
-from .package import check_package, nir_bytes
+from .package import load_nir, nir_bytes
 from .translate import check_operators, summary, to_nir
 
 
@@ -37,7 +37,7 @@ class Nir:
             UsageError: the options ask for neurons that are not those of NIR, or ``nir`` is not
                 installed.
         """
-        check_package()
+        load_nir()  # refused before any long work
         one_step = options.timesteps == 1 or options.firing == DELAYED
         if one_step or options.levels not in (None, 1) or options.time_axis:
             raise UsageError(

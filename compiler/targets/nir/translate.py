@@ -205,7 +205,8 @@ class _Translation:
             )
         return self._shapes[name]
 
-    def _of(self, node: Node, position: int = 0) -> Signal:
+    def read(self, node: Node, position: int = 0) -> Signal:
+        """What a node reads; rule 7."""
         signal = self._signals[node.inputs[position].name]
         if np.any(signal.border):
             raise NotInNirError(BORDER)
@@ -247,7 +248,7 @@ class _Translation:
     def gemm(self, node: Node) -> Signal:
         """Rule 2."""
         weight = _constant(node, 1).astype(np.float64)
-        if node.attrs.get("transA", 0) or self._of(node).shape[1:]:
+        if node.attrs.get("transA", 0) or self.read(node).shape[1:]:
             raise NotInNirError("its first operand is not [N, C]")
         weight = weight if node.attrs.get("transB", 0) else weight.T
         bias = np.zeros(len(weight))
@@ -261,12 +262,12 @@ class _Translation:
     def matmul(self, node: Node) -> Signal:
         """Rule 2."""
         weight = _constant(node, 1).astype(np.float64)
-        if weight.ndim != 2 or self._of(node).shape[1:]:
+        if weight.ndim != 2 or self.read(node).shape[1:]:
             raise NotInNirError("only [N, C] times a constant matrix is translated")
         return self._affine(node, weight.T, np.zeros(weight.shape[1]))
 
     def _affine(self, node: Node, weight: np.ndarray, bias: np.ndarray) -> Signal:
-        signal, given = self._of(node), self._shape(node)
+        signal, given = self.read(node), self._shape(node)
         sources, factor = self._builder.join(node.name, signal)
         name = self._builder.linear(
             node.name, weight * factor, bias, None, signal.shape, given, sources
@@ -288,7 +289,7 @@ class _Translation:
         if theta.size > 1 and attrs["axis"] not in (1, -len(shape)):
             raise NotInNirError(f"has thresholds along axis {attrs['axis']}, channels are axis 1")
         threshold = theta * np.float32(self._steps)  # as spatial_to_temporal rounds it
-        signal = self._of(node)
+        signal = self.read(node)
         if attrs["v0"]:
             charge = np.broadcast_to(
                 attrs["v0"] * threshold.astype(np.float64).reshape(-1), shape[:1]
@@ -313,7 +314,7 @@ class _Translation:
 
     def average_pool(self, node: Node) -> Signal:
         """Rule 4."""
-        read = self._of(node).shape
+        read = self.read(node).shape
         kernel = tuple(int(length) for length in node.attrs["kernel_shape"])
         if len(kernel) != 2 or len(read) != 3:
             raise NotInNirError("only pooling of two dimensions is translated")
@@ -325,7 +326,7 @@ class _Translation:
 
     def global_pool(self, node: Node) -> Signal:
         """Rule 4."""
-        signal = self._of(node)
+        signal = self.read(node)
         if node.op == "ReduceMean":
             axes = node.attrs.get("axes")
             if axes is None:
@@ -341,7 +342,7 @@ class _Translation:
         return pooled
 
     def _sum_pool(self, node: Node, kernel: Pair, stride: Pair) -> Signal:
-        signal = self._of(node)
+        signal = self.read(node)
         channels, *lengths = signal.shape
         sizes = [(n - k) // s + 1 for n, k, s in zip(lengths, kernel, stride, strict=True)]
         given = (channels, *sizes)
@@ -357,7 +358,7 @@ class _Translation:
 
     def flatten(self, node: Node) -> Signal:
         """Rule 5."""
-        signal, given = self._of(node), self._shape(node)
+        signal, given = self.read(node), self._shape(node)
         if given == signal.shape:
             return signal
         if given != (math.prod(signal.shape),):
@@ -373,14 +374,14 @@ class _Translation:
         sign = -1.0 if node.op == "Sub" else 1.0
         if is_constant(first) or is_constant(second):
             at = 0 if is_constant(first) else 1
-            signal = self._of(node, 1 - at)
+            signal = self.read(node, 1 - at)
             values = self._per_channel(node, at, signal)
             return (
                 signal.scaled(np.array(sign)).shifted(values)
                 if at == 0
                 else signal.shifted(sign * values)
             )
-        left, right = self._of(node), self._of(node, 1)
+        left, right = self.read(node), self.read(node, 1)
         if left.shape != right.shape:
             raise NotInNirError(f"repeats {list(left.shape)} or {list(right.shape)} along an axis")
         return added(left, right.scaled(np.array(sign)))
@@ -393,13 +394,13 @@ class _Translation:
         at = 0 if is_constant(first) else 1
         if node.op == "Div" and at == 0:
             raise NotInNirError("divides by a signal")
-        signal = self._of(node, 1 - at)
+        signal = self.read(node, 1 - at)
         values = self._per_channel(node, at, signal)
         return signal.scaled(1 / values if node.op == "Div" else values)
 
     def concat(self, node: Node) -> Signal:
         """Rule 6."""
-        signals = [self._of(node, at) for at in range(len(node.inputs))]
+        signals = [self.read(node, at) for at in range(len(node.inputs))]
         if int(node.attrs["axis"]) not in (1, -len(signals[0].shape)):
             raise NotInNirError("joins along another axis than the channels")
         count, before, total = sum(s.shape[0] for s in signals), 0, None
@@ -412,7 +413,7 @@ class _Translation:
 
     def slice(self, node: Node) -> Signal:
         """Rule 6."""
-        signal = self._of(node)
+        signal = self.read(node)
         rank = 1 + len(signal.shape)
         starts, ends = (_constant(node, at).tolist() for at in (1, 2))
         axes = _constant(node, 3).tolist() if optional_input(node, 3) else list(range(len(starts)))
@@ -432,7 +433,7 @@ class _Translation:
 
     def pad(self, node: Node) -> Signal:
         """Rule 6."""
-        signal = self._of(node)
+        signal = self.read(node)
         rank = 1 + len(signal.shape)
         axes = _constant(node, 3).tolist() if optional_input(node, 3) else list(range(rank))
         pads = _constant(node, 1).tolist()
@@ -448,10 +449,6 @@ class _Translation:
             elif axis % rank > 1:
                 border[axis % rank - 2] = (before, after)
         return replace(signal, border=tuple(border))
-
-    def same(self, node: Node) -> Signal:
-        """Rule 7."""
-        return self._of(node)
 
     def _per_channel(self, node: Node, position: int, signal: Signal) -> np.ndarray:
         """A constant operand as [C]."""
@@ -484,8 +481,8 @@ _RULES: dict[str, Callable[[_Translation, Node], Signal]] = {
     "Concat": _Translation.concat,
     "Slice": _Translation.slice,
     "Pad": _Translation.pad,
-    "Identity": _Translation.same,
-    "Dropout": _Translation.same,
+    "Identity": _Translation.read,
+    "Dropout": _Translation.read,
 }
 
 #: Operators all of whose inputs that are not constant are signals; of others it is the first.

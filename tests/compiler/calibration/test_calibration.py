@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import model_from_text, resolved
+from histogram_by_hand import HistogramByHand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -13,7 +14,6 @@ from snn_compile.compiler.calibration.fitting.distributions import distributions
 from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
@@ -22,7 +22,7 @@ from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, Thres
 
 
 def signed(values, rows=1):
-    histogram = SignedHistogram(rows)
+    histogram = HistogramByHand(rows)
     histogram.add(np.asarray(values, np.float32).reshape(rows, -1))
     return histogram
 
@@ -103,9 +103,9 @@ def test_signed_histogram_is_silent_until_a_value_differs_from_zero():
 )
 def test_signed_result_does_not_depend_on_how_values_arrive(pieces, rows):
     whole = np.array(pieces, np.float32).T.reshape(rows, -1)
-    at_once = SignedHistogram(rows)
+    at_once = HistogramByHand(rows)
     at_once.add(whole)
-    step_by_step = SignedHistogram(rows)
+    step_by_step = HistogramByHand(rows)
     for column in whole.T[::-1]:
         step_by_step.add(np.ascontiguousarray(column[:, None]))
     np.testing.assert_array_equal(at_once.counts, step_by_step.counts)
@@ -128,7 +128,7 @@ def test_signed_histogram_takes_many_values_and_channels_at_once():
 
 def test_transposed_views_are_counted_by_value():
     x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
-    histogram = SignedHistogram(4)
+    histogram = HistogramByHand(4)
     histogram.add(x.T)
     np.testing.assert_array_equal(histogram.counts, signed(x.T.copy(), rows=4).counts)
 

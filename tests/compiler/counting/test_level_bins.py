@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from histogram_by_hand import HistogramByHand
 from hypothesis import given
 from hypothesis import strategies as st
 from snn_compile.compiler.counting.level_bins import INDEX, level_bins
-from snn_compile.compiler.running.signed_histogram import SignedHistogram
 
 
 def observed(bins, seen):
-    histogram = SignedHistogram(1, bins.bins)
+    histogram = HistogramByHand(1, bins.bins)
     histogram.add(np.asarray(seen, np.float32)[None])
     return histogram
 

@@ -137,7 +137,8 @@ def test_inside_the_premise_the_bound_is_0(levels, sixteenths):
     """And with both polarities at v0 = 1/2 but for ties; at another v0 it is 1 at most."""
     inside = [int(np.clip(x, -16 * levels.negative, 16 * levels.positive)) for x in sixteenths]
     level, low, high = bounds(inside, levels)
-    if not levels.signed or (levels.v0 == 0.5 and sum(inside) % 16 != 8):
+    both = levels.positive and levels.negative
+    if not both or (levels.v0 == 0.5 and sum(inside) % 16 != 8):
         assert low == level == high
     assert max(high - level, level - low) <= 1
 
@@ -145,7 +146,7 @@ def test_inside_the_premise_the_bound_is_0(levels, sixteenths):
 @settings(max_examples=100, deadline=None)
 @given(KINDS, st.integers(-200, 200), st.integers(1, 40))
 def test_the_bound_of_a_constant_input_is_0(levels, x, steps):
-    if levels.signed:
+    if levels.positive and levels.negative:
         levels = Levels(levels.positive, 0, levels.v0)
     level, low, high = bounds([x] * steps, levels)
     assert low == level == high == sum(simulated([x] * steps, levels))

@@ -11,7 +11,7 @@ from snn_compile.compiler.calibration.match_samples import _observed, matched_sa
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.samples.files import InputSpec, input_specs
-from snn_compile.compiler.samples.synthetic import Look, Looks, SyntheticSamples, draw_leaves
+from snn_compile.compiler.samples.synthetic import Look, SyntheticSamples, draw_leaves
 from snn_compile.passes.graph.network import Network, detach
 
 F32 = np.dtype(np.float32)
@@ -43,7 +43,7 @@ def join(samples, name):
 
 def match(model, seed=0, count=16, progress=None):
     network = model if isinstance(model, Network) else detach(model)
-    return matched_samples(network, input_specs(network.proto), count, seed, progress)
+    return matched_samples(network, input_specs(network.proto), count, seed, progress or Progress())
 
 
 def values_of(model, name):
@@ -68,7 +68,7 @@ def trained(text, scale, offset):
     model = model_from_text(text)
     specs = input_specs(model)
     pattern = "leaves" if len(specs[0].shape) == 4 else "noise"
-    looks = Looks({"x": Look(pattern, scale, offset)})
+    looks = {"x": Look(pattern, scale, offset)}
     x = join(SyntheticSamples(specs, 64, seed=99, looks=looks), "x")
     if "BatchNormalization" in text:
         mean, variance = moments(model, "c", x)
@@ -120,8 +120,8 @@ def test_scalars_and_booleans_are_drawn_too():
 
 def test_looks_set_scale_mean_and_range():
     specs = [InputSpec("x", F32, (None, 50)), InputSpec("i", np.dtype(np.int64), (None, 50))]
-    looks = Looks({"x": Look("noise", 4.0, 2.0), "i": Look(low=3, rows=4)}, "as wanted")
-    samples = SyntheticSamples(specs, 400, seed=0, looks=looks)
+    looks = {"x": Look("noise", 4.0, 2.0), "i": Look(low=3, rows=4)}
+    samples = SyntheticSamples(specs, 400, 0, looks, "as wanted")
     x = join(samples, "x")
     assert x.mean() == pytest.approx(8, abs=0.1)
     assert x.std() == pytest.approx(4, abs=0.1)

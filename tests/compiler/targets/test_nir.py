@@ -21,7 +21,8 @@ from spikes_by_hand import network
 
 nir = pytest.importorskip("nir", reason="needs the extra 'nir'")
 nir_by_hand = pytest.importorskip("nir_by_hand")
-from snn_compile.compiler.targets.nir import nir_bytes, to_nir  # noqa: E402
+from snn_compile.compiler.targets.nir.package import nir_bytes  # noqa: E402
+from snn_compile.compiler.targets.nir.translate import to_nir  # noqa: E402
 
 
 def grid(*shape, seed=0, unit=1 / 8, largest=16):
