@@ -82,8 +82,8 @@ def table(outcomes: list[Outcome]) -> str:
     lines = [
         "# The backend test models of the onnx package",
         "",
-        "Every model of `onnx.backend.test` through the front end (opset upgrade, canonical form,",
-        "BatchNormalization folded) and through the whole compiler. What is asked of each is in",
+        "Every model of `onnx.backend.test` through the front end (opset upgrade, the passes that",
+        "default options run) and through the whole compiler. What is asked of each is in",
         "`tests/backend/checks.py`. Written by",
         "",
         "```",
