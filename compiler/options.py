@@ -20,11 +20,13 @@ from .errors import UsageError
 
 #: Levels N of a neuron.
 MOST_LEVELS = 1 << 16
+#: Levels besides silence, of either sign, of a neuron whose levels are placed one by one.
+MOST_PLACED = 255
 #: Timesteps: tensors have a row for each.
 MOST_TIMESTEPS = 1024
 
 AUTO = "auto"
-SCALE, MULTI_THRESHOLD, SIGNED = "scale", "multi-threshold", "signed"
+SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED = "scale", "staircase", "multi-threshold", "signed"
 #: Levels that follow the density of the values: ``staircase.py``.
 DENSITY = "density"
 PERCENTILE = "percentile"
@@ -165,13 +167,14 @@ class CompileOptions:
     )
     neuron: str = _option(
         NEURONS,
-        "ScaleFire, with levels where the values are; MultiThresholdFire, with levels at multiples "
-        "of one threshold; auto: ScaleFire up to the 255 thresholds that it has. Over several "
-        "timesteps multi-threshold: IntegrateFire, which fires positive spikes behind a Relu; "
-        "signed: negative ones too, which take back what came too early; auto: signed if firing is "
-        "immediate.",
+        "ScaleFire, whose levels grow apart by octaves; StaircaseFire, with levels where the values "
+        "are; MultiThresholdFire, with levels at multiples of one threshold; auto: of the first "
+        "two what the data ask for, the third above 255 levels. Activations that are not linear "
+        "on either side of 0 are StaircaseFire. Over several timesteps multi-threshold: "
+        "IntegrateFire, which fires positive spikes behind a Relu; signed: negative ones too, "
+        "which take back what came too early; auto: signed if firing is immediate.",
         AUTO,
-        choices=(AUTO, SCALE, MULTI_THRESHOLD, SIGNED),
+        choices=(AUTO, SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED),
     )
     calibrator: str = _option(
         NEURONS,
@@ -311,8 +314,8 @@ class CompileOptions:
 
     @property
     def kind(self) -> str:
-        """The kind of neuron where both can be: "scale" or "multi-threshold"."""
-        return SCALE if self.neuron == SCALE else MULTI_THRESHOLD
+        """The kind of neuron where any can be: "auto", "scale", "staircase" or "multi-threshold"."""
+        return self.neuron if self.neuron in (AUTO, SCALE, STAIRCASE) else MULTI_THRESHOLD
 
     @property
     def corrects_layers(self) -> bool:
@@ -411,9 +414,9 @@ def _used(options: CompileOptions, name: str, in_effect: bool, where: str) -> Co
 
 def _check_time(options: CompileOptions) -> None:
     """Refuse what is done for networks of one timestep only."""
-    if options.neuron == SCALE:
+    if options.neuron in (SCALE, STAIRCASE):
         raise UsageError(
-            "ScaleFire neurons fire in one timestep; leave out --timesteps, or use multi-threshold "
+            f"{options.neuron} neurons fire in one timestep; leave out --timesteps, or use multi-threshold "
             "neurons, which become integrate-and-fire neurons"
         )
     if options.search_scale or options.levels_budget is not None:
@@ -425,9 +428,8 @@ def _check_time(options: CompileOptions) -> None:
 
 def _resolve_neuron(options: CompileOptions) -> CompileOptions:
     """The kind of neuron, and what it asks of levels and calibrator."""
-    # numpy and onnx come with these.
+    # numpy and onnx come with it.
     from ..passes.lowering.binary_spikes import MAX_UNARY
-    from ..runtime_ops.scale_fire import MAX_THRESHOLDS
 
     levels, asked = options.levels, options.neuron
     if asked == SIGNED and not options.stepwise:
@@ -435,9 +437,9 @@ def _resolve_neuron(options: CompileOptions) -> CompileOptions:
             "signed neurons take back spikes of earlier timesteps; give --timesteps, and leave out "
             "--firing delayed"
         )
-    if asked == SCALE and levels > MAX_THRESHOLDS:
+    if asked in (SCALE, STAIRCASE) and levels > MOST_PLACED:
         raise UsageError(
-            f"{levels} levels: a ScaleFire neuron has at most {MAX_THRESHOLDS}; "
+            f"{levels} levels: {asked} neurons have at most {MOST_PLACED}; "
             "use fewer --levels, or multi-threshold neurons"
         )
     if options.binary_spikes == UNARY and levels > MAX_UNARY:
@@ -446,7 +448,7 @@ def _resolve_neuron(options: CompileOptions) -> CompileOptions:
             f"--binary-spikes bits, or at most {MAX_UNARY} --levels"
         )
     if asked == AUTO:
-        one = SCALE if levels <= MAX_THRESHOLDS else MULTI_THRESHOLD
+        one = AUTO if levels <= MOST_PLACED else MULTI_THRESHOLD
         several = SIGNED if options.stepwise else MULTI_THRESHOLD
         options = replace(options, neuron=several if options.timesteps > 1 else one)
     if options.calibrator == DENSITY and options.kind == MULTI_THRESHOLD:
@@ -454,6 +456,6 @@ def _resolve_neuron(options: CompileOptions) -> CompileOptions:
         why = f", which {levels} levels need," if needed else ""
         raise UsageError(
             f"the calibrator density places levels freely, those of multi-threshold neurons{why} "
-            "are multiples of one threshold; use mse, or scale neurons"
+            "are multiples of one threshold; use mse, or scale or staircase neurons"
         )
     return options

@@ -7,12 +7,14 @@ In standard operators only, so that any runtime shows what spiking will do to th
 2. Encoders that fire below 0, in one neuron:
        y = theta * (Clip(Floor(Relu( x) / theta + v0), 0, N+)
                   - Clip(Floor(Relu(-x) / theta + v0), 0, N-))
-3. LeakyRelu, PRelu (slope a) in two neurons, each a chain, or each a staircase as in rule 4:
+3. LeakyRelu, PRelu (slope a) in two neurons, each a chain, or each as in rule 4 or 5:
        positive = theta+ * Clip(Floor(Relu( x) / theta+ + v0), 0, N+)
        negative = -(theta- * Clip(Floor(Relu(-x) / theta- + v0), 0, N-))
        y = positive + a * negative
    For a = 0 channels the negative neuron contributes nothing, whatever its threshold.
-4. Staircase neurons: y = f(x) becomes a staircase of x, the chain of ``staircase_chain.py``.
+4. Octave neurons: y = f(x), linear on either side of 0, becomes the chain of ``octave_chain.py``,
+   which clips x itself.
+5. Staircase neurons: y = f(x) becomes a staircase of x, the chain of ``staircase_chain.py``.
    Nothing of f is left.
 
 The tensor name of y is kept. The Mul that ends a chain carries the provenance of the neuron:
@@ -44,14 +46,20 @@ from ..graph.graph import (
     unique_name,
 )
 from ..graph.surgeon import add_node, constant, variable
+from .chain import Chain
 from .neuron import (
     DualNeuron,
     Neuron,
+    OctaveNeuron,
     StaircaseNeuron,
     ThresholdNeuron,
     describe_range,
 )
+from .octave_chain import OctaveChain, emit_octave
 from .staircase_chain import StaircaseChain, emit_staircase
+
+#: Polarity of a chain that is the only one of its activation.
+WHOLE = "whole"
 
 
 def insert_quant_clip(graph: Graph, neurons: Mapping[str, Neuron]) -> PassResult:
@@ -70,8 +78,8 @@ def insert_quant_clip(graph: Graph, neurons: Mapping[str, Neuron]) -> PassResult
             match neuron:
                 case DualNeuron():
                     _split_by_polarity(scope, node, neuron)
-                case StaircaseNeuron():
-                    _replace_by_staircase(scope, node, neuron)
+                case OctaveNeuron() | StaircaseNeuron():
+                    _replace(scope, node, neuron)
                 case ThresholdNeuron():
                     _quantise(scope, node, neuron)
             steps = " + ".join(str(part.level_count) for part in neuron.parts.values())
@@ -80,25 +88,34 @@ def insert_quant_clip(graph: Graph, neurons: Mapping[str, Neuron]) -> PassResult
     return PassResult(graph, changes)
 
 
-def _replace_by_staircase(graph: Graph, node: Node, neuron: StaircaseNeuron) -> None:
-    """Rule 4."""
+def _replace(graph: Graph, node: Node, neuron: OctaveNeuron | StaircaseNeuron) -> None:
+    """Rules 4 and 5."""
     x, output = node.inputs[0], node.outputs[0]
     node.outputs.clear()
-    name = unique_name(graph, f"{node.name}.staircase")
-    _emit_staircase(graph, node, neuron, x, output, name, "staircase")
+    name = unique_name(graph, f"{node.name}.levels")
+    _emit(graph, node, neuron, x, output, name, WHOLE)
 
 
-def _emit_staircase(
+def _emit(
     graph: Graph,
     source: Node,
-    neuron: StaircaseNeuron,
+    neuron: OctaveNeuron | StaircaseNeuron,
     x: Tensor,
     output: Tensor,
     name: str,
     polarity: str,
 ) -> None:
-    steps = StaircaseChain(x, neuron.scale, neuron.thresholds, neuron.levels, neuron.axis)
-    last = emit_staircase(graph, steps, output, name)
+    """A chain of rule 4 or 5, the only one of its node or one of two."""
+    if isinstance(neuron, OctaveNeuron):
+        limits = neuron.linear, neuron.top_pos, neuron.top_neg
+        last = emit_octave(
+            graph, OctaveChain(x, neuron.scale, *limits, neuron.axis), output, name
+        )
+    else:
+        grid = neuron.density, neuron.start, neuron.table
+        last = emit_staircase(
+            graph, StaircaseChain(x, neuron.scale, *grid, neuron.axis), output, name
+        )
     inherit(last, source)
     _describe(last, source, neuron, polarity, {"scale": describe_range(neuron.scale)})
 
@@ -132,9 +149,9 @@ def _split_by_polarity(graph: Graph, node: Node, neuron: DualNeuron) -> None:
 
     def side(polarity: str, member: Neuron) -> Tensor:
         result = variable(unique_name(graph, f"{output.name}.{polarity}"), output)
-        if isinstance(member, StaircaseNeuron):
-            name = unique_name(graph, f"{node.name}.{polarity}_staircase")
-            _emit_staircase(graph, node, member, x, result, name, polarity)
+        if isinstance(member, (OctaveNeuron, StaircaseNeuron)):
+            name = unique_name(graph, f"{node.name}.{polarity}_levels")
+            _emit(graph, node, member, x, result, name, polarity)
             return result
         assert isinstance(member, ThresholdNeuron)
         potential = x if polarity == "positive" else emit("Neg", "mirrored", x)
@@ -155,35 +172,22 @@ def _leaky_slope(graph: Graph, node: Node) -> Tensor:
     return constant(unique_name(graph, f"{node.name}.slope"), alpha)
 
 
-class _Chain:
+class _Counts:
     """Writes chains of one neuron, which share their threshold."""
 
     def __init__(self, graph: Graph, neuron: ThresholdNeuron, output: Tensor) -> None:
-        self._graph, self._output, self._v0 = graph, output, neuron.v0
-        shape = neuron.theta.shape
-        if shape:  # [C] broadcasts along the channel axis as [C, 1, ..., 1]
-            shape = (shape[0], *[1] * (len(shape_of(output)) - neuron.axis - 1))
-        self.theta = constant(self._name("theta"), neuron.theta.reshape(shape))
-
-    def _name(self, what: str) -> str:
-        return unique_name(self._graph, f"{self._output.name}.{what}")
-
-    def _scalar(self, what: str, value: float) -> Tensor:
-        return constant(self._name(what), np.array(value, np.float32))
-
-    def emit(self, op: str, what: str, *inputs: Tensor) -> Tensor:
-        """The result of a new node."""
-        result = variable(self._name(what), self._output)
-        add_node(self._graph, op, self._name(op), list(inputs), result)
-        return result
+        self._chain, self._v0 = Chain(graph, output, output), neuron.v0
+        theta = self._chain.aligned(neuron.theta, neuron.axis)
+        self.theta = self._chain.constant("theta", theta)
+        self.emit = self._chain.emit
 
     def count(self, analog: Tensor, levels: int) -> Tensor:
         """analog -> Div theta -> Add v0 -> Floor -> Clip(0, N)."""
+        constant = self._chain.constant
         scaled = self.emit("Div", "scaled", analog, self.theta)
-        charged = self.emit("Add", "charged", scaled, self._scalar("v0", self._v0))
+        charged = self.emit("Add", "charged", scaled, constant("v0", self._v0))
         fired = self.emit("Floor", "fired", charged)
-        bounds = self._scalar("zero", 0.0), self._scalar("levels", levels)
-        return self.emit("Clip", "count", fired, *bounds)
+        return self.emit("Clip", "count", fired, constant("zero", 0.0), constant("levels", levels))
 
 
 def _append_chain(
@@ -195,7 +199,7 @@ def _append_chain(
     output: Tensor,
 ) -> None:
     """analog -> count -> Mul theta -> output."""
-    chain = _Chain(graph, neuron, output)
+    chain = _Counts(graph, neuron, output)
     count = chain.count(analog, neuron.levels_neg or neuron.levels_pos)
     _end_chain(graph, source, neuron, polarity, [count, chain.theta], output)
 
@@ -204,7 +208,7 @@ def _append_signed_chain(
     graph: Graph, source: Node, neuron: ThresholdNeuron, x: Tensor, output: Tensor
 ) -> None:
     """Rule 2. The difference of the counts is +0 where neither side fires, as the neuron's is."""
-    chain = _Chain(graph, neuron, output)
+    chain = _Counts(graph, neuron, output)
     excitatory = chain.count(chain.emit("Relu", "above", x), neuron.levels_pos)
     mirrored = chain.emit("Relu", "below", chain.emit("Neg", "mirrored", x))
     inhibitory = chain.count(mirrored, neuron.levels_neg)

@@ -6,17 +6,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from ...runtime_ops.scale_fire import spikes_of_levels
+from ...runtime_ops.scale_fire import fire_octave, octave_levels
+from ...runtime_ops.staircase_fire import MAX_CELLS, cell_of, spikes_of_levels
 
 #: Initial membrane potential as a fraction of theta: half a threshold turns floor into
 #: round-half-up and so halves the error, |x - y| <= theta / 2 inside the range.
 V0 = 0.5
 
 _FLOAT = np.finfo(np.float32)
+#: Cells of a staircase's grid in the least distance of two thresholds, if a table may be so long.
+_CELLS_IN_GAP = 16
+#: Cells per scale, at most: times a value of a network it should be finite.
+_DENSEST = 2.0**96
 
 _AnyNeuron = TypeVar("_AnyNeuron", bound="Neuron")
 
@@ -121,7 +127,7 @@ class SingleNeuron(Neuron):
 
     @abstractmethod
     def spikes(self, x: np.ndarray, row: int) -> np.ndarray:
-        """Number of spikes for each value: of levels between what it reaches and silence.
+        """Number of unit spikes for each value: what it gives in units of the smallest step.
 
         Args:
             x: membrane potentials of any shape, in the precision to compute in.
@@ -223,20 +229,26 @@ class ThresholdNeuron(SingleNeuron):
 
 
 @dataclass(frozen=True)
-class StaircaseNeuron(SingleNeuron):
-    """ScaleFire: its levels follow any function, y = scale * levels[#{i: x >= scale * t_i}].
+class OctaveNeuron(SingleNeuron):
+    """ScaleFire: its levels are multiples of one scale, dense near 0.
+
+    They are the integers 0..m, then every second up to 2 m, every fourth up to 4 m, and so on, up
+    to the highest, in either direction; y = scale * K with K the level nearest to x / scale
+    (``scale_fire.py``). It stands for Relu, Clip from 0 and encoders.
 
     Attributes:
         scale: float32, scalar () or per channel [C]; finite and greater than 0.
-        thresholds: float32 [K], t_i, ascending.
-        levels: float32 [K + 1].
+        linear: m, 1..2048.
+        top_pos: the highest level K; 0 if it fires below 0 only.
+        top_neg: the magnitude of the lowest level.
     """
 
     unit_name: ClassVar[str] = "scale"
 
     scale: np.ndarray
-    thresholds: np.ndarray
-    levels: np.ndarray
+    linear: int
+    top_pos: int
+    top_neg: int = 0
 
     @property
     def unit(self) -> np.ndarray:
@@ -245,36 +257,160 @@ class StaircaseNeuron(SingleNeuron):
 
     @property
     def level_count(self) -> int:
-        """K: one of the levels is silence."""
-        return len(self.thresholds)
+        """Levels of either sign."""
+        return len(self._levels) - 1
 
     def staircase(self) -> tuple[np.ndarray, np.ndarray]:
-        """The arrays that it holds."""
-        return self.thresholds.astype(np.float64), self.levels.astype(np.float64)
+        """Thresholds half-way between the levels."""
+        levels = self._levels
+        return (levels[1:] + levels[:-1]) / 2, levels
 
     def level_of(self, x: np.ndarray, row: int) -> np.ndarray:
-        """How many thresholds each value reaches."""
-        bounds = self.unit_of(row) * self.thresholds
-        return np.asarray(np.searchsorted(bounds, x.astype(np.float32, copy=False), side="right"))
+        """Where its K is among the levels."""
+        return np.searchsorted(self._levels, self._fired(x.astype(np.float32, copy=False), row))
 
     def spikes(self, x: np.ndarray, row: int) -> np.ndarray:
-        """Levels away from the silent one, as ``scale_fire.spikes_of_levels`` counts them."""
-        distance = np.abs(spikes_of_levels(self.levels))
-        reached = np.searchsorted(self.thresholds, x / self.unit_of(row), side="right")
-        return np.asarray(distance[reached])
+        """|K|."""
+        return np.abs(self._fired(x, row))
+
+    def with_levels(self, kept: np.ndarray) -> OctaveNeuron:
+        """The outermost levels kept become the highest; inputs beyond them are clipped there."""
+        levels = self._levels[kept]
+        above, below = max(levels.max(initial=0), 0), max(-levels.min(initial=0), 0)
+        if above == below == 0:
+            above, below = (1, 0) if self.top_pos else (0, 1)
+        return replace(self, top_pos=int(above), top_neg=int(below))
+
+    def mirrored(self) -> OctaveNeuron:
+        """The neuron that fires below 0 as this one does above."""
+        return replace(self, top_pos=self.top_neg, top_neg=self.top_pos)
+
+    @cached_property
+    def _levels(self) -> np.ndarray:
+        above, below = (octave_levels(self.linear, top) for top in (self.top_pos, self.top_neg))
+        return np.concatenate([-below[:0:-1], above])
+
+    def _fired(self, x: np.ndarray, row: int) -> np.ndarray:
+        limits = self.linear, self.top_pos, self.top_neg
+        return fire_octave(x, self.unit_of(row).astype(x.dtype), *limits)
+
+    def _with_step(self, scale: float, calibrator: str) -> OctaveNeuron:
+        step = scaled_step(self.scale, scale)
+        return replace(self, scale=step, calibrator=calibrator, error=math.nan)
+
+
+@dataclass(frozen=True)
+class StaircaseNeuron(SingleNeuron):
+    """StaircaseFire: its levels follow any function, by a table over the cells of a uniform grid.
+
+    y = scale * table[i], with i = clip(floor(x * density / scale - start), 0, cells - 1)
+    (``staircase_fire.py``). Neighbouring cells of one value are one level.
+
+    Attributes:
+        scale: float32, scalar () or per channel [C]; finite and greater than 0.
+        density: cells per scale, a float32 number above 0.
+        start: where the grid begins, in cells, a float32 number.
+        table: float32 [cells], in units of the scale; two values at least differ.
+    """
+
+    unit_name: ClassVar[str] = "scale"
+
+    scale: np.ndarray
+    density: float
+    start: float
+    table: np.ndarray
+
+    @classmethod
+    def of_staircase(
+        cls, scale: np.ndarray, thresholds: np.ndarray, levels: np.ndarray, **known: Any
+    ) -> StaircaseNeuron:
+        """With thresholds moved to the edges of a grid.
+
+        The grid has cells of a 16th of the least distance of two thresholds, or as many as a table
+        may have. A threshold above 0 does not move below it, nor one at or below 0 above it, so
+        that what is silent stays silent. Levels between thresholds that meet go.
+
+        Args:
+            scale: as of the neuron.
+            thresholds: float [K], ascending, K >= 1, in units of the scale.
+            levels: float [K + 1].
+            known: what any neuron records.
+        """
+        at = thresholds.astype(np.float64)
+        reach = float(at[-1] - at[0] or abs(at[0]) or 1.0)
+        gap = float(np.diff(at).min(initial=reach))
+        cells = max(min(math.ceil(_CELLS_IN_GAP * reach / gap), MAX_CELLS - 3), 1)
+        density = np.float32(np.clip(cells / reach, _FLOAT.tiny, _DENSEST))
+        # Cell 0 ends at the first threshold, or one cell below it.
+        start = np.float32(np.floor(at[0] * float(density)) - 1)
+        edges = at * float(density) - float(start)
+        zero = -float(start)
+        edges = np.where(at > 0, np.maximum(np.rint(edges), np.floor(zero) + 1), np.rint(edges))
+        edges = np.where(at <= 0, np.minimum(edges, np.floor(zero)), edges)
+        table = levels[np.searchsorted(edges, np.arange(edges[-1] + 1), side="right")]
+        return cls(
+            scale=scale,
+            density=float(density),
+            start=float(start),
+            table=table.astype(np.float32),
+            **known,
+        )
+
+    @property
+    def unit(self) -> np.ndarray:
+        """The scale."""
+        return self.scale
+
+    @property
+    def level_count(self) -> int:
+        """One of the levels is silence."""
+        return len(self._begins) - 1
+
+    @property
+    def levels(self) -> np.ndarray:
+        """float32 [levels], in units of the scale, the first one first."""
+        return self.table[self._begins]
+
+    def staircase(self) -> tuple[np.ndarray, np.ndarray]:
+        """Thresholds where one level ends and the next begins."""
+        thresholds = (self._begins[1:] + self.start) / self.density
+        return thresholds, self.levels.astype(np.float64)
+
+    def level_of(self, x: np.ndarray, row: int) -> np.ndarray:
+        """Which of the levels each value's cell belongs to."""
+        return np.asarray(self._level_of_cell[self._cell(x.astype(np.float32, copy=False), row)])
+
+    def spikes(self, x: np.ndarray, row: int) -> np.ndarray:
+        """Multiples of the smallest step, as ``staircase_fire.spikes_of_levels`` counts them."""
+        return np.asarray(np.abs(spikes_of_levels(self.table))[self._cell(x, row)])
 
     def with_levels(self, kept: np.ndarray) -> StaircaseNeuron:
         """Level 0 stays too: silence is for what was not seen.
 
         Of the thresholds between two levels that stay one stays, in the middle of them.
         """
-        kept = np.union1d(kept, np.flatnonzero(self.levels == 0)[:1]).astype(np.int64)
+        levels = self.levels
+        kept = np.union1d(kept, np.flatnonzero(levels == 0)[:1]).astype(np.int64)
         if len(kept) < 2:
             only = int(kept[0]) if len(kept) else 0
             kept = np.array([only, only + 1] if only == 0 else [only - 1, only])
         # Thresholds i..j-1 are between levels i and j.
         middle = (kept[:-1] + kept[1:] - 1) // 2
-        return replace(self, thresholds=self.thresholds[middle], levels=self.levels[kept])
+        level = kept[np.searchsorted(middle, self._level_of_cell, side="left")]
+        return replace(self, table=levels[level])
+
+    @cached_property
+    def _begins(self) -> np.ndarray:
+        """The first cell of each level."""
+        return np.append(0, np.flatnonzero(np.diff(self.table)) + 1)
+
+    @cached_property
+    def _level_of_cell(self) -> np.ndarray:
+        return np.searchsorted(self._begins, np.arange(len(self.table)), side="right") - 1
+
+    def _cell(self, x: np.ndarray, row: int) -> np.ndarray:
+        scale = self.unit_of(row).astype(x.dtype)
+        return cell_of(x, scale, self.density, self.start, len(self.table))
 
     def _with_step(self, scale: float, calibrator: str) -> StaircaseNeuron:
         step = scaled_step(self.scale, scale)

@@ -11,12 +11,15 @@ Matched by structure and constants alone, so the rewrite is exact whoever wrote 
 3. Two chains of Relu(x) and Relu(Neg(x)) with one theta and one v0, of which only the difference of
    the counts is multiplied by theta, become
    MultiThresholdFire(x, theta, levels_pos = N+, levels_neg = N-). One of the N may be 0.
-4. A staircase, the chain of ``staircase.py``, becomes ScaleFire(x, scale, thresholds, levels).
+4. The chain of ``octave_chain.py`` becomes ScaleFire(x, scale), or DualScaleFire where it has
+   levels on both sides of 0 or below it; that of ``staircase_chain.py`` becomes
+   StaircaseFire(x, scale, table).
 5. Not matched: two different thetas, N not a positive integer, v0 outside [0, 1), theta not one
    value per channel of one axis, not finite or not above 0, a tensor of the chain used elsewhere.
    The chain stays as it is.
 
-The neuron takes the metadata of the last Mul and the name of the activation. Both models agree bit
+The neuron takes the metadata of the last Mul and the name of the activation. Thresholds and scales
+per channel have the shape [C, 1, ..., 1], which broadcasts against x. Both models agree bit
 for bit on finite inputs as long as the runtime does not reorder arithmetic. Control-flow bodies are
 rewritten where :func:`graph.scopes` says they may be.
 """
@@ -29,7 +32,8 @@ import numpy as np
 
 from ...runtime_ops.definition import DOMAIN, MAX_LEVELS
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
-from ...runtime_ops.scale_fire import SCALE_FIRE
+from ...runtime_ops.scale_fire import DUAL_SCALE_FIRE, SCALE_FIRE
+from ...runtime_ops.staircase_fire import STAIRCASE_FIRE
 from ..graph.graph import (
     METADATA_PREFIX,
     Graph,
@@ -47,7 +51,10 @@ from ..graph.graph import (
     values_of,
 )
 from ..graph.surgeon import add_node, constant
-from .staircase_chain import match_staircase, per_channel
+from .chain import broadcast, per_channel, usable_steps
+from .insert_quant_clip import WHOLE
+from .octave_chain import match_octave
+from .staircase_chain import match_staircase
 
 
 class _Count(NamedTuple):
@@ -63,7 +70,7 @@ class _Neuron(NamedTuple):
     """What a chain, or two, compute of ``x``."""
 
     x: Tensor
-    theta: np.ndarray  # () or [C]
+    theta: np.ndarray  # () or as it broadcasts against x
     axis: int
     levels_pos: int
     levels_neg: int
@@ -76,7 +83,7 @@ def replace_activation(graph: Graph) -> PassResult:
     for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
         for last in [node for node in scope.nodes if node.op == "Mul"]:
             neuron = (
-                _replace_staircase(scope, last)
+                _replace_levels(scope, last)
                 or _replace_chain(scope, last)
                 or _replace_signed_chain(scope, last)
             )
@@ -87,33 +94,35 @@ def replace_activation(graph: Graph) -> PassResult:
     return PassResult(graph, changes)
 
 
-def _replace_staircase(graph: Graph, last: Node) -> Node | None:
+def _replace_levels(graph: Graph, last: Node) -> Node | None:
     """Rule 4."""
-    staircase = match_staircase(graph, last)
-    if staircase is None:
+    octave, staircase = match_octave(graph, last), match_staircase(graph, last)
+    found = octave or staircase
+    if found is None:
         return None
+    arrays = {"scale": broadcast(last.inputs[1].values)}
+    attributes: dict[str, float] = {"axis": found.axis}
+    if octave is not None:
+        operator = DUAL_SCALE_FIRE if octave.top_neg else SCALE_FIRE
+        attributes |= {
+            "linear": octave.linear,
+            "top_pos": octave.top_pos,
+            "top_neg": octave.top_neg,
+        }
+    elif staircase is not None:
+        operator = STAIRCASE_FIRE
+        arrays["table"] = staircase.table
+        attributes |= {"density": staircase.density, "start": staircase.start}
     output = last.outputs[0]
     output.inputs.clear()
-    arrays = {
-        what: constant(unique_name(graph, f"{output.name}.{what}"), values)
-        for what, values in (
-            ("scale", staircase.scale),
-            ("thresholds", staircase.thresholds),
-            ("levels", staircase.levels),
-        )
-    }
+    inputs = [
+        constant(unique_name(graph, f"{output.name}.{what}"), values)
+        for what, values in arrays.items()
+    ]
     name = last.name
-    if metadata(last).get(METADATA_PREFIX + "polarity") == "staircase":  # the only one of its node
+    if metadata(last).get(METADATA_PREFIX + "polarity") == WHOLE:
         name = metadata(last).get(METADATA_PREFIX + "source_node", last.name)
-    neuron = add_node(
-        graph,
-        SCALE_FIRE.name,
-        name,
-        [staircase.x, *arrays.values()],
-        output,
-        {"axis": staircase.axis},
-        DOMAIN,
-    )
+    neuron = add_node(graph, operator.name, name, [found.x, *inputs], output, attributes, DOMAIN)
     inherit(neuron, last)
     return neuron
 
@@ -208,11 +217,11 @@ def _count(graph: Graph, clip: Node | None) -> _Count | None:
 
 
 def _usable(theta: np.ndarray, rank: int | None) -> tuple[np.ndarray | None, int]:
-    """The threshold as () or [C], and its axis; None where it cannot be one."""
+    """The threshold as the neuron has it, and its axis; None where it cannot be one."""
     values, axis = per_channel(theta, rank)
-    if values is None or not np.all(np.isfinite(values)) or not np.all(values > 0):
+    if values is None or not usable_steps(values):
         return None, axis
-    return values, axis
+    return broadcast(theta), axis
 
 
 def _is(node: Node, op: str) -> bool:

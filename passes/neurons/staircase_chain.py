@@ -1,16 +1,14 @@
 """A staircase in standard operators: how it is written and how it is recognised.
 
-    level = levels[0]
-    level = levels[i + 1] where x >= scale * thresholds[i], for each i in order
-    y = scale * level
+    rate = density / scale
+    y = scale * table[Cast(Clip(x * rate - start, 0, cells - 1))]
 
-Both products are those of ScaleFire's definition, so that the chain and the neuron give the same
-bits for every finite x. It costs two operators per threshold, which is why it serves as the
-quantised network that the neuron is compared with, not as the neuron.
+These are the operations of StaircaseFire's definition in the same order, so that the chain and the
+neuron give the same bits for every x that is not NaN.
 
-:func:`match_staircase` goes by structure and constants alone. It refuses thresholds that do not
-ascend, more of them than ScaleFire takes, a scale that is not one value per channel of one axis,
-and chains with a tensor that something else reads.
+:func:`match_staircase` goes by structure and constants alone. It refuses a scale or rate that is
+not one value per channel of one axis, a rate that is not that of a scale (the Cast truncates, as
+the neuron does), a longer table than StaircaseFire takes, and tensors that something else reads.
 """
 
 from __future__ import annotations
@@ -18,128 +16,83 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from onnx import TensorProto
 
-from ...runtime_ops.scale_fire import MAX_THRESHOLDS
-from ..graph.graph import (
-    Graph,
-    Node,
-    Tensor,
-    is_constant,
-    is_standard,
-    rank_of,
-    shape_of,
-    unique_name,
-)
-from ..graph.surgeon import add_node, constant, variable
+from ...runtime_ops.staircase_fire import MAX_CELLS
+from ..graph.graph import Graph, Node, Tensor, is_constant, rank_of
+from .chain import Chain, per_channel, reciprocal, sole_producer, usable_steps
+
+#: Last places that a quotient of rounded numbers may be off by.
+_ROUNDINGS = 3
 
 
 class StaircaseChain(NamedTuple):
-    """A staircase of the tensor ``x``; see ``StaircaseNeuron`` for the arrays."""
+    """A staircase of the tensor ``x``; see ``StaircaseNeuron`` for the others."""
 
     x: Tensor
     scale: np.ndarray
-    thresholds: np.ndarray
-    levels: np.ndarray
+    density: float
+    start: float
+    table: np.ndarray
     axis: int
 
 
 def emit_staircase(graph: Graph, staircase: StaircaseChain, output: Tensor, name: str) -> Node:
     """Write the chain from ``staircase.x`` to ``output``; returns its last node, ``name``."""
-
-    def scalar(what: str, value: np.ndarray) -> Tensor:
-        return constant(unique_name(graph, f"{output.name}.{what}"), np.asarray(value))
-
-    def emit(op: str, what: str, *inputs: Tensor) -> Tensor:
-        result = variable(unique_name(graph, f"{output.name}.{what}"))
-        add_node(graph, op, result.name, list(inputs), result)
-        return result
-
-    x, scale = staircase.x, staircase.scale
-    if scale.ndim:  # [C] broadcasts along the channel axis as [C, 1, ..., 1]
-        scale = scale.reshape(-1, *[1] * (len(shape_of(x)) - staircase.axis - 1))
-    factor = scalar("scale", scale)
-    level = scalar("level_0", staircase.levels[0])
-    for i, (threshold, value) in enumerate(
-        zip(staircase.thresholds, staircase.levels[1:], strict=True), start=1
-    ):
-        bound = emit("Mul", f"bound_{i}", factor, scalar(f"threshold_{i}", threshold))
-        reached = emit("GreaterOrEqual", f"reached_{i}", x, bound)
-        level = emit("Where", f"at_least_{i}", reached, scalar(f"level_{i}", value), level)
-    return add_node(graph, "Mul", name, [factor, level], output)
+    chain = Chain(graph, staircase.x, output)
+    scale = chain.aligned(staircase.scale, staircase.axis)
+    rate = reciprocal(scale) * np.float32(staircase.density)
+    scaled = chain.emit("Mul", "scaled", staircase.x, chain.constant("rate", rate))
+    start = chain.constant("start", staircase.start)
+    moved = chain.emit("Sub", "moved", scaled, start)
+    bounds = chain.constant("first", 0.0), chain.constant("last", len(staircase.table) - 1)
+    clipped = chain.emit("Clip", "clipped", moved, *bounds)
+    cell = chain.emit("Cast", "cell", clipped, to=TensorProto.INT32)
+    table = chain.constant("table", staircase.table)
+    level = chain.emit("Gather", "level", table, cell)
+    return chain.end("Mul", name, level, chain.constant("scale", scale))
 
 
 def match_staircase(graph: Graph, last: Node) -> StaircaseChain | None:
     """The staircase that ends in ``last``, or None. ``graph`` is the scope of the node."""
-    if last.op != "Mul" or not is_standard(last) or len(last.inputs) != 2:
+    if last.op != "Mul" or len(last.inputs) != 2 or not is_constant(last.inputs[1]):
         return None
-    factor, level = last.inputs
-    if not is_constant(factor) or is_constant(level):
+    gather = sole_producer(graph, last.inputs[0], "Gather")
+    if gather is None or not is_constant(gather.inputs[0]) or gather.attrs.get("axis", 0):
         return None
-    x: Tensor | None = None
-    thresholds: list[np.ndarray] = []
-    levels: list[np.ndarray] = []
-    while not is_constant(level):
-        step = _step(graph, level, factor, x)
-        if step is None:
-            return None
-        x, threshold, value, level = step
-        thresholds.append(threshold)
-        levels.append(value)
-    levels.append(level.values)
-    if x is None or any(value.size != 1 for value in (*thresholds, *levels)):
+    cast = sole_producer(graph, gather.inputs[1], "Cast")
+    clip = sole_producer(graph, cast.inputs[0], "Clip") if cast is not None else None
+    moved = sole_producer(graph, clip.inputs[0], "Sub") if clip is not None else None
+    scaled = sole_producer(graph, moved.inputs[0], "Mul") if moved is not None else None
+    if cast is None or clip is None or moved is None or scaled is None:
         return None
-    # The chain was walked from its end.
-    ascending, reached = (
-        np.array(values, np.float32).reshape(-1)[::-1] for values in (thresholds, levels)
-    )
-    scale, axis = per_channel(factor.values, rank_of(x))
-    if scale is None or not _usable(scale, ascending, reached):
+    if cast.attrs.get("to") != TensorProto.INT32 or len(clip.inputs) != 3:
         return None
-    return StaircaseChain(x, scale, ascending, reached, axis)
+    constants = [*clip.inputs[1:], moved.inputs[1], scaled.inputs[1], gather.inputs[0]]
+    if not all(is_constant(tensor) for tensor in constants):
+        return None
+    first, end, start, rate, table = (tensor.values for tensor in constants)
+    x = scaled.inputs[0]
+    scale, axis = per_channel(last.inputs[1].values, rank_of(x))
+    if scale is None or not usable_steps(scale) or any(v.size != 1 for v in (first, end, start)):
+        return None
+    if table.ndim != 1 or len(table) > MAX_CELLS or not np.all(np.isfinite(table)):
+        return None
+    if first.item() != 0 or end.item() != len(table) - 1:
+        return None
+    density = _density(rate, last.inputs[1].values)
+    if density is None:
+        return None
+    return StaircaseChain(x, scale, density, start.item(), table, axis)
 
 
-def _step(
-    graph: Graph, level: Tensor, factor: Tensor, x: Tensor | None
-) -> tuple[Tensor, np.ndarray, np.ndarray, Tensor] | None:
-    """One ``Where(x >= factor * threshold, value, before)``: x, threshold, value, before."""
-    where = _sole_producer(graph, level, "Where")
-    if where is None or not is_constant(where.inputs[1]):
+def _density(rate: np.ndarray, scale: np.ndarray) -> float | None:
+    """The density that gives this rate with this scale, exactly."""
+    if rate.dtype != np.float32 or rate.shape != scale.shape:
         return None
-    reached = _sole_producer(graph, where.inputs[0], "GreaterOrEqual")
-    if reached is None or (x is not None and reached.inputs[0] is not x):
-        return None
-    bound = _sole_producer(graph, reached.inputs[1], "Mul")
-    if bound is None or bound.inputs[0] is not factor or not is_constant(bound.inputs[1]):
-        return None
-    threshold, value = bound.inputs[1].values, where.inputs[1].values
-    if threshold.dtype != np.float32 or value.dtype != np.float32:
-        return None
-    return reached.inputs[0], threshold, value, where.inputs[2]
-
-
-def _sole_producer(graph: Graph, tensor: Tensor, op: str) -> Node | None:
-    """The ``op`` node that makes the tensor for one reader alone."""
-    if len(tensor.inputs) != 1 or len(tensor.outputs) != 1 or tensor in graph.outputs:
-        return None
-    node = tensor.inputs[0]
-    return node if node.op == op and is_standard(node) else None
-
-
-def _usable(scale: np.ndarray, thresholds: np.ndarray, levels: np.ndarray) -> bool:
-    return bool(
-        scale.dtype == np.float32
-        and np.all(scale > 0)
-        and all(np.all(np.isfinite(values)) for values in (scale, thresholds, levels))
-        and np.all(np.diff(thresholds) >= 0)
-        and len(thresholds) <= MAX_THRESHOLDS
-    )
-
-
-def per_channel(values: np.ndarray, rank: int | None) -> tuple[np.ndarray | None, int]:
-    """``values`` as () or [C], and the channel axis that their broadcast shape speaks of."""
-    if values.size == 1:
-        return values.reshape(()), 1
-    wide = [i for i, length in enumerate(values.shape) if length != 1]
-    if rank is None or len(wide) != 1 or values.ndim > rank:
-        return None, 1
-    return values.reshape(-1), rank - values.ndim + wide[0]
+    near = np.float32(rate.flat[0] * scale.flat[0])
+    for away in range(-_ROUNDINGS, _ROUNDINGS + 1):
+        density = (near.view(np.int32) + np.int32(away)).view(np.float32)
+        if np.array_equal(reciprocal(scale) * density, rate):
+            return float(density)
+    return None

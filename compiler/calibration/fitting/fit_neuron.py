@@ -2,38 +2,43 @@
 
 Kinds (``--neuron``):
 
-1. scale: one ScaleFire, a staircase that follows f. Where f(a x) = a f(x) for a > 0 (x itself,
-   Relu, LeakyRelu, PRelu of one slope) channels may have scales of their own.
-2. multi-threshold: MultiThresholdFire, where f is piecewise linear through 0: Relu, Clip from 0, x
-   itself (encoders), with levels on both sides of 0 where there are values on both. LeakyRelu and
-   PRelu are two neurons, one for either sign, N levels each. Every other f is a ScaleFire.
-3. auto: scale where N <= 255, the most that a ScaleFire has, else multi-threshold.
-4. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
-   kind, one that follows max(x, 0) and one that follows min(x, 0).
+1. scale: ScaleFire, the octave neuron (``octave.py``), where f is linear on either side of 0: Relu,
+   Clip from 0, x itself (encoders), with levels on both sides of 0 where there are values on both.
+   LeakyRelu and PRelu are two neurons, one for either sign, N levels each. Every other f is a
+   StaircaseFire.
+2. staircase: one StaircaseFire, which follows f. Where f(a x) = a f(x) for a > 0 (x itself, Relu,
+   LeakyRelu, PRelu of one slope) channels may have scales of their own.
+3. multi-threshold: MultiThresholdFire, where scale has a ScaleFire.
+4. auto: multi-threshold where N > 255. Else, where scale has one ScaleFire, that, if the squared
+   error to be expected of it is within :data:`_WITHIN` of a StaircaseFire's, and the StaircaseFire
+   where it is not: few levels have to lie exactly, many need not. LeakyRelu and PRelu are one
+   StaircaseFire.
+5. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
+   kind (auto: ScaleFire), one that follows max(x, 0) and one that follows min(x, 0).
 
 Levels: N of one polarity. A neuron that carries both signs has 2 N levels besides silence, divided
 between the polarities as its calibrator finds best (arXiv 2508.14520: keep the negative levels); a
-ScaleFire has at most 255. Over T timesteps a neuron has N levels in each, T N in all, and where it
-carries both signs as many of either.
+StaircaseFire has at most 255. Over T timesteps a neuron has N levels in each, T N in all, and
+where it carries both signs as many of either.
 
-Calibrators (``--calibrator``): density is ``staircase.py``, the others are
+Calibrators (``--calibrator``): density is ``octave.py`` or ``staircase.py``, the others are
 ``uniform_calibrators.py``. auto takes the one with the least expected squared error of
 
-- scale: density, mse;
+- scale, staircase: density, mse;
 - multi-threshold: mse, max.
 
 The error that is expected on new values is (n + p) / (n - p) times that on the n values seen, p
 the numbers fitted to them (H. Akaike, Fitting autoregressive models for prediction, 1969): a
-staircase fits thresholds, levels and scales, mse its steps and the division by polarity, max
-nothing. What the ANN and the spiking network make of a sample (``sequential.py``) are one value
-here. With many values density wins, with fewer than a few per level it only fits the samples.
-Where n <= p nothing is known about new values, and the calibrator that fits least is taken. Of
-scale neurons mse is tried only where (n + p) / (n - p) exceeds 1.1.
+staircase fits thresholds, levels and scales, an octave neuron scales, m and the division by
+polarity, mse its steps and the division, max nothing. What the ANN and the spiking network make of
+a sample (``sequential.py``) are one value here. With many values density wins, with fewer than a few per level it only fits the samples.
+Where n <= p nothing is known about new values, and the calibrator that fits least is taken. Beside
+density, mse is tried only where (n + p) / (n - p) exceeds 1.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -44,14 +49,25 @@ from ....passes.analysis.functions import ActivationFunction
 from ....passes.neurons.neuron import (
     DualNeuron,
     Neuron,
+    OctaveNeuron,
     SingleNeuron,
     StaircaseNeuron,
     ThresholdNeuron,
 )
-from ....runtime_ops.scale_fire import MAX_THRESHOLDS
-from ...options import AUTO, CHANNEL, DENSITY, MULTI_THRESHOLD, PERCENTILE, CompileOptions
+from ...options import (
+    AUTO,
+    CHANNEL,
+    DENSITY,
+    MOST_PLACED,
+    MULTI_THRESHOLD,
+    PERCENTILE,
+    SCALE,
+    STAIRCASE,
+    CompileOptions,
+)
 from ...running.signed_histogram import SignedHistogram
 from .distributions import Distribution, distributions, points_of
+from .octave import find_octave
 from .staircase import Staircase, find_scaled_staircase, find_staircase
 from .thresholds import find_thresholds
 from .uniform_staircase import find_uniform_staircase
@@ -61,6 +77,8 @@ _POINTS = 200_000
 _PARTS = 8
 #: Expected error over the error seen, from which a staircase is fitted to too few values.
 _FEW = 1.1
+#: Expected squared error of an octave neuron over that of a staircase, up to which it is taken.
+_WITHIN = 1.25
 _ENOUGH = "auto: enough values for levels that follow the density"
 
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
@@ -107,8 +125,7 @@ def fit_neuron(
         options: resolved.
 
     Returns:
-        A ThresholdNeuron, a StaircaseNeuron or a DualNeuron, with its calibrator, the reason and
-        its expected relative error.
+        The neuron with its calibrator, the reason and its expected relative error.
 
     Raises:
         ValueError: the function is NaN or infinite at a value seen.
@@ -116,18 +133,21 @@ def fit_neuron(
     rows = distributions(histogram)
     values = sum(row.total for row in rows) / histogram.views
     fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None, values)
-    function, linear = activation.function, has_thresholds(activation, options)
-    if linear and activation.signed:
-        positive = fit.threshold_neuron(_POSITIVE)
-        return _dual(positive, fit.threshold_neuron(_MIRRORED).mirrored(), rows)
-    if function is None:
-        return _dual(fit.staircase_neuron(_POSITIVE), fit.staircase_neuron(_NEGATIVE), rows)
-    if linear:
-        return fit.threshold_neuron(function, activation.upper, activation.op == "Encoder")
-    why = f"{activation.op} is curved" if options.kind == MULTI_THRESHOLD else ""
-    if options.levels > MAX_THRESHOLDS:
-        why += f", a ScaleFire has at most {MAX_THRESHOLDS} levels"
-    return fit.staircase_neuron(function, why.removeprefix(", "))
+    function, kind = activation.function, options.kind
+    if function is None or (activation.signed and kind in (SCALE, MULTI_THRESHOLD)):
+        return _dual(fit, kind, rows)
+    if not activation.linear or activation.signed or kind == STAIRCASE:
+        why = f"{activation.op} is curved" if not activation.linear else ""
+        if options.levels > MOST_PLACED:
+            why += f", a StaircaseFire has at most {MOST_PLACED} levels"
+        return fit.staircase_neuron(function, why)
+    is_encoder = activation.op == "Encoder"
+    if kind == MULTI_THRESHOLD:
+        return fit.threshold_neuron(function, activation.upper, is_encoder)
+    octave = fit.octave_neuron(function, activation.upper, is_encoder)
+    if kind == SCALE:
+        return octave
+    return _cheaper(octave, fit.staircase_neuron(function))
 
 
 def channel_axis(activation: Activation, options: CompileOptions) -> int | None:
@@ -135,13 +155,9 @@ def channel_axis(activation: Activation, options: CompileOptions) -> int | None:
     if options.granularity != CHANNEL or not activation.channels:
         return None
     function = activation.function
-    scalable = function is None or function.homogeneous or has_thresholds(activation, options)
+    multiples = activation.linear and options.kind in (SCALE, MULTI_THRESHOLD)
+    scalable = function is None or function.homogeneous or multiples
     return activation.axis if scalable else None
-
-
-def has_thresholds(activation: Activation, options: CompileOptions) -> bool:
-    """Whether levels are multiples of a threshold, those of MultiThresholdFire: rule 2."""
-    return options.kind == MULTI_THRESHOLD and activation.linear
 
 
 class _Fit:
@@ -189,12 +205,45 @@ class _Fit:
         power = sum(row.power for row in rows)
         return self._best([candidate(name) for name in self._asked("mse", "max")], power)
 
+    def octave_neuron(
+        self, function: ActivationFunction, upper: float = np.inf, signed: bool = False
+    ) -> OctaveNeuron:
+        """A ScaleFire of ``function``, which is linear through 0 up to ``upper``."""
+        rows = [row.of(function.evaluate) for row in self._rows]
+        above = any(row.positive.peak > 0 for row in rows)
+        below = any(row.negative.peak > 0 for row in rows)
+        levels = self._levels(above and below)
+
+        def candidate(calibrator: str) -> _Candidate[OctaveNeuron]:
+            if calibrator == DENSITY:
+                found = find_octave(rows, levels, upper, signed)
+                scale, error, fitted = found.scale, found.squared_error, found.scale.size + 2
+                linear, tops = found.linear, (found.top_pos, found.top_neg)
+            else:
+                uniform = find_thresholds(
+                    rows, levels, calibrator, self._options.percentile, upper, signed
+                )
+                scale, error = uniform.theta, uniform.squared_error
+                tops = uniform.levels_pos, uniform.levels_neg
+                linear, fitted = max(tops), 0 if calibrator == "max" else scale.size + 1
+            neuron = OctaveNeuron(
+                scale=scale,
+                linear=linear,
+                top_pos=tops[0],
+                top_neg=tops[1],
+                axis=self._axis,
+                calibrator=self._describe(calibrator, scale),
+            )
+            return _Candidate(calibrator, neuron, error, fitted)
+
+        return self._density_or_mse(candidate, sum(row.power for row in rows))
+
     def staircase_neuron(self, function: ActivationFunction, why: str = "") -> StaircaseNeuron:
-        """A ScaleFire that follows ``function``; ``why`` it is one goes before the reason."""
+        """A StaircaseFire that follows ``function``; ``why`` it is one goes before the reason."""
         options, rows = self._options, self._rows
         x, scales, weights = points_of(rows, _POINTS, 1, _PARTS)
         f = function.evaluate(x)
-        levels = min(self._levels(bool((f < 0).any() and (f > 0).any())), MAX_THRESHOLDS)
+        levels = min(self._levels(bool((f < 0).any() and (f > 0).any())), MOST_PLACED)
 
         def candidate(calibrator: str) -> _Candidate[StaircaseNeuron]:
             if calibrator != DENSITY:
@@ -210,26 +259,33 @@ class _Fit:
                 row = rows[0]
                 staircase = find_staircase(row.means, row.counts, function.evaluate, levels)
                 fitted = _numbers(staircase)
-            neuron = StaircaseNeuron(
-                scale=scale,
-                thresholds=staircase.thresholds,
-                levels=staircase.levels,
+            neuron = StaircaseNeuron.of_staircase(
+                scale,
+                staircase.thresholds,
+                staircase.levels,
                 axis=self._axis,
                 calibrator=self._describe(calibrator, scale),
             )
             unit = scale.astype(np.float64)[scales] if scale.ndim else float(scale)
-            error = float(weights @ (f - unit * staircase(x / unit)) ** 2)
-            return _Candidate(calibrator, neuron, error, fitted)
+            thresholds, reached = neuron.staircase()
+            y = unit * reached[np.searchsorted(thresholds, x / unit, side="right")]
+            return _Candidate(calibrator, neuron, float(weights @ (f - y) ** 2), fitted)
 
+        return self._density_or_mse(candidate, float(weights @ f**2), why)
+
+    def _density_or_mse(
+        self, candidate: Callable[[str], _Candidate[_Kind]], power: float, why: str = ""
+    ) -> _Kind:
+        """The calibrator asked for, or density unless there are too few values for it."""
         asked = self._asked(DENSITY, "mse")
         found = [candidate(asked[0])]
-        # The optimal staircase has the least error on the values seen, so that others can only be
-        # better where there are few of them.
+        # What is fitted to the density has the least error on the values seen, so that others can
+        # only be better where there are few of them.
         if found[0].expected(self._values) > _FEW * found[0].squared_error:
             found += [candidate(name) for name in asked[1:]]
         elif len(asked) > 1:
             why = "; ".join([*([why] if why else []), _ENOUGH])
-        return self._best(found, float(weights @ f**2), why)
+        return self._best(found, power, why)
 
     def _levels(self, both: bool) -> int:
         """Levels besides silence, for values of one polarity or of both."""
@@ -273,12 +329,29 @@ def _numbers(staircase: Staircase) -> int:
     return len(staircase.thresholds) + len(staircase.levels)
 
 
-def _dual(
-    positive: SingleNeuron,
-    negative: SingleNeuron,
-    rows: Sequence[Distribution],
-) -> DualNeuron:
+def _cheaper(octave: OctaveNeuron, staircase: StaircaseNeuron) -> Neuron:
+    """Rule 4: the octave neuron costs less, a staircase has its levels where they should be."""
+    ratio = octave.error**2 / staircase.error**2 if staircase.error else np.inf
+    if octave.error == 0:
+        ratio = 1.0
+    taken: Neuron = octave if ratio <= _WITHIN else staircase
+    compared = f"auto: octaves of levels have {ratio:.2f} times the squared error of levels placed"
+    reasons = [taken.reason, f"{compared} one by one, up to {_WITHIN:g} are taken"]
+    return replace(taken, reason="; ".join(reason for reason in reasons if reason))
+
+
+def _dual(fit: _Fit, kind: str, rows: Sequence[Distribution]) -> DualNeuron:
     """Two neurons in one; the slope, which weighs the negative side, is taken as 1."""
+    positive: SingleNeuron
+    negative: SingleNeuron
+    if kind == MULTI_THRESHOLD:
+        positive = fit.threshold_neuron(_POSITIVE)
+        negative = fit.threshold_neuron(_MIRRORED).mirrored()
+    elif kind == STAIRCASE:
+        positive, negative = fit.staircase_neuron(_POSITIVE), fit.staircase_neuron(_NEGATIVE)
+    else:
+        positive = fit.octave_neuron(_POSITIVE)
+        negative = fit.octave_neuron(_MIRRORED).mirrored()
     above = sum(float(row.positive.totals[2]) for row in rows)
     below = sum(float(row.negative.totals[2]) for row in rows)
     error = positive.error**2 * above + negative.error**2 * below

@@ -42,9 +42,8 @@ from ....passes.analysis.functions import ActivationFunction
 from ....passes.graph.network import Network
 from ....passes.graph.protos import graphs_below, unused_prefix
 from ....passes.neurons.neuron import Neuron
-from ....runtime_ops.scale_fire import MAX_THRESHOLDS
 from ...errors import DataError, UsageError
-from ...options import AUTO, DENSITY, SCALE, CompileOptions
+from ...options import AUTO, DENSITY, MOST_PLACED, MULTI_THRESHOLD, CompileOptions
 from ...progress import Progress
 from ...running.expose import with_outputs
 from ...running.fidelity import FidelityMeter, float_outputs
@@ -203,7 +202,7 @@ def plan_levels(
 def ladder(options: CompileOptions) -> list[int]:
     """The numbers of levels that a neuron may get, ascending."""
     wanted = {max(round(rung * options.levels), 1) for rung in _RUNGS}
-    most = MAX_THRESHOLDS if options.kind == SCALE else max(wanted)
+    most = max(wanted) if options.kind == MULTI_THRESHOLD else MOST_PLACED
     return sorted({min(levels, most) for levels in wanted})
 
 
@@ -226,7 +225,7 @@ def level_table(
     """
     rows = distributions(histogram)
     if options.calibrator == AUTO:
-        options = replace(options, calibrator=DENSITY if options.kind == SCALE else "mse")
+        options = replace(options, calibrator="mse" if options.kind == MULTI_THRESHOLD else DENSITY)
     table = []
     for levels in ladder(options):
         neuron = fit_neuron(activation, histogram, replace(options, levels=levels))

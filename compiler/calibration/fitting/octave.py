@@ -1,0 +1,199 @@
+"""From the distribution of a tensor's channels to an octave neuron: scale, m and highest levels.
+
+Its levels are the integers 0..m in units of the scale s, then every second up to 2 m, every fourth
+up to 4 m, and so on (``scale_fire.py``): N of them in all, besides silence, whatever m is. m decides
+how dense they are near 0: with m = N they are equally far apart, with m = 2 each octave has one.
+
+1. For every m of :data:`_LINEAR` up to N, and N itself, the s with the least expected squared error
+   is looked for among values of which each is a tenth above the one before, then twice more between
+   the neighbours of the best one. The highest level then lies between 1/64 of the largest value
+   and a little above it.
+2. The error of a highest level is known in closed form from sums of values below each threshold, so
+   that all of them are tried at once: where there are values of both signs, the division of N that
+   has the least error is taken. s and m are the same for both.
+3. A scale per channel: the pooled channels are fitted in units of their scales
+   (``channel_scales.py``), and a squared error e^2 of a channel of scale c counts as e^2 / c: rules
+   8 to 10 of ``staircase.py`` hold for this neuron too.
+4. ``upper``, the largest value of a Clip, must not round below the highest level: values beyond it
+   reach that level, whatever they are.
+5. Where every value is 0, any scale does: the highest level is 1, or ``upper``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ....runtime_ops.scale_fire import MAX_LINEAR, octave_levels
+from .channel_scales import channel_scales
+from .distributions import Distribution, Side, pool
+
+#: m that are tried.
+_LINEAR = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
+#: Highest levels that are tried, as shares of the largest value.
+_CEILINGS = np.geomspace(1 / 64, 1.05, 44)
+#: How often the scale is looked for between the neighbours of the best one, and at how many points.
+_REFINEMENTS, _POINTS = 2, 9
+#: Share of the error of one scale for all that scales per channel have to stay below.
+_WORTHWHILE = 0.9
+
+
+@dataclass(frozen=True)
+class Octave:
+    """An octave neuron and how well it does.
+
+    Attributes:
+        scale: float32, () or [rows].
+        linear: m.
+        top_pos: highest level, in units of the scale.
+        top_neg: magnitude of the lowest one.
+        squared_error: sum of (x - y)^2 over all values.
+    """
+
+    scale: np.ndarray
+    linear: int
+    top_pos: int
+    top_neg: int
+    squared_error: float
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One scale for one distribution; as :class:`Octave`."""
+
+    scale: float
+    linear: int
+    top_pos: int
+    top_neg: int
+    squared_error: float
+
+
+def find_octave(
+    rows: Sequence[Distribution],
+    levels: int,
+    upper: float = np.inf,
+    signed: bool = False,
+) -> Octave:
+    """The octave neuron with the least expected squared error.
+
+    Args:
+        rows: distributions of the values to be quantised: one, or one per channel.
+        levels: N, besides silence, of both signs together.
+        upper: largest value there can be, inf if unbounded.
+        signed: whether values below 0 may come even if there are none.
+    """
+    whole = rows[0] if len(rows) == 1 else pool(rows)
+    shared = _find(whole, levels)
+    if shared is None:
+        negative = levels // 2 if signed else 0
+        ceiling = upper if np.isfinite(upper) else 1.0
+        linear = min(max(levels, 1), MAX_LINEAR)
+        step = ceiling / max(linear - negative, 1)
+        shared = _Found(step, linear, linear - negative, negative, 0.0)
+        return _bounded(shared, np.ones(()), upper)
+    if len(rows) == 1:
+        return _bounded(shared, np.ones(()), upper)
+    unit = channel_scales(rows).astype(np.float64)
+    own = _find(_pooled(rows, unit, unit), levels)
+    alike = _pooled(rows, np.ones(len(rows)), 1 / unit)
+    if own is None or own.squared_error >= _WORTHWHILE**2 * _error(alike, shared):
+        return _bounded(shared, np.ones(()), upper)
+    error = sum(
+        _error(row, replace(own, scale=own.scale * c)) for row, c in zip(rows, unit, strict=True)
+    )
+    return _bounded(replace(own, squared_error=error), unit, upper)
+
+
+def _pooled(rows: Sequence[Distribution], unit: np.ndarray, weight: np.ndarray) -> Distribution:
+    """All rows in one, each in its unit, its values counted as often as its weight says."""
+    counted = [replace(row, counts=row.counts * w) for row, w in zip(rows, weight, strict=True)]
+    return pool(counted, unit)
+
+
+def _bounded(found: _Found, unit: np.ndarray, upper: float) -> Octave:
+    """The neuron with one scale, or one for each of the units, above 0: rule 4."""
+    tiny = np.finfo(np.float32).tiny
+    scale = np.maximum(found.scale * unit, tiny).astype(np.float32)
+    table = octave_levels(found.linear, found.top_pos)
+    highest = len(table) - 1
+    while highest > 1 and upper / float(scale.max()) < table[highest - 1 : highest + 1].mean():
+        highest -= 1
+    top = int(table[highest])
+    return Octave(scale, found.linear, top, found.top_neg, found.squared_error)
+
+
+def _find(values: Distribution, levels: int) -> _Found | None:
+    """Rules 1 and 2; None where every value is 0."""
+    peak = max(values.positive.peak, values.negative.peak)
+    if peak == 0:
+        return None
+    best: _Found | None = None
+    uniform = min(levels + levels % 2, MAX_LINEAR)
+    for linear in sorted({*(m for m in _LINEAR if m < levels), uniform}):
+        table = octave_levels(linear)[: levels + 1]
+        scales = _CEILINGS * (peak / table[-1])
+        for _ in range(_REFINEMENTS + 1):
+            found = _best_of(values, linear, table, scales)
+            if best is None or found.squared_error < best.squared_error:
+                best = found
+            at = int(np.abs(scales - found.scale).argmin())
+            low, high = scales[max(at - 1, 0)], scales[min(at + 1, len(scales) - 1)]
+            scales = np.geomspace(low, high, _POINTS)
+    return best
+
+
+def _best_of(values: Distribution, linear: int, table: np.ndarray, scales: np.ndarray) -> _Found:
+    """The best of some scales, with the best highest levels."""
+    above, below = (_errors(side, table, scales) for side in (values.positive, values.negative))
+    if not values.negative.peak:
+        above, below = above[:, -1:], below[:, :1]
+        counts = np.array([len(table) - 1])
+    elif not values.positive.peak:
+        above, below = above[:, :1], below[:, -1:]
+        counts = np.array([0])
+    else:
+        counts = np.arange(len(table))
+        below = below[:, ::-1]
+    errors = above + below
+    row, column = np.unravel_index(int(errors.argmin()), errors.shape)
+    positive = int(counts[column])
+    negative = len(table) - 1 - positive
+    return _Found(
+        float(scales[row]),
+        linear,
+        int(table[positive]),
+        int(table[negative]),
+        float(errors[row, column]),
+    )
+
+
+def _errors(side: Side, table: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Squared errors of one side for each scale and each highest level: [scales, levels]."""
+    levels = scales[:, None] * table
+    edges = (levels[:, 1:] + levels[:, :-1]) / 2
+    totals = np.broadcast_to(side.totals[:, None, None], (3, len(scales), 1))
+    start = np.zeros((3, len(scales), 1))
+    below = np.concatenate([start, side.below(edges), totals], axis=2)
+
+    def error(sums: np.ndarray) -> np.ndarray:
+        count, first, second = sums
+        result: np.ndarray = np.maximum(second - 2 * levels * first + levels**2 * count, 0)
+        return result
+
+    inside = error(np.diff(below, axis=2))
+    beyond = error(totals - below[:, :, :-1])
+    before = np.cumsum(inside, axis=1) - inside
+    total: np.ndarray = before + beyond
+    return total
+
+
+def _error(values: Distribution, found: _Found) -> float:
+    """The squared error of a neuron over some values."""
+    scale = np.array([found.scale])
+    total = 0.0
+    for side, top in ((values.positive, found.top_pos), (values.negative, found.top_neg)):
+        table = octave_levels(found.linear, top)
+        total += float(_errors(side, table, scale)[0, -1])
+    return total

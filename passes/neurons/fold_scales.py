@@ -1,0 +1,223 @@
+"""Fold the scales of octave neurons into the linear layers around them.
+
+ScaleFire computes s K, K the level nearest to x / s. With 1 / s in the weights and the bias of the
+layer that makes x, and s in the weights of those that read the spikes, the neuron has scale 1 and
+its spikes are the whole numbers K: two products per value less where its function body runs, and
+what neuromorphic hardware sends.
+
+1. x is made by a Conv, ConvTranspose or Gemm with constant parameters, or by the Add of a constant
+   bias to a MatMul with one, and nothing but the neuron reads it or what is between.
+2. Everything that reads the spikes, directly or moved (MaxPool, Reshape, ...), is such a layer, and
+   reads them as its signal.
+3. A scale per channel folds where the channels are those of the layers: into the layer in front by
+   output channel, into those behind by input channel, which have to read the neuron directly.
+4. Else the neuron stays as it is: a Mul on one side costs what the neuron saves. So does one whose
+   folded parameters would not be finite, or would be subnormal.
+
+Parameters that something else reads too are copied. The function computed is the same up to the
+rounding of the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ..analysis.layers import bias_add, width
+from ..analysis.operators import moved, moves_values, standard
+from ..graph.graph import (
+    Graph,
+    Node,
+    PassResult,
+    Tensor,
+    is_constant,
+    optional_input,
+    rank_of,
+    unique_name,
+)
+from ..graph.surgeon import constant
+from .neuron import Neuron, OctaveNeuron
+
+_FLOAT = np.finfo(np.float32)
+
+
+class _Parameter(NamedTuple):
+    """A constant input of a node, and what it becomes."""
+
+    node: Node
+    position: int
+    values: np.ndarray
+
+
+def fold_scales(
+    graph: Graph, neurons: Mapping[str, Neuron]
+) -> tuple[PassResult, dict[str, Neuron]]:
+    """Apply the rules above to the main graph; the graph, and the neurons as they are by then.
+
+    Args:
+        graph: of the analog network.
+        neurons: by the activation's output tensor.
+    """
+    found, changes = dict(neurons), []
+    for node in graph.nodes:
+        neuron = neurons.get(node.outputs[0].name) if node.outputs else None
+        if not isinstance(neuron, OctaveNeuron):
+            continue
+        parameters = _folded(graph, node, neuron)
+        if parameters is None:
+            continue
+        for parameter in parameters:
+            _set(graph, parameter)
+        found[node.outputs[0].name] = replace(neuron, scale=np.ones((), np.float32))
+        changes.append(f"{node.op} {node.name}: its scale is in the layers around it")
+    return PassResult(graph, changes), found
+
+
+def _folded(graph: Graph, node: Node, neuron: OctaveNeuron) -> list[_Parameter] | None:
+    """The parameters of the layers around a neuron with its scale in them; None: rule 4."""
+    behind = list(_readers(graph, node.outputs[0]))
+    if not behind or any(layer is None for layer, _ in behind):
+        return None
+    parameters = _in_front(graph, node.inputs[0], neuron)
+    if parameters is None:
+        return None
+    done: set[int] = set()
+    for layer, direct in behind:
+        assert layer is not None
+        if id(layer) in done:
+            continue
+        done.add(id(layer))
+        weight = _behind(layer, direct, neuron)
+        if weight is None:
+            return None
+        parameters.append(weight)
+    return parameters if all(_is_sound(p) for p in parameters) else None
+
+
+def _in_front(graph: Graph, x: Tensor, neuron: OctaveNeuron) -> list[_Parameter] | None:
+    """Rule 1: weight and bias, divided."""
+    if len(x.inputs) != 1 or len(x.outputs) != 1 or x in graph.outputs:
+        return None
+    layer = bias = x.inputs[0]
+    position = 2
+    if layer.op == "Add":
+        products = [t.inputs[0] for t in layer.inputs if len(t.inputs) == 1]
+        found = bias_add(graph, products[0]) if len(products) == 1 else None
+        if found is None or found[0] is not layer or not _is_layer(products[0]):
+            return None
+        layer, (bias, position) = products[0], found
+    elif layer.op == "MatMul" or not _is_layer(layer):
+        return None
+    scale = neuron.scale
+    if scale.ndim:
+        rank = rank_of(x)
+        if rank is None or scale.size != width(layer):
+            return None
+        if neuron.axis % rank != (1 if standard(layer).convolves else rank - 1):
+            return None
+    weight = layer.inputs[1]
+    assert is_constant(weight)
+    parameters = [_Parameter(layer, 1, weight.values / _by_output(layer, scale))]
+    added = optional_input(bias, position)
+    if added is not None:
+        if not is_constant(added) or added.values.shape != (width(layer),):
+            return None
+        parameters.append(_Parameter(bias, position, added.values / scale))
+    return parameters
+
+
+def _readers(graph: Graph, tensor: Tensor) -> Iterator[tuple[Node | None, bool]]:
+    """Rule 2: the layers that read spikes and whether directly; None for anything else."""
+    pending = [(tensor, True)]
+    while pending:
+        spikes, direct = pending.pop()
+        if spikes in graph.outputs or not spikes.outputs:
+            yield None, direct
+        for reader in spikes.outputs:
+            if moves_values(reader) and all(tensor is spikes for tensor in moved(reader)):
+                pending += [(output, False) for output in reader.outputs]
+            elif _is_layer(reader) and reader.inputs[0] is spikes:
+                yield reader, direct
+            else:
+                yield None, direct
+
+
+def _behind(layer: Node, direct: bool, neuron: OctaveNeuron) -> _Parameter | None:
+    """The weight of a layer that reads the spikes, times the scale."""
+    weight = layer.inputs[1]
+    assert is_constant(weight)
+    scale = neuron.scale
+    if not scale.ndim:
+        return _Parameter(layer, 1, weight.values * scale)
+    rank = rank_of(layer.inputs[0])
+    if not direct or rank is None:
+        return None
+    if neuron.axis % rank != (1 if standard(layer).convolves else rank - 1):
+        return None
+    return _Parameter(layer, 1, weight.values * _by_input(layer, scale))
+
+
+def _is_layer(node: Node) -> bool:
+    """Whether it multiplies its first input by a constant float32 weight."""
+    if not standard(node).weighted or len(node.inputs) < 2:
+        return False
+    x, weight = node.inputs[:2]
+    if is_constant(x) or not is_constant(weight) or weight.values.dtype != np.float32:
+        return False
+    if node.op == "MatMul":
+        return bool(weight.values.ndim == 2)
+    if node.op == "Gemm":
+        attributes = [node.attrs.get(name, 1.0) for name in ("alpha", "beta")]
+        return attributes == [1.0, 1.0] and not node.attrs.get("transA", 0)
+    return True
+
+
+def _by_output(layer: Node, scale: np.ndarray) -> np.ndarray:
+    """Scales of the output's channels as they broadcast against the weight."""
+    if not scale.ndim:
+        return scale
+    weight = layer.inputs[1]
+    assert is_constant(weight)
+    shape = weight.values.shape
+    if layer.op == "Conv":
+        return scale.reshape(-1, *[1] * (len(shape) - 1))
+    if layer.op == "ConvTranspose":  # [C, O / group, ...], the groups one after the other
+        groups = int(layer.attrs.get("group", 1))
+        each = scale.reshape(groups, 1, -1).repeat(shape[0] // groups, axis=1)
+        return each.reshape(*shape[:2], *[1] * (len(shape) - 2))
+    return scale.reshape(-1, 1) if layer.attrs.get("transB", 0) else scale
+
+
+def _by_input(layer: Node, scale: np.ndarray) -> np.ndarray:
+    """Scales of the input's channels as they broadcast against the weight."""
+    weight = layer.inputs[1]
+    assert is_constant(weight)
+    shape = weight.values.shape
+    if layer.op == "Conv":  # [O, C / group, ...]
+        groups = int(layer.attrs.get("group", 1))
+        each = scale.reshape(groups, 1, -1).repeat(shape[0] // groups, axis=1)
+        return each.reshape(*shape[:2], *[1] * (len(shape) - 2))
+    if layer.op == "ConvTranspose":
+        return scale.reshape(-1, *[1] * (len(shape) - 1))
+    return scale if layer.attrs.get("transB", 0) else scale.reshape(-1, 1)
+
+
+def _is_sound(parameter: _Parameter) -> bool:
+    """Whether a parameter is finite and its values other than 0 are normal numbers."""
+    magnitude = np.abs(parameter.values)
+    return bool(np.all(np.isfinite(magnitude)) and np.all(magnitude[magnitude > 0] >= _FLOAT.tiny))
+
+
+def _set(graph: Graph, parameter: _Parameter) -> None:
+    node, position, values = parameter
+    tensor = node.inputs[position]
+    assert is_constant(tensor)
+    values = values.astype(np.float32)
+    if len(tensor.outputs) == 1 and tensor not in graph.outputs:
+        tensor.values = values
+    else:
+        name = unique_name(graph, f"{node.name}.{tensor.name}")
+        node.inputs[position] = constant(name, values)
