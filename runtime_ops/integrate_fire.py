@@ -23,35 +23,53 @@ after the other make it NaN; a silent neuron gives +0. For float16 the residual 
 
 from __future__ import annotations
 
-from .definition import ALIGN, NEURON_ATTRIBUTES, NEURON_CONSTANTS, SPIKES, Operator, fill
+from .definition import (
+    ALIGN,
+    NEURON_ATTRIBUTES,
+    NOUGHT,
+    PER_CHANNEL,
+    SIGNED_SPIKES,
+    SPIKES,
+    Operator,
+    fill,
+)
 
-_BODY = (
-    """
-    # X as [timesteps, B, ...]; B = X.shape[0] / timesteps must come out even.
+# X as [timesteps, B, ...]; B = X.shape[0] / timesteps must come out even.
+_HEAD = """
+    single = Constant <value = int64[1] {1}> ()
     timesteps_int = Constant <value_int: int = @timesteps> ()
-    timesteps = Reshape (timesteps_int, one)
+    timesteps = Reshape (timesteps_int, single)
     batches = Shape <start = 0, end = 1> ($X)
     batch = Div (batches, timesteps)
     features = Shape <start = 1> ($X)
     step_shape = Concat <axis = 0> (batch, features)
     timed_shape = Concat <axis = 0> (timesteps, step_shape)
     timed = Reshape <allowzero = 1> ($X, timed_shape)
-    axis_int = Constant <value_int: int = @axis> ()
-    axis = Reshape (axis_int, one)
-    tail = Slice (step_shape, axis, int_max)
 """
-    + fill(ALIGN, values="$theta", shape="step_shape", tail="tail", aligned="threshold")
-    + NEURON_CONSTANTS
-    + """
+
+_ALIGN = """
+    axis_int = Constant <value_int: int = @axis> ()
+    axis_single = Constant <value = int64[1] {1}> ()
+    axis = Reshape (axis_int, axis_single)
+    axis_end = Constant <value = int64[1] {9223372036854775807}> ()
+    tail = Slice (step_shape, axis, axis_end)
+""" + fill(ALIGN, shape="step_shape", tail="tail")
+
+
+def _body(spikes: str) -> str:
+    """All but the head, with the lines that count spikes."""
+    return (
+        NOUGHT
+        + """
     # One row per step: runtimes want to know the rank of what a Loop carries.
-    every = Expand (threshold, step_shape)
+    every = Expand ($factor, step_shape)
     neurons = Size (every)
-    row_shape = Reshape (neurons, one)
+    row_shape = Reshape (neurons, single)
     thresholds = Reshape <allowzero = 1> (every, row_shape)
     rows_shape = Concat <axis = 0> (timesteps, row_shape)
     rows = Reshape <allowzero = 1> (timed, rows_shape)
     rest = Sub (thresholds, thresholds)
-    always = Equal (timesteps_int, timesteps_int)
+    always = Constant <value = bool {1}> ()
     final, fired_rows = Loop <body = step
         (int64 t, bool going, $type[neurons] residual)
         => (bool go_on, $type[neurons] left, $type[neurons] y) {
@@ -59,27 +77,32 @@ _BODY = (
         x = Gather <axis = 0> (rows, t)
         u = Add (residual, x)
 """
-    + fill(SPIKES, u="u", threshold="thresholds", spikes="spikes")
-    + """
+        + fill(spikes, u="u", threshold="thresholds", spikes="spikes")
+        + """
         y = Mul (thresholds, spikes)
         left = Sub (u, y)
     }> (timesteps_int, always, rest)
     x_shape = Shape ($X)
     $Y = Reshape <allowzero = 1> (fired_rows, x_shape)
 """
-)
+    )
+
 
 INTEGRATE_FIRE = Operator(
     name="IntegrateFire",
     doc=f"Integrate-and-fire neuron over timesteps.\n\n{__doc__}",
     inputs={
         "X": "input current, axis 0 is timesteps * B, time-major",
-        "theta": "threshold, scalar or [C]; finite and greater than 0",
+        "theta": f"threshold, {PER_CHANNEL} (of one step); finite and greater than 0",
     },
     attributes={
         **NEURON_ATTRIBUTES,
         "axis": (1, "the channel axis of one step, [B, ...], when theta is of shape [C]"),
         "timesteps": (1, "T, 1..2^31; divides axis 0 of X"),
     },
-    body=_BODY,
+    body=_body(SIGNED_SPIKES),
+    one_sided=_body(SPIKES),
+    negative="levels_neg",
+    head=_HEAD,
+    align=_ALIGN,
 )

@@ -16,23 +16,27 @@ infinities saturate, a silent neuron gives +0.
 
 from __future__ import annotations
 
-from .definition import ALIGN, NEURON_ATTRIBUTES, NEURON_CONSTANTS, SPIKES, Operator, fill
-
-_BODY = (
-    "x_shape = Shape ($X)\ntail = Shape <start: int = @axis> ($X)\n"
-    + fill(ALIGN, values="$theta", shape="x_shape", tail="tail", aligned="threshold")
-    + NEURON_CONSTANTS
-    + fill(SPIKES, u="$X", threshold="threshold", spikes="spikes")
-    + "$Y = Mul (threshold, spikes)\n"
+from .definition import (
+    NEURON_ATTRIBUTES,
+    NOUGHT,
+    PER_CHANNEL,
+    SIGNED_SPIKES,
+    SPIKES,
+    Operator,
+    fill,
 )
+
+_FIRE = "$Y = Mul ($factor, spikes)\n"
 
 MULTI_THRESHOLD_FIRE = Operator(
     name="MultiThresholdFire",
     doc=f"Multi-threshold spiking neuron: Y = theta * k.\n\n{__doc__}",
     inputs={
         "X": "membrane potential, any shape",
-        "theta": "threshold, scalar or [C]; finite and greater than 0",
+        "theta": f"threshold, {PER_CHANNEL}; finite and greater than 0",
     },
     attributes=NEURON_ATTRIBUTES,
-    body=_BODY,
+    body=NOUGHT + fill(SIGNED_SPIKES, u="$X", threshold="$factor", spikes="spikes") + _FIRE,
+    one_sided=NOUGHT + fill(SPIKES, u="$X", threshold="$factor", spikes="spikes") + _FIRE,
+    negative="levels_neg",
 )

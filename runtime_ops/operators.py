@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING
 from .definition import Operator, neurons_below
 from .integrate_fire import INTEGRATE_FIRE
 from .multi_threshold_fire import MULTI_THRESHOLD_FIRE
-from .scale_fire import SCALE_FIRE
+from .scale_fire import DUAL_SCALE_FIRE, SCALE_FIRE
+from .staircase_fire import STAIRCASE_FIRE
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-OPERATORS: tuple[Operator, ...] = (MULTI_THRESHOLD_FIRE, SCALE_FIRE, INTEGRATE_FIRE)
+OPERATORS: tuple[Operator, ...] = (
+    MULTI_THRESHOLD_FIRE,
+    SCALE_FIRE,
+    DUAL_SCALE_FIRE,
+    STAIRCASE_FIRE,
+    INTEGRATE_FIRE,
+)
 
 
 def register_schemas() -> None:

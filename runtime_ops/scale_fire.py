@@ -1,96 +1,145 @@
-"""ScaleFire: the scale-and-fire neuron, any staircase of up to 255 steps.
+"""ScaleFire: the octave neuron, a scale-and-fire neuron whose levels are integers.
 
-    Y = scale * levels[#{i : X >= scale * thresholds[i]}]
+    r = 1 / scale
+    c = clip(X * r, -top_neg, top_pos)
+    M = max(|c| * (2^24 / linear), 1.5 * 2^23)
+    S = sign(c) * M
+    K = S - (S - c)
+    Y = scale * K
 
-X is the membrane potential, scale the step s = lambda * theta between levels (scalar, or one per
-channel); thresholds, ascending, and levels, one more, are the staircase G of o = s * G(h / s)
-(arXiv 2510.23383). The thresholds may lie where activations are dense, and the levels need not
-ascend: they may follow any activation function.
+X is the membrane potential, scale the step s = lambda * theta between the lowest levels (scalar, or
+one per channel) of o = s * G(h / s) (arXiv 2510.23383). K, the level, is an integer: every one from
+0 to m = ``linear``, every second up to 2 m, every fourth up to 4 m and so on, up to ``top_pos``
+and, below 0, ``top_neg``, which are levels themselves (``top_neg = 0``: it never fires below 0).
+Levels lie dense where activations are and reach far where few are.
 
-The function body is the specification. It finds the level by eight halvings of a table padded to
-255 thresholds, so its memory does not grow with their number. The C++ kernel
-(``src/kernels/scale.h``) makes the same comparisons with a search tree held in registers; tests
-compare the two bit for bit. Equality fires, NaN gives NaN, infinities saturate.
+The rounding is the adder's: S - c is rounded to a grid that is as wide as the octave of c asks for,
+ties as the hardware has them, and the second difference is exact. M begins with 1.5 times a power
+of two, so that M - c for c up to m stays in one binade. It has to be M - c: a sum c + M just below
+an octave's upper edge would round in the octave above while M is a multiple of the finer grid, and
+give no level (m = 2, c = 3.9999998: 6). In M - c such a value stays in its octave or falls into the
+one below, where the edge is a level too; there the finer grid decides as the coarser one would, as
+long as m^2 / 2^24 is below 1/2, hence m <= 2048. For double the constants are 2^53 / m and
+1.5 * 2^52. X is multiplied by a reciprocal, not divided: runtimes that turn the one into the other
+give the same bits.
+
+``DualScaleFire`` is the same operator under a second name, whose function body is always the one
+for both signs. A model holds one function of a name, and its neurons need two: most fire on one
+side only, and have a body of half the cost (``ScaleFire``).
+
+The function body is the specification. The C++ kernel (``src/kernels/scale.h``) evaluates the same
+operations in the same order; tests compare the two bit for bit. NaN gives NaN, infinities saturate,
+a silent neuron gives +0.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from .definition import ALIGN, Operator, fill
+from .definition import NOUGHT, PER_CHANNEL, RECIPROCAL, Operator
 
-#: Eight halvings tell 2^8 levels apart.
-MAX_THRESHOLDS = 255
+#: The largest ``linear``: up to here the grid below an octave's edge decides as the one above.
+MAX_LINEAR = 2048
+#: The largest level of either sign: float32 counts exactly up to here.
+MAX_TOP = 1 << 24
 
-_HALVING = """
-    offset_$step = Constant <value_int = $before> ()
-    probe_$step = Add ($position, offset_$step)
-    entry_$step = Gather (table, probe_$step)
-    threshold_$step = Mul (factor, entry_$step)
-    fires_$step = GreaterOrEqual ($$X, threshold_$step)
-    jump_$step = Constant <value_int = $step> ()
-    passed_$step = Where (fires_$step, jump_$step, none)
-    position_$step = Add ($position, passed_$step)
-"""
-
-
-def _halvings() -> str:
-    text, position = "", "start"
-    for step in (128, 64, 32, 16, 8, 4, 2, 1):
-        text += fill(_HALVING, step=str(step), before=str(step - 1), position=position)
-        position = f"position_{step}"
-    return text
-
-
-_BODY = (
-    "x_shape = Shape ($X)\ntail = Shape <start: int = @axis> ($X)\n"
-    + fill(ALIGN, values="$scale", shape="x_shape", tail="tail", aligned="factor")
+_SCALED = (
+    RECIPROCAL
     + """
-    # Behind the last threshold: infinities, which only +inf reaches; Min takes it back.
-    infinity_float = Constant <value_float = inf> ()
-    infinity = CastLike (infinity_float, $X)
-    most = Constant <value_ints = [255]> ()
-    padding = Expand (infinity, most)
-    padded = Concat <axis = 0> ($thresholds, padding)
-    table = Slice (padded, zero, most)
-    none = Constant <value_int = 0> ()
-    start = Constant <value_int = 0> ()
-"""
-    + _halvings()
-    + """
-    last = Size ($thresholds)
-    fired = Min (position_1, last)
-    level = Gather ($levels, fired)
-    staircase = Mul (factor, level)
-    is_nan = IsNaN ($X)
-    $Y = Where (is_nan, $X, staircase)
+    scaled = Mul ($X, reciprocal)
+    precision = Constant <value = $type {$two_to_p}> ()
+    slope = Div (precision, $linear)
+    least = Constant <value = $type {$grid}> ()
 """
 )
 
+_BODY = (
+    _SCALED
+    + """
+    lowest = Neg ($top_neg)
+    clipped = Clip (scaled, lowest, $top_pos)
+    magnitude = Abs (clipped)
+    steep = Mul (magnitude, slope)
+    grid = Max (steep, least)
+    sign = Sign (clipped)
+    signed_grid = Mul (sign, grid)
+    rounded = Sub (signed_grid, clipped)
+    level = Sub (signed_grid, rounded)
+    $Y = Mul ($factor, level)
+"""
+)
+
+_ONE_SIDED = (
+    _SCALED
+    + NOUGHT
+    + """
+    clipped = Clip (scaled, nought, $top_pos)
+    steep = Mul (clipped, slope)
+    grid = Max (steep, least)
+    rounded = Sub (grid, clipped)
+    level = Sub (grid, rounded)
+    $Y = Mul ($factor, level)
+"""
+)
+
+_INPUTS = {
+    "X": "membrane potential, any shape",
+    "scale": f"s, {PER_CHANNEL}; finite and greater than 0, as is 1 / s",
+}
+_ATTRIBUTES: dict[str, tuple[int | float, str]] = {
+    "linear": (1, "m, the largest level up to which all integers are levels, 1..2048"),
+    "top_pos": (1, "the largest level, 0..2^24, itself a level"),
+    "top_neg": (0, "minus the smallest level, 0..2^24, itself a level; one of the two is above 0"),
+    "axis": (1, "the channel axis of X when scale is of shape [C]; negative counts from the end"),
+}
+
 SCALE_FIRE = Operator(
     name="ScaleFire",
-    doc=f"Scale-and-fire neuron: Y = scale * levels[k].\n\n{__doc__}",
-    inputs={
-        "X": "membrane potential, any shape",
-        "scale": "s, scalar or [C]; finite and greater than 0",
-        "thresholds": "[K], K in 1..255, ascending and finite, in units of scale",
-        "levels": "[K + 1], finite, in units of scale",
-    },
-    attributes={
-        "axis": (
-            1,
-            "the channel axis of X when scale is of shape [C]; negative counts from the end",
-        )
-    },
+    doc=f"Octave neuron: Y = scale * K, K an integer.\n\n{__doc__}",
+    inputs=_INPUTS,
+    attributes=_ATTRIBUTES,
+    body=_BODY,
+    one_sided=_ONE_SIDED,
+    negative="top_neg",
+)
+
+DUAL_SCALE_FIRE = Operator(
+    name="DualScaleFire",
+    doc="Octave neuron for both signs: ScaleFire under a second name.\n\n"
+    "DualScaleFire: what ScaleFire computes, with a function body for both signs.\n\n"
+    "A model holds one function of a name. Neurons that fire on one side only are ScaleFire and\n"
+    "have the cheaper body; those that fire on both are DualScaleFire.",
+    inputs=_INPUTS,
+    attributes=_ATTRIBUTES,
     body=_BODY,
 )
 
 
-def spikes_of_levels(levels: np.ndarray) -> np.ndarray:
-    """The signed number of spikes k that each level stands for: int64 [levels].
+def fire_octave(
+    x: ArrayLike, scale: ArrayLike, linear: int, top_pos: int, top_neg: int
+) -> NDArray[np.floating]:
+    """The level K of every element, with the roundings of the function body.
 
-    k is the number of levels between this one and the silent one, which is the one nearest to 0
-    (the first of several). Where a level has the silent one's value, k = 0: nothing is sent.
+    Args:
+        x: membrane potential, float16, float32 or float64; anything else counts as float32.
+        scale: s, broadcasts against ``x``.
+        linear: m.
+        top_pos: the largest level.
+        top_neg: minus the smallest level.
+
+    Returns:
+        K of the shape that ``x`` and ``scale`` broadcast to, float64 for a float64 ``x``, else
+        float32; NaN where ``x`` is NaN.
     """
-    silent = int(np.abs(levels).argmin())
-    return np.where(levels == levels[silent], 0, np.arange(len(levels)) - silent)
+    x = np.asarray(x)
+    x = x if x.dtype in (np.float16, np.float64) else x.astype(np.float32)
+    wide = np.float64 if x.dtype == np.float64 else np.float32
+    precision = 53 if wide is np.float64 else 24
+    x, scale = x.astype(wide), np.asarray(scale, x.dtype).astype(wide)
+    slope = wide(1 << precision) / wide(linear)
+    least = wide(3 << precision - 2)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        clipped = np.clip(x * (wide(1) / scale), -wide(top_neg), wide(top_pos))
+        grid = np.sign(clipped) * np.maximum(np.abs(clipped) * slope, least)
+        return np.asarray(grid - (grid - clipped))
