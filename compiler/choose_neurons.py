@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..passes.analysis.activations import Activation
 from ..passes.graph.network import Network
 from ..passes.graph.surgeon import export_network, import_model
+from ..passes.neurons.fold_scales import fold_scales
 from ..passes.neurons.insert_quant_clip import insert_quant_clip
 from ..passes.neurons.neuron import Neuron
 from ..passes.neurons.own_parameters import set_parameters
@@ -95,9 +96,12 @@ def choose_neurons(
 
 def quantise(chosen: Chosen, steps: Steps) -> Quantised:
     """The network with these neurons, as quantised ANN and as SNN."""
+    with steps("fold_scales") as step:
+        folded, neurons = fold_scales(import_model(chosen.network), chosen.neurons)
+        step.network, step.changes = export_network(folded.graph), folded.changes
+        network = step.network
     graph = steps.rewrite(
-        "insert_quant_clip",
-        lambda: insert_quant_clip(import_model(chosen.network), chosen.neurons),
+        "insert_quant_clip", lambda: insert_quant_clip(import_model(network), neurons)
     )
     ann = export_network(graph)
     graph = steps.rewrite("replace_activation", lambda: replace_activation(import_model(ann)))

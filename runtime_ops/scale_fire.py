@@ -34,6 +34,8 @@ a silent neuron gives +0.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -143,3 +145,27 @@ def fire_octave(
         clipped = np.clip(x * (wide(1) / scale), -wide(top_neg), wide(top_pos))
         grid = np.sign(clipped) * np.maximum(np.abs(clipped) * slope, least)
         return np.asarray(grid - (grid - clipped))
+
+
+@lru_cache(maxsize=256)
+def octave_levels(linear: int, top: int = MAX_TOP) -> NDArray[np.float64]:
+    """The levels K from 0 to ``top``, ascending.
+
+    Args:
+        linear: m.
+        top: the largest one wanted.
+    """
+    octaves = [np.arange(min(linear, top) + 1.0)]
+    step, end = 2, linear
+    while end < top:
+        first = -(-end // step) * step
+        octaves.append(np.arange(first, min(2 * end, top) + 1.0, step))
+        step, end = 2 * step, 2 * end
+    levels = np.unique(np.concatenate(octaves))
+    levels.setflags(write=False)
+    return levels
+
+
+def is_level(linear: int, k: int) -> bool:
+    """Whether the magnitude ``k`` is a level."""
+    return 0 <= k <= MAX_TOP and k in octave_levels(linear, k)

@@ -27,7 +27,8 @@ from .definition import NOUGHT, PER_CHANNEL, RECIPROCAL, Operator
 #: The most cells of a table.
 MAX_CELLS = 4096
 
-MAX_THRESHOLDS = 255
+#: Of the largest level, what the smallest step counts as at least.
+_SMALLEST_STEP = 2.0**-20
 
 # The length of the table is what only the tensor tells: Size, of a constant, is folded. What is
 # added last is 0, or NaN.
@@ -97,11 +98,19 @@ def cell_of(
     return np.where(np.isnan(position), 0, position).astype(np.int64)
 
 
-def spikes_of_levels(levels: np.ndarray) -> np.ndarray:
-    """The signed number of spikes k that each level stands for: int64 [levels].
+def spikes_of_levels(levels: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The signed number of unit spikes k that each level costs: int64 of the same shape.
 
-    k is the number of levels between this one and the silent one, which is the one nearest to 0
-    (the first of several). Where a level has the silent one's value, k = 0: nothing is sent.
+    A level is sent as its distance from the silent level, which is the one nearest to 0 (the first
+    of several), in units of the smallest step: the least distance of two different levels, one of
+    them next to the other in value. k is the nearest whole number. Steps below 2^-20 of the largest
+    distance count as that: nobody would send a million spikes.
+
+    Args:
+        levels: any number, in any order; a level may occur more than once.
     """
-    silent = int(np.abs(levels).argmin())
-    return np.where(levels == levels[silent], 0, np.arange(len(levels)) - silent)
+    values = np.asarray(levels, np.float64)
+    distance = values - values[np.abs(values).argmin()]
+    steps = np.diff(np.unique(values))
+    unit = max(steps.min(initial=np.inf), np.abs(distance).max(initial=0.0) * _SMALLEST_STEP)
+    return np.rint(distance / unit).astype(np.int64)

@@ -19,6 +19,6 @@ def function_bodies(network: Network) -> Network:
     defined = {f.name for f in model.functions if f.domain == DOMAIN}
     for operator in OPERATORS:
         if operator.nodes_of(model) and operator.name not in defined:
-            model.functions.append(operator.function_body(opset))
+            model.functions.append(operator.function_body(opset, **operator.form_in(model)))
             model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     return network
