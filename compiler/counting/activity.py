@@ -27,7 +27,7 @@ class NeuronActivity:
         name: node name.
         clip_rate: share beyond the highest level of a MultiThresholdFire; nan for other neurons.
         silent_rate: share that fires no spike.
-        mean_spikes: mean number of spikes |k|; of a ScaleFire, levels away from the silent one.
+        mean_spikes: mean number of unit spikes |k|.
     """
 
     name: str
@@ -58,8 +58,7 @@ class ActivityMeter:
         insert = Insertion(snn, "activity")
         neurons = NeuronSpikes(insert)
         self._counters = [
-            FiredCounter(insert, neurons, *found)
-            for found in neurons_with_graphs(insert.proto.graph)
+            FiredCounter(neurons, *found) for found in neurons_with_graphs(insert.proto.graph)
         ]
         # NaN is told from silence only where the largest value is looked for.
         watches = [replace(w, top=0) for counter in self._counters for w in counter.watches]

@@ -23,9 +23,9 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from ...passes.analysis.operators import moved
 from ...passes.graph.graph import Node, Tensor, bodies
 from ...runtime_ops.definition import DOMAIN
-from ...runtime_ops.scale_fire import MAX_THRESHOLDS
+from ...runtime_ops.staircase_fire import MAX_CELLS
 from .insertion import Insertion
-from .neuron_spikes import Levels, NeuronSpikes, Span, levels_of_code
+from .neuron_spikes import Grid, NeuronSpikes, Span, grid_of
 from .spans import Spans
 
 #: Below every k.
@@ -45,20 +45,16 @@ class Codes:
         assert span is not None
         return span
 
-    def levels(self, home: GraphProto, tensor: Tensor) -> Levels | None:
-        """What tells the levels of a tensor apart, in the graph ``home``; None: too many.
+    def grid(self, home: GraphProto, tensor: Tensor) -> Grid | None:
+        """What tells the spikes of a tensor, in the graph ``home``; None: too many.
 
         Where it holds the values of one neuron it is looked at itself: a code takes time.
         """
-        neuron = self._spans.neuron_of(tensor)
-        if neuron is not None:
-            levels = self._neurons.levels_in(home, neuron, str(tensor.name))
-            if levels is not None:
-                return levels
-        span = self.span(tensor)
-        if span.levels > MAX_THRESHOLDS:
-            return None
-        return levels_of_code(self.code(home, tensor), span.low, span.high)
+        neuron, span = self._spans.neuron_of(tensor), self.span(tensor)
+        grid = self._neurons.grid(home, neuron, str(tensor.name)) if neuron is not None else None
+        if grid is None and span.width <= MAX_CELLS:
+            grid = grid_of(self.code(home, tensor), span)
+        return grid
 
     def code(self, home: GraphProto, tensor: Tensor) -> str:
         """The code of a tensor, made in the graph ``home``: its name."""

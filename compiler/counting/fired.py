@@ -3,11 +3,15 @@
 ``Observe`` makes the histogram inside the graph, so that no activation leaves the runtime and every
 count is exact. ``neuron_spikes.py`` says what is counted.
 
-1. Of a neuron whose levels a tensor tells apart that tensor is observed, in bins that tell them
-   apart too (``level_bins.py``); where there are no such bins, the indices of the levels are.
-2. Of one with more levels (256; of a MultiThresholdFire 254) the spikes are observed: the means of
-   bins are exact, so spikes and silent values are. What is clipped is observed apart.
-3. NaN fires nothing, but is a value.
+1. Multiples of a step are observed, in bins of a histogram that tell the levels apart: k and the
+   next lower level are in different bins where a bin's width is less than their distance, so it has
+   2^p bins per octave with 2^p above the largest k / distance. Values of either are rounded by far
+   less than what lies between.
+2. The largest value is known, so ``Observe`` need not find it.
+3. Where that takes more than :data:`_MOST_BINS` of either sign, there are too many levels to tell.
+   The code is observed then: the means of bins are exact, so spikes and silent values are. What is
+   clipped is observed apart.
+4. NaN fires nothing, but is a value.
 """
 
 from __future__ import annotations
@@ -21,9 +25,13 @@ from onnx import GraphProto, NodeProto
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..running.histograms import Watch
 from ..running.signed_histogram import SignedHistogram
-from .insertion import Insertion
-from .level_bins import INDEX, LevelBins, level_bins
 from .neuron_spikes import NeuronSpikes
+
+#: Bins of either sign, at most: more take longer to add up than values take to count.
+_MOST_BINS = 1 << 13
+#: Bins per octave as a power of two: what ``Observe`` takes, and where levels are not told apart.
+_MOST_LEADING, _MEANS_LEADING = 10, 7
+_EXPONENT_BIAS = 126  # of a mantissa from 1/2 to 1
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,8 @@ class Fired:
         spikes: sum of |k|.
         silent: how many fired none.
         clipped: how many are beyond the highest level.
-        level_counts: how often each k was seen, from the lowest k to the highest; empty where there
-            are too many to tell.
+        level_counts: how often each level was seen, from the lowest k to the highest; empty where
+            there are too many to tell.
     """
 
     values: int
@@ -52,33 +60,29 @@ class FiredCounter:
     Attributes:
         node: the neuron.
         span: what it may fire.
+        levels: the k of each level, ascending; empty where there are too many to tell.
         watches: what is to be observed.
     """
 
-    def __init__(
-        self, insert: Insertion, neurons: NeuronSpikes, home: GraphProto, node: NodeProto
-    ) -> None:
+    def __init__(self, neurons: NeuronSpikes, home: GraphProto, node: NodeProto) -> None:
         """Add what makes the tensors that are observed to the neuron's graph."""
         self.node, self.span = node, neurons.span(node)
-        levels = neurons.levels(home, node)
-        self._bins: LevelBins | None = None
-        if levels is None:
-            self.watches = [Watch(neurons.code(home, node), None, 1)]
-            if self.clips:
-                self.watches.append(Watch(neurons.clipped(home, node), None, 1))
-            return
-        tensor, bins = levels.tensor, level_bins(levels.values, levels.k)
-        if bins is None:
-            index = INDEX + np.arange(len(levels.k))
-            tensor, bins = levels.map(insert, home, index), level_bins(index, levels.k)
-        assert bins is not None  # indices have some
-        self._bins = bins
-        self.watches = [Watch(tensor, None, 1, bins.bins, bins.top)]
-
-    @property
-    def tells_levels(self) -> bool:
-        """Whether there are level counts."""
-        return self._bins is not None
+        self.levels: list[int] = []
+        self._unit = 1.0
+        k = neurons.levels(node)
+        if k is not None:
+            tensor, unit = neurons.watched(home, node)
+            clipped = [self.span.low - 1, self.span.high + 1] if self.clips else []
+            leading, octaves, top = _bins(np.append(k, clipped), unit)
+            if leading <= _MOST_LEADING and octaves << leading <= _MOST_BINS:
+                self.levels, self._unit = k.tolist(), unit
+                self.watches = [Watch(tensor, None, 1, (leading, octaves), top)]
+                return
+        _, octaves, top = _bins(np.array([self.span.low, self.span.high]), 1.0)
+        bins = _MEANS_LEADING, octaves
+        self.watches = [Watch(neurons.code(home, node), None, 1, bins, top)]
+        if self.clips:
+            self.watches.append(Watch(neurons.clipped(home, node), None, 1))
 
     @property
     def clips(self) -> bool:
@@ -89,18 +93,30 @@ class FiredCounter:
         """What was observed."""
         first, *others = (histograms[watch.tensor] for watch in self.watches)
         values = int(first.values[0] + first.not_finite[0])
-        if self._bins is None:
-            means, counts = first.distribution(0)
+        means, counts = first.distribution(0)
+        if not self.levels:
             spikes = int(np.rint(np.abs(means) * counts).sum())
             clipped = sum(int(other.values[0]) - _zeros(other) for other in others)
             return Fired(values, spikes, _zeros(first), clipped, [])
-        k, counts = self._bins.spikes(first)
+        k = np.rint(means / self._unit).astype(np.int64)
         fired = np.clip(k, self.span.low, self.span.high)
-        levels = np.zeros(self.span.levels + 1, np.int64)
-        np.add.at(levels, fired - self.span.low, counts)
-        clipped = int(counts[fired != k].sum())
-        silent = int(levels[-self.span.low])
+        levels = np.zeros(len(self.levels), np.int64)
+        np.add.at(levels, np.searchsorted(self.levels, fired), counts)
+        clipped, silent = int(counts[fired != k].sum()), int(counts[fired == 0].sum())
         return Fired(values, int(np.abs(fired) @ counts), silent, clipped, levels.tolist())
+
+
+def _bins(k: np.ndarray, unit: float) -> tuple[int, int, int]:
+    """What tells multiples ``unit * k`` apart, rule 1.
+
+    Returns:
+        Bins per octave as a power of two, octaves, and the biased exponent of the largest.
+    """
+    magnitudes = np.unique(np.append(np.abs(k), [0, 1]))
+    nearest = int((magnitudes[1:] // np.diff(magnitudes)).max())
+    ends = np.float32(unit) * magnitudes[[1, -1]].astype(np.float32)
+    least, most = np.frexp(ends)[1].tolist()
+    return nearest.bit_length(), most - least + 1, most + _EXPONENT_BIAS
 
 
 def _zeros(histogram: SignedHistogram) -> int:

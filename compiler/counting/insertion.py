@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from ...passes.graph.network import Network, constants_of
 from ...passes.graph.protos import unused_prefix
 from ...runtime_ops.definition import DOMAIN
-from ...runtime_ops.scale_fire import SCALE_FIRE
+from ...runtime_ops.staircase_fire import STAIRCASE_FIRE
 from ..errors import ModelError
 
 
@@ -44,7 +44,7 @@ class Insertion:
         if missing:
             raise ModelError(
                 f"{neuron.op_type} '{neuron.name}': {missing[0]} is not constant, so its spikes "
-                "cannot be counted; thresholds, scales and levels must be initializers"
+                "cannot be counted; thresholds, scales and tables must be initializers"
             )
         return [self._constants[name] for name in neuron.input[1:]]
 
@@ -59,11 +59,12 @@ class Insertion:
         return self.node(graph, op, *inputs, domain=DOMAIN, **attributes)
 
     def staircase(
-        self, graph: GraphProto, tensor: str, thresholds: ArrayLike, levels: ArrayLike
+        self, graph: GraphProto, tensor: str, density: float, start: float, table: ArrayLike
     ) -> str:
-        """A ScaleFire of step 1."""
-        one, low, high = (self.constant(graph, values) for values in (1.0, thresholds, levels))
-        return self.neuron(graph, SCALE_FIRE.name, tensor, one, low, high)
+        """A StaircaseFire of scale 1."""
+        one, levels = self.constant(graph, 1.0), self.constant(graph, table)
+        grid = {"density": density, "start": start}
+        return self.neuron(graph, STAIRCASE_FIRE.name, tensor, one, levels, **grid)
 
     def constant(self, graph: GraphProto, values: ArrayLike, dtype: Any = np.float32) -> str:
         """Append an initializer."""

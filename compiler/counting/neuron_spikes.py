@@ -1,35 +1,37 @@
 """What counts as a spike, and tensors inside the graph that tell what a neuron fires.
 
-The spikes of a value are a signed number k. For a neuron at its i-th level of i = 0, 1, ...:
+The spikes of a value are a signed number k of unit spikes:
 
-1. MultiThresholdFire, IntegrateFire: k is the signed number of thresholds that its output is made
-   of.
-2. ScaleFire: k = i - i0, the levels between this one and the silent one, which is the one nearest
-   to 0 (the first of several). Where a level has the silent one's value, k = 0: nothing is sent
-   (``scale_fire.spikes_of_levels``).
+1. MultiThresholdFire, IntegrateFire: the signed number of thresholds that its output is made of.
+2. ScaleFire, DualScaleFire: K, its output in units of the scale.
+3. StaircaseFire: the distance of its level from the silent one, the level nearest to 0, as a
+   multiple of the smallest step, rounded (``staircase_fire.spikes_of_levels``).
 
-A value is silent if k = 0. It is clipped if one level more would have changed it; of
-MultiThresholdFire only, since the outer levels of a ScaleFire have no end, and an IntegrateFire
-carries over what it did not fire.
+A value is silent if k = 0. It is clipped if one level more would have changed it; that is counted
+of MultiThresholdFire only.
 
-A tensor tells k in one of two ways:
+Inside the graph k is told in one of two ways:
 
-3. Its values are those that the neuron gave, wherever they were moved to (:class:`Levels`): divided
-   by the step where each channel has one. Levels have to ascend, 2^-18 of the largest apart.
-4. It is a code: a float32 tensor of the shape of the values it stands for that holds k, exactly,
-   and NaN for NaN.
-   - MultiThresholdFire: another one, of threshold 1, sees X / theta. The kernel divides |X| by
-     theta before all else, so it is the same arithmetic. It has one level more on each side that
-     has any; what reaches it is clipped.
-   - ScaleFire: another one gives step * k / 256, which is divided by step / 256 and rounded: the
-     quotient is within 0.01 of k.
-   - IntegrateFire: its output is divided by theta and rounded. The potential that it carries over
-     depends on its own spikes, which no other neuron could repeat with other levels.
+4. By a grid (:class:`Grid`), where there are up to 4,096 k from the lowest to the highest: a
+   StaircaseFire of scale 1 looks up what is wanted. Of a StaircaseFire it sees the same potential
+   on the same grid, so that it finds the same cell. Of other neurons it sees the values that they
+   gave, wherever they were moved to, in cells of one unit around each k.
+5. By a code: a float32 tensor of the shape of the values it stands for that holds k, exactly, and
+   NaN for NaN. It is the output itself where the step is 1, and else
+   - of a MultiThresholdFire what another one, of threshold 1, makes of X / theta. The kernel
+     divides by theta before all else, so it is the same arithmetic. It has one level more on each
+     side that has any; what reaches it is clipped;
+   - of a ScaleFire what another one, of scale 1, makes of Y / scale: far nearer to K than to any
+     other level;
+   - of a StaircaseFire what the grid looks up;
+   - of an IntegrateFire Y / theta, rounded. The potential that it carries over depends on its own
+     spikes, which no other neuron could repeat with other levels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
@@ -38,13 +40,15 @@ from ...passes.graph.protos import attributes_of, nodes_with_graphs
 from ...runtime_ops.definition import DOMAIN, MAX_LEVELS
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
-from ...runtime_ops.scale_fire import MAX_THRESHOLDS, SCALE_FIRE, spikes_of_levels
+from ...runtime_ops.operators import OPERATORS
+from ...runtime_ops.scale_fire import DUAL_SCALE_FIRE, SCALE_FIRE, octave_levels
+from ...runtime_ops.staircase_fire import MAX_CELLS, STAIRCASE_FIRE, spikes_of_levels
 from .insertion import Insertion
 
-#: Least distance of levels, of the largest one: far more than is lost by a product and a quotient.
-_APART = 2.0**-18
-#: Keeps a step times a number of spikes from overflowing; a power of two.
-_UNIT = np.float32(256)
+_OCTAVE = (SCALE_FIRE.name, DUAL_SCALE_FIRE.name)
+_DEFAULTS = {operator.name: operator.defaults for operator in OPERATORS}
+#: Steps whose multiples and reciprocal are ordinary numbers lie between this and its reciprocal.
+_LARGEST_STEP = 2.0**60
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Span:
     Attributes:
         low: the lowest k, at most 0.
         high: the highest, at least 0.
+        levels: how many levels there are below and above the silent one, of the neuron with the
+            most.
         neurons: names of the neurons that the spikes come from.
         timesteps: T, the most of any of them.
         averaged: it is the mean over the steps of what is counted (``spans.py``).
@@ -61,34 +67,36 @@ class Span:
 
     low: int
     high: int
+    levels: tuple[int, int]
     neurons: tuple[str, ...]
     timesteps: int = 1
     averaged: bool = False
 
     @property
-    def levels(self) -> int:
-        """Number of levels other than the silent one, N."""
-        return self.high - self.low
+    def width(self) -> int:
+        """How many k there are from the lowest to the highest."""
+        return self.high - self.low + 1
 
 
 @dataclass(frozen=True)
-class Levels:
-    """A tensor that has a value of its own for each level, up to rounding.
+class Grid:
+    """Cells of a uniform grid over the values of a tensor that tell its spikes.
 
     Attributes:
         tensor: its name.
-        values: float64 [levels], ascending; at most as many as a ScaleFire has.
-        k: int64 [levels], the spikes that each one stands for; one beyond the span where clipped.
+        density: cells per unit of its values.
+        start: where the first one begins, in cells.
+        k: int64 [cells], at most as many as a StaircaseFire has.
     """
 
     tensor: str
-    values: np.ndarray
+    density: float
+    start: float
     k: np.ndarray
 
     def map(self, insert: Insertion, home: GraphProto, results: np.ndarray) -> str:
-        """A tensor that holds one of ``results`` [levels] instead, made in the graph ``home``."""
-        between = (self.values[1:] + self.values[:-1]) / 2
-        return insert.staircase(home, self.tensor, between, results)
+        """A tensor that holds one of ``results`` [cells] instead, made in the graph ``home``."""
+        return insert.staircase(home, self.tensor, self.density, self.start, results)
 
 
 class NeuronSpikes:
@@ -100,51 +108,49 @@ class NeuronSpikes:
 
     def span(self, neuron: NodeProto) -> Span:
         """What a neuron may fire."""
-        timesteps = 1
-        if neuron.op_type == SCALE_FIRE.name:
-            spikes = spikes_of_levels(self._insert.parameters(neuron)[2])
-            low, high = int(spikes.min()), int(spikes.max())
+        attributes, timesteps = all_attributes(neuron), 1
+        if neuron.op_type == STAIRCASE_FIRE.name:
+            k = spikes_of_levels(np.unique(self._insert.parameters(neuron)[1]))
+            low, high = int(k.min()), int(k.max())
+            levels = int((k < 0).sum()), int((k > 0).sum())
+        elif neuron.op_type in _OCTAVE:
+            low, high = -attributes["top_neg"], attributes["top_pos"]
+            below, above = (octave_levels(attributes["linear"], top) for top in (-low, high))
+            levels = len(below) - 1, len(above) - 1
         else:
-            attributes = INTEGRATE_FIRE.defaults | attributes_of(neuron)
-            low, high = -int(attributes["levels_neg"]), int(attributes["levels_pos"])
-            timesteps = int(attributes["timesteps"])
-        return Span(low, high, (neuron.name,), timesteps)
+            low, high = -attributes["levels_neg"], attributes["levels_pos"]
+            levels, timesteps = (-low, high), attributes.get("timesteps", 1)
+        return Span(low, high, levels, (neuron.name,), timesteps)
 
-    def levels(self, home: GraphProto, neuron: NodeProto) -> Levels | None:
-        """What tells a neuron's levels apart, also those that are clipped; None: too many."""
-        if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
-            span = self.span(neuron)
-            low, high = span.low - (span.low < 0), span.high + (span.high > 0)
-            if high - low > MAX_THRESHOLDS:
-                return None
-            return levels_of_code(self._raised(home, neuron), low, high)
-        moved = self.levels_in(home, neuron, neuron.output[0])
-        if moved is not None:
-            return moved
-        span = self.span(neuron)
-        if span.levels > MAX_THRESHOLDS:
+    def levels(self, neuron: NodeProto) -> np.ndarray | None:
+        """Each k that a neuron may fire, ascending; None where there are too many to tell."""
+        span, attributes = self.span(neuron), all_attributes(neuron)
+        if sum(span.levels) >= MAX_CELLS:
             return None
-        return levels_of_code(self.code(home, neuron), span.low, span.high)
+        if neuron.op_type == STAIRCASE_FIRE.name:
+            return np.unique(spikes_of_levels(self._insert.parameters(neuron)[1]))
+        if neuron.op_type in _OCTAVE:
+            sides = (octave_levels(attributes["linear"], top) for top in (-span.low, span.high))
+            below, above = sides
+            return np.concatenate([-below[:0:-1], above]).astype(np.int64)
+        return np.arange(span.low, span.high + 1)
 
-    def levels_in(self, home: GraphProto, neuron: NodeProto, tensor: str) -> Levels | None:
-        """What tells them apart in a tensor that holds values which the neuron gave, rule 3.
+    def grid(self, home: GraphProto, neuron: NodeProto, tensor: str) -> Grid | None:
+        """What tells the spikes of a tensor that holds values which a neuron gave, rule 4.
 
         Args:
             home: the graph to make it in.
             neuron: of one step, or the tensor has its channels along the same axis.
             tensor: its name.
         """
-        step, *tables = self._insert.parameters(neuron)
-        span = self.span(neuron)
-        if span.levels > MAX_THRESHOLDS:
+        span, (step, *table) = self.span(neuron), self._insert.parameters(neuron)
+        if span.width > MAX_CELLS:
             return None
-        k = spikes_of_levels(tables[1]) if tables else _ascending(span.low, span.high)
-        levels = (tables[1] if tables else k).astype(np.float64)
-        if np.any(np.diff(levels) < _APART * np.abs(levels).max()):
-            return None
-        if step.size == 1:
-            return Levels(tensor, levels * float(step.reshape(())), k)
-        return Levels(self._divided(home, neuron, tensor, step), levels, k)
+        if not table:
+            if _is_plain(step):
+                return grid_of(tensor, span, float(1 / step.reshape(())))
+            return grid_of(self._over(home, neuron, tensor, step), span)
+        return self._own_grid(home, neuron) if tensor == neuron.output[0] else None
 
     def code(self, home: GraphProto, neuron: NodeProto) -> str:
         """The code of a neuron, made in the graph ``home``: its name."""
@@ -153,64 +159,102 @@ class NeuronSpikes:
             self._made[key] = self._make_code(home, neuron)
         return self._made[key]
 
+    def watched(self, home: GraphProto, neuron: NodeProto) -> tuple[str, float]:
+        """A tensor that holds multiples of a number, and the number; one k beyond where clipped."""
+        step = self._insert.parameters(neuron)[0]
+        if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
+            return self._raised(home, neuron), 1.0
+        if neuron.op_type == STAIRCASE_FIRE.name or not _is_plain(step):
+            return self.code(home, neuron), 1.0
+        return neuron.output[0], float(step.reshape(()))
+
     def clipped(self, home: GraphProto, neuron: NodeProto) -> str:
         """A tensor that is 0 where a MultiThresholdFire's value is not clipped."""
         raised, code = self._raised(home, neuron), self.code(home, neuron)
         return self._insert.node(home, "Sub", raised, code)
 
     def _make_code(self, home: GraphProto, neuron: NodeProto) -> str:
-        insert, span = self._insert, self.span(neuron)
+        insert, given = self._insert, str(neuron.output[0])
+        step = insert.parameters(neuron)[0]
+        if neuron.op_type == STAIRCASE_FIRE.name:
+            grid = self._own_grid(home, neuron)
+            return grid.map(insert, home, grid.k)
+        if np.all(step == 1):
+            return given
         if neuron.op_type == MULTI_THRESHOLD_FIRE.name:
+            span = self.span(neuron)
             bounds = [insert.constant(home, float(k)) for k in (span.low, span.high)]
             return insert.node(home, "Clip", self._raised(home, neuron), *bounds)
-        (step, *tables), given = insert.parameters(neuron), neuron.output[0]
-        if tables:
-            levels = insert.constant(home, spikes_of_levels(tables[1]) / _UNIT)
-            axis = {name: a for name, a in attributes_of(neuron).items() if name == "axis"}
-            given = insert.neuron(home, neuron.op_type, *neuron.input[:3], levels, **axis)
-            step = step / _UNIT
-        return insert.node(home, "Round", self._divided(home, neuron, given, step))
+        scaled = self._over(home, neuron, given, step)
+        if neuron.op_type == INTEGRATE_FIRE.name:
+            return insert.node(home, "Round", scaled)
+        return self._of_step_1(home, neuron, scaled, attributes_of(neuron))
 
     def _raised(self, home: GraphProto, neuron: NodeProto) -> str:
         """The code of a MultiThresholdFire, one beyond its span where clipped."""
         key = "raised", id(home), neuron.output[0]
         if key not in self._made:
-            (theta,) = self._insert.parameters(neuron)
-            attributes = MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron)
+            attributes = all_attributes(neuron)
             for side in ("levels_pos", "levels_neg"):
                 # A side without levels is cut off by the function, it does not saturate.
                 attributes[side] = min(attributes[side] + (attributes[side] > 0), MAX_LEVELS)
-            scaled = self._divided(home, neuron, neuron.input[0], theta)
-            one = self._insert.constant(home, 1.0)
-            self._made[key] = self._insert.neuron(home, neuron.op_type, scaled, one, **attributes)
+            step = self._insert.parameters(neuron)[0]
+            scaled = self._over(home, neuron, neuron.input[0], step)
+            self._made[key] = self._of_step_1(home, neuron, scaled, attributes)
         return self._made[key]
 
-    def _divided(self, home: GraphProto, neuron: NodeProto, tensor: str, step: np.ndarray) -> str:
-        """``tensor`` of the neuron's shape, divided by a step or by one for each channel."""
-        insert = self._insert
-        if step.size == 1:
-            return insert.node(home, "Div", tensor, insert.constant(home, step.reshape(())))
-        key = f"divided by the steps of {neuron.output[0]}", id(home), tensor
+    def _of_step_1(
+        self, home: GraphProto, neuron: NodeProto, scaled: str, attributes: dict[str, Any]
+    ) -> str:
+        one = self._insert.constant(home, 1.0)
+        return self._insert.neuron(home, neuron.op_type, scaled, one, **attributes)
+
+    def _own_grid(self, home: GraphProto, neuron: NodeProto) -> Grid:
+        """The grid of a StaircaseFire over its potential, with the roundings that it has."""
+        attributes, (scale, table) = all_attributes(neuron), self._insert.parameters(neuron)
+        x, density, k = neuron.input[0], attributes["density"], spikes_of_levels(table)
+        if scale.size > 1:
+            rate = np.float32(1) / scale * np.float32(density)
+            scaled = self._with_steps(home, neuron, "Mul", x, rate)
+            return Grid(scaled, 1.0, attributes["start"], k)
+        rate = np.float32(1) / scale.reshape(()) * np.float32(density)
+        return Grid(x, float(rate), attributes["start"], k)
+
+    def _over(self, home: GraphProto, neuron: NodeProto, tensor: str, step: np.ndarray) -> str:
+        """``tensor`` of the neuron's shape, divided by its steps."""
+        return self._with_steps(home, neuron, "Div", tensor, step)
+
+    def _with_steps(
+        self, home: GraphProto, neuron: NodeProto, op: str, tensor: str, step: np.ndarray
+    ) -> str:
+        """``tensor`` of the neuron's shape, divided by steps or times them."""
+        key = f"{op} by the steps of {neuron.output[0]}", id(home), tensor
+        if np.all(step == 1):
+            return tensor
         if key not in self._made:
-            axis = (MULTI_THRESHOLD_FIRE.defaults | attributes_of(neuron))["axis"]
-            # [C, 1, ..., 1], with as many dimensions as X has from the axis on.
-            tail = insert.node(home, "Shape", tensor, start=int(axis))
-            ends = 1, np.iinfo(np.int64).max
-            first, last = (insert.constant(home, [end], np.int64) for end in ends)
-            trailing = insert.node(home, "Shape", insert.node(home, "Slice", tail, first, last))
-            one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
-            ones = insert.node(home, "ConstantOfShape", trailing, value=one)
-            channels = insert.constant(home, [step.size], np.int64)
-            shape = insert.node(home, "Concat", channels, ones, axis=0)
-            aligned = insert.node(home, "Reshape", insert.constant(home, step), shape)
-            self._made[key] = insert.node(home, "Div", tensor, aligned)
+            aligned = self._aligned(home, tensor, step, all_attributes(neuron)["axis"])
+            self._made[key] = self._insert.node(home, op, tensor, aligned)
         return self._made[key]
 
+    def _aligned(self, home: GraphProto, tensor: str, step: np.ndarray, axis: int) -> str:
+        """A step, or steps as they broadcast against a tensor."""
+        insert, given = self._insert, self._insert.constant(home, step)
+        if step.size == 1:
+            return insert.constant(home, step.reshape(()))
+        if step.ndim > 1 or axis == -1:
+            return given
+        # [C] along an axis: [C, 1, ..., 1], with as many dimensions as X has from there on.
+        trailing = insert.node(home, "Shape", insert.node(home, "Shape", tensor, start=axis + 1))
+        one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
+        ones = insert.node(home, "ConstantOfShape", trailing, value=one)
+        channels = insert.constant(home, [step.size], np.int64)
+        shape = insert.node(home, "Concat", channels, ones, axis=0)
+        return insert.node(home, "Reshape", given, shape)
 
-def levels_of_code(code: str, low: int, high: int) -> Levels:
-    """What tells the levels of a code with these k apart."""
-    k = _ascending(low, high)
-    return Levels(code, k.astype(np.float64), k)
+
+def grid_of(tensor: str, span: Span, density: float = 1.0) -> Grid:
+    """What tells the spikes of a tensor that holds multiples k / density apart."""
+    return Grid(tensor, density, span.low - 0.5, np.arange(span.low, span.high + 1))
 
 
 def neurons_with_graphs(graph: GraphProto) -> list[tuple[GraphProto, NodeProto]]:
@@ -218,6 +262,11 @@ def neurons_with_graphs(graph: GraphProto) -> list[tuple[GraphProto, NodeProto]]
     return [(home, node) for home, node in nodes_with_graphs(graph) if node.domain == DOMAIN]
 
 
-def _ascending(low: int, high: int) -> np.ndarray:
-    """Each k, two at least: a ScaleFire that tells them apart has a threshold."""
-    return np.arange(low, max(high, low + 1) + 1)
+def all_attributes(neuron: NodeProto) -> dict[str, Any]:
+    """The attributes of a neuron, defaults included."""
+    return {**_DEFAULTS[neuron.op_type], **attributes_of(neuron)}
+
+
+def _is_plain(step: np.ndarray) -> bool:
+    """Whether all channels have one step, in the middle of the range of float32."""
+    return bool(step.size == 1 and 1 / _LARGEST_STEP <= step.reshape(()) <= _LARGEST_STEP)

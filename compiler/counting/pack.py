@@ -7,9 +7,8 @@ Of each k these are counted:
 
 1. One tensor holds all counts, each in a field of its own: with `most` the largest count of a
    field, sums of n samples need the product of the (n * most + 1) to be at most 2^24, up to which
-   float32 holds integers exactly. It is a ScaleFire of what tells the levels apart
-   (:class:`Levels`).
-2. A ScaleFire has 256 levels. Where there are more, each count is a tensor of its own, made of the
+   float32 holds integers exactly. It is a StaircaseFire on the grid that tells k (:class:`Grid`).
+2. A grid has 4,096 cells. Where there are more k, each count is a tensor of its own, made of the
    code: popcount(m) = m - floor(m / 2) - floor(m / 4) - ...
 """
 
@@ -57,32 +56,32 @@ class Packed:
 
 def pack(insert: Insertion, codes: Codes, home: GraphProto, tensor: Tensor) -> Packed:
     """Count a tensor of spikes, in the graph ``home``."""
-    levels, span = codes.levels(home, tensor), codes.span(tensor)
-    if levels is None:
+    grid, span = codes.grid(home, tensor), codes.span(tensor)
+    if grid is None:
         most = max(span.high, -span.low)
         limits = {"spikes": most, "bits": most.bit_length(), "events": 1, "outermost": 1}
         names = _of_code(insert, home, codes.code(home, tensor), span)
         return Packed({names[count]: {count: limits[count]} for count in names}, EXACT // most)
-    counts = _of_levels(levels.k, span)
+    counts = _of_cells(grid.k, span)
     largest = {name: max(int(count.max()), 1) for name, count in counts.items()}
     fitting = _samples_that_fit(largest.values())
-    packed = np.zeros(len(levels.k), np.int64)
+    packed = np.zeros(len(grid.k), np.int64)
     for name in reversed(largest):
         packed = packed * (fitting * largest[name] + 1) + counts[name]
-    return Packed({levels.map(insert, home, packed): largest}, fitting)
+    return Packed({grid.map(insert, home, packed): largest}, fitting)
 
 
 def apart(insert: Insertion, codes: Codes, home: GraphProto, tensor: Tensor) -> Mapping[str, str]:
     """A tensor for each count of a tensor of spikes, made in the graph ``home``."""
-    levels, span = codes.levels(home, tensor), codes.span(tensor)
-    if levels is None:
+    grid, span = codes.grid(home, tensor), codes.span(tensor)
+    if grid is None:
         return _of_code(insert, home, codes.code(home, tensor), span)
-    counts = _of_levels(levels.k, span)
-    return {name: levels.map(insert, home, count) for name, count in counts.items()}
+    counts = _of_cells(grid.k, span)
+    return {name: grid.map(insert, home, count) for name, count in counts.items()}
 
 
-def _of_levels(k: np.ndarray, span: Span) -> dict[str, np.ndarray]:
-    """What is counted of levels with these spikes: int64 [levels]."""
+def _of_cells(k: np.ndarray, span: Span) -> dict[str, np.ndarray]:
+    """What is counted of cells with these spikes: int64 [cells]."""
     magnitude = np.abs(k)
     counts = {"events": k != 0, "bits": popcount(magnitude), "spikes": magnitude}
     if span.low < 0 < span.high:

@@ -11,20 +11,21 @@ class NeuronResult:
 
     Attributes:
         name: node name.
-        op: MultiThresholdFire, ScaleFire or IntegrateFire.
+        op: the operator of domain ai.snn.
         source_node: the activation it stands for, "" where the model does not say.
         source_op: its operator, or "Encoder".
         neurons: how many values it has per sample.
         levels: [negative, positive], number of levels of either polarity.
-        firing_rate: mean number of spikes |k| per neuron, sample and timestep.
+        spike_range: [lowest, highest] k.
+        firing_rate: mean number of unit spikes |k| per neuron, sample and timestep.
         active: share of values with at least one spike.
         silent_neurons: share of neurons that fire on no sample.
         saturated_neurons: share of neurons at their outermost level on every sample and timestep.
         clip_rate: share of values beyond the highest level; of MultiThresholdFire only.
         entropy: of the levels over all values, in bits; nan where there are too many to tell.
-        level_counts: how often each k was seen, from the lowest k to the highest; empty where
-            there are too many to tell.
-        lowest_level: the k of the first of them.
+        level_counts: how often each level was seen, the lowest one first; empty where there are
+            too many to tell.
+        level_spikes: the k of each of them.
         flips: share of values whose level differs between sessions with and without graph
             optimisation, on the samples compared.
         timesteps: T, 1 but of IntegrateFire.
@@ -37,6 +38,7 @@ class NeuronResult:
     source_op: str
     neurons: int
     levels: tuple[int, int]
+    spike_range: tuple[int, int]
     firing_rate: float
     active: float
     silent_neurons: float
@@ -44,7 +46,7 @@ class NeuronResult:
     clip_rate: float | None
     entropy: float
     level_counts: list[int] = field(default_factory=list)
-    lowest_level: int = 0
+    level_spikes: list[int] = field(default_factory=list)
     flips: float | None = None
     timesteps: int = 1
     spikes: float = 0.0

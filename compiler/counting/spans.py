@@ -34,15 +34,14 @@ from ...passes.graph.graph import (
     scopes,
 )
 from ...passes.graph.network import Network
-from ...passes.graph.protos import attributes_of
 from ...passes.graph.surgeon import import_model
 from ...passes.lowering.spatial_to_temporal import INPUT_STEPS, OUTPUT, REPEATED, STANDS_FOR, TIME
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
-from ...runtime_ops.scale_fire import SCALE_FIRE, spikes_of_levels
+from ...runtime_ops.staircase_fire import STAIRCASE_FIRE, cell_of, spikes_of_levels
 from ..errors import ModelError
 from .insertion import Insertion
-from .neuron_spikes import NeuronSpikes, Span
+from .neuron_spikes import NeuronSpikes, Span, all_attributes
 
 #: What takes the mean over steps, in one stage or two; the last operator first.
 _MEANS = (
@@ -116,10 +115,12 @@ class Spans:
             return self.proto(producer)[1]
         parts = moved(producer) if moves_values(producer) else []
         neuron = self.neuron_of(parts[0]) if len(parts) == 1 else None
-        if neuron is None or self._insert.parameters(neuron)[0].size == 1:
-            return neuron
-        keeps_channels = producer.op in _POOLS and attributes_of(neuron).get("axis", 1) == 1
-        return neuron if keeps_channels else None
+        if neuron is None:
+            return None
+        step, axis = self._insert.parameters(neuron)[0], all_attributes(neuron)["axis"]
+        if step.ndim > 1:  # channels lie as they should
+            axis = len(tensor.shape or ()) - step.ndim + int(np.argmax(step.shape))
+        return neuron if step.size == 1 or (producer.op in _POOLS and axis == 1) else None
 
     def timesteps_of(self, tensor: Tensor) -> int:
         """How many steps a tensor of the main graph has rows for; 1 where it depends on none."""
@@ -210,8 +211,15 @@ class Spans:
         if averaged and not _keeps_rows(producer):
             return None
         names = tuple(dict.fromkeys(name for span in known for name in span.neurons))
-        low, high = min(s.low for s in known), max(s.high for s in known)
-        return Span(low, high, names, max(s.timesteps for s in known), averaged)
+        below, above = (max(s.levels[side] for s in known) for side in (0, 1))
+        return Span(
+            min(s.low for s in known),
+            max(s.high for s in known),
+            (below, above),
+            names,
+            max(s.timesteps for s in known),
+            averaged,
+        )
 
     def _over_time(self) -> dict[int, int]:
         """By the tensor's id, of what depends on time."""
@@ -242,14 +250,14 @@ class Spans:
 
     def _fires_only(self, neuron: NodeProto, positive: bool) -> bool:
         """Whether a neuron is silent on one side of 0."""
-        if neuron.op_type != SCALE_FIRE.name:
+        if neuron.op_type != STAIRCASE_FIRE.name:
             span = self._of_neurons.span(neuron)
             return not (span.low if positive else span.high)
-        _, thresholds, levels = self._insert.parameters(neuron)
-        fires = np.flatnonzero(spikes_of_levels(levels))
-        if positive:  # level i is reached at threshold i - 1
-            return bool(len(fires) == 0 or (fires[0] > 0 and thresholds[fires[0] - 1] > 0))
-        return bool(len(fires) == 0 or (fires[-1] < len(thresholds) and thresholds[fires[-1]] <= 0))
+        _, table = self._insert.parameters(neuron)
+        grid = all_attributes(neuron)
+        at_0 = int(cell_of(0.0, 1.0, grid["density"], grid["start"], len(table)))
+        silent = spikes_of_levels(table) == 0
+        return bool(silent[: at_0 + 1].all() if positive else silent[at_0:].all())
 
 
 def _keeps_rows(node: Node) -> bool:

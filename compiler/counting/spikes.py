@@ -7,8 +7,8 @@ runtime. ``neuron_spikes.py`` says what is counted, ``fired.py`` counts over all
 1. A neuron is a position of a neuron node's tensor within a sample. It is silent if it fires on no
    sample, saturated if it is at an outermost level on every sample, at every timestep. Where inputs
    come in several sizes, positions of each size are neurons of their own.
-2. Of neurons with more than 256 levels (a MultiThresholdFire: 254) level counts are empty and the
-   entropy is nan.
+2. Of neurons with too many levels to tell (``fired.py``; a MultiThresholdFire: more than 510) level
+   counts are empty and the entropy is nan.
 3. Of a branch of If that is not taken nothing is counted; shares over no values are 0.
 """
 
@@ -69,7 +69,7 @@ class SpikeMeter:
         codes = Codes(insert, of_neurons, spans)
         maps = CountMaps(insert, codes, spans, Batch(insert, _batched_input(snn, unbatched)))
         self._neurons = [
-            (FiredCounter(insert, of_neurons, home, node), maps.of(home, tensor))
+            (FiredCounter(of_neurons, home, node), maps.of(home, tensor))
             for home, node, tensor in spans.neurons()
         ]
         self._synapses = list(Synapses(insert, codes, spans, maps).counters())
@@ -131,15 +131,16 @@ def _neuron_result(
         source_node=source.get(METADATA_PREFIX + "source_node", ""),
         source_op=source.get(METADATA_PREFIX + "source_op", ""),
         neurons=positions,
-        levels=(-span.low, span.high),
+        levels=span.levels,
+        spike_range=(span.low, span.high),
         firing_rate=fired.spikes / values,
         active=(total - fired.silent) / values,
         silent_neurons=silent,
         saturated_neurons=saturated,
         clip_rate=fired.clipped / values if counter.clips else None,
-        entropy=entropy if counter.tells_levels else float("nan"),
+        entropy=entropy if counter.levels else float("nan"),
         level_counts=fired.level_counts,
-        lowest_level=span.low,
+        level_spikes=counter.levels,
         timesteps=span.timesteps,
         spikes=fired.spikes / samples,
     )

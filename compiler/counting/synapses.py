@@ -87,7 +87,7 @@ class _Operator:
 
     def result(self, macs: float, spans: Sequence[Span] = (), analog: str = "") -> SynapseResult:
         neurons = list(dict.fromkeys(name for span in spans for name in span.neurons))
-        bits = max(((s.levels * s.timesteps).bit_length() for s in spans), default=0)
+        bits = max(((sum(s.levels) * s.timesteps).bit_length() for s in spans), default=0)
         return SynapseResult(
             self.name, self.linear.op, neurons, analog, macs, bits=bits, repeats=self.repeats
         )

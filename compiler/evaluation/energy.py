@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...runtime_ops.scale_fire import SCALE_FIRE
+from ...runtime_ops.staircase_fire import STAIRCASE_FIRE
 from ..counting.results import NeuronResult, SynapseResult
 from ..errors import UsageError
 from ..report.results import EnergyResult, ResidueResult
@@ -161,12 +161,12 @@ def _notes(
         "Estimates: operations times a constant; moving weights, spikes and membrane potentials, "
         "the neurons themselves and idle circuits are left out.",
     ]
-    if any(neuron.op == SCALE_FIRE.name and neuron.name in spiking for neuron in neurons):
+    if any(neuron.op == STAIRCASE_FIRE.name and neuron.name in spiking for neuron in neurons):
         notes.append(
-            "Levels of ScaleFire are in general no multiples of one step: its k is the number of "
-            "levels between this one and the silent one. Unary is then a thermometer code whose "
-            "spikes have weights of their own, bit-serial sends the index of a level, which the "
-            "receiver looks up in a table. Only the graded accounting applies to any ScaleFire."
+            "Levels of StaircaseFire are in general no multiples of one step: its k is the nearest "
+            "multiple of the smallest step between two levels, counted from the silent one. Unary "
+            "and bit-serial are then what a machine would spend that rounds levels so; only the "
+            "graded accounting is that of the network as it computes."
         )
     uncounted = [s.name for s in synapses if s.analog.startswith("not counted")]
     if uncounted:

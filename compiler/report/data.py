@@ -29,16 +29,16 @@ class NeuronReport:
 
     Attributes:
         name: node name.
-        op: MultiThresholdFire or ScaleFire.
+        op: the operator of domain ai.snn.
         source_node: the activation it replaces.
         source_op: that activation's operator, or "Encoder".
         polarity: "positive" or "negative" branch, "both" of a MultiThresholdFire with levels on
             both sides, or "staircase".
         levels: number of levels N besides silence.
-        theta: the threshold of a MultiThresholdFire, the scale of a ScaleFire, or its range over
+        theta: the threshold of a MultiThresholdFire, the scale of others, or its range over
             channels.
         calibrator: how it was found.
-        clip_rate: share of the calibration values above the highest level; nan for a ScaleFire.
+        clip_rate: share of the calibration values above the highest level, of a MultiThresholdFire.
         error: relative error to be expected, from the calibration values; nan for a quantiser of
             the source model.
         membrane: what it saw at calibration; None for a quantiser of the source model.

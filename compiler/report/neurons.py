@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from ...passes.analysis.activations import Activation
 from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network
-from ...passes.graph.protos import attributes_of, initializers_below
 from ...passes.neurons.neuron import Neuron
 from ...runtime_ops.operators import neurons_of
-from ...runtime_ops.scale_fire import SCALE_FIRE
 from ..calibration.fitting.membrane import Membrane, MembraneHistogram
+from ..counting.insertion import Insertion
+from ..counting.neuron_spikes import NeuronSpikes
 from .data import NeuronReport
 
 #: What neurons saw, by the activation's name and the polarity of the neuron, "" for any.
@@ -52,16 +52,11 @@ def neuron_reports(snn: Network, membranes: Membranes | None = None) -> list[Neu
         snn: the spiking network.
         membranes: what its neurons saw, where that is known.
     """
-    sizes = {tensor.name: list(tensor.dims) for tensor in initializers_below(snn.proto.graph)}
-    seen = membranes or {}
+    seen, spikes = membranes or {}, NeuronSpikes(Insertion(snn, "reported"))
     reports = []
     for node in neurons_of(snn.proto):
-        attributes = attributes_of(node)
         provenance = {p.key.removeprefix(METADATA_PREFIX): p.value for p in node.metadata_props}
-        if node.op_type == SCALE_FIRE.name:
-            levels, value = sizes[node.input[2]][0], "scale"
-        else:
-            levels, value = attributes["levels_pos"] + attributes["levels_neg"], "theta"
+        step = provenance.get("theta") or provenance.get("scale")
         source = provenance.get("source_node", node.name)
         polarity = provenance.get("polarity", "positive")
         calibrator = provenance.get("calibrator", "none")
@@ -74,8 +69,8 @@ def neuron_reports(snn: Network, membranes: Membranes | None = None) -> list[Neu
                 source_node=source,
                 source_op=provenance.get("source_op", "quantiser of the source model"),
                 polarity=polarity,
-                levels=levels,
-                theta=provenance.get(value, "of the source model"),
+                levels=sum(spikes.span(node).levels),
+                theta=step or "of the source model",
                 calibrator=calibrator,
                 clip_rate=float(provenance.get("clip_rate", "nan")),
                 error=float(provenance.get("error", "nan")),

@@ -14,7 +14,7 @@ from ...passes.graph.surgeon import export_network, import_model
 from ...passes.lowering.binary_spikes import (
     KINDS,
     MARK,
-    TooManyLevels,
+    TooManySpikes,
     binary_spikes,
 )
 from ...passes.lowering.join_planes import decoded_tensors, join_planes, same_tensor
@@ -25,11 +25,11 @@ def with_planes(graph: Graph, kind: str) -> PassResult:
     """``binary_spikes``.
 
     Raises:
-        ModelError: a neuron has more levels than there may be planes for.
+        ModelError: a neuron fires more spikes than there may be planes for.
     """
     try:
         return binary_spikes(graph, kind)
-    except TooManyLevels as error:
+    except TooManySpikes as error:
         raise ModelError(str(error)) from error
 
 

@@ -1,13 +1,16 @@
 """Expand neurons of several levels into planes of binary spikes, 0 and 1.
 
-A neuron fires k, a signed number of spikes, in one value: MultiThresholdFire and IntegrateFire give
-theta * k, ScaleFire a level, for k as ``scale_fire.spikes_of_levels`` defines it. Here k is sent as
-binary spikes instead, and the neuron's former output is decoded from them:
+A neuron fires k, a signed number of unit spikes, in one value: MultiThresholdFire and IntegrateFire
+give theta * k, ScaleFire and DualScaleFire scale * k, StaircaseFire a level, for which k is the
+number that is counted too (``staircase_fire.spikes_of_levels``): the nearest multiple of the
+smallest step. Here k is sent as binary spikes instead, and the neuron's former output is decoded
+from them:
 
     neuron -> Div(step) -> Round -> k -> planes -> ReduceSum -> k -> decoder -> Y
 
 1. The neuron keeps its name, inputs, attributes and metadata. It gives step * k: what it gave
-   before, but for ScaleFire, whose levels are replaced by the k of each. step is theta or scale.
+   before, but for StaircaseFire, whose table is replaced by the k of each cell. step is theta or
+   scale.
    The quotient of a rounded product is within 2^-6 of k < 2^17, so k is exact.
 2. Each polarity that fires has a tensor of planes, float32 of the neuron's shape with the planes as
    a new last axis, so that axis 0 stays what it is. With m = max(k, 0), or max(-k, 0),
@@ -15,14 +18,15 @@ binary spikes instead, and the neuron's former output is decoded from them:
        "bits"   plane j = floor(m / 2^j) modulo 2,     j = 0, 1, ...;        sum = popcount(|k|)
 3. m is the sum of the planes, each times 1 or 2^j, and the received k the positive m less the
    negative one. Small integers: no order of summation rounds. A silent neuron receives +0.
-4. Decoder: theta * k, or scale * levels[i0 + k], the same products as in the function bodies; i0 is
-   the silent level. NaN has no k and fires nothing in any plane: Y is the neuron's NaN there.
+4. Decoder: step * k, or scale * levels[k - lowest k], the same products as in the function bodies;
+   of a k that no level has it looks up 0. NaN has no k and fires nothing in any plane: Y is the
+   neuron's NaN there.
 5. Left as they are, with the reason: neurons in closed bodies (:func:`graph.scopes`); an
    IntegrateFire of one level, which is binary; what never fires; other element types than float32;
-   parameters that are computed; a step per channel where the rank is not known, or on axis 0; a
-   step that overflows when multiplied by the highest k; a silent level both 0 and -0, which no k
-   tells apart.
-6. Refused: more than 255 levels of a polarity for unary planes, 2^17 or more for bit planes.
+   parameters that are computed; steps [C] where the rank is not known, or on axis 0; a step that
+   overflows when multiplied by the highest k; levels that no k tells apart, or whose product with
+   the scale vanishes.
+6. Refused: k of a polarity beyond 255 for unary planes, 2^17 or more for bit planes.
 
 Y keeps its name, and its bits on kernels and function bodies, in any order of arithmetic. All nodes
 added carry the metadata ``snn_compile.binary_spikes`` with the code as value, and those that write
@@ -40,7 +44,7 @@ from onnx import TensorProto
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.operators import OPERATORS
-from ...runtime_ops.scale_fire import SCALE_FIRE, spikes_of_levels
+from ...runtime_ops.staircase_fire import STAIRCASE_FIRE, spikes_of_levels
 from ..graph.graph import (
     METADATA_PREFIX,
     Graph,
@@ -69,8 +73,8 @@ MAX_UNARY = 255
 MAX_BITS = (1 << 17) - 1
 
 
-class TooManyLevels(ValueError):
-    """A neuron has more levels than there may be planes for."""
+class TooManySpikes(ValueError):
+    """A neuron fires more spikes than there may be planes for."""
 
 
 class _Left(Exception):
@@ -83,12 +87,12 @@ class _Spikes(NamedTuple):
     Attributes:
         low: the lowest k, at most 0.
         high: the highest, at least 0.
-        of_levels: k of each level of a ScaleFire; None of other neurons.
+        of_cells: k of each cell of a StaircaseFire; None of other neurons.
     """
 
     low: int
     high: int
-    of_levels: np.ndarray | None = None
+    of_cells: np.ndarray | None = None
 
 
 def binary_spikes(graph: Graph, kind: str) -> PassResult:
@@ -99,7 +103,7 @@ def binary_spikes(graph: Graph, kind: str) -> PassResult:
         kind: :data:`UNARY` or :data:`BITS`.
 
     Raises:
-        TooManyLevels: rule 6.
+        TooManySpikes: rule 6.
     """
     graph = infer_shapes(graph)  # rule 5 asks for ranks
     changes = []
@@ -135,9 +139,8 @@ def _expand(graph: Graph, neuron: Node, kind: str) -> _Spikes:
     chain = _Chain(graph, output, kind)
     fired = variable(unique_name(graph, f"{output.name}.fired"), output)
     neuron.outputs[0] = fired
-    if spikes.of_levels is not None:  # rule 1
-        levels = neuron.inputs[3]
-        neuron.inputs[3] = chain.constant("spike_levels", spikes.of_levels)
+    if spikes.of_cells is not None:  # rule 1
+        neuron.inputs[2] = chain.constant("spikes", spikes.of_cells)
 
     factor, nought = chain.constant("step", step), chain.constant("nought", 0.0)
     is_nan = chain.emit("IsNaN", "is_nan", fired)
@@ -153,9 +156,11 @@ def _expand(graph: Graph, neuron: Node, kind: str) -> _Spikes:
             "negative", chain.emit("Max", "inhibited", mirrored, nought), -spikes.low
         )
     level = chain.emit("Sub", "received", above, below)
-    if spikes.of_levels is not None:
-        silent = chain.constant("silent", np.abs(parameters[2]).argmin())
-        index = chain.emit("Add", "index", level, silent)
+    if spikes.of_cells is not None:
+        values = np.zeros(spikes.high - spikes.low + 1, np.float32)
+        values[spikes.of_cells - spikes.low] = parameters[1] + 0.0  # of -0 the neuron gives +0
+        levels, lowest = chain.constant("levels", values), chain.constant("lowest", spikes.low)
+        index = chain.emit("Sub", "index", level, lowest)
         position = chain.emit("Cast", "position", index, to=int(TensorProto.INT64))
         level = chain.emit("Gather", "level", levels, position, axis=0)
     value = chain.emit("Mul", "decoded", factor, level)
@@ -173,16 +178,19 @@ def _constant(tensor: Tensor) -> np.ndarray:
 
 def _spikes(neuron: Node, parameters: list[np.ndarray]) -> _Spikes:
     """What the neuron may fire; some of it is not 0."""
-    if neuron.op == SCALE_FIRE.name:
-        levels = parameters[2]
-        k = spikes_of_levels(levels)
-        if len(set(np.signbit(levels[k == 0]))) > 1:
-            raise _Left("its silent level is both 0 and -0")
+    (operator,) = (operator for operator in OPERATORS if operator.name == neuron.op)
+    attributes = operator.defaults | neuron.attrs
+    if neuron.op == STAIRCASE_FIRE.name:
+        scale, table = parameters
+        k = spikes_of_levels(table)
+        if len(np.unique(table)) > len(np.unique(k)):
+            raise _Left("two of its levels are the same number of spikes")
+        if np.any((np.multiply.outer(scale, table) == 0) & (table != 0)):
+            raise _Left("a level times its scale vanishes")
         spikes = _Spikes(int(k.min()), int(k.max()), k)
     else:
-        (operator,) = (operator for operator in OPERATORS if operator.name == neuron.op)
-        attributes = operator.defaults | neuron.attrs
-        spikes = _Spikes(-int(attributes["levels_neg"]), int(attributes["levels_pos"]))
+        side = "top" if "top_pos" in attributes else "levels"
+        spikes = _Spikes(-int(attributes[f"{side}_neg"]), int(attributes[f"{side}_pos"]))
         if neuron.op == INTEGRATE_FIRE.name and spikes.high - spikes.low == 1:
             raise _Left("its spikes are binary")
     if not spikes.low and not spikes.high:
@@ -191,12 +199,14 @@ def _spikes(neuron: Node, parameters: list[np.ndarray]) -> _Spikes:
 
 
 def _aligned_step(neuron: Node, step: np.ndarray, most: int) -> np.ndarray:
-    """The step as () or as [C, 1, ..., 1], which broadcasts along the channel axis."""
+    """The step as () or as it broadcasts along the channel axis."""
     with np.errstate(over="ignore"):
         if not np.all(np.isfinite(step * np.float32(most))):
             raise _Left(f"its step {step.max():g} times {most} spikes overflows")
     if step.size == 1:
         return step.reshape(())
+    if step.ndim > 1:
+        return step
     shape = neuron.outputs[0].shape or neuron.inputs[0].shape
     if shape is None:
         raise _Left("it has a step per channel and its rank is not known")
@@ -210,15 +220,13 @@ def _aligned_step(neuron: Node, step: np.ndarray, most: int) -> np.ndarray:
 def _check_count(neuron: Node, spikes: _Spikes, kind: str) -> None:
     """Rule 6."""
     most = max(-spikes.low, spikes.high)
-    if kind == UNARY and most > MAX_UNARY:
-        raise TooManyLevels(
-            f"{neuron.op} '{neuron.name}' has {most} levels; unary planes are made of up to "
-            f"{MAX_UNARY}; ask for bit planes, or for fewer levels"
-        )
-    if most > MAX_BITS:
-        raise TooManyLevels(
-            f"{neuron.op} '{neuron.name}' has {most} levels; bit planes are made of up to "
-            f"{MAX_BITS}; ask for fewer levels"
+    limit, name, other = MAX_BITS, "bit", "fewer levels"
+    if kind == UNARY:
+        limit, name, other = MAX_UNARY, "unary", "bit planes, or for fewer levels"
+    if most > limit:
+        raise TooManySpikes(
+            f"{neuron.op} '{neuron.name}' fires up to {most} unit spikes; {name} planes are made "
+            f"of up to {limit}; ask for {other}"
         )
 
 

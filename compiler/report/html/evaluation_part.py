@@ -328,7 +328,7 @@ def _chosen(result: EvaluationResult, report: CompileReport | None) -> Section |
             f"Membrane potential and levels of {name}",
             membrane,
             shares,
-            neuron.lowest_level,
+            -neuron.level_spikes.index(0) if total else 0,
             "test",
         )
         figures.append(Figure(drawn, f"{name}: {why}."))
