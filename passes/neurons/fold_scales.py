@@ -11,8 +11,8 @@ what neuromorphic hardware sends.
    reads them as its signal.
 3. A scale per channel folds where the channels are those of the layers: into the layer in front by
    output channel, into those behind by input channel, which have to read the neuron directly.
-4. Else the neuron stays as it is: a Mul on one side costs what the neuron saves. So does one whose
-   folded parameters would not be finite, or would be subnormal.
+4. Else the neuron stays as it is: a Mul on one side costs what the neuron saves. So does one with a
+   scale beyond 2^-40..2^40, where parameters could overflow or lose bits, and where one does.
 
 Parameters that something else reads too are copied. The function computed is the same up to the
 rounding of the parameters.
@@ -41,7 +41,9 @@ from ..graph.graph import (
 from ..graph.surgeon import constant
 from .neuron import Neuron, OctaveNeuron
 
-_FLOAT = np.finfo(np.float32)
+_LARGEST = float(np.finfo(np.float32).max)
+#: Scales, and one over them, are folded up to here.
+_MOST = 2.0**40
 
 
 class _Parameter(NamedTuple):
@@ -66,7 +68,10 @@ def fold_scales(
         neuron = neurons.get(node.outputs[0].name) if node.outputs else None
         if not isinstance(neuron, OctaveNeuron):
             continue
-        parameters = _folded(graph, node, neuron)
+        scale = neuron.scale.astype(np.float64)
+        if np.any(np.maximum(scale, 1 / scale) > _MOST):
+            continue
+        parameters = _folded(graph, node, scale, neuron.axis)
         if parameters is None:
             continue
         for parameter in parameters:
@@ -76,12 +81,12 @@ def fold_scales(
     return PassResult(graph, changes), found
 
 
-def _folded(graph: Graph, node: Node, neuron: OctaveNeuron) -> list[_Parameter] | None:
+def _folded(graph: Graph, node: Node, scale: np.ndarray, axis: int) -> list[_Parameter] | None:
     """The parameters of the layers around a neuron with its scale in them; None: rule 4."""
     behind = list(_readers(graph, node.outputs[0]))
     if not behind or any(layer is None for layer, _ in behind):
         return None
-    parameters = _in_front(graph, node.inputs[0], neuron)
+    parameters = _in_front(graph, node.inputs[0], scale, axis)
     if parameters is None:
         return None
     done: set[int] = set()
@@ -90,14 +95,15 @@ def _folded(graph: Graph, node: Node, neuron: OctaveNeuron) -> list[_Parameter] 
         if id(layer) in done:
             continue
         done.add(id(layer))
-        weight = _behind(layer, direct, neuron)
+        weight = _behind(layer, direct, scale, axis)
         if weight is None:
             return None
         parameters.append(weight)
-    return parameters if all(_is_sound(p) for p in parameters) else None
+    finite = all(np.all(np.abs(parameter.values) <= _LARGEST) for parameter in parameters)
+    return parameters if finite else None
 
 
-def _in_front(graph: Graph, x: Tensor, neuron: OctaveNeuron) -> list[_Parameter] | None:
+def _in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> list[_Parameter] | None:
     """Rule 1: weight and bias, divided."""
     if len(x.inputs) != 1 or len(x.outputs) != 1 or x in graph.outputs:
         return None
@@ -111,12 +117,11 @@ def _in_front(graph: Graph, x: Tensor, neuron: OctaveNeuron) -> list[_Parameter]
         layer, (bias, position) = products[0], found
     elif layer.op == "MatMul" or not _is_layer(layer):
         return None
-    scale = neuron.scale
     if scale.ndim:
         rank = rank_of(x)
         if rank is None or scale.size != width(layer):
             return None
-        if neuron.axis % rank != (1 if standard(layer).convolves else rank - 1):
+        if axis % rank != (1 if standard(layer).convolves else rank - 1):
             return None
     weight = layer.inputs[1]
     assert is_constant(weight)
@@ -145,17 +150,16 @@ def _readers(graph: Graph, tensor: Tensor) -> Iterator[tuple[Node | None, bool]]
                 yield None, direct
 
 
-def _behind(layer: Node, direct: bool, neuron: OctaveNeuron) -> _Parameter | None:
+def _behind(layer: Node, direct: bool, scale: np.ndarray, axis: int) -> _Parameter | None:
     """The weight of a layer that reads the spikes, times the scale."""
     weight = layer.inputs[1]
     assert is_constant(weight)
-    scale = neuron.scale
     if not scale.ndim:
         return _Parameter(layer, 1, weight.values * scale)
     rank = rank_of(layer.inputs[0])
     if not direct or rank is None:
         return None
-    if neuron.axis % rank != (1 if standard(layer).convolves else rank - 1):
+    if axis % rank != (1 if standard(layer).convolves else rank - 1):
         return None
     return _Parameter(layer, 1, weight.values * _by_input(layer, scale))
 
@@ -203,12 +207,6 @@ def _by_input(layer: Node, scale: np.ndarray) -> np.ndarray:
     if layer.op == "ConvTranspose":
         return scale.reshape(-1, *[1] * (len(shape) - 1))
     return scale if layer.attrs.get("transB", 0) else scale.reshape(-1, 1)
-
-
-def _is_sound(parameter: _Parameter) -> bool:
-    """Whether a parameter is finite and its values other than 0 are normal numbers."""
-    magnitude = np.abs(parameter.values)
-    return bool(np.all(np.isfinite(magnitude)) and np.all(magnitude[magnitude > 0] >= _FLOAT.tiny))
 
 
 def _set(graph: Graph, parameter: _Parameter) -> None:

@@ -41,7 +41,6 @@ from ..graph.graph import (
     inherit,
     metadata,
     scopes,
-    shape_of,
     tidy,
     unique_name,
 )
@@ -108,9 +107,7 @@ def _emit(
     """A chain of rule 4 or 5, the only one of its node or one of two."""
     if isinstance(neuron, OctaveNeuron):
         limits = neuron.linear, neuron.top_pos, neuron.top_neg
-        last = emit_octave(
-            graph, OctaveChain(x, neuron.scale, *limits, neuron.axis), output, name
-        )
+        last = emit_octave(graph, OctaveChain(x, neuron.scale, *limits, neuron.axis), output, name)
     else:
         grid = neuron.density, neuron.start, neuron.table
         last = emit_staircase(

@@ -13,6 +13,9 @@ a copy of the activation serves the others. The neuron takes the place of the or
 stays in float: it is no multiply-accumulate, and the sum that reads it is in float in any case.
 Readers that move values to both kinds of operators read the spikes.
 
+Where the activation is Relu or Clip from 0, which change nothing that has passed them, the neuron
+reads the copy: with one reader the sum in front is fused with its convolution, as it is in the ANN.
+
 Linear bottlenecks and transformers have them by themselves: no activation feeds their sums. The
 membrane shortcut is known from spiking residual networks that are trained as such.
 """
@@ -28,29 +31,36 @@ from ..graph.surgeon import add_node, variable
 def membrane_shortcuts(graph: Graph) -> PassResult:
     """Apply the rules above. The function computed is unchanged."""
     changes = []
-    neurons = {activation.output for activation in find_activations(graph)[0]}
+    neurons = {activation.output: activation for activation in find_activations(graph)[0]}
     for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
         for node in [node for node in scope.nodes if is_activation(node)]:
-            if node.outputs[0].name in neurons and _split(scope, node):
+            activation = neurons.get(str(node.outputs[0].name))
+            if activation is None:
+                continue
+            copy = _split(scope, node)
+            if copy is not None:
+                if activation.linear and not activation.signed:
+                    node.inputs[0] = copy
                 changes.append(f"{node.op} {node.name}: shortcuts read a copy of it")
     tidy(graph)
     return PassResult(graph, changes)
 
 
-def _split(graph: Graph, node: Node) -> bool:
+def _split(graph: Graph, node: Node) -> Tensor | None:
+    """The output of the copy, where there has to be one."""
     output = node.outputs[0]
     readers = {id(reader): reader for reader in output.outputs}
     kinds = {key: _kinds(graph, reader, output) for key, reader in readers.items()}
     analog = [readers[key] for key, found in kinds.items() if found == {False}]
     if not analog or not any(True in found for found in kinds.values()):
-        return False
+        return None
     copy = variable(unique_name(graph, f"{output.name}.shortcut"), output)
     name = unique_name(graph, f"{node.name}.shortcut")
     attributes = dict(node.attrs)
     clone = add_node(graph, node.op, name, list(node.inputs), copy, attributes, node.domain)
     mark_shortcut(clone)
     redirect(analog, output, copy)
-    return True
+    return copy
 
 
 def _kinds(graph: Graph, reader: Node, read: Tensor) -> set[bool]:

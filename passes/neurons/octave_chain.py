@@ -86,7 +86,9 @@ def match_octave(graph: Graph, last: Node) -> OctaveChain | None:
         return None
     if signed != (lowest < 0) or not lowest <= 0 <= highest or lowest == highest:
         return None
-    if not all(bound == int(bound) and is_level(linear, int(bound)) for bound in (-lowest, highest)):
+    if not all(
+        bound == int(bound) and is_level(linear, int(bound)) for bound in (-lowest, highest)
+    ):
         return None
     return OctaveChain(x, steps, linear, int(highest), int(-lowest), axis)
 

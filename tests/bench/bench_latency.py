@@ -1,67 +1,125 @@
-"""Latency of a network compiled, quantised with standard operators, and as it was.
+"""Latency of compiled networks, with the operator library and without, as ratios to the ANN.
 
-    python tests/bench/bench_latency.py [MODEL.onnx ...] [--threads 2] [--rounds 7]
+    python tests/bench/bench_latency.py --data DATA [--networks NAME ...] [--rounds 9]
 
-The last line is the ANN with every activation replaced by Abs, a standard operator that onnxruntime
-does not know for its blocked memory layout either: what leaving that layout costs at each neuron,
-whatever the neuron computes.
+The shared networks (``shared_networks.py``) are compiled with default options and their calibration
+samples of seed 0; ``--neuron``, ``--levels`` and ``--granularity`` are handed on. Batch 1.
 
-"Activations only" is compiled without encoders. Batch 1. Thresholds come from synthetic inputs:
-they do not change the time. Without a model, the bundled example is measured.
+- cpu1: CPU time of one thread, one session in each process, the processes of all candidates
+  interleaved: the median over a process's runs, then over rounds. Steady where wall time is not.
+- wall2: wall time with two threads, measured the same way.
+
+Each ratio is that of medians, with the least and the largest ratio of a round.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
+import numpy as np
 import onnx
-from measure import compare, show
+import onnxruntime as ort
+import shared_networks
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.model_io.save import save_network
+from snn_compile.runtime_ops import register
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "models" / "digits_resnet_dynamo.onnx"
+#: Seconds that a process measures for, and runs at least and at most.
+_SECONDS, _FEWEST, _MOST = 0.4, 12, 300
+_WARM_UP = 3
+_DEFAULT = ["cifar10_resnet20", "kws_mlperf_dscnn", "imagenet_efficientnet_lite0", "minilm_l6"]
 
 
-def write_abs(model: Path, path: Path) -> Path:
-    """The network with Abs in place of every Relu and Clip."""
-    network = onnx.load(model)
-    for node in network.graph.node:
-        if node.op_type in ("Relu", "Clip"):
-            node.op_type = "Abs"
-            del node.input[1:]
-    onnx.save(network, path)
-    return path
+def time_runs(model: str, feed: str, library: bool, threads: int) -> float:
+    """Median seconds of a run: of CPU time with one thread, of wall time with more."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    if library:
+        register(options)
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    with np.load(feed) as arrays:
+        inputs = dict(arrays)
+    begin = clock()
+    for _ in range(_WARM_UP):
+        session.run(None, inputs)
+    count = int(np.clip(_SECONDS * _WARM_UP / (clock() - begin), _FEWEST, _MOST))
+    times = []
+    for _ in range(count):
+        begin = clock()
+        session.run(None, inputs)
+        times.append(clock() - begin)
+    return float(np.median(times))
+
+
+def measure(candidates: dict[str, tuple[Path, bool]], feed: Path, threads: int, rounds: int) -> str:
+    """A line of ratios to the first candidate."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, (model, library) in candidates.items():
+            request = json.dumps([str(model), str(feed), library, threads])
+            command = [sys.executable, __file__, "--child", request]
+            times[name].append(float(subprocess.check_output(command, text=True)))
+    first = np.array(next(iter(times.values())))
+    parts = [f"{np.median(first) * 1e3:9.3f} ms"]
+    for name, values in list(times.items())[1:]:
+        ratio = np.median(values) / np.median(first)
+        low, high = (f(np.array(values) / first) for f in (np.min, np.max))
+        parts.append(f"{name} {ratio:.3f} ({low:.2f} to {high:.2f})")
+    return "  ".join(parts)
+
+
+def _compiled(name: str, data: Path, options: CompileOptions, folder: Path) -> dict[str, Path]:
+    """Writes the ANN, the SNN and an input; their paths."""
+    network = shared_networks.NETWORKS[name]
+    model = shared_networks.load_model(network, data)
+    samples = shared_networks.calibration_samples(network, data, network.calibration, 0)
+    paths = {key: folder / f"{name}.{key}" for key in ("ann.onnx", "snn.onnx", "npz")}
+    onnx.save(model, paths["ann.onnx"])
+    result = compile_model(model, samples, options)
+    save_network(result.network, paths["snn.onnx"])
+    np.savez(paths["npz"], **{key: values[:1] for key, values in samples.items()})
+    return paths
 
 
 def main() -> None:
-    """Print medians and ratios for every model."""
+    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", type=Path, default=[EXAMPLE])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--networks", nargs="+", default=_DEFAULT)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--neuron", default="auto")
+    parser.add_argument("--levels", type=int)
+    parser.add_argument("--granularity", default="channel")
     arguments = parser.parse_args()
-    for model in arguments.models:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            activations = CompileOptions(encode="activations", dump_dir=folder)
-            save_network(compile_model(model, options=activations).network, folder / "part.onnx")
-            save_network(compile_model(model).network, folder / "snn.onnx")
-            (quantised,) = folder.glob("*_insert_quant_clip.onnx")
-            shutil.copy(model, folder / "ann.onnx")
+    options = CompileOptions(
+        neuron=arguments.neuron, levels=arguments.levels, granularity=arguments.granularity
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.networks:
+            gone = shared_networks.absent(shared_networks.NETWORKS[name], arguments.data)
+            if gone:
+                print(f"{name}: left out, {gone}")
+                continue
+            paths = _compiled(name, arguments.data, options, Path(folder))
             candidates = {
-                "ANN": (folder / "ann.onnx", False),
-                "SNN, C++ kernels": (folder / "snn.onnx", True),
-                "SNN, function bodies": (folder / "snn.onnx", False),
-                "SNN, activations only": (folder / "part.onnx", True),
-                "activations only, bodies": (folder / "part.onnx", False),
-                "activations only, five ops": (quantised, False),
-                "ANN, Abs for activations": (write_abs(model, folder / "abs.onnx"), False),
+                "ANN": (paths["ann.onnx"], False),
+                "library": (paths["snn.onnx"], True),
+                "no library": (paths["snn.onnx"], False),
             }
-            show(model.name, compare(candidates, arguments.threads, arguments.rounds))
+            for label, threads in (("cpu1", 1), ("wall2", 2)):
+                line = measure(candidates, paths["npz"], threads, arguments.rounds)
+                print(f"{name:28s} {label:6s} {line}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--child"]:
+        print(time_runs(*json.loads(sys.argv[2])))
+    else:
+        main()

@@ -31,9 +31,10 @@ The error that is expected on new values is (n + p) / (n - p) times that on the 
 the numbers fitted to them (H. Akaike, Fitting autoregressive models for prediction, 1969): a
 staircase fits thresholds, levels and scales, an octave neuron scales, m and the division by
 polarity, mse its steps and the division, max nothing. What the ANN and the spiking network make of
-a sample (``sequential.py``) are one value here. With many values density wins, with fewer than a few per level it only fits the samples.
-Where n <= p nothing is known about new values, and the calibrator that fits least is taken. Beside
-density, mse is tried only where (n + p) / (n - p) exceeds 1.1.
+a sample (``sequential.py``) are one value here. With many values density wins, with fewer than a
+few per level it only fits the samples. Where n <= p nothing is known about new values, and the
+calibrator that fits least is taken. Beside density, mse is tried only where (n + p) / (n - p)
+exceeds 1.1.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """From the distribution of a tensor's channels to an octave neuron: scale, m and highest levels.
 
 Its levels are the integers 0..m in units of the scale s, then every second up to 2 m, every fourth
-up to 4 m, and so on (``scale_fire.py``): N of them in all, besides silence, whatever m is. m decides
-how dense they are near 0: with m = N they are equally far apart, with m = 2 each octave has one.
+up to 4 m, and so on (``scale_fire.py``): N of them in all, besides silence, whatever m is. With
+m = N they are equally far apart; the smaller m is, the denser they are near 0.
 
 1. For every m of :data:`_LINEAR` up to N, and N itself, the s with the least expected squared error
-   is looked for among values of which each is a tenth above the one before, then twice more between
-   the neighbours of the best one. The highest level then lies between 1/64 of the largest value
-   and a little above it.
+   is looked for among values of which each is about a tenth above the one before, then twice more
+   between the neighbours of the best one. The highest of N levels then lies between 1/64 of the
+   largest value and a little above it; where there are values of both signs, that of N / 2. In the
+   end s is moved a few times to where it is best for the values as they are divided between levels.
 2. The error of a highest level is known in closed form from sums of values below each threshold, so
    that all of them are tried at once: where there are values of both signs, the division of N that
    has the least error is taken. s and m are the same for both.
@@ -32,10 +33,12 @@ from .distributions import Distribution, Side, pool
 
 #: m that are tried.
 _LINEAR = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
-#: Highest levels that are tried, as shares of the largest value.
-_CEILINGS = np.geomspace(1 / 64, 1.05, 44)
+#: Where the highest level lies at first, as shares of the largest value, and what scales are apart.
+_LOWEST, _HIGHEST, _APART = 1 / 64, 1.05, 1.1
 #: How often the scale is looked for between the neighbours of the best one, and at how many points.
 _REFINEMENTS, _POINTS = 2, 9
+#: How often it is moved to its best place in the end.
+_MOVES = 4
 #: Share of the error of one scale for all that scales per channel have to stay below.
 _WORTHWHILE = 0.9
 
@@ -115,7 +118,7 @@ def _pooled(rows: Sequence[Distribution], unit: np.ndarray, weight: np.ndarray) 
 def _bounded(found: _Found, unit: np.ndarray, upper: float) -> Octave:
     """The neuron with one scale, or one for each of the units, above 0: rule 4."""
     tiny = np.finfo(np.float32).tiny
-    scale = np.maximum(found.scale * unit, tiny).astype(np.float32)
+    scale = np.asarray(np.maximum(found.scale * unit, tiny), np.float32)
     table = octave_levels(found.linear, found.top_pos)
     highest = len(table) - 1
     while highest > 1 and upper / float(scale.max()) < table[highest - 1 : highest + 1].mean():
@@ -129,11 +132,14 @@ def _find(values: Distribution, levels: int) -> _Found | None:
     peak = max(values.positive.peak, values.negative.peak)
     if peak == 0:
         return None
+    both = values.positive.peak > 0 and values.negative.peak > 0
     best: _Found | None = None
     uniform = min(levels + levels % 2, MAX_LINEAR)
     for linear in sorted({*(m for m in _LINEAR if m < levels), uniform}):
         table = octave_levels(linear)[: levels + 1]
-        scales = _CEILINGS * (peak / table[-1])
+        low = _LOWEST * peak / table[-1]
+        high = _HIGHEST * peak / table[len(table) // 2 if both else -1]
+        scales = np.geomspace(low, high, int(np.log(high / low) / np.log(_APART)) + 2)
         for _ in range(_REFINEMENTS + 1):
             found = _best_of(values, linear, table, scales)
             if best is None or found.squared_error < best.squared_error:
@@ -141,7 +147,23 @@ def _find(values: Distribution, levels: int) -> _Found | None:
             at = int(np.abs(scales - found.scale).argmin())
             low, high = scales[max(at - 1, 0)], scales[min(at + 1, len(scales) - 1)]
             scales = np.geomspace(low, high, _POINTS)
+    assert best is not None
+    for _ in range(_MOVES):
+        best = min(best, _moved(values, best), key=lambda found: found.squared_error)
     return best
+
+
+def _moved(values: Distribution, found: _Found) -> _Found:
+    """With the scale that is best for the levels that the values have: sum(x K) / sum(K^2)."""
+    products = squares = 0.0
+    for side, top in ((values.positive, found.top_pos), (values.negative, found.top_neg)):
+        table = octave_levels(found.linear, top)
+        _, (count, first, _) = _on_levels(side, found.scale * table)
+        products += float(table @ first)
+        squares += float(table**2 @ count)
+    scale = products / squares if squares else found.scale
+    moved = replace(found, scale=scale)
+    return replace(moved, squared_error=_error(values, moved))
 
 
 def _best_of(values: Distribution, linear: int, table: np.ndarray, scales: np.ndarray) -> _Found:
@@ -172,21 +194,29 @@ def _best_of(values: Distribution, linear: int, table: np.ndarray, scales: np.nd
 def _errors(side: Side, table: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Squared errors of one side for each scale and each highest level: [scales, levels]."""
     levels = scales[:, None] * table
-    edges = (levels[:, 1:] + levels[:, :-1]) / 2
-    totals = np.broadcast_to(side.totals[:, None, None], (3, len(scales), 1))
-    start = np.zeros((3, len(scales), 1))
-    below = np.concatenate([start, side.below(edges), totals], axis=2)
 
     def error(sums: np.ndarray) -> np.ndarray:
         count, first, second = sums
         result: np.ndarray = np.maximum(second - 2 * levels * first + levels**2 * count, 0)
         return result
 
-    inside = error(np.diff(below, axis=2))
-    beyond = error(totals - below[:, :, :-1])
-    before = np.cumsum(inside, axis=1) - inside
-    total: np.ndarray = before + beyond
+    beyond, on_levels = (error(sums) for sums in _on_levels(side, levels))
+    total: np.ndarray = np.cumsum(on_levels, axis=1) - on_levels + beyond
     return total
+
+
+def _on_levels(side: Side, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count, sum and sum of squares of the values from each threshold on, and up to the next.
+
+    Args:
+        side: the values.
+        levels: [..., levels], ascending.
+    """
+    edges = (levels[..., 1:] + levels[..., :-1]) / 2
+    nothing = np.zeros((3, *levels.shape[:-1], 1))
+    totals = nothing + side.totals.reshape(3, *[1] * levels.ndim)
+    below = np.concatenate([nothing, side.below(edges), totals], axis=-1)
+    return totals - below[..., :-1], np.diff(below, axis=-1)
 
 
 def _error(values: Distribution, found: _Found) -> float:
