@@ -39,6 +39,8 @@ inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 inline float absolute(float x) { return __builtin_fabsf(x); }
 inline double absolute(double x) { return __builtin_fabs(x); }
+inline float with_sign_of(float magnitude, float x) { return __builtin_copysignf(magnitude, x); }
+inline double with_sign_of(double magnitude, double x) { return __builtin_copysign(magnitude, x); }
 
 // floor() of what is not negative; NaN stays.
 #if defined(__SSE4_1__) || defined(__aarch64__)

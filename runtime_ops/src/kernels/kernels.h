@@ -36,23 +36,31 @@ struct IntegrateParameters {
   size_t step;  // elements of one timestep; X and Y hold timesteps * step
 };
 
-// Depths of the search trees: up to 31, 63 and 255 thresholds.
-constexpr int kDepths[] = {5, 6, 8};
-constexpr int kMaxThresholds = 255;
-constexpr int kTableSize = kMaxThresholds + 1 + 16;  // with room for a whole vector behind the last entry
-
-// The sorted thresholds as a search tree of 1 << depth entries, and the levels it leads to,
-// both unscaled; see search_tree.h for their order.
-template <typename T>
-struct Tables {
-  alignas(64) T tree[kTableSize];
-  alignas(64) T levels[kTableSize];
+struct OctaveParameters {
+  const void* scale;  // `channels` values of the element type
+  float linear;       // m, top+ and top- as exact floats (at most 2^24)
+  float top_pos;
+  float top_neg;
 };
 
-struct ScaleParameters {
-  const void* scale;   // `channels` values of the element type
-  const void* tables;  // Tables<float> for float16 and float32, Tables<double> for float64
-  int depth;
+constexpr int kMaxCells = 4096;
+
+// A table of at most 32 runs of equal levels: where one run ends and the next begins, counted in
+// cells, as the binary search tree that climb.h walks, and the levels in the order of its index.
+struct FewLevels {
+  static constexpr int kDepth = 5;
+  static constexpr int kLevels = 1 << kDepth;
+  alignas(64) float tree[kLevels];
+  alignas(64) float levels[kLevels];
+};
+
+struct StaircaseParameters {
+  const void* scale;     // `channels` values of the element type
+  const void* table;     // float for float16 and float32, double for float64
+  const FewLevels* few;  // the same table, or null
+  float density;
+  float start;
+  float last;  // the number of cells less 1
 };
 
 // Y[begin, end) of the flattened tensor; X and Y may be the same memory, not overlap otherwise.
@@ -61,7 +69,8 @@ using Kernel = void (*)(const void* x, void* y, size_t begin, size_t end, const 
 
 struct Kernels {
   Kernel<FireParameters> fire[kElements];
-  Kernel<ScaleParameters> scale[kElements];
+  Kernel<OctaveParameters> scale[kElements];
+  Kernel<StaircaseParameters> staircase[kElements];
   // begin and end count within one timestep; every timestep of that range is computed.
   Kernel<IntegrateParameters> integrate[kElements];
 };

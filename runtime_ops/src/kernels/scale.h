@@ -1,55 +1,76 @@
-// ScaleFire: y = scale * levels[how many scale * thresholds[i] are <= x]; NaN stays.
+// ScaleFire and DualScaleFire: y = scale * K, the level K of an octave neuron:
+//
+//   c = clip(x * (1 / scale), -top_neg, top_pos);  M = max(|c| * slope, 1.5 * 2^(p - 1))
+//   S = sign(c) * M;  K = S - (S - c)
+//
+// evaluated in exactly this order in T, so that it equals the ONNX function body bit for bit. The
+// adder rounds S - c to the levels of c's octave; the second difference is exact. NaN gives NaN, by
+// the operand order of minima and maxima; S takes the sign of a 0 too, K is +0 for either.
 #pragma once
 
-#include "search_tree.h"
+#include "elementwise.h"
 
 namespace snn {
 namespace SNN_ISA {
 namespace {
 
-// A row has one scale: its tables are multiplied once, as the function body rounds them.
 template <typename T>
-SNN_LOOP void multiply_tables(const Tables<T>& tables, T scale, int depth, Tables<T>& scaled) {
-  const int size = 1 << depth;
-  for (int i = 0; i < size; ++i) scaled.tree[i] = scale * tables.tree[i];
-  for (int i = 0; i < size; ++i) scaled.levels[i] = scale * tables.levels[i];
-  // Vectors are read past short tables; what lies there is never picked.
-  for (int i = size; i < size + 16; ++i) scaled.tree[i] = scaled.levels[i] = T(0);
-}
+struct Octaves {
+  explicit Octaves(const OctaveParameters& parameters)
+      : slope(kTwoToP / T(parameters.linear)), top_pos(parameters.top_pos), top_neg(parameters.top_neg) {}
+  static constexpr T kTwoToP = sizeof(T) == sizeof(float) ? T(0x1p24) : T(0x1p53);  // p bits of precision
+  static constexpr T kLeast = kTwoToP * T(0.75);
+  T slope, top_pos, top_neg;
+};
+
+template <typename T>
+class Octave {
+ public:
+  using Constants = Octaves<T>;
+  static constexpr bool kUnroll = true;
+  Octave(T scale, const Octaves<T>& octaves) : scale_(scale), rate_(T(1) / scale), octaves_(octaves) {}
+
+ protected:
+  T below_top(T level) const { return octaves_.top_pos < level ? octaves_.top_pos : level; }
+  T grid(T magnitude) const {
+    const T steep = magnitude * octaves_.slope;
+    return steep < Octaves<T>::kLeast ? Octaves<T>::kLeast : steep;
+  }
+  T scale_, rate_;
+  Octaves<T> octaves_;
+};
+
+// Two forms of one formula; this one is for top_neg = 0.
+template <typename T>
+struct ExcitatoryOctave : Octave<T> {
+  using Octave<T>::Octave;
+  T fire(T x) const {
+    const T scaled = x * this->rate_;
+    const T clipped = this->below_top(T(0) > scaled ? T(0) : scaled);
+    const T grid = this->grid(clipped);
+    return this->scale_ * (grid - (grid - clipped));
+  }
+};
+
+template <typename T>
+struct SignedOctave : Octave<T> {
+  using Octave<T>::Octave;
+  T fire(T x) const {
+    const T scaled = x * this->rate_;
+    const T lowest = -this->octaves_.top_neg;
+    const T clipped = this->below_top(lowest > scaled ? lowest : scaled);
+    const T grid = with_sign_of(this->grid(absolute(clipped)), clipped);
+    return this->scale_ * (grid - (grid - clipped));
+  }
+};
 
 template <typename Storage>
-void scale(const void* x_memory, void* y_memory, size_t begin, size_t end, const Layout& layout,
-           const ScaleParameters& parameters) {
+void scale(const void* x, void* y, size_t begin, size_t end, const Layout& layout, const OctaveParameters& parameters) {
   using T = typename Access<Storage>::T;
-  const Storage* x = static_cast<const Storage*>(x_memory);
-  Storage* y = static_cast<Storage*>(y_memory);
-  const Tables<T>& tables = *static_cast<const Tables<T>*>(parameters.tables);
-  Access<Storage> access;
-  if (has_long_rows(layout)) {
-    const Storage* scale = static_cast<const Storage*>(parameters.scale);
-    const Climb<T> climb = climb_of_depth<false, T>(parameters.depth);
-    Tables<T> scaled;
-    size_t scaled_for = ~size_t{0};
-    for_each_row(begin, end, layout, Access<Storage>::kMost, [&](size_t first, size_t count, size_t channel) {
-      if (channel != scaled_for) {
-        multiply_tables<T>(tables, Access<Storage>::value(scale[channel]), parameters.depth, scaled);
-        scaled_for = channel;
-      }
-      const T* in = access.read(x + first, count);
-      climb(in, access.write(y + first), count, nullptr, scaled, parameters.depth);
-      access.flush(y + first, count);
-    });
-    return;
-  }
-  Spread<Storage> scale(parameters.scale, layout, begin, end);
-  const Climb<T> climb = climb_of_depth<true, T>(parameters.depth);
-  size_t i = begin, count = 0;
-  while (const T* scales = scale.next(count)) {
-    const T* in = access.read(x + i, count);
-    climb(in, access.write(y + i), count, scales, tables, parameters.depth);
-    access.flush(y + i, count);
-    i += count;
-  }
+  const Octaves<T> octaves(parameters);
+  const Loops<T> loops =
+      parameters.top_neg == 0.0f ? loops_of<ExcitatoryOctave<T>, T>() : loops_of<SignedOctave<T>, T>();
+  run_loops<Storage, T>(x, y, begin, end, layout, parameters.scale, loops, &octaves);
 }
 
 }  // namespace

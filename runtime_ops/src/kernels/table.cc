@@ -2,6 +2,7 @@
 #include "fire.h"
 #include "integrate.h"
 #include "scale.h"
+#include "staircase.h"
 
 namespace snn {
 namespace SNN_ISA {
@@ -9,6 +10,7 @@ namespace SNN_ISA {
 extern const Kernels kernels = {
     {fire<float>, fire<Half>, fire<double>},
     {scale<float>, scale<Half>, scale<double>},
+    {staircase<float>, staircase<Half>, staircase<double>},
     {integrate<float>, integrate<Half>, integrate<double>},
 };
 

@@ -37,6 +37,12 @@ bool product_fits(Element element, double a, double b) {
   }
 }
 
+double scaled_reciprocal(Element element, double value, double factor) {
+  if (element == kFloat64) return 1.0 / value * factor;
+  const float reciprocal = 1.0f / static_cast<float>(value);
+  return reciprocal * static_cast<float>(factor);
+}
+
 const char* element_name(Element element) {
   constexpr const char* kNames[kElements] = {"float32", "float16", "double"};
   return kNames[element];
@@ -168,7 +174,11 @@ ort::Status* Node::make_output(ort::KernelContext* context, size_t index, const 
 }
 
 ort::Status* Node::check_per_channel(const char* name, const Tensor& tensor) const {
-  if (tensor.shape.rank > 1) return refuse("%s must be a scalar or of shape [C], got rank %zu", name, tensor.shape.rank);
+  size_t long_axes = 0;
+  for (size_t i = 0; i < tensor.shape.rank; ++i) long_axes += tensor.shape.dims[i] == 1 ? 0 : 1;
+  if (long_axes > 1) {
+    return refuse("%s must have one value or values along one axis, got %zu axes longer than 1 or empty", name, long_axes);
+  }
   for (size_t i = 0; i < tensor.count; ++i) {
     const double value = element_value(element_, tensor.data, i);
     if (!(value > 0.0) || !std::isfinite(value)) {
@@ -178,21 +188,34 @@ ort::Status* Node::check_per_channel(const char* name, const Tensor& tensor) con
   return nullptr;
 }
 
+ort::Status* Node::find_axis(const Shape& channels, int64_t given_axis, const Shape& shape,
+                             int64_t& axis) const {
+  const int64_t rank = static_cast<int64_t>(shape.rank);
+  if (channels.rank > 1) {  // as it broadcasts from the right
+    axis = rank - static_cast<int64_t>(channels.rank);
+    for (size_t i = 0; channels.dims[i] == 1; ++i) ++axis;
+    return nullptr;
+  }
+  axis = given_axis < 0 ? given_axis + rank : given_axis;
+  if (axis >= 0 && axis < rank) return nullptr;
+  return refuse("axis = %lld does not exist in X of rank %lld", static_cast<long long>(given_axis), static_cast<long long>(rank));
+}
+
 ort::Status* Node::lay_out(const char* name, const Tensor& per_channel, int64_t given_axis, const Shape& shape,
                            Layout& layout) const {
   layout = {1, 1};
-  if (per_channel.count == 1) return nullptr;
-  const int64_t rank = static_cast<int64_t>(shape.rank);
-  const int64_t axis = given_axis < 0 ? given_axis + rank : given_axis;
-  if (axis < 0 || axis >= rank) {
-    return refuse("axis = %lld does not exist in X of rank %lld", static_cast<long long>(given_axis), static_cast<long long>(rank));
+  if (per_channel.shape.rank > shape.rank) {
+    return refuse("%s has rank %zu, more than X of rank %zu", name, per_channel.shape.rank, shape.rank);
   }
+  if (per_channel.count == 1) return nullptr;
+  int64_t axis = 0;
+  if (ort::Status* status = find_axis(per_channel.shape, given_axis, shape, axis)) return status;
   if (static_cast<size_t>(shape.dims[axis]) != per_channel.count) {
     return refuse("%s has %zu values but axis %lld of X has %lld channels", name, per_channel.count,
                   static_cast<long long>(axis), static_cast<long long>(shape.dims[axis]));
   }
   layout.channels = per_channel.count;
-  for (int64_t i = axis + 1; i < rank; ++i) layout.inner *= static_cast<size_t>(shape.dims[i]);
+  for (size_t i = static_cast<size_t>(axis) + 1; i < shape.rank; ++i) layout.inner *= static_cast<size_t>(shape.dims[i]);
   return nullptr;
 }
 
@@ -207,7 +230,7 @@ ort::Status* NeuronAttributes::read(const Node& node, const ort::KernelInfo* inf
                        static_cast<long long>(levels_pos), static_cast<long long>(levels_neg),
                        static_cast<long long>(kMaxLevels));
   }
-  if (!(v0 >= 0.0f && v0 < 1.0f)) {
+  if (!(v0 >= 0.0f && v0 < 1.0f) || std::signbit(v0)) {  // -0 would make -0 of -0
     return node.refuse("v0 = %g must lie in [0, 1): it is a fraction of theta", static_cast<double>(v0));
   }
   return nullptr;

@@ -31,6 +31,9 @@ double element_value(Element element, const void* data, size_t index);
 // Whether a * b, both of the element type, is finite in it.
 bool product_fits(Element element, double a, double b);
 
+// (1 / value) * factor with the roundings of the type that `element` is computed in.
+double scaled_reciprocal(Element element, double value, double factor);
+
 const char* element_name(Element element);
 
 class Node {
@@ -58,14 +61,17 @@ class Node {
   }
   ort::Status* make_output(ort::KernelContext* context, size_t index, const Shape& shape, void*& data) const;
 
-  // theta or scale: scalar or [C], finite, greater than 0.
+  // theta or scale: finite, greater than 0; one value, [C], or of a higher rank with one dimension
+  // other than 1.
   ort::Status* check_per_channel(const char* name, const Tensor& tensor) const;
 
-  // Sees `shape` as [outer, channels, inner]; a scalar needs no axis.
+  // Sees `shape` as [outer, channels, inner]: channels lie along `axis` where they are [C], otherwise
+  // where they broadcast to from the right. One value needs no axis.
   ort::Status* lay_out(const char* name, const Tensor& per_channel, int64_t axis, const Shape& shape, Layout& layout) const;
 
  private:
   ort::Status* read_tensor(const ort::Value* value, const char* name, Tensor& tensor) const;
+  ort::Status* find_axis(const Shape& channels, int64_t given_axis, const Shape& shape, int64_t& axis) const;
   ort::Status* refuse_other_type(const ort::KernelInfo* info, const char* name, const char* wanted) const;
   bool worked(ort::Status* status) const;  // releases it
 

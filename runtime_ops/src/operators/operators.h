@@ -15,10 +15,12 @@ struct Operator : ort::CustomOp {
 
 void describe_multi_threshold_fire(Operator& op);
 void describe_scale_fire(Operator& op);
+void describe_dual_scale_fire(Operator& op);
+void describe_staircase_fire(Operator& op);
 void describe_integrate_fire(Operator& op);
 
-constexpr void (*kDescribe[])(Operator&) = {describe_multi_threshold_fire, describe_scale_fire,
-                                            describe_integrate_fire};
+constexpr void (*kDescribe[])(Operator&) = {describe_multi_threshold_fire, describe_scale_fire, describe_dual_scale_fire,
+                                            describe_staircase_fire, describe_integrate_fire};
 
 // Of the domain of tools: it is in no compiled model, and takes float32 only.
 void describe_observe(Operator& op);

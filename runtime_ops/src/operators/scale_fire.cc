@@ -1,137 +1,93 @@
+// ScaleFire, and DualScaleFire, which is the same under another name.
 #include <cmath>
 
-#include "../kernels/plant.h"
 #include "node.h"
 
 namespace snn {
 namespace {
 
-int depth_for(size_t thresholds) {
-  for (int depth : kDepths) {
-    if (thresholds < (size_t{1} << depth)) return depth;
-  }
-  return 0;
+constexpr int64_t kMaxLinear = 2048;
+
+// All integers up to m, every second one up to 2 m, every fourth one up to 4 m and so on.
+bool is_level(int64_t level, int64_t linear) {
+  int64_t step = 1;
+  while (level > linear * step) step *= 2;
+  return level % step == 0;
 }
-
-// Both tables of one node, in the type that its kernel computes in.
-struct Staircase {
-  int depth = 0;
-  double widest = 0;  // the largest magnitude of a threshold or level
-  union {
-    Tables<float> floats;
-    Tables<double> doubles;
-  };
-
-  Staircase() {}
-
-  ort::Status* build(const Node& node, const Tensor& thresholds, const Tensor& levels) {
-    if (thresholds.shape.rank != 1 || levels.shape.rank != 1) {
-      return node.refuse("thresholds and levels must have rank 1, got %zu and %zu", thresholds.shape.rank, levels.shape.rank);
-    }
-    if (thresholds.count < 1 || thresholds.count > kMaxThresholds) {
-      return node.refuse("%zu thresholds, must be 1..%d", thresholds.count, kMaxThresholds);
-    }
-    if (levels.count != thresholds.count + 1) {
-      return node.refuse("%zu levels for %zu thresholds, must be one more", levels.count, thresholds.count);
-    }
-    const Element element = node.element();
-    widest = 0;
-    for (size_t i = 0; i < levels.count; ++i) {
-      const double level = element_value(element, levels.data, i);
-      if (!std::isfinite(level)) return node.refuse("levels[%zu] = %g must be finite", i, level);
-      widest = std::fmax(widest, std::fabs(level));
-    }
-    for (size_t i = 0; i < thresholds.count; ++i) {
-      const double threshold = element_value(element, thresholds.data, i);
-      if (!std::isfinite(threshold)) return node.refuse("thresholds[%zu] = %g must be finite", i, threshold);
-      if (i > 0 && threshold < element_value(element, thresholds.data, i - 1)) {
-        return node.refuse("thresholds[%zu] = %g is below the one before, %g: they must ascend", i, threshold,
-                           element_value(element, thresholds.data, i - 1));
-      }
-      widest = std::fmax(widest, std::fabs(threshold));
-    }
-    depth = depth_for(thresholds.count);
-    const auto threshold_at = [&](size_t i) { return element_value(element, thresholds.data, i); };
-    const auto level_at = [&](size_t i) { return element_value(element, levels.data, i); };
-    if (element == kFloat64) {
-      plant(thresholds.count, threshold_at, level_at, depth, doubles);
-    } else {
-      plant(thresholds.count, threshold_at, level_at, depth, floats);
-    }
-    return nullptr;
-  }
-
-  ort::Status* check_scale(const Node& node, const Tensor& scale) const {
-    if (ort::Status* status = node.check_per_channel("scale", scale)) return status;
-    for (size_t i = 0; i < scale.count; ++i) {
-      const double value = element_value(node.element(), scale.data, i);
-      if (!product_fits(node.element(), value, widest)) {
-        return node.refuse("scale[%zu] = %g times %g, the largest threshold or level, overflows %s", i, value, widest,
-                           element_name(node.element()));
-      }
-    }
-    return nullptr;
-  }
-};
 
 struct State {
   Node node;
   int64_t axis = 1;
-  bool is_built = false;       // thresholds and levels are constant: built when the kernel was created
-  bool scale_checked = false;  // scale is constant too, and was found good
-  Staircase staircase;
+  int64_t linear = 1;
+  int64_t top_pos = 1;
+  int64_t top_neg = 0;
+  bool scale_checked = false;  // constant, and found good when the kernel was created
 
   State(const Operator& op, const ort::KernelInfo* info) : node(op, info) {}
 
+  ort::Status* read_top(const ort::KernelInfo* info, const char* name, int64_t& top) const {
+    if (ort::Status* status = node.read_int_in(info, name, top, 0, kMaxLevels)) return status;
+    if (is_level(top, linear)) return nullptr;
+    return node.refuse("%s = %lld is no level of linear = %lld", name, static_cast<long long>(top),
+                       static_cast<long long>(linear));
+  }
+
+  ort::Status* check_scale(const Tensor& scale) const {
+    if (ort::Status* status = node.check_per_channel("scale", scale)) return status;
+    const double most = static_cast<double>(top_pos > top_neg ? top_pos : top_neg);
+    for (size_t i = 0; i < scale.count; ++i) {
+      const double value = element_value(node.element(), scale.data, i);
+      if (!product_fits(node.element(), value, most)) {
+        return node.refuse("scale[%zu] = %g times the level %g overflows %s", i, value, most, element_name(node.element()));
+      }
+      if (!std::isfinite(scaled_reciprocal(node.element(), value, 1.0))) {
+        return node.refuse("1 / scale[%zu] = 1 / %g overflows", i, value);
+      }
+    }
+    return nullptr;
+  }
+
   ort::Status* prepare(const ort::KernelInfo* info) {
     if (ort::Status* status = node.read_int(info, "axis", axis)) return status;
-    Tensor scale, thresholds, levels;
-    bool has_scale = false, has_thresholds = false, has_levels = false;
-    if (ort::Status* status = node.read_constant(info, 1, "scale", scale, has_scale)) return status;
-    if (ort::Status* status = node.read_constant(info, 2, "thresholds", thresholds, has_thresholds)) return status;
-    if (ort::Status* status = node.read_constant(info, 3, "levels", levels, has_levels)) return status;
-    is_built = has_thresholds && has_levels;
-    if (!is_built) return nullptr;
-    if (ort::Status* status = staircase.build(node, thresholds, levels)) return status;
-    scale_checked = has_scale;
-    return has_scale ? staircase.check_scale(node, scale) : nullptr;
+    if (ort::Status* status = node.read_int_in(info, "linear", linear, 1, kMaxLinear)) return status;
+    if (ort::Status* status = read_top(info, "top_pos", top_pos)) return status;
+    if (ort::Status* status = read_top(info, "top_neg", top_neg)) return status;
+    if (top_pos + top_neg == 0) return node.refuse("top_pos = 0 and top_neg = 0: it never fires");
+    Tensor scale;
+    if (ort::Status* status = node.read_constant(info, 1, "scale", scale, scale_checked)) return status;
+    return scale_checked ? check_scale(scale) : nullptr;
   }
 
   ort::Status* compute(ort::KernelContext* context) const {
-    if (is_built) return compute(context, staircase);
-    Tensor thresholds, levels;
-    if (ort::Status* status = node.read_input(context, 2, "thresholds", thresholds)) return status;
-    if (ort::Status* status = node.read_input(context, 3, "levels", levels)) return status;
-    Staircase current;
-    if (ort::Status* status = current.build(node, thresholds, levels)) return status;
-    return compute(context, current);
-  }
-
-  ort::Status* compute(ort::KernelContext* context, const Staircase& current) const {
     Tensor x, scale;
     if (ort::Status* status = node.read_input(context, 0, "X", x)) return status;
     if (ort::Status* status = node.read_input(context, 1, "scale", scale)) return status;
     if (!scale_checked) {
-      if (ort::Status* status = current.check_scale(node, scale)) return status;
+      if (ort::Status* status = check_scale(scale)) return status;
     }
     Layout layout;
     if (ort::Status* status = node.lay_out("scale", scale, axis, x.shape, layout)) return status;
     void* y = nullptr;
     if (ort::Status* status = node.make_output(context, x.shape, y)) return status;
-    const void* tables = node.element() == kFloat64 ? static_cast<const void*>(&current.doubles) : &current.floats;
-    Work<ScaleParameters> work{node.kernels().scale[node.element()], x.data, y, x.count, kChunk, layout,
-                               {scale.data, tables, current.depth}};
+    Work<OctaveParameters> work{node.kernels().scale[node.element()], x.data, y, x.count, kChunk, layout,
+                                {scale.data, static_cast<float>(linear), static_cast<float>(top_pos), static_cast<float>(top_neg)}};
     return work.run(node.api(), context);
   }
 };
 
 const char* ORT_CALL name(const ort::CustomOp*) { return "ScaleFire"; }
-size_t ORT_CALL inputs(const ort::CustomOp*) { return 4; }
+const char* ORT_CALL dual_name(const ort::CustomOp*) { return "DualScaleFire"; }
+size_t ORT_CALL inputs(const ort::CustomOp*) { return 2; }
 
 }  // namespace
 
 void describe_scale_fire(Operator& op) {
   describe(op, name, inputs);
+  use_state<State>(op);
+}
+
+void describe_dual_scale_fire(Operator& op) {
+  describe(op, dual_name, inputs);
   use_state<State>(op);
 }
 
