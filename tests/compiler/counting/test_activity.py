@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.counting.activity import ActivityMeter
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.network import detach
 from snn_compile.runtime_ops.operators import neurons_of, register_schemas
+from snn_compile.runtime_ops.scale_fire import octave_levels
+from snn_compile.runtime_ops.staircase_fire import cell_of, spikes_of_levels
 
 #: [N, 3, 5]; the middle axis is that of the channels.
 SCALE_FIRE = """
     g (float[N, 3, 5] x) => (float[N, 3, 5] z) {{
-        y = ai.snn.ScaleFire <axis = {axis}> (x, step, thresholds, levels)
+        y = ai.snn.DualScaleFire <{attributes}> (x, step)
+        z = Neg (y)
+    }}"""
+STAIRCASE_FIRE = """
+    g (float[N, 3, 5] x) => (float[N, 3, 5] z) {{
+        y = ai.snn.StaircaseFire <axis = {axis}, density = 2.0, start = -4.0> (x, step, table)
         z = Neg (y)
     }}"""
 THRESHOLD_FIRE = """
@@ -32,7 +40,7 @@ BODY = """
         fired = ai.snn.MultiThresholdFire <levels_pos = 4> (x, step)
         z = If (c) <
             then_branch = taken () => (float[N, 3, 5] t) {
-                t = ai.snn.ScaleFire (x, step, thresholds, levels)
+                t = ai.snn.ScaleFire <linear = 2, top_pos = 4> (x, step)
             },
             else_branch = left () => (float[N, 3, 5] e) {
                 e = ai.snn.MultiThresholdFire <levels_pos = 2, levels_neg = 1> (x, step)
@@ -41,7 +49,9 @@ BODY = """
     }"""
 
 STEPS = {"one": np.float32(0.3), "channels": np.float32([0.3, 1.7, 0.011])}
-RELU = np.float32([0.5, 1.5, 2.5]), np.float32([0, 1, 2, 3])
+#: linear, top_pos, top_neg.
+OCTAVE = 2, 4, 0
+OCTAVE_ATTRIBUTES = "linear = 2, top_pos = 4"
 
 
 def network(text, **constants):
@@ -83,13 +93,24 @@ def spread(step):
     return np.broadcast_to(step if np.ndim(step) == 2 else np.reshape(step, (-1, 1)), (3, 5))
 
 
-def staircase_by_hand(x, step, thresholds, levels):
-    """Silent rate and mean spikes of a ScaleFire."""
-    fires = x[..., None] >= spread(step)[..., None] * thresholds
-    level = fires.sum(axis=-1)[~np.isnan(x)]
-    silent = int(abs(levels).argmin())
-    distance = np.where(levels[level] == levels[silent], 0, abs(level - silent))
-    return (distance == 0).sum() / x.size, distance.sum() / x.size
+def octave_by_hand(x, step, linear, top, least):
+    """Silent rate and mean spikes of a ScaleFire: the level next to the scaled potential."""
+    levels = octave_levels(linear)
+    levels = np.concatenate([-levels[(levels > 0) & (levels <= least)], levels[levels <= top]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.clip(x * (np.float32(1) / spread(step)), -least, top)[~np.isnan(x)]
+    fired = abs(levels[abs(scaled[:, None] - levels).argmin(axis=1)])
+    return (fired == 0).sum() / x.size, fired.sum() / x.size
+
+
+def staircase_by_hand(x, step, levels):
+    """Silent rate and mean spikes of a StaircaseFire: a few levels, distances in the least step."""
+    level = levels[cell_of(x, spread(step), 2.0, -4.0, len(levels))][~np.isnan(x)]
+    distinct = sorted(set(levels.tolist()))
+    silent = min(levels.tolist(), key=abs)
+    least = min(b - a for a, b in itertools.pairwise(distinct))
+    spikes = np.array([round(abs(value - silent) / least) for value in level.tolist()])
+    return (spikes == 0).sum() / x.size, spikes.sum() / x.size
 
 
 def thresholds_by_hand(x, theta, most, least):
@@ -103,45 +124,61 @@ def thresholds_by_hand(x, theta, most, least):
     return *rates, spikes.sum(dtype=np.float64) / x.size
 
 
+@pytest.mark.parametrize("levels", [(2, 8, 0), (4, 0, 6), (16, 64, 20), (2048, 2047, 2048)])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("axis", [1, -2])
+def test_scale_fire(levels, step, axis):
+    linear, top, least = levels
+    step = STEPS[step]
+    text = f"axis = {axis}, linear = {linear}, top_pos = {top}, top_neg = {least}"
+    snn = network(SCALE_FIRE.format(attributes=text), step=step)
+    # Not on thresholds, where the level that is next is the one with an even mantissa.
+    edges = spread(step)[:, :1] * np.float32([0.3, 1, 2.3, 5.7, max(top, least) + 0.2])
+    x = np.concatenate([potentials(edges, seed) for seed in range(20)])
+    (neuron,), _ = measure(snn, {"x": x})
+    assert neuron.name == "node 0"
+    assert math.isnan(neuron.clip_rate)
+    expected = octave_by_hand(x, step, *levels)
+    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+
+
 STAIRCASES = {
-    "relu": RELU,
-    "no level is 0": (np.float32([-1, 0, 2]), np.float32([-0.25, -0.125, 0.5, 2])),
-    "several levels are 0": (np.float32([-1, 0, 2, 3]), np.float32([0, 0, 1, 0, -2])),
-    "equal thresholds": (np.float32([0.1, 0.1, 0.7]), np.float32([0, 1, 2, 3])),
-    "255 thresholds": (
-        np.sort(np.random.default_rng(1).standard_normal(255)).astype(np.float32),
-        np.arange(256, dtype=np.float32),
-    ),
+    "relu": np.float32([0, 0, 0, 0, 0, 1, 1, 2, 2, 3]),
+    "no level is 0": np.float32([-0.25, -0.125, -0.125, 0.5, 2]),
+    "several levels are 0": np.float32([0, 0, 1, 0, -2, 0, 0.25]),
+    "a level of its own for every cell": np.arange(4096, dtype=np.float32) * 3,
+    "k of more than a grid": np.cumsum(np.arange(1, 129, dtype=np.float32)),
+    "one level": np.float32([2, 2]),
 }
 
 
 @pytest.mark.parametrize("staircase", STAIRCASES)
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("axis", [1, -2])
-def test_scale_fire(staircase, step, axis):
-    thresholds, levels = STAIRCASES[staircase]
-    step = STEPS[step]
-    edges = spread(step)[:, :1] * thresholds
-    text = SCALE_FIRE.format(axis=axis)
-    snn = network(text, step=step, thresholds=thresholds, levels=levels)
+def test_staircase_fire(staircase, step, axis):
+    table, step = STAIRCASES[staircase], STEPS[step]
+    edges = spread(step)[:, :1] * np.arange(-4, len(table) - 4, max(len(table) // 9, 1)) / 2
+    snn = network(STAIRCASE_FIRE.format(axis=axis), step=step, table=table)
     x = np.concatenate([potentials(edges, seed) for seed in range(20)])
     (neuron,), _ = measure(snn, {"x": x})
-    assert neuron.name == "node 0"
-    assert math.isnan(neuron.clip_rate)
-    expected = staircase_by_hand(x, step, thresholds, levels)
+    expected = (1, 0) if staircase == "one level" else staircase_by_hand(x, step, table)
     assert (neuron.silent_rate, neuron.mean_spikes) == expected
 
 
 @pytest.mark.parametrize(
-    "step", [np.float32(3e-38), np.float32(1e38), np.float32([2e-38, 1, 3e38])]
+    "step", [np.float32(2e-38), np.float32(8e37), np.float32([2e-38, 1, 8e37])]
 )
 def test_steps_at_the_ends_of_float32(step):
-    thresholds, levels = np.float32([0.25, 0.5, 0.75]), np.float32([0, 0.25, 0.5, 1])
-    snn = network(SCALE_FIRE.format(axis=1), step=step, thresholds=thresholds, levels=levels)
-    edges = spread(step)[:, :1] * thresholds
+    edges = spread(step)[:, :1] * np.float32([0.25, 1, 2])
     x = np.repeat(np.concatenate([edges, edges / 2, edges[:, :1]], axis=1)[None, :, :5], 2, axis=0)
-    (neuron,), _ = measure(snn, {"x": x})
-    expected = staircase_by_hand(x, step, thresholds, levels)
+    (neuron,), _ = measure(
+        network(SCALE_FIRE.format(attributes=OCTAVE_ATTRIBUTES), step=step), {"x": x}
+    )
+    expected = octave_by_hand(x, step, *OCTAVE)
+    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+    table = np.float32([0, 0, 0, 0, 0, 1, 1, 2])
+    (neuron,), _ = measure(network(STAIRCASE_FIRE.format(axis=1), step=step, table=table), {"x": x})
+    expected = staircase_by_hand(x, step, table)
     assert (neuron.silent_rate, neuron.mean_spikes) == expected
 
 
@@ -165,11 +202,11 @@ def test_multi_threshold_fire(levels, step, axis):
 
 @pytest.mark.parametrize("axis", [2, -1])
 def test_channels_lie_along_the_neurons_axis(axis):
-    step, (thresholds, levels) = np.float32([0.3, 0.5, 1, 3, 7]), RELU
-    x = np.concatenate([potentials([0.5, 1.5, 3.5], seed) for seed in range(20)])
-    text = SCALE_FIRE.format(axis=axis)
-    (scale,), _ = measure(network(text, step=step, thresholds=thresholds, levels=levels), {"x": x})
-    expected = staircase_by_hand(x, step[None], thresholds, levels)
+    step = np.float32([0.3, 0.5, 1, 3, 7])
+    x = np.concatenate([potentials([0.52, 1.4, 3.4], seed) for seed in range(20)])
+    text = SCALE_FIRE.format(attributes=f"{OCTAVE_ATTRIBUTES}, axis = {axis}")
+    (scale,), _ = measure(network(text, step=step), {"x": x})
+    expected = octave_by_hand(x, step[None], *OCTAVE)
     assert (scale.silent_rate, scale.mean_spikes) == expected
     text = THRESHOLD_FIRE.format(attributes=f"levels_pos = 3, axis = {axis}")
     (fire,), _ = measure(network(text, step=step), {"x": x})
@@ -195,38 +232,37 @@ def test_initial_potential_is_the_neurons():
 def test_infinities_saturate_and_nan_is_a_value_that_fires_nothing():
     x = np.zeros((2, 3, 5), np.float32)
     x[0, 0, :4] = np.inf, -np.inf, np.nan, 1
-    thresholds, levels = RELU
     one = np.float32(1)
-    text = SCALE_FIRE.format(axis=1)
-    (scale,), _ = measure(network(text, step=one, thresholds=thresholds, levels=levels), {"x": x})
-    assert (scale.silent_rate, scale.mean_spikes) == (27 / 30, 4 / 30)
+    text = SCALE_FIRE.format(attributes=f"{OCTAVE_ATTRIBUTES}, top_neg = 1")
+    (scale,), _ = measure(network(text, step=one), {"x": x})
+    assert (scale.silent_rate, scale.mean_spikes) == (26 / 30, 6 / 30)
+    table = np.float32([-1, 0, 0, 0, 0, 0, 2])
+    (staircase,), _ = measure(
+        network(STAIRCASE_FIRE.format(axis=1), step=one, table=table), {"x": x}
+    )
+    assert (staircase.silent_rate, staircase.mean_spikes) == (26 / 30, 5 / 30)
     text = THRESHOLD_FIRE.format(attributes="levels_pos = 3, levels_neg = 2")
     (fire,), _ = measure(network(text, step=one), {"x": x})
     assert (fire.clip_rate, fire.silent_rate, fire.mean_spikes) == (2 / 30, 26 / 30, 6 / 30)
 
 
 def test_all_runs_are_counted():
-    thresholds, levels = RELU
-    snn = network(
-        SCALE_FIRE.format(axis=1), step=STEPS["one"], thresholds=thresholds, levels=levels
-    )
-    x = np.concatenate([potentials(0.3 * thresholds, seed) for seed in range(3)])
+    snn = network(SCALE_FIRE.format(attributes=OCTAVE_ATTRIBUTES), step=STEPS["one"])
+    x = np.concatenate([potentials([0.11, 0.4, 1], seed) for seed in range(3)])
     feeds = [{"x": part} for part in (x[:5], x[5:10], x[10:])]
     (neuron,), _ = measure(snn, *feeds)
-    expected = staircase_by_hand(x, STEPS["one"], thresholds, levels)
+    expected = octave_by_hand(x, STEPS["one"], *OCTAVE)
     assert (neuron.silent_rate, neuron.mean_spikes) == expected
 
 
 def test_large_tensors_are_counted_exactly():
     """Sums that float32 cannot hold."""
-    thresholds = np.arange(1, 256, dtype=np.float32)
-    levels = np.arange(256, dtype=np.float32)
     x = np.full((70_000, 3, 5), 255, np.float32)
     x[0, 0, 0] = 254
     x[0, 1, 0] = 0
     wanted = Fraction(255 * (x.size - 1) - 1, x.size)
     for step in (np.float32(1), np.float32([1, 1, 1])):
-        snn = network(SCALE_FIRE.format(axis=1), step=step, thresholds=thresholds, levels=levels)
+        snn = network(SCALE_FIRE.format(attributes="linear = 256, top_pos = 255"), step=step)
         (neuron,), _ = measure(snn, {"x": x})
         assert neuron.mean_spikes == float(wanted)
         assert neuron.silent_rate == 1 / x.size
@@ -235,9 +271,9 @@ def test_large_tensors_are_counted_exactly():
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("taken", [[True], [False], [True, False, True]])
 def test_neurons_in_bodies_count_where_they_run(step, taken):
-    step, (thresholds, levels) = STEPS[step], RELU
-    snn = network(BODY, step=step, thresholds=thresholds, levels=levels)
-    edges = spread(step)[:, :1] * thresholds
+    step = STEPS[step]
+    snn = network(BODY, step=step)
+    edges = spread(step)[:, :1] * np.float32([0.4, 1.4, 3.4])
     xs = [potentials(edges, seed) for seed in range(len(taken))]
     feeds = [{"x": x, "c": np.array(c)} for x, c in zip(xs, taken, strict=True)]
     (first, scale, fire), given = measure(snn, *feeds)
@@ -245,7 +281,7 @@ def test_neurons_in_bodies_count_where_they_run(step, taken):
     assert found == thresholds_by_hand(np.concatenate(xs), step, 4, 0)
     there = [x for x, c in zip(xs, taken, strict=True) if c]
     found = scale.silent_rate, scale.mean_spikes
-    expected = staircase_by_hand(np.concatenate(there), step, *RELU) if there else (0, 0)
+    expected = octave_by_hand(np.concatenate(there), step, *OCTAVE) if there else (0, 0)
     assert found == expected
     there = [x for x, c in zip(xs, taken, strict=True) if not c]
     found = fire.clip_rate, fire.silent_rate, fire.mean_spikes
@@ -259,32 +295,28 @@ def test_neurons_in_bodies_count_where_they_run(step, taken):
 def test_steps_of_many_channels_are_held_apart():
     step = np.linspace(0.5, 2, 1500, dtype=np.float32)
     text = """g (float[N, 1500] x) => (float[N, 1500] z) {
-        y = ai.snn.ScaleFire (x, step, thresholds, levels)
-        z = ai.snn.MultiThresholdFire <levels_pos = 3> (y, step)
+        y = ai.snn.ScaleFire <linear = 2, top_pos = 4> (x, step)
+        z = ai.snn.MultiThresholdFire <levels_pos = 4> (y, step)
     }"""
-    thresholds, levels = RELU
-    snn = network(text, step=step, thresholds=thresholds, levels=levels)
+    snn = network(text, step=step)
     assert "step" in snn.weights
-    x = np.broadcast_to(np.float32([[1.5], [9], [-1]]) * step, (3, 1500))
+    x = np.broadcast_to(np.float32([[1.75], [9], [-1]]) * step, (3, 1500))
     (scale, fire), _ = measure(snn, {"x": x})
-    assert (scale.silent_rate, scale.mean_spikes) == (1 / 3, 5 / 3)
-    assert (fire.clip_rate, fire.silent_rate, fire.mean_spikes) == (0, 1 / 3, 5 / 3)
+    assert (scale.silent_rate, scale.mean_spikes) == (1 / 3, 6 / 3)
+    assert (fire.clip_rate, fire.silent_rate, fire.mean_spikes) == (0, 1 / 3, 6 / 3)
 
 
 def test_the_network_stays_as_it_is_and_gives_what_is_kept():
-    thresholds, levels = RELU
-    snn = network(
-        SCALE_FIRE.format(axis=1), step=STEPS["one"], thresholds=thresholds, levels=levels
-    )
+    snn = network(SCALE_FIRE.format(attributes=OCTAVE_ATTRIBUTES), step=STEPS["one"])
     before = snn.proto.SerializeToString(deterministic=True)
-    x = potentials(0.3 * thresholds)
+    x = potentials([0.1, 0.4, 1])
     _, [[y, z]] = measure(snn, {"x": x}, keep=("y", "z"))
     np.testing.assert_array_equal(z, make_session(snn).run(None, {"x": x})[0])
     np.testing.assert_array_equal(y, -z)
     assert snn.proto.SerializeToString(deterministic=True) == before
 
 
-@pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
+@pytest.mark.parametrize("neuron", ["scale", "staircase", "multi-threshold"])
 def test_verification_reports_it(neuron, digits, digits_calibration):
     plain = {"sequential": False, "bias_correction": False, "compensation": False}
     options = CompileOptions(neuron=neuron, **plain)
@@ -298,27 +330,24 @@ def test_verification_reports_it(neuron, digits, digits_calibration):
     assert len(nodes) == len(result.report.verification.neurons) > 3
     for node, activity in zip(nodes, result.report.verification.neurons, strict=True):
         x, y = found[node.input[0]], found[node.output[0]]
-        step, *tables = (constants[name] for name in node.input[1:])
-        step = step.reshape(-1, *[1] * (x.ndim - 2)) if step.ndim else step
+        step, *table = (constants[name] for name in node.input[1:])
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         assert activity.name == node.name
         assert activity.silent_rate == pytest.approx((y == 0).mean(), rel=1e-4)
-        if tables:
-            level = (x[..., None] >= step[..., None] * tables[0]).sum(axis=-1)
-            spikes = abs(level - int(abs(tables[1]).argmin()))
-        else:
-            attributes = {a.name: a.i for a in node.attribute}
+        spikes = abs(y) / step
+        if table:
+            cells = len(table[0])
+            cell = cell_of(x, step, attributes["density"], attributes["start"], cells)
+            spikes = abs(spikes_of_levels(table[0]))[cell]
+        elif "levels_pos" in attributes:
             limit = np.where(x < 0, attributes["levels_neg"], attributes["levels_pos"])
-            spikes = abs(y) / step
             beyond = (abs(x) > (limit + 0.5) * step) & (limit > 0)
             assert activity.clip_rate == pytest.approx(beyond.mean(), rel=0.02)
         assert activity.mean_spikes == pytest.approx(spikes.mean(), rel=1e-4)
 
 
 def test_names_of_the_model_are_not_used_again():
-    thresholds, levels = RELU
-    snn = network(
-        SCALE_FIRE.format(axis=1), step=np.float32(1), thresholds=thresholds, levels=levels
-    )
+    snn = network(SCALE_FIRE.format(attributes=OCTAVE_ATTRIBUTES), step=np.float32(1))
     fire, negate = snn.proto.graph.node
     fire.name = fire.output[0] = negate.input[0] = "activity.1"
     (neuron,), _ = measure(snn, {"x": np.ones((1, 3, 5), np.float32)}, keep=("activity.1",))

@@ -12,14 +12,20 @@ from onnx import TensorProto, helper
 from snn_compile.compiler.counting.spikes import SpikeMeter
 from snn_compile.compiler.errors import DataError, ModelError
 from snn_compile.compiler.running.session import make_session
+from snn_compile.runtime_ops.scale_fire import octave_levels
 from spikes_by_hand import assert_counted, count, measure, network, spikes_of_values, values_of
 
 #: No multiple of one is a multiple of another.
 STEPS = np.sqrt(np.float32([0.11, 0.53, 3.7]))
-#: Levels that are multiples of nothing, of both signs; the third one is silent.
+#: Levels that are multiples of nothing, of both signs, and their cells; the smallest step is 0.4.
 LEVELS = np.float32([-2.1, -0.9, 0, 0.4, 1.7, 3.2])
-THRESHOLDS = np.float32([-1.5, -0.4, 0.2, 1, 2.5])
-SCALE_FIRE = {k - 2: float(level) for k, level in enumerate(LEVELS)}
+CELLS = [0, 1, 1, 2, 2, 3, 4, 4, 4, 5]
+TABLE = LEVELS[CELLS]
+STAIRCASE = dict(zip([-5, -2, 0, 1, 4, 8], map(float, LEVELS), strict=True))
+STAIRCASE_FIRE = "ai.snn.StaircaseFire <density = 2.0, start = -4.0>"
+#: K of an octave neuron.
+OCTAVE = {k: k for k in (-6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16)}
+DUAL_SCALE_FIRE = "ai.snn.DualScaleFire <linear = 4, top_pos = 16, top_neg = 6>"
 
 
 def multiples(low, high):
@@ -53,23 +59,27 @@ CONVOLUTIONS = {
 
 @pytest.mark.parametrize("convolution", CONVOLUTIONS)
 @pytest.mark.parametrize("step", ["one", "channels"])
-def test_convolution_of_a_scale_fire(convolution, step):
+@pytest.mark.parametrize("neuron", ["StaircaseFire", "DualScaleFire"])
+def test_convolution_of_a_scale_and_fire_neuron(convolution, step, neuron):
     op, attributes, shape = CONVOLUTIONS[convolution]
+    levels, fire, bits = STAIRCASE, f"{STAIRCASE_FIRE} (x, step, table)", 3
+    if neuron == "DualScaleFire":
+        levels, fire, bits = OCTAVE, f"{DUAL_SCALE_FIRE} (x, step)", 4
     rng = np.random.default_rng(len(convolution))
     step, weights = STEPS[:1].reshape(()) if step == "one" else STEPS, sparse(rng, *shape)
     snn = network(
         f"""g (float[N, 3, 5, 4] x) => (float[N, C, H, W] z) {{
-            y = ai.snn.ScaleFire (x, step, thresholds, levels)
+            y = {fire}
             z = {op} <{attributes}> (y, w)
         }}""",
-        step=step, thresholds=THRESHOLDS, levels=LEVELS, w=weights,
+        step=step, table=TABLE, w=weights,
     )  # fmt: skip
     x = potentials(rng, 3, 3, 5, 4)
     _, synapses = measure(snn, {"x": x})
-    k = spikes_of_values((step, SCALE_FIRE))(values_of(snn, ["y"], {"x": x})[0])
+    k = spikes_of_values((step, levels))(values_of(snn, ["y"], {"x": x})[0])
     synapse = synapses[f"{op} of z"]
     assert_counted(synapse, count(snn.proto.graph.node[1], k, weights), 3)
-    assert (synapse.op, synapse.inputs, synapse.bits) == (op, ["ScaleFire of y"], 3)
+    assert (synapse.op, synapse.inputs, synapse.bits) == (op, [f"{neuron} of y"], bits)
 
 
 @settings(max_examples=20, deadline=None)
@@ -103,7 +113,7 @@ def test_convolution_of_a_multi_threshold_fire(data):
 FIRE = "y = ai.snn.MultiThresholdFire <levels_pos = 5, levels_neg = 3> (x, theta)"
 FIRED = spikes_of_values((STEPS, multiples(-3, 5)))
 
-#: Moving operators between the neurons (y, and v, a ScaleFire) and the operator that reads m.
+#: Moving operators between the neurons (y, and v, a StaircaseFire) and the operator that reads m.
 MOVED = {
     "Pad": ("m = Pad (y, pads)", {"pads": np.int64([0, 0, 1, 2, 0, 0, 0, 1])}, 3),
     "Pad of channels": ("m = Pad (y, pads)", {"pads": np.int64([0, 0, 1, 2, 0, 1, 0, 1])}, 4),
@@ -172,27 +182,28 @@ MOVED = {
 
 
 @pytest.mark.parametrize("moved", MOVED)
-@pytest.mark.parametrize("steps", ["one", "channels"])
+@pytest.mark.parametrize("steps", ["one", "channels", "channels as they lie"])
 def test_spikes_are_counted_where_they_are_moved_to(moved, steps):
     nodes, constants, channels = MOVED[moved]
     theta = STEPS[0] if steps == "one" else STEPS
+    theta = theta.reshape(-1, 1, 1) if "lie" in steps else theta
     rng = np.random.default_rng(len(moved))
     size = 1 if moved.startswith(("Global", "ReduceMax to")) else 2
     weights = sparse(rng, 2, channels, size, size)
     snn = network(
         f"""g (float[4, 3, 6, 4] x) => (float[N, C, H, W] z) {{
             {FIRE}
-            v = ai.snn.ScaleFire (x, step, thresholds, levels)
+            v = {STAIRCASE_FIRE} (x, step, table)
             {nodes}
             z = Conv <pads = [1, 0, 0, 0]> (m, w)
         }}""",
-        theta=theta, step=np.float32(0.53), thresholds=THRESHOLDS, levels=LEVELS, w=weights,
+        theta=theta, step=np.float32(0.53), table=TABLE, w=weights,
         **constants,
     )  # fmt: skip
     feeds = [{"x": potentials(rng, 4, 3, 6, 4)} for _ in range(2)]
     _, synapses = measure(snn, *feeds)
     moved_values = [values_of(snn, ["m"], feed)[0] for feed in feeds]
-    both = spikes_of_values((theta, multiples(-3, 5)), (0.53, SCALE_FIRE), (0, {0: 1}))
+    both = spikes_of_values((theta, multiples(-3, 5)), (0.53, STAIRCASE), (0, {0: 1}))
     values = np.concatenate(moved_values)
     if "constant" in moved:
         values = np.where(values == 1, np.float32(0), values)
@@ -202,7 +213,7 @@ def test_spikes_are_counted_where_they_are_moved_to(moved, steps):
         inside[:, :, 1:, 2:-1] = 1
         expected["macs"] = count(snn.proto.graph.node[-1], inside, weights)["graded"]
     assert_counted(synapses["Conv of z"], expected, 8)
-    neurons = {f"MultiThresholdFire of {name}" for name in "yb"} | {"ScaleFire of v"}
+    neurons = {f"MultiThresholdFire of {name}" for name in "yb"} | {"StaircaseFire of v"}
     assert set(synapses["Conv of z"].inputs) <= neurons
 
 
@@ -276,11 +287,10 @@ def test_product_of_spikes(pair, levels):
         f"""g (float[N, 3, 4, 2] x, float[N, 3, 4, 2] u) => (float[{", ".join("PQRS"[:rank])}] z)
         {{
             y = ai.snn.MultiThresholdFire <levels_pos = {levels}, levels_neg = 3> (x, theta)
-            v = ai.snn.ScaleFire (u, step, thresholds, levels)
+            v = {STAIRCASE_FIRE} (u, step, table)
             {nodes}
         }}""",
-        theta=STEPS * np.float32(5 / levels),
-        step=np.float32(0.53), thresholds=THRESHOLDS, levels=LEVELS,
+        theta=STEPS * np.float32(5 / levels), step=np.float32(0.53), table=TABLE,
         at=np.int64([0]), end=np.int64([1]), axes=np.int64([1]), rows=np.int64([-1, 2]),
     )  # fmt: skip
     shape = (2, 3, 4, 2)
@@ -288,12 +298,12 @@ def test_product_of_spikes(pair, levels):
     _, synapses = measure(snn, feed)
     node = snn.proto.graph.node[-1]
     both = spikes_of_values(
-        (STEPS * np.float32(5 / levels), multiples(-3, levels)), (0.53, SCALE_FIRE)
+        (STEPS * np.float32(5 / levels), multiples(-3, levels)), (0.53, STAIRCASE)
     )
     spikes = [both(value) for value in values_of(snn, list(node.input), feed)]
     synapse = synapses[f"{node.op_type} of z"]
     assert_counted(synapse, count(node, *spikes), 2)
-    assert synapse.inputs == ["MultiThresholdFire of y", "ScaleFire of v"]
+    assert synapse.inputs == ["MultiThresholdFire of y", "StaircaseFire of v"]
 
 
 @pytest.mark.parametrize("slope", ["slope", "slopes"])
@@ -323,18 +333,19 @@ def test_pools_of_levels_that_do_not_ascend(pool):
     """As those of GELU do not: the highest value has not the highest k."""
     rng = np.random.default_rng(2)
     levels = np.float32([0, -0.3, -0.1, 0.6, 0.5, 2])
+    k_of_levels = [0, -3, -1, 6, 5, 20]
     weights = sparse(rng, 2, 3, 1)
     snn = network(
         f"""g (float[N, 3, 9] x) => (float[N, C, W] z) {{
-            y = ai.snn.ScaleFire (x, step, thresholds, levels)
+            y = {STAIRCASE_FIRE} (x, step, table)
             m = {pool} (y)
             z = Conv (m, w)
         }}""",
-        step=STEPS, thresholds=THRESHOLDS, levels=levels, w=weights,
+        step=STEPS, table=levels[CELLS], w=weights,
     )  # fmt: skip
     x = potentials(rng, 5, 3, 9) - 1
     _, synapses = measure(snn, {"x": x})
-    spikes = spikes_of_values((STEPS, dict(enumerate(map(float, levels)))))
+    spikes = spikes_of_values((STEPS, dict(zip(k_of_levels, map(float, levels), strict=True))))
     k = spikes(values_of(snn, ["m"], {"x": x})[0])
     assert_counted(synapses["Conv of z"], count(snn.proto.graph.node[-1], k, weights), 5)
 
@@ -391,7 +402,7 @@ BODY = """
         y = ai.snn.MultiThresholdFire <levels_pos = 5, levels_neg = 3> (x, theta)
         m = If (c) <
             then_branch = taken () => (float[N, 3, 6] t) {
-                t = ai.snn.ScaleFire (x, step, thresholds, levels)
+                t = ai.snn.StaircaseFire <density = 2.0, start = -4.0> (x, step, table)
             },
             else_branch = left () => (float[N, 3, 6] e) {
                 e = Neg (y)
@@ -415,9 +426,7 @@ def test_bodies_count_where_they_run(taken, spikes):
     rng = np.random.default_rng(5)
     weights = sparse(rng, 2, 3, 2)
     text = BODY.replace("Neg (y)", "Identity (y)") if spikes else BODY
-    snn = network(
-        text, theta=STEPS, step=np.float32(0.53), thresholds=THRESHOLDS, levels=LEVELS, w=weights
-    )
+    snn = network(text, theta=STEPS, step=np.float32(0.53), table=TABLE, w=weights)
     for number, body in enumerate(snn.proto.graph.node[2].attribute):
         body.g.node[-1].name = f"conv {number}"
     feeds = [{"x": potentials(rng, 2, 3, 6), "c": np.array(c)} for c in taken]
@@ -480,33 +489,44 @@ NEURONS = {
     "one sign": ("MultiThresholdFire <levels_pos = 6>", multiples(0, 6)),
     "the other sign": ("MultiThresholdFire <levels_pos = 0, levels_neg = 6>", multiples(-6, 0)),
     "both signs": ("MultiThresholdFire <levels_pos = 6, levels_neg = 2>", multiples(-2, 6)),
-    "as many as a table": (
-        "MultiThresholdFire <levels_pos = 127, levels_neg = 126>",
-        multiples(-126, 127),
+    "as many as are told apart": (
+        "MultiThresholdFire <levels_pos = 510, levels_neg = 126>",
+        multiples(-126, 510),
     ),
-    "more than a table": (
-        "MultiThresholdFire <levels_pos = 128, levels_neg = 127>",
-        multiples(-127, 128),
+    "more than are told apart": (
+        "MultiThresholdFire <levels_pos = 511, levels_neg = 127>",
+        multiples(-127, 511),
     ),
     "many more": (
         "MultiThresholdFire <levels_pos = 70000, levels_neg = 9>",
         multiples(-9, 70000),
     ),
-    "scale": ("ScaleFire", SCALE_FIRE),
+    "octaves": ("ScaleFire <linear = 4, top_pos = 16>", {k: k for k in OCTAVE if k >= 0}),
+    "octaves of both signs": (DUAL_SCALE_FIRE.removeprefix("ai.snn."), OCTAVE),
+    "octaves of one level each": (
+        "ScaleFire <linear = 1, top_pos = 8192>",
+        {k: k for k in (0, *(2**i for i in range(14)))},
+    ),
+    "octaves that are not told apart": (
+        "ScaleFire <linear = 2048, top_pos = 16777216>",
+        {k: k for k in octave_levels(2048).astype(int).tolist()},
+    ),
+    "staircase": (STAIRCASE_FIRE.removeprefix("ai.snn."), STAIRCASE),
 }
 
 
 @pytest.mark.parametrize("neuron", NEURONS)
-@pytest.mark.parametrize("steps", ["one", "channels"])
+@pytest.mark.parametrize("steps", ["one", "channels", "channels as they lie"])
 def test_what_a_neuron_did(neuron, steps):
     text, levels = NEURONS[neuron]
+    thresholds = text.startswith("MultiThresholdFire")
     rng = np.random.default_rng(len(neuron))
     most = max(map(abs, levels))
     step = (STEPS[:1] if steps == "one" else STEPS) * np.float32(4 / most)
-    inputs = "x, step, thresholds, levels" if neuron == "scale" else "x, step"
+    inputs = "x, step, table" if neuron == "staircase" else "x, step"
     snn = network(
         f"g (float[N, 3, 5] x) => (float[N, 3, 5] z) {{ z = ai.snn.{text} ({inputs}) }}",
-        step=step.reshape(-1), thresholds=THRESHOLDS, levels=LEVELS,
+        step=step.reshape(-1, 1) if "lie" in steps else step.reshape(-1), table=TABLE,
     )  # fmt: skip
     x = potentials(rng, 20, 3, 5) * 3
     x[:, 0, 0], x[:, 0, 1], x[:, 1, 0], x[::2, 1, 0] = 99, -99, 99, -99
@@ -515,29 +535,35 @@ def test_what_a_neuron_did(neuron, steps):
     (found,) = neurons.values()
     z = values_of(snn, ["z"], {"x": x})[0]
     low, high = min(levels), max(levels)
-    if neuron == "scale":
-        k = spikes_of_values((step, SCALE_FIRE))(z)
+    if neuron == "staircase":
+        k = spikes_of_values((step, STAIRCASE))(z)
     else:
         k = np.rint(z / step.reshape(-1, 1)).astype(np.int64)
-    assert (found.levels, found.lowest_level, found.neurons) == ((-low, high), low, 15)
+    if high == 1 << 24:  # near there the quotient is no whole number
+        places = np.searchsorted(list(levels), k * (1 - 1e-6))
+        k = np.array(list(levels))[places]
+    assert set(np.unique(k)) <= set(levels)
+    assert (found.spike_range, found.neurons) == ((low, high), 15)
+    assert found.levels == (sum(k < 0 for k in levels), sum(k > 0 for k in levels))
     assert found.firing_rate == np.abs(k).sum() / k.size
     assert found.active == (k != 0).mean()
     assert found.silent_neurons == (k == 0).all(0).mean() > 0
     outermost = ((k == low) & (low < 0)) | ((k == high) & (high > 0))
     assert found.saturated_neurons == outermost.all(0).mean() > 0
-    if neuron == "scale":
-        assert found.clip_rate is None
-    else:
+    if thresholds:
         beyond = np.floor(np.abs(x) / step.reshape(-1, 1) + np.float32(0.5)) > np.abs(k)
         beyond &= np.where(x < 0, low, high) != 0
         assert found.clip_rate == beyond.mean() > 0
-    if high - low < 254:
-        seen = [(k == i).sum() for i in range(low, high + 1)]
+    else:
+        assert found.clip_rate is None
+    if len(levels) < 638:
+        assert found.level_spikes == sorted(levels)
+        seen = [(k == i).sum() for i in sorted(levels)]
         np.testing.assert_array_equal(found.level_counts, seen)
         shares = np.unique(k, return_counts=True)[1] / k.size
         assert found.entropy == pytest.approx(-(shares * np.log2(shares)).sum())
     else:
-        assert found.level_counts == []
+        assert found.level_counts == found.level_spikes == []
         assert np.isnan(found.entropy)
 
 
