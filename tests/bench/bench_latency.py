@@ -82,7 +82,8 @@ def _compiled(name: str, data: Path, options: CompileOptions, folder: Path) -> d
     samples = shared_networks.calibration_samples(network, data, network.calibration, 0)
     paths = {key: folder / f"{name}.{key}" for key in ("ann.onnx", "snn.onnx", "npz")}
     onnx.save(model, paths["ann.onnx"])
-    result = compile_model(model, samples, options)
+    np.savez(folder / "samples.npz", **samples)
+    result = compile_model(paths["ann.onnx"], folder / "samples.npz", options)
     save_network(result.network, paths["snn.onnx"])
     np.savez(paths["npz"], **{key: values[:1] for key, values in samples.items()})
     return paths
