@@ -110,7 +110,7 @@ def _show_neurons(neurons: list[NeuronResult]) -> None:
     )
     say(
         "k: unit spikes of a level; rate: |k| per neuron, sample and timestep; silent, saturated: "
-        "neurons\nthat never fire, or are always at their outermost level; bits: entropy of the levels"
+        "neurons\nthat never fire, or are always at their outermost level; bits: entropy of levels"
     )
 
 

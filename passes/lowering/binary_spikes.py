@@ -158,8 +158,8 @@ def _expand(graph: Graph, neuron: Node, kind: str) -> _Spikes:
         )
     level = chain.emit("Sub", "received", above, below)
     if spikes.of_cells is not None:
-        if np.any(np.signbit(table.values) & (table.values == 0)):  # the neuron gives +0
-            table = chain.constant("table", table.values + 0.0)
+        if np.any(np.signbit(parameters[1]) & (parameters[1] == 0)):  # the neuron gives +0
+            table = chain.constant("table", parameters[1] + 0.0)
         of_k = np.zeros(spikes.high - spikes.low + 1, np.int64)
         of_k[spikes.of_cells - spikes.low] = np.arange(len(spikes.of_cells))
         cells, lowest = chain.constant("cells", of_k, np.int64), chain.constant("low", spikes.low)
