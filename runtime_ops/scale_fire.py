@@ -9,19 +9,21 @@
 
 X is the membrane potential, scale the step s = lambda * theta between the lowest levels (scalar, or
 one per channel) of o = s * G(h / s) (arXiv 2510.23383). K, the level, is an integer: every one from
-0 to m = ``linear``, every second up to 2 m, every fourth up to 4 m and so on, up to ``top_pos``
-and, below 0, ``top_neg``, which are levels themselves (``top_neg = 0``: it never fires below 0).
-Levels lie dense where activations are and reach far where few are.
+0 to m = ``linear``, the multiples of 2 up to 2 m, the multiples of 4 up to 4 m and so on, up to
+``top_pos`` and, below 0, ``top_neg``, which are levels themselves (``top_neg = 0``: it never fires
+below 0). Levels lie dense where activations are and reach far where few are. c goes to the nearest
+multiple of its octave's step, which for an even m is the nearest level; an odd m is no multiple of
+2, so what lies just above it goes to one of its neighbours.
 
 The rounding is the adder's: S - c is rounded to a grid that is as wide as the octave of c asks for,
 ties as the hardware has them, and the second difference is exact. M begins with 1.5 times a power
 of two, so that M - c for c up to m stays in one binade. It has to be M - c: a sum c + M just below
 an octave's upper edge would round in the octave above while M is a multiple of the finer grid, and
-give no level (m = 2, c = 3.9999998: 6). In M - c such a value stays in its octave or falls into the
-one below, where the edge is a level too; there the finer grid decides as the coarser one would, as
-long as m^2 / 2^24 is below 1/2, hence m <= 2048. For double the constants are 2^53 / m and
-1.5 * 2^52. X is multiplied by a reciprocal, not divided: runtimes that turn the one into the other
-give the same bits.
+give a level too far away (m = 2, c = 3.9999998: 2 and not 4). In M - c such a value stays in its
+octave or falls into the one below, where the edge is a level too; there the finer grid decides as
+the coarser one would, as long as m^2 / 2^24 is below 1/2, hence m <= 2048. For double the constants
+are 2^53 / m and 1.5 * 2^52. X is multiplied by a reciprocal and not divided, because that is what
+some runtimes make of a division.
 
 ``DualScaleFire`` is the same operator under a second name, whose function body is always the one
 for both signs. A model holds one function of a name, and its neurons need two: most fire on one

@@ -44,8 +44,8 @@ def embedding(name: str = "embedding") -> OutputResult:
 def neuron(name: str, levels: int = 8) -> NeuronResult:
     counts = [50, *[5] * levels]
     return NeuronResult(
-        name, "MultiThresholdFire", f"source of {name}", "Relu", 64, (0, levels), 1.5, 0.5, 0.1,
-        0.02, 0.03, 2.2, counts, 0, 1e-5,
+        name, "MultiThresholdFire", f"source of {name}", "Relu", 64, (0, levels), (0, levels), 1.5,
+        0.5, 0.1, 0.02, 0.03, 2.2, counts, list(range(levels + 1)), 1e-5,
     )  # fmt: skip
 
 

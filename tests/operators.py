@@ -25,12 +25,14 @@ def operator_model(
     at_run_time=(),
     opset=17,
     with_body=True,
+    form=None,
     **attributes,
 ):
     """A model of one neuron named 'neuron'.
 
     ``inputs`` are the values of all inputs but X; those named in ``at_run_time`` become inputs of
-    the model. ``attributes`` complete the defaults; None leaves one out.
+    the model. ``form`` is the body's, the general one if there is none. ``attributes`` complete the
+    defaults; None leaves one out.
     """
     numpy_type = NUMPY_TYPE[element_type]
     given = {k: v for k, v in {**operator.defaults, **attributes}.items() if v is not None}
@@ -49,7 +51,7 @@ def operator_model(
     outputs = [helper.make_tensor_value_info("Y", element_type, shape)]
     graph = helper.make_graph([node], "g", graph_inputs, outputs, initializers)
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
-    functions = [operator.function_body(opset, element_type)] if with_body else []
+    functions = [operator.function_body(opset, element_type, **form or {})] if with_body else []
     return helper.make_model(graph, opset_imports=imports, ir_version=8, functions=functions)
 
 

@@ -91,12 +91,13 @@ def _show_fidelity(title: str, networks: dict[str, list[OutputResult]]) -> None:
 def _show_neurons(neurons: list[NeuronResult]) -> None:
     show_table(
         "neurons",
-        ["neuron", "replaces", "N", "rate", "silent", "saturated", "clipped", "bits", "flips"],
+        ["neuron", "replaces", "N", "k", "rate", "silent", "saturated", "clipped", "bits", "flips"],
         [
             [
                 neuron.name,
                 neuron.source_op,
                 _levels(neuron.levels),
+                _levels((-neuron.spike_range[0], neuron.spike_range[1])),
                 f"{neuron.firing_rate:.2f}",
                 f"{neuron.silent_neurons:.1%}",
                 f"{neuron.saturated_neurons:.1%}",
@@ -108,8 +109,8 @@ def _show_neurons(neurons: list[NeuronResult]) -> None:
         ],
     )
     say(
-        "rate: spikes per neuron, sample and timestep; silent, saturated: neurons that never fire, "
-        "or are\nalways at their outermost level; bits: entropy of the levels"
+        "k: unit spikes of a level; rate: |k| per neuron, sample and timestep; silent, saturated: "
+        "neurons\nthat never fire, or are always at their outermost level; bits: entropy of levels"
     )
 
 

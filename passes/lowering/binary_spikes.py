@@ -18,8 +18,8 @@ from them:
        "bits"   plane j = floor(m / 2^j) modulo 2,     j = 0, 1, ...;        sum = popcount(|k|)
 3. m is the sum of the planes, each times 1 or 2^j, and the received k the positive m less the
    negative one. Small integers: no order of summation rounds. A silent neuron receives +0.
-4. Decoder: step * k, or scale * levels[k - lowest k], the same products as in the function bodies;
-   of a k that no level has it looks up 0. NaN has no k and fires nothing in any plane: Y is the
+4. Decoder: step * k, or scale * table[cells[k - lowest k]], the same products as in the function
+   bodies; cells has one cell of each k. NaN has no k and fires nothing in any plane: Y is the
    neuron's NaN there.
 5. Left as they are, with the reason: neurons in closed bodies (:func:`graph.scopes`); an
    IntegrateFire of one level, which is binary; what never fires; other element types than float32;
@@ -140,6 +140,7 @@ def _expand(graph: Graph, neuron: Node, kind: str) -> _Spikes:
     fired = variable(unique_name(graph, f"{output.name}.fired"), output)
     neuron.outputs[0] = fired
     if spikes.of_cells is not None:  # rule 1
+        table = neuron.inputs[2]
         neuron.inputs[2] = chain.constant("spikes", spikes.of_cells)
 
     factor, nought = chain.constant("step", step), chain.constant("nought", 0.0)
@@ -157,12 +158,15 @@ def _expand(graph: Graph, neuron: Node, kind: str) -> _Spikes:
         )
     level = chain.emit("Sub", "received", above, below)
     if spikes.of_cells is not None:
-        values = np.zeros(spikes.high - spikes.low + 1, np.float32)
-        values[spikes.of_cells - spikes.low] = parameters[1] + 0.0  # of -0 the neuron gives +0
-        levels, lowest = chain.constant("levels", values), chain.constant("lowest", spikes.low)
+        if np.any(np.signbit(parameters[1]) & (parameters[1] == 0)):  # the neuron gives +0
+            table = chain.constant("table", parameters[1] + 0.0)
+        of_k = np.zeros(spikes.high - spikes.low + 1, np.int64)
+        of_k[spikes.of_cells - spikes.low] = np.arange(len(spikes.of_cells))
+        cells, lowest = chain.constant("cells", of_k, np.int64), chain.constant("low", spikes.low)
         index = chain.emit("Sub", "index", level, lowest)
         position = chain.emit("Cast", "position", index, to=int(TensorProto.INT64))
-        level = chain.emit("Gather", "level", levels, position, axis=0)
+        cell = chain.emit("Gather", "cell", cells, position, axis=0)
+        level = chain.emit("Gather", "level", table, cell, axis=0)
     value = chain.emit("Mul", "decoded", factor, level)
     chain.emit("Where", "output", is_nan, fired, value, output=output)
     return spikes
@@ -220,9 +224,9 @@ def _aligned_step(neuron: Node, step: np.ndarray, most: int) -> np.ndarray:
 def _check_count(neuron: Node, spikes: _Spikes, kind: str) -> None:
     """Rule 6."""
     most = max(-spikes.low, spikes.high)
-    limit, name, other = MAX_BITS, "bit", "fewer levels"
+    limit, name, other = MAX_BITS, "bit", "fewer levels or --neuron multi-threshold"
     if kind == UNARY:
-        limit, name, other = MAX_UNARY, "unary", "bit planes, or for fewer levels"
+        limit, name, other = MAX_UNARY, "unary", f"bit planes, {other}"
     if most > limit:
         raise TooManySpikes(
             f"{neuron.op} '{neuron.name}' fires up to {most} unit spikes; {name} planes are made "
@@ -236,9 +240,9 @@ class _Chain:
     def __init__(self, graph: Graph, output: Tensor, kind: str) -> None:
         self._graph, self._output, self._kind = graph, output, kind
 
-    def constant(self, what: str, values: Any) -> Tensor:
-        """A float32 constant."""
-        return constant(self._name(what), np.asarray(values, np.float32))
+    def constant(self, what: str, values: Any, dtype: Any = np.float32) -> Tensor:
+        """A constant."""
+        return constant(self._name(what), np.asarray(values, dtype))
 
     def emit(
         self, op: str, what: str, *inputs: Tensor, output: Tensor | None = None, **attributes: Any

@@ -2,7 +2,7 @@
 
 1. Found: a Where with the mark of ``binary_spikes`` that reads the output of a neuron. The neuron
    gives what the Where gave.
-2. The cells of a StaircaseFire get back the levels that the decoder gathers for their k.
+2. A StaircaseFire gets back the table that the decoder gathers from.
 3. What nothing needs any more is dropped.
 
 The marks are believed; :func:`same_tensor` checks what was found: expand the result again, and
@@ -24,10 +24,8 @@ from ..graph.graph import (
     metadata,
     scopes,
     tidy,
-    unique_name,
     values_of,
 )
-from ..graph.surgeon import constant
 from .binary_spikes import MARK
 
 
@@ -40,7 +38,7 @@ def join_planes(graph: Graph) -> PassResult:
             if neuron is None:
                 continue
             if neuron.op == STAIRCASE_FIRE.name:
-                _restore_table(scope.graph, neuron, node)
+                _restore_table(neuron, node)
             output = node.outputs[0]
             node.outputs.clear()
             neuron.outputs[0] = output
@@ -88,18 +86,12 @@ def _neuron_of(node: Node) -> Node | None:
     return producer if producer is not None and producer.domain == DOMAIN else None
 
 
-def _restore_table(graph: Graph, neuron: Node, where: Node) -> None:
+def _restore_table(neuron: Node, where: Node) -> None:
     """Rule 2."""
     decoded = where.inputs[2].inputs
-    gather = decoded[0].inputs[-1].inputs[0] if decoded and decoded[0].inputs[-1].inputs else None
-    if gather is None or gather.op != "Gather" or len(neuron.inputs) != 3:
-        return
-    levels, sent = gather.inputs[0], neuron.inputs[2]
-    if is_constant(levels) and is_constant(sent):
-        cells = (sent.values - sent.values.min()).astype(np.int64)
-        if cells.max() < len(levels.values):
-            name = unique_name(graph, f"{neuron.name}.table")
-            neuron.inputs[2] = constant(name, levels.values[cells])
+    level = decoded[0].inputs[-1].inputs if decoded and decoded[0].inputs else []
+    if level and level[0].op == "Gather" and len(neuron.inputs) == 3:
+        neuron.inputs[2] = level[0].inputs[0]
 
 
 def _same_values(ours: Tensor, theirs: Tensor) -> bool:

@@ -27,20 +27,26 @@ from snn_compile.runtime_ops.definition import DOMAIN
 from snn_compile.runtime_ops.integrate_fire import INTEGRATE_FIRE
 from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from snn_compile.runtime_ops.operators import OPERATORS
-from snn_compile.runtime_ops.scale_fire import SCALE_FIRE
+from snn_compile.runtime_ops.scale_fire import DUAL_SCALE_FIRE, SCALE_FIRE
+from snn_compile.runtime_ops.staircase_fire import STAIRCASE_FIRE
 
 TYPES = [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE]
 BATCH = 200_000
 TEN_MILLION = 10_000_000
 
 
-def staircase(count):
-    """Thresholds of uneven distance, levels that do not ascend."""
-    rng = np.random.default_rng(count)
-    return {
-        "thresholds": np.sort(rng.normal(0, 2, count)),
-        "levels": rng.normal(0, 2, count + 1),
-    }
+def staircase(cells, runs):
+    """A table of so many cells and runs of equal levels, which do not ascend; one level is -0."""
+    rng = np.random.default_rng(cells)
+    ends = np.sort(rng.choice(np.arange(1, cells), runs - 1, replace=False))
+    levels = rng.normal(0, 2, runs)
+    levels[runs // 2] = -0.0
+    return {"table": np.repeat(levels, np.diff([0, *ends, cells]))}
+
+
+def grid(cells):
+    """Attributes that lay the cells over -4..4 in units of scale, not quite in the middle."""
+    return {"density": cells / 8, "start": -cells / 2 + 0.3}
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,14 @@ class Case:
 CASES = {
     "fire": Case(MULTI_THRESHOLD_FIRE, {"levels_pos": 32}),
     "fire signed": Case(MULTI_THRESHOLD_FIRE, {"levels_pos": 5, "levels_neg": 9, "v0": 0.25}),
-    "scale 7": Case(SCALE_FIRE, tables=staircase(7)),
-    "scale 31": Case(SCALE_FIRE, tables=staircase(31)),
-    "scale 63": Case(SCALE_FIRE, tables=staircase(63)),
-    "scale 255": Case(SCALE_FIRE, tables=staircase(255)),
+    "scale": Case(SCALE_FIRE, {"linear": 4, "top_pos": 48}),
+    "scale below 0": Case(SCALE_FIRE, {"linear": 3, "top_pos": 0, "top_neg": 12}),
+    "scale signed": Case(SCALE_FIRE, {"linear": 2048, "top_pos": 2048, "top_neg": 100}),
+    "dual": Case(DUAL_SCALE_FIRE, {"linear": 16, "top_pos": 40, "top_neg": 16}),
+    "staircase 7": Case(STAIRCASE_FIRE, grid(40), staircase(40, 7)),
+    "staircase 32": Case(STAIRCASE_FIRE, grid(4096), staircase(4096, 32)),
+    "staircase 33": Case(STAIRCASE_FIRE, grid(300), staircase(300, 33)),
+    "staircase 4096": Case(STAIRCASE_FIRE, grid(4096), staircase(4096, 4096)),
     "integrate": Case(INTEGRATE_FIRE, {"timesteps": 8}),
     "integrate signed": Case(
         INTEGRATE_FIRE, {"timesteps": 4, "levels_pos": 3, "levels_neg": 2, "v0": 0.0}
@@ -179,28 +189,36 @@ def test_every_partial_vector_length(case, element_type, instruction_sets):
 
 
 LAYOUTS = [
-    ((), None, 1),
-    ((5,), None, 1),
-    ((3, 1, 5), 1, 1),
-    ((4, 9, 33), 9, 1),
-    ((4, 9, 33), 33, -1),
-    ((8, 9, 8, 8), 9, 1),  # rows of 64, the shortest long ones
-    ((8, 9, 63), 9, 1),
-    ((4, 3), 3, 1),
-    ((4, 600), 600, 1),  # more channels than a block has room for
-    ((4, 300, 3), 300, 1),
-    ((4, 1, 2000), 1, 1),
-    ((2, 3, 0), 3, 1),
-    ((0, 3), 3, 1),
-    ((0, 3), None, 1),
-    ((2,) * 8, 2, -4),
+    ((), (), 1),
+    ((5,), (), 1),
+    ((5,), (1,), 3),
+    ((3, 1, 5), (1,), 1),
+    ((4, 9, 33), (9,), 1),
+    ((4, 9, 33), (33,), -1),
+    ((8, 9, 8, 8), (9,), 1),  # rows of 64, the shortest long ones
+    ((8, 9, 63), (9,), 1),
+    ((4, 3), (3,), 1),
+    ((4, 600), (600,), 1),  # more channels than a block has room for
+    ((4, 300, 3), (300,), 1),
+    ((4, 1, 2000), (1,), 1),
+    ((2, 3, 0), (3,), 1),
+    ((0, 3), (3,), 1),
+    ((0, 3), (), 1),
+    ((2,) * 8, (2,), -4),
+    ((4, 9, 33), (9, 1), 0),  # from the right; the axis is not looked at
+    ((4, 9, 33), (1, 9, 1), -7),
+    ((4, 9, 33), (1, 33), 1),
+    ((4, 9, 33), (1, 1), 1),
+    ((4, 9, 33), (4, 1, 1), 1),
+    ((8, 9, 8, 8), (9, 1, 1), 1),
+    ((2, 0, 3), (0, 1), 1),
 ]
 
 
 @every_type
 @every_case
-@pytest.mark.parametrize(("shape", "channels", "axis"), LAYOUTS, ids=str)
-def test_every_layout(case, element_type, shape, channels, axis):
+@pytest.mark.parametrize(("shape", "factor_shape", "axis"), LAYOUTS, ids=str)
+def test_every_layout(case, element_type, shape, factor_shape, axis):
     if case.timesteps > 1:
         if not shape:
             pytest.skip("a scalar has no axis 0 for timesteps")
@@ -211,8 +229,32 @@ def test_every_layout(case, element_type, shape, channels, axis):
     special = special_values(numpy_type)
     if x.size > len(special):
         x.reshape(-1)[: len(special)] = special
-    factor = rng.uniform(0.05, 2, () if channels is None else channels)
-    assert_kernel_equals_body(case.model(element_type, factor, axis=axis), {"X": x})
+    factor = rng.uniform(0.05, 2, factor_shape)
+    y = assert_kernel_equals_body(case.model(element_type, factor, axis=axis), {"X": x})
+    if len(factor_shape) > 1 or factor.size == 1 or axis == -1:
+        form = {"aligned": True, "signed": True}
+        aligned = case.model(element_type, factor, axis=axis, form=form)
+        assert_same_bits(session(aligned, library=False).run(None, {"X": x})[0], y)
+
+
+@every_type
+@every_case
+def test_forms_of_the_body_give_the_same_bits(case, element_type):
+    """One side or both, aligned or not, where both hold; in an optimised session too."""
+    numpy_type = NUMPY_TYPE[element_type]
+    one_sided = not case.attributes.get(case.operator.negative, 0)
+    for factor in (np.array(0.37), np.array([0.3, 0.4, 0.5]).reshape(3, 1)):
+        x = values(numpy_type, 9600, 7, numpy_type(0.37)).reshape(8, 3, 400)
+        outputs = []
+        for aligned in (False, True):
+            for signed in (False, True) if one_sided else (True,):
+                form = {"aligned": aligned, "signed": signed}
+                model = case.model(element_type, factor, form=form)
+                for optimise in (False, True):
+                    runner = session(model, library=False, optimise=optimise)
+                    outputs.append(runner.run(None, {"X": x})[0])
+        for output in outputs[1:]:
+            assert_same_bits(output, outputs[0])
 
 
 @settings(max_examples=80, deadline=None)
@@ -239,8 +281,7 @@ def test_special_values(case, element_type):
     y = assert_kernel_equals_body(case.model(element_type, 0.5), {"X": x})
     np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
     assert np.isfinite(y[~np.isnan(x)]).all()
-    if case.operator is not SCALE_FIRE:  # whose levels may well be -0
-        assert not np.signbit(y[y == 0]).any()
+    assert not np.signbit(y[y == 0]).any()
 
 
 @every_type
@@ -293,7 +334,9 @@ def test_input_survives_where_it_is_needed_again(case):
 
 
 @every_type
-@pytest.mark.parametrize("case", [CASES["fire"], CASES["scale 7"], CASES["integrate"]], ids=str)
+@pytest.mark.parametrize(
+    "case", [CASES[n] for n in ("fire", "scale", "dual", "staircase 7", "integrate")], ids=str
+)
 def test_registered_kernel_wins_over_the_body(case, element_type):
     """A body that answers 0 shows which of the two ran."""
     model = case.model(element_type, 1.0)

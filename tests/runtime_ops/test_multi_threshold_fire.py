@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
-from operators import operator_model, session
+from operators import bits, operator_model, session
 from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 
 SPECIAL = np.array(
@@ -24,11 +24,6 @@ def fire_model(theta, *, theta_is_input=False, **options):
     return operator_model(
         MULTI_THRESHOLD_FIRE, {"theta": theta}, at_run_time=at_run_time, **options
     )
-
-
-def bits(array):
-    """Bit patterns, those of NaN too."""
-    return np.asarray(array).view(np.uint32)
 
 
 def formula(x, theta, levels_pos, levels_neg, v0):
@@ -232,12 +227,13 @@ def test_registered_kernel_wins_over_the_body():
         (np.inf, {}, r"theta\[0\] = inf"),
         ([1.0, 0.0, 1.0], {}, r"theta\[1\] = 0"),
         (3e38, {"levels_pos": 2}, "overflows"),
-        ([[1.0]], {}, "rank 2"),
+        (np.ones((2, 2)), {}, "one value or values along one axis, got 2 axes"),
         (1.0, {"levels_pos": 0}, "levels_pos = 0 and levels_neg = 0"),
         (1.0, {"levels_pos": -1}, "levels_pos = -1"),
         (1.0, {"levels_neg": (1 << 24) + 1}, "levels_neg = 16777217"),
         (1.0, {"v0": 1.0}, "v0 = 1"),
         (1.0, {"v0": -0.1}, "v0 = -0.1"),
+        (1.0, {"v0": -0.0}, "v0 = -0"),
         (1.0, {"v0": float("nan")}, "v0 = -?nan"),
         (1.0, {"v0": 0}, "v0 must be a float"),
         (1.0, {"levels_pos": 1.5}, "levels_pos must be an integer"),
@@ -258,7 +254,10 @@ def test_kernel_refuses_bad_constants_when_created(theta, attributes, message):
         (np.ones(3), (3,), 1, "axis = 1 does not exist in X of rank 1"),
         (np.ones(3), (2, 3), -3, "axis = -3 does not exist in X of rank 2"),
         (np.ones(0), (2, 0), 2, "axis = 2 does not exist"),
-        (np.ones((1, 3)), (2, 3), 1, "rank 2"),
+        (np.ones((1, 3)), (3,), 1, "theta has rank 2, more than X of rank 1"),
+        (np.ones((1, 1)), (3,), 1, "theta has rank 2, more than X of rank 1"),
+        (np.ones((1, 3)), (3, 1), 1, "theta has 3 values but axis 1 of X has 1 channels"),
+        (np.ones((3, 3)), (3, 3), 1, "one value or values along one axis"),
     ],
     ids=str,
 )

@@ -197,7 +197,6 @@ def _chosen(report: CompileReport) -> Section | None:
         if membrane is None:
             continue
         levels = membrane.level_shares
-        # The silent level is k = 0.
         silent = membrane.levels.index(0.0) if 0.0 in membrane.levels else 0
         drawn = neuron_figure(
             f"Membrane potential and levels of {name}", membrane, levels, -silent, "at calibration"
@@ -211,8 +210,8 @@ def _chosen(report: CompileReport) -> Section | None:
 MEMBRANE_TEXT = (
     "Left: the membrane potential at calibration in units of the neuron's theta or scale (each "
     "channel in its own), its thresholds as thin lines, and the level that it gives as a staircase "
-    "(right axis). Right: how often each level k occurs; 0 is silent. A bar that would hide the "
-    "others is cut off, and its height written beside it."
+    "(right axis). Right: how often each level occurs, by its number; 0 is silent. A bar that "
+    "would hide the others is cut off, and its height written beside it."
 )
 
 

@@ -227,8 +227,8 @@ def _activity(neurons: Sequence[NeuronResult]) -> Section | None:
     if len(drawn) < len(neurons):
         caption += f" The first {len(drawn)} of {len(neurons)} nodes."
     header = [
-        "neuron", "replaces", "operator", "values\t", "levels\t", "spikes per value\t", "active\t",
-        "silent\t", "saturated\t", "clipped\t", "entropy, bits\t", "flips\t",
+        "neuron", "replaces", "operator", "values\t", "levels\t", "k\t", "spikes per value\t",
+        "active\t", "silent\t", "saturated\t", "clipped\t", "entropy, bits\t", "flips\t",
     ]  # fmt: skip
     rows = [
         [
@@ -236,7 +236,8 @@ def _activity(neurons: Sequence[NeuronResult]) -> Section | None:
             n.source_op,
             n.op,
             count(n.neurons),
-            f"-{n.levels[0]}..{n.levels[1]}" if n.levels[0] else f"0..{n.levels[1]}",
+            str(sum(n.levels)),
+            f"{n.spike_range[0]}..{n.spike_range[1]}",
             number(n.firing_rate, 3),
             percent(n.active, 1),
             percent(n.silent_neurons, 1),
@@ -248,8 +249,9 @@ def _activity(neurons: Sequence[NeuronResult]) -> Section | None:
         for n in neurons
     ]
     texts = [
-        "Counted on the test samples. Flips: share of values whose level is another one in a "
-        "session without graph optimisation."
+        "Counted on the test samples. Levels: how many there are besides the silent one. k: the "
+        "signed number of unit spikes of a level. Flips: share of values whose level is another "
+        "one in a session without graph optimisation."
     ]
     tables = [Table("Every neuron", header, rows, folded=len(rows) > MOST_ROWS // 2)]
     return Section(
@@ -336,7 +338,7 @@ def _chosen(result: EvaluationResult, report: CompileReport | None) -> Section |
         return None
     text = MEMBRANE_TEXT
     if not any(name in membranes for name in neurons):
-        text = "How often each level k occurs on the test samples; 0 is silent."
+        text = "How often each level occurs on the test samples, by its number; 0 is silent."
     return Section("chosen", "Chosen neurons", [text], figures=figures)
 
 

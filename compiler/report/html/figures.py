@@ -159,7 +159,7 @@ def neuron_figure(
         label: what the figure shows.
         membrane: its membrane potential; None leaves the left panel out.
         levels: share of the values on each level.
-        first: the number k of the first of them.
+        first: the number of the first of them, counted from the silent one.
         source: what the shares were counted on.
     """
     margins = Margins(top=0.3, between=1.15, left=0.5)
@@ -170,7 +170,7 @@ def neuron_figure(
         edges = [first + i - 0.5 for i in range(len(levels) + 1)]
         _draw_shares(axes, levels, edges, SERIES[0])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel("level k")
+        axes.set_xlabel("number of the level")
         axes.set_ylabel("% of values")
         axes.set_title(f"levels, {source}")
     return canvas.svg

@@ -25,7 +25,7 @@ ANALOG = SynapseResult("a", "Conv", [], "reads the network's own input", 200)
 
 
 def neuron(op, name="n"):
-    return NeuronResult(name, op, "", "", 1, (0, 32), 1.0, 1.0, 0.0, 0.0, None, 0.0)
+    return NeuronResult(name, op, "", "", 1, (0, 32), (0, 32), 1.0, 1.0, 0.0, 0.0, None, 0.0)
 
 
 def test_accountings():
@@ -56,11 +56,11 @@ def test_constants_of_45_nm():
 
 @pytest.mark.parametrize(
     ("op", "name", "told"),
-    [("ScaleFire", "n", True), ("ScaleFire", "m", False), ("MultiThresholdFire", "n", False)],
+    [("StaircaseFire", "n", True), ("StaircaseFire", "m", False), ("ScaleFire", "n", False)],
 )
 def test_levels_that_are_no_multiples_are_told(op, name, told):
     notes = estimate_energy([neuron(op, name)], [SPIKING], []).notes
-    assert any("Only the graded accounting applies" in note for note in notes) == told
+    assert any("only the graded accounting is that" in note for note in notes) == told
     assert notes[0].startswith("Estimates:")
 
 

@@ -46,15 +46,15 @@ def test_outputs_without_labels(capsys):
 
 
 def test_neurons(capsys):
-    fields = [10, (31, 33), 2.5, 0.5, 0.125, 0.25, None, 3.25]
+    rates = [2.5, 0.5, 0.125, 0.25]
     neurons = [
-        NeuronResult("a", "ScaleFire", "", "Relu", *fields),
-        NeuronResult("b", "MultiThresholdFire", "", "Clip", 10, (0, 9), *fields[2:6], 0.5, 1.0),
+        NeuronResult("a", "ScaleFire", "", "Relu", 10, (6, 33), (-8, 512), *rates, None, 3.25),
+        NeuronResult("b", "MultiThresholdFire", "", "Clip", 10, (0, 9), (0, 9), *rates, 0.5, 1.0),
     ]
     neurons[1].flips = 0.0001
     rows, _ = shown(capsys, neurons=neurons)
-    assert ["a", "Relu", "-31..33", "2.50", "12.5%", "25.0%", "-", "3.25", "-"] in rows
-    assert ["b", "Clip", "9", "2.50", "12.5%", "25.0%", "50.00%", "1.00", "0.010%"] in rows
+    assert ["a", "Relu", "-6..33", "-8..512", "2.50", "12.5%", "25.0%", "-", "3.25", "-"] in rows
+    assert ["b", "Clip", "9", "9", "2.50", "12.5%", "25.0%", "50.00%", "1.00", "0.010%"] in rows
 
 
 def test_energy(capsys):
