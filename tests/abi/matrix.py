@@ -1,11 +1,12 @@
 """The operator library on every release of ONNX Runtime, from 1.16 to the newest.
 
-    python tests/abi/matrix.py [--releases 1.16.3 ...] [--cache FOLDER] [--write docs/abi.md]
+    python tests/abi/matrix.py [--releases 1.16.3 newest ...] [--cache FOLDER] [--write docs/abi.md]
 
 Installs the releases, each into a folder of its own (about 1 GB in all; a second run uses them
 again), and runs the same models on each: every operator and element type, on the C++ kernels and on
 the function bodies. The expected outputs come from onnx's reference evaluator, so no release is
-compared with itself. The exit code is 1 if a kernel differs or a process crashes anywhere. Linux.
+compared with itself. The exit code is 1 if a kernel differs or a process crashes anywhere, 77 if a
+release cannot be installed, for which the last line is pip's reason. Linux.
 
 The processes that run a release see nothing but it, its numpy and this file: models and expected
 outputs are handed over as files.
@@ -43,6 +44,8 @@ NUMPY_1 = "1.26.4"
 SHAPES_SINCE, IN_PLACE_SINCE = 17, 18
 MARKERS = ("<!-- matrix: written by tests/abi/matrix.py -->", "<!-- end of matrix -->")
 SECONDS = 600
+#: Exit code where a release cannot be installed.
+CANNOT_RUN = 77
 
 
 # What a child runs: only the standard library, numpy and onnxruntime.
@@ -325,7 +328,8 @@ def _pip(*arguments: str) -> str:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.stderr)
+        print(done.stderr.strip(), file=sys.stderr)
+        raise SystemExit(CANNOT_RUN)
     return done.stdout
 
 
@@ -335,13 +339,25 @@ def _number(release: str) -> tuple[int, ...]:
 
 def _all_releases() -> list[str]:
     """The last patch of every minor release that has a wheel for this Python."""
-    line = re.search(r"Available versions: (.*)", _pip("index", "versions", "onnxruntime"))
+    listing = _pip("index", "versions", "onnxruntime")
+    line = re.search(r"Available versions: (.*)", listing)
+    if line is None:
+        raise SystemExit(f"pip lists no releases of onnxruntime: {listing}")
     last: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for text in line.group(1).split(", ") if line else []:
+    for text in line.group(1).split(", "):
         number = _number(text)
         if number[:2] >= OLDEST:
             last[number[:2]] = max(last.get(number[:2], ()), number)
     return [".".join(map(str, number)) for number in sorted(last.values())]
+
+
+def _releases(names: list[str] | None) -> list[str]:
+    """All releases, or those named; ``oldest`` and ``newest`` are the first and the last of all."""
+    if names and not {"oldest", "newest"}.intersection(names):
+        return names
+    every = _all_releases()
+    ends = {"oldest": every[0], "newest": every[-1]}
+    return [ends.get(name, name) for name in names or every]
 
 
 def _installed(package: str, version: str, cache: Path) -> Path:
@@ -512,7 +528,12 @@ def _write(path: Path, lines: list[str]) -> None:
 def main() -> None:
     """Print the table; exit with 1 if a release failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--releases", nargs="+", help="default: the last patch of every minor")
+    parser.add_argument(
+        "--releases",
+        nargs="+",
+        metavar="RELEASE",
+        help="such as 1.16.3, oldest or newest; default: the last patch of every minor",
+    )
     parser.add_argument("--cache", type=Path, default=ROOT / ".abi_cache")
     parser.add_argument("--write", type=Path, help="file whose table is replaced")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -527,12 +548,17 @@ def main() -> None:
     cache = arguments.cache.resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # All of them before one runs: a release that is not to be had hides no failure.
+        releases = [
+            Release(release, cache, folder, str(library_path()))
+            for release in _releases(arguments.releases)
+        ]
         _write_cases(folder)
         here = _write_network(folder)
         rows = []
-        for release in arguments.releases or _all_releases():
-            print(release, file=sys.stderr)
-            rows.append(Release(release, cache, folder, str(library_path())).fill(here))
+        for release in releases:
+            print(release.row.release, file=sys.stderr)
+            rows.append(release.fill(here))
     lines = list(_table(rows))
     print("\n".join(lines))
     if arguments.write:
