@@ -83,7 +83,7 @@ def _same_bits(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _run_cases(folder: Path, library: str | None) -> tuple[int, dict[str, str]]:
     """Runs every case; how many runs there were, and what went wrong by run."""
-    ways = {"unoptimised": (2, False)}
+    ways = {"unoptimised": (2, False), "optimised": (2, True)}
     if library:
         ways = {"1 thread": (1, False), "2 threads": (2, False), "optimised": (2, True)}
     wrong: dict[str, str] = {}
@@ -172,13 +172,19 @@ def _child(what: str, folder: Path, library: str) -> dict[str, Any]:
 def _neuron_inputs(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
     """The values of all inputs but X."""
     step = rng.uniform(0.3, 2, shape)
-    if name != "ScaleFire":
-        return {"theta": step}
-    return {
-        "scale": step,
-        "thresholds": np.arange(1, 12) / 4 - 1,
-        "levels": np.round(np.linspace(-1, 2, 12), 2),
-    }
+    if name == "StaircaseFire":
+        return {"scale": step, "table": np.round(np.linspace(-1, 2, 40), 2)}
+    return {"scale" if name.endswith("ScaleFire") else "theta": step}
+
+
+def _neuron_attributes(name: str, one_sided: bool) -> dict[str, Any]:
+    """The attributes but axis and timesteps."""
+    if name == "StaircaseFire":
+        return {"density": 8.0, "start": -20.5}
+    negative = 0 if one_sided else 3
+    if name.endswith("ScaleFire"):
+        return {"linear": 4, "top_pos": 6, "top_neg": negative}
+    return {"levels_pos": 6, "levels_neg": negative}
 
 
 def _x(shape: tuple[int, ...], dtype: type, rng: np.random.Generator) -> np.ndarray:
@@ -232,6 +238,8 @@ def _write_cases(folder: Path) -> None:
         "one theta": ((4, 5, 7), (), 1),
         "theta per channel": ((4, 5, 33), (5,), 1),
         "theta per channel of the last axis": ((8, 3, 33), (33,), -1),
+        "theta as it broadcasts": ((4, 5, 33), (5, 1), 1),
+        "one side": ((4, 5, 33), (5, 1), 1),
         "empty": ((4, 3, 0), (3,), 1),
         "scalar": ((), (), 1),
         "many chunks": ((4, 3, 200, 50), (3,), 1),
@@ -244,9 +252,9 @@ def _write_cases(folder: Path) -> None:
             kind = f"{operator.name} {TensorProto.DataType.Name(element_type).lower()}"
             for layout, (shape, per_channel, axis) in layouts.items():
                 rng = np.random.default_rng(0)
-                attributes: dict[str, Any] = {"axis": axis}
-                if operator.name != "ScaleFire":
-                    attributes.update(levels_pos=6, levels_neg=3)
+                one_sided = layout == "one side"
+                form = {"aligned": len(per_channel) > 1, "signed": not one_sided}
+                attributes = {"axis": axis, **_neuron_attributes(operator.name, one_sided)}
                 if operator.name == "IntegrateFire" and shape:
                     attributes["timesteps"] = 4
                 given = _neuron_inputs(operator.name, per_channel, rng)
@@ -257,6 +265,7 @@ def _write_cases(folder: Path) -> None:
                     element_type=element_type,
                     shape=shape,  # known, or nothing is computed in place
                     at_run_time=at_run_time,
+                    form=form,
                     **attributes,
                 )
                 inputs = {"X": _x(shape, dtype, rng)}

@@ -70,7 +70,7 @@ under() {
 }
 
 tests=(tests/runtime_ops/test_multi_threshold_fire.py)
-for name in scale_fire integrate_fire kernels two_sessions; do
+for name in scale_fire staircase_fire integrate_fire kernels two_sessions; do
   [[ -f tests/runtime_ops/test_$name.py ]] && tests+=("tests/runtime_ops/test_$name.py")
 done
 # Ten million values show rounding, which is no sanitizer's affair.
