@@ -76,7 +76,8 @@ def fold_scales(
             continue
         for parameter in parameters:
             _set(graph, parameter)
-        found[node.outputs[0].name] = replace(neuron, scale=np.ones((), np.float32))
+        one = np.ones((), np.float32)
+        found[node.outputs[0].name] = replace(neuron, scale=one, folded=neuron.scale)
         changes.append(f"{node.op} {node.name}: its scale is in the layers around it")
     return PassResult(graph, changes), found
 

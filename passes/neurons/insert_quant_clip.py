@@ -114,7 +114,10 @@ def _emit(
             graph, StaircaseChain(x, neuron.scale, *grid, neuron.axis), output, name
         )
     inherit(last, source)
-    _describe(last, source, neuron, polarity, {"scale": describe_range(neuron.scale)})
+    found = {"scale": describe_range(neuron.scale)}
+    if isinstance(neuron, OctaveNeuron) and neuron.folded is not None:
+        found = {"scale": describe_range(neuron.folded), "folded": "into the layers around it"}
+    _describe(last, source, neuron, polarity, found)
 
 
 def _quantise(graph: Graph, node: Node, neuron: ThresholdNeuron) -> None:

@@ -241,6 +241,7 @@ class OctaveNeuron(SingleNeuron):
         linear: m, 1..2048.
         top_pos: the highest level K; 0 if it fires below 0 only.
         top_neg: the magnitude of the lowest level.
+        folded: the scale that it had before the layers around it took it (``fold_scales.py``).
     """
 
     unit_name: ClassVar[str] = "scale"
@@ -249,6 +250,7 @@ class OctaveNeuron(SingleNeuron):
     linear: int
     top_pos: int
     top_neg: int = 0
+    folded: np.ndarray | None = None
 
     @property
     def unit(self) -> np.ndarray:

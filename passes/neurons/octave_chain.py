@@ -66,11 +66,13 @@ def match_octave(graph: Graph, last: Node) -> OctaveChain | None:
     if level is None or shifted is None or shifted.inputs[0] is not level.inputs[0]:
         return None
     shift, clipped = shifted.inputs
-    clip = _producer(graph, clipped, "Clip")
     found = _factor(graph, shift, clipped)
-    if clip is None or found is None or len(clip.inputs) != 3:
+    if found is None:
         return None
     per_octave, signed = found
+    clip = _producer(graph, clipped, "Clip", readers=3 if signed else 2)
+    if clip is None or len(clip.inputs) != 3:
+        return None
     scaled = sole_producer(graph, clip.inputs[0], "Mul")
     if scaled is None or not all(is_constant(t) for t in (*clip.inputs[1:], scaled.inputs[1])):
         return None
@@ -95,14 +97,14 @@ def match_octave(graph: Graph, last: Node) -> OctaveChain | None:
 
 def _factor(graph: Graph, shift: Tensor, clipped: Tensor) -> tuple[float, bool] | None:
     """2^24 / m of the shift M or sign * M of a clipped value, and whether it is signed."""
-    signed = _producer(graph, shift, "Mul")
-    magnitude = clipped
-    if signed is not None:
+    signed = _producer(graph, shift, "Mul", readers=2)
+    if signed is None:
+        most = _producer(graph, shift, "Max", readers=2)
+    else:
         sign = sole_producer(graph, signed.inputs[0], "Sign")
         if sign is None or sign.inputs[0] is not clipped:
             return None
-        shift = signed.inputs[1]
-    most = _producer(graph, shift, "Max")
+        most = sole_producer(graph, signed.inputs[1], "Max")
     if most is None or len(most.inputs) != 2 or not is_constant(most.inputs[1]):
         return None
     grown = sole_producer(graph, most.inputs[0], "Mul")
@@ -121,9 +123,9 @@ def _factor(graph: Graph, shift: Tensor, clipped: Tensor) -> tuple[float, bool] 
     return float(factor.item()), signed is not None
 
 
-def _producer(graph: Graph, tensor: Tensor, op: str) -> Node | None:
-    """The ``op`` node that makes a tensor which only this chain reads: it does so twice or more."""
-    if len(tensor.inputs) != 1 or tensor in graph.outputs:
+def _producer(graph: Graph, tensor: Tensor, op: str, readers: int) -> Node | None:
+    """The ``op`` node that makes a tensor which is read as often as this chain does."""
+    if len(tensor.inputs) != 1 or len(tensor.outputs) != readers or tensor in graph.outputs:
         return None
     node = tensor.inputs[0]
     return node if node.op == op and is_standard(node) else None

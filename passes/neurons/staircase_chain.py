@@ -88,7 +88,7 @@ def match_staircase(graph: Graph, last: Node) -> StaircaseChain | None:
 
 def _density(rate: np.ndarray, scale: np.ndarray) -> float | None:
     """The density that gives this rate with this scale, exactly."""
-    if rate.dtype != np.float32 or rate.shape != scale.shape:
+    if rate.dtype != np.float32 or rate.shape != scale.shape or not np.all(rate > 0):
         return None
     near = np.float32(rate.flat[0] * scale.flat[0])
     for away in range(-_ROUNDINGS, _ROUNDINGS + 1):

@@ -9,10 +9,10 @@ Kinds (``--neuron``):
 2. staircase: one StaircaseFire, which follows f. Where f(a x) = a f(x) for a > 0 (x itself, Relu,
    LeakyRelu, PRelu of one slope) channels may have scales of their own.
 3. multi-threshold: MultiThresholdFire, where scale has a ScaleFire.
-4. auto: multi-threshold where N > 255. Else, where scale has one ScaleFire, that, if the squared
-   error to be expected of it is within :data:`_WITHIN` of a StaircaseFire's, and the StaircaseFire
-   where it is not: few levels have to lie exactly, many need not. LeakyRelu and PRelu are one
-   StaircaseFire.
+4. auto: multi-threshold where N > 255, staircase where N <= 8: few levels have to lie exactly, many
+   need not. Else, where scale has one ScaleFire, that, if the squared error to be expected of it is
+   at most :data:`_WITHIN` times a StaircaseFire's, and the StaircaseFire where it is more. LeakyRelu
+   and PRelu are one StaircaseFire. docs/octaves.md has what that costs and what it saves.
 5. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
    kind (auto: ScaleFire), one that follows max(x, 0) and one that follows min(x, 0).
 
@@ -79,7 +79,9 @@ _PARTS = 8
 #: Expected error over the error seen, from which a staircase is fitted to too few values.
 _FEW = 1.1
 #: Expected squared error of an octave neuron over that of a staircase, up to which it is taken.
-_WITHIN = 1.25
+_WITHIN = 1.5
+#: Levels N up to which they are placed one by one.
+_FEW_LEVELS = 8
 _ENOUGH = "auto: enough values for levels that follow the density"
 
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
@@ -137,8 +139,11 @@ def fit_neuron(
     function, kind = activation.function, options.kind
     if function is None or (activation.signed and kind in (SCALE, MULTI_THRESHOLD)):
         return _dual(fit, kind, rows)
-    if not activation.linear or activation.signed or kind == STAIRCASE:
+    few = kind == AUTO and options.levels <= _FEW_LEVELS
+    if not activation.linear or activation.signed or kind == STAIRCASE or few:
         why = f"{activation.op} is curved" if not activation.linear else ""
+        if activation.linear and few:
+            why = f"auto: {options.levels} levels are placed one by one, more than {_FEW_LEVELS} need not be"
         if options.levels > MOST_PLACED:
             why += f", a StaircaseFire has at most {MOST_PLACED} levels"
         return fit.staircase_neuron(function, why)

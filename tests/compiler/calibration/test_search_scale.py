@@ -120,7 +120,7 @@ class Case:
         k = np.arange(9)
         if not activation.linear:
             levels = activation.function.evaluate(k - 4.0)
-            return StaircaseNeuron(
+            return StaircaseNeuron.of_staircase(
                 **given,
                 scale=np.ones((), np.float32),
                 thresholds=np.float32(k[:8] - 3.5),
@@ -133,14 +133,14 @@ class Case:
         down = {"thresholds": np.float32(k[:8] - 7.5), "levels": np.float32(k - 8)}
         if activation.signed:
             if kind == "scale":
-                positive = StaircaseNeuron(**given, scale=step, **up)
-                negative = StaircaseNeuron(**given, scale=step, **down)
+                positive = StaircaseNeuron.of_staircase(**given, scale=step, **up)
+                negative = StaircaseNeuron.of_staircase(**given, scale=step, **down)
             else:
                 positive = ThresholdNeuron(**given, theta=step, levels_pos=8)
                 negative = ThresholdNeuron(**given, theta=step, levels_pos=0, levels_neg=8)
             return DualNeuron(**given, positive=positive, negative=negative)
         if kind == "scale":
-            return StaircaseNeuron(**given, scale=step, **up)
+            return StaircaseNeuron.of_staircase(**given, scale=step, **up)
         return ThresholdNeuron(**given, theta=step, levels_pos=8)
 
     def search(self, **options):

@@ -8,7 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import level_counts
-from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
+from snn_compile.passes.neurons.neuron import (
+    DualNeuron,
+    OctaveNeuron,
+    StaircaseNeuron,
+    ThresholdNeuron,
+)
 
 
 def threshold(theta, above, below=0, **more):
@@ -16,8 +21,14 @@ def threshold(theta, above, below=0, **more):
 
 
 def staircase(scale, thresholds, levels):
-    arrays = (np.float32(values) for values in (scale, thresholds, levels))
-    return StaircaseNeuron(*arrays, axis=1, calibrator="density")
+    arrays = (np.asarray(values, np.float32) for values in (scale, thresholds, levels))
+    return StaircaseNeuron.of_staircase(*arrays, axis=1, calibrator="density")
+
+
+def octave(scale, linear, above, below=0, **more):
+    scale = np.asarray(scale, np.float32)
+    tops = {"top_pos": above, "top_neg": below}
+    return OctaveNeuron(scale, linear, **tops, axis=1, calibrator="density", **more)
 
 
 def dual(positive, negative):
@@ -50,8 +61,33 @@ def test_levels_are_reached_where_the_staircase_says():
     steps = staircase([1, 2], [-1, 1, 2], [5, 0, 1, 3])
     x = np.float32([[-1.5, -1.5], [-1, -3], [1, 1], [2, 4]])
     assert level_counts(steps, x)[""].tolist() == [2, 3, 1, 2]
-    assert steps.spikes(x[:, 0], 0).tolist() == [1, 0, 1, 2]
-    assert steps.spikes(x[:, 1], 1).tolist() == [0, 1, 0, 2]
+    assert steps.spikes(x[:, 0], 0).tolist() == [5, 0, 1, 3]
+    assert steps.spikes(x[:, 1], 1).tolist() == [0, 5, 0, 3]
+
+
+def test_levels_of_an_octave_neuron_grow_apart():
+    neuron = octave(2, 4, 12, 2)
+    thresholds, levels = neuron.staircase()
+    assert levels.tolist() == [-2, -1, 0, 1, 2, 3, 4, 6, 8, 12]
+    assert thresholds.tolist() == [-1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 5, 7, 10]
+    assert neuron.level_count == 9
+    x = np.float32([-9, -2, -0.9, 0.9, 1.1, 7.1, 9.9, 10.1, 19, 21, 1e30])
+    assert neuron.level_of(x, 0).tolist() == [0, 1, 2, 2, 3, 6, 6, 7, 8, 9, 9]
+    assert neuron.spikes(x, 0).tolist() == [2, 1, 0, 0, 1, 4, 4, 6, 8, 12, 12]
+    each = octave([1, 2], 4, 12)
+    assert each.spikes(np.float32([5.5]), 0).tolist() == [6]
+    assert each.spikes(np.float32([5.5]), 1).tolist() == [3]
+
+
+def test_an_octave_neuron_without_some_levels_ends_at_the_outermost():
+    neuron = octave(1, 4, 12, 2)
+    small = without(neuron, [0, 1, 5, 1, 1, 1, 0, 1, 0, 0])
+    assert (small.top_pos, small.top_neg) == (6, 1)
+    nothing = without(neuron, [0, 0, 5, 0, 0, 0, 0, 0, 0, 0])
+    assert (nothing.top_pos, nothing.top_neg) == (1, 0)
+    assert neuron.mirrored() == replace(neuron, top_pos=2, top_neg=12)
+    below = without(neuron.mirrored(), [0] * 8 + [5, 0])
+    assert (below.top_pos, below.top_neg) == (1, 0)
 
 
 def test_a_mirrored_neuron_fires_on_the_other_side():
@@ -67,10 +103,10 @@ def test_levels_that_do_not_occur_go_and_silence_stays():
     steps = staircase(1, [1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])
     small = without(steps, [0, 7, 0, 0, 2, 0])
     assert small.levels.tolist() == [0, 1, 4]
-    assert small.thresholds.tolist() == [1, 3]
-    assert without(steps, [1] * 6).thresholds.tolist() == steps.thresholds.tolist()
+    assert small.staircase()[0].tolist() == [1, 3]
+    assert without(steps, [1] * 6).staircase()[0].tolist() == [1, 2, 3, 4, 5]
     assert without(steps, [0] * 6).levels.tolist() == [0, 1]
-    nowhere_zero = replace(steps, levels=steps.levels + np.float32(1))
+    nowhere_zero = replace(steps, table=steps.table + np.float32(1))
     assert without(nowhere_zero, [0, 0, 0, 0, 0, 1]).levels.tolist() == [5, 6]
 
 
@@ -116,6 +152,7 @@ def test_a_scaled_neuron_says_so_and_forgets_its_errors():
     assert neuron.scaled(1.0) is neuron
     both = dual(neuron, staircase(3, [-1], [-1, 0])).scaled(2.0)
     assert both.positive.theta.tolist() == [4, 8] and both.negative.scale == 6
+    assert octave(3, 4, 4).scaled(2.0).scale == 6
     assert (both.calibrator, both.negative.calibrator) == ("mse, times 2", "density, times 2")
 
 

@@ -18,6 +18,7 @@ from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
     DualNeuron,
+    OctaveNeuron,
     StaircaseNeuron,
     ThresholdNeuron,
 )
@@ -408,25 +409,20 @@ def test_leaves_signed_chains_that_mean_something_else(change):
     "scale", [np.float32(0.7), np.float32([0.5, 1, 2, 3])], ids=["one", "many"]
 )
 def test_two_staircases_give_the_bits_of_their_chains(scale):
-    positive = StaircaseNeuron(
-        np.asarray(scale),
-        np.float32([0.25, 1, 2]),
-        np.float32([0, 0.5, 1.25, 3]),
-        axis=1,
-        calibrator="by hand",
-    )
-    negative = replace(
-        positive, thresholds=-positive.thresholds[::-1], levels=-positive.levels[::-1]
-    )
+    thresholds, levels = np.float32([0.25, 1, 2]), np.float32([0, 0.5, 1.25, 3])
+    given = {"axis": 1, "calibrator": "by hand"}
+    scale = np.asarray(scale)
+    positive = StaircaseNeuron.of_staircase(scale, thresholds, levels, **given)
+    negative = StaircaseNeuron.of_staircase(scale, -thresholds[::-1], -levels[::-1], **given)
     cell = DualNeuron(positive, negative, axis=1, calibrator="by hand")
     model = one_activation("PRelu (a, slope)", ", float[4,1,1] slope = {0.25, 0, -0.5, 1.5}")
     quantised, snn, changes = compiled(model, y=cell)
-    assert ops(snn).count("ScaleFire") == 2
-    assert not {"PRelu", "Where", "Relu"} & set(ops(snn))
+    assert ops(snn).count("StaircaseFire") == 2
+    assert not {"PRelu", "Gather", "Relu"} & set(ops(snn))
     y = assert_bit_exact(quantised, snn, feed())
     assert len(np.unique(y)) > 4
     assert {line.polarity for line in neuron_reports(Network(snn))} == {"positive", "negative"}
-    assert len([line for line in changes if "now ScaleFire" in line]) == 2
+    assert len([line for line in changes if "now StaircaseFire" in line]) == 2
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -587,9 +583,10 @@ def test_function_bodies_raise_the_ir_version_only_where_needed():
     assert len(function_bodies(Network(snn)).proto.functions) == 1
 
 
-STAIRCASE = StaircaseNeuron(
+THRESHOLDS = np.float32([-1, 0.25, 0.5, 2])
+STAIRCASE = StaircaseNeuron.of_staircase(
     scale=np.float32([0.5, 1, 2, 3]),
-    thresholds=np.float32([-1, 0.25, 0.25, 2]),
+    thresholds=THRESHOLDS,
     levels=np.float32([-1.5, 0, 0.5, 0.25, 3]),
     axis=1,
     calibrator="by hand",
@@ -608,11 +605,11 @@ STAIRCASE = StaircaseNeuron(
 def test_staircase_neurons_give_the_bits_of_their_chain(activation, scale):
     neuron = replace(STAIRCASE, scale=np.array(scale))
     quantised, snn, changes = compiled(one_activation(activation), y=neuron)
-    assert "ScaleFire" in ops(snn)
+    assert "StaircaseFire" in ops(snn)
     assert activation.split()[0] not in ops(quantised)
     assert_bit_exact(quantised, snn, feed())
-    assert "now ScaleFire" in changes[-1]
-    node = next(node for node in snn.graph.node if node.op_type == "ScaleFire")
+    assert "now StaircaseFire" in changes[-1]
+    node = next(node for node in snn.graph.node if node.op_type == "StaircaseFire")
     properties = {p.key: p.value for p in node.metadata_props}
     assert properties["snn_compile.source_op"] == activation.split()[0]
     assert properties["snn_compile.error"] == "0.125"
@@ -626,59 +623,184 @@ def test_a_staircase_is_the_table_of_its_levels():
     model.CopyFrom(quantised)
     model.graph.output.append(onnx.helper.make_tensor_value_info("a", 1, None))
     y, a = run_model(model, feed())
-    expected = STAIRCASE.levels[np.searchsorted(STAIRCASE.thresholds, a, side="right")]
+    expected = STAIRCASE.levels[np.searchsorted(THRESHOLDS, a, side="right")]
     np.testing.assert_array_equal(y, expected)
 
 
 STEPS = """
     g (float[N,4,5,5] x{inputs}) => (float[N,4,5,5] y{outputs})
-        <float s = {{0.5}}, float t1 = {{{t1}}}, float t2 = {{{t2}}}, float l0 = {{{l0}}},
-         float l1 = {{1}}, float l2 = {{3}}, float other = {{2}}> {{
-        b1 = Mul ({factor}, t1)
-        r1 = GreaterOrEqual (x, b1)
-        v1 = Where (r1, l1, {first})
-        b2 = Mul (s, t2)
-        r2 = GreaterOrEqual ({second}, b2)
-        v2 = Where (r2, l2, v1)
-        y = Mul (s, v2)
+        <float s = {{0.5}}, float rate = {{{rate}}}, float start = {{-1}}, float zero = {{0}},
+         float three = {{{last}}}, float[4] table = {{{table}}}> {{
+        scaled = Mul (x, rate)
+        moved = Sub (scaled, {start})
+        clipped = Clip (moved, {first}, three)
+        cell = Cast <to = {type}> (clipped)
+        level = Gather <axis = 0> (table, cell)
+        y = Mul (level, s)
         {more}
     }}"""
 STEPS_EXACT = {
     "inputs": "",
     "outputs": "",
-    "t1": "0.5",
-    "t2": "1.5",
-    "l0": "0",
-    "factor": "s",
-    "first": "l0",
-    "second": "x",
+    "rate": "4",
+    "last": "3",
+    "table": "-1, 0, 1, 5",
+    "start": "start",
+    "first": "zero",
+    "type": "6",
     "more": "",
 }
 
 
-@pytest.mark.parametrize("change", [{}, {"t2": "0.5"}, {"l0": "-7"}], ids=str)
+@pytest.mark.parametrize("change", [{}, {"rate": "0.3"}, {"table": "1, 1, 1, 1"}], ids=str)
 def test_replaces_staircases_whoever_wrote_them(change):
     model = model_from_text(STEPS.format(**{**STEPS_EXACT, **change}))
     graph = import_model(model)
     snn = function_bodies(export_network(replace_activation(graph).graph)).attached()
-    assert ops(snn) == ["ScaleFire"]
+    assert ops(snn) == ["StaircaseFire"]
     assert_bit_exact(model, snn, feed())
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"t2": "0.25"},
-        {"factor": "other"},
-        {"inputs": ", float[N,4,5,5] z", "second": "z"},
-        {"inputs": ", float[1] z", "first": "z"},
-        {"outputs": ", float[N,4,5,5] z", "more": "z = Neg (v1)"},
-        {"t1": "inf", "t2": "inf"},
+        {"last": "2"},
+        {"rate": "-1"},
+        {"type": "7"},
+        {"table": "0, 1, inf, 2"},
+        {"inputs": ", float z", "start": "z"},
+        {"inputs": ", float z", "first": "z"},
+        {"outputs": ", float[N,4,5,5] z", "more": "z = Neg (moved)"},
     ],
     ids=str,
 )
 def test_leaves_staircases_that_mean_something_else(change):
     model = model_from_text(STEPS.format(**{**STEPS_EXACT, **change}))
+    result = replace_activation(import_model(model))
+    assert not result.changes
+
+
+OCTAVE = OctaveNeuron(
+    scale=np.float32([0.5, 1, 2, 3]),
+    linear=4,
+    top_pos=12,
+    axis=1,
+    calibrator="by hand",
+    error=0.125,
+)
+
+
+@pytest.mark.parametrize("scale", [OCTAVE.scale, np.float32(0.7)], ids=["channels", "one"])
+@pytest.mark.parametrize("tops", [(12, 0), (6, 2), (0, 8)], ids=str)
+def test_octave_neurons_give_the_bits_of_their_chain(scale, tops):
+    above, below = tops
+    neuron = replace(OCTAVE, scale=np.array(scale), top_pos=above, top_neg=below)
+    quantised, snn, changes = compiled(one_activation("Relu (a)"), y=neuron)
+    operator = "DualScaleFire" if below else "ScaleFire"
+    assert ops(snn)[-1] == operator and "Relu" not in ops(quantised)
+    y = assert_bit_exact(quantised, snn, feed())
+    np.testing.assert_array_equal(
+        y, on_levels(neuron, run_model(one_activation("Identity (a)"), feed())[0])
+    )
+    assert f"now {operator}" in changes[-1]
+    properties = {p.key: p.value for p in snn.graph.node[-1].metadata_props}
+    assert properties["snn_compile.source_op"] == "Relu"
+    assert properties["snn_compile.error"] == "0.125"
+
+
+def on_levels(neuron, x):
+    """Scale times level, by the neuron's own account of its levels."""
+    _, levels = neuron.staircase()
+    y = np.empty_like(x)
+    for channel in range(x.shape[1]):
+        row = channel if neuron.scale.ndim else 0
+        level = levels[neuron.level_of(x[:, channel], row)]
+        y[:, channel] = neuron.unit_of(row) * level.astype(np.float32)
+    return y
+
+
+def test_two_octave_neurons_stand_for_a_leaky_relu():
+    above = replace(OCTAVE, scale=np.array(0.3, np.float32))
+    cell = DualNeuron(above, above.mirrored(), axis=1, calibrator="by hand")
+    model = one_activation("LeakyRelu <alpha = 0.25> (a)")
+    quantised, snn, _ = compiled(model, y=cell)
+    assert {"ScaleFire", "DualScaleFire"} <= set(ops(snn))
+    assert_bit_exact(quantised, snn, feed())
+
+
+OCTAVES = """
+    g (float[N,4,5,5] x{inputs}) => (float[N,4,5,5] y{outputs})
+        <float s = {{{s}}}, float r = {{{r}}}, float low = {{{low}}}, float high = {{{high}}},
+         float g = {{{g}}}, float least = {{{least}}}> {{
+        t = Mul (x, r)
+        c = Clip (t, low, high)
+        {size}
+        w = Mul ({magnitude}, g)
+        m = Max (w, least)
+        {sign}
+        d = Sub ({shift}, {behind})
+        k = Sub ({shift}, d)
+        y = Mul (k, s)
+        {more}
+    }}"""
+OCTAVES_EXACT = {
+    "inputs": "",
+    "outputs": "",
+    "s": "0.5",
+    "r": "2",
+    "low": "0",
+    "high": "12",
+    "g": "4194304",
+    "least": "12582912",
+    "size": "",
+    "magnitude": "c",
+    "sign": "",
+    "shift": "m",
+    "behind": "c",
+    "more": "",
+}
+BOTH_SIGNS = {
+    "low": "-6",
+    "size": "a = Abs (c)",
+    "magnitude": "a",
+    "sign": "p = Sign (c) n = Mul (p, m)",
+    "shift": "n",
+}
+
+
+@pytest.mark.parametrize("change", [{}, BOTH_SIGNS, BOTH_SIGNS | {"high": "0"}], ids=str)
+def test_replaces_octaves_whoever_wrote_them(change):
+    model = model_from_text(OCTAVES.format(**{**OCTAVES_EXACT, **change}))
+    graph = import_model(model)
+    snn = function_bodies(export_network(replace_activation(graph).graph)).attached()
+    assert ops(snn) == ["DualScaleFire" if change else "ScaleFire"]
+    assert_bit_exact(model, snn, feed())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"r": "1.9"},
+        {"s": "-0.5", "r": "-2"},
+        {"high": "11"},
+        {"high": "0"},
+        {"low": "-6"},
+        {"g": "4194303"},
+        {"g": "4096"},
+        {"least": "8388608"},
+        {"behind": "t"},
+        {"magnitude": "t"},
+        BOTH_SIGNS | {"low": "0"},
+        BOTH_SIGNS | {"sign": "p = Sign (x) n = Mul (p, m)"},
+        BOTH_SIGNS | {"size": "a = Abs (x)"},
+        {"outputs": ", float[N,4,5,5] z", "more": "z = Neg (d)"},
+        {"outputs": ", float[N,4,5,5] c"},
+        {"outputs": ", float[N,4,5,5] z", "more": "z = Neg (c)"},
+    ],
+    ids=str,
+)
+def test_leaves_octaves_that_mean_something_else(change):
+    model = model_from_text(OCTAVES.format(**{**OCTAVES_EXACT, **change}))
     result = replace_activation(import_model(model))
     assert not result.changes
 
@@ -693,7 +815,7 @@ def test_neurons_inside_if_give_the_bits_of_their_chains():
         }""")
     quantised, snn, _ = compiled(model, p=neuron(0.5), q=STAIRCASE)
     inner = [n.op_type for a in snn.graph.node[-1].attribute for n in a.g.node]
-    assert sorted(inner) == ["MultiThresholdFire", "ScaleFire"]
+    assert sorted(inner) == ["MultiThresholdFire", "StaircaseFire"]
     x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     for condition in (True, False):
         assert_bit_exact(quantised, snn, {"x": x, "c": np.array(condition)})
