@@ -341,8 +341,13 @@ def _cheaper(octave: OctaveNeuron, staircase: StaircaseNeuron) -> Neuron:
     if octave.error == 0:
         ratio = 1.0
     taken: Neuron = octave if ratio <= _WITHIN else staircase
-    compared = f"auto: octaves of levels have {ratio:.2f} times the squared error of levels placed"
-    reasons = [taken.reason, f"{compared} one by one, up to {_WITHIN:g} are taken"]
+    compared = (
+        f"auto: octaves of levels have {ratio:.2f} times the squared error of levels placed one by "
+        f"one, up to {_WITHIN:g} are taken"
+    )
+    if not np.isfinite(ratio):
+        compared = "auto: levels placed one by one have no error, octaves of levels have one"
+    reasons = [taken.reason, compared]
     return replace(taken, reason="; ".join(reason for reason in reasons if reason))
 
 
