@@ -141,12 +141,7 @@ def fit_neuron(
         return _dual(fit, kind, rows)
     few = kind == AUTO and options.levels <= _FEW_LEVELS
     if not activation.linear or activation.signed or kind == STAIRCASE or few:
-        why = f"{activation.op} is curved" if not activation.linear else ""
-        if activation.linear and few:
-            why = f"auto: {options.levels} levels are placed one by one, more than {_FEW_LEVELS} need not be"
-        if options.levels > MOST_PLACED:
-            why += f", a StaircaseFire has at most {MOST_PLACED} levels"
-        return fit.staircase_neuron(function, why)
+        return fit.staircase_neuron(function, _why_staircase(activation, options))
     is_encoder = activation.op == "Encoder"
     if kind == MULTI_THRESHOLD:
         return fit.threshold_neuron(function, activation.upper, is_encoder)
@@ -333,6 +328,17 @@ def _share(error: float, power: float) -> str:
 
 def _numbers(staircase: Staircase) -> int:
     return len(staircase.thresholds) + len(staircase.levels)
+
+
+def _why_staircase(activation: Activation, options: CompileOptions) -> str:
+    """Why it is a StaircaseFire, and has fewer levels than were asked for; empty: as asked."""
+    if activation.linear:
+        few = options.kind == AUTO and not activation.signed
+        return f"auto: up to {_FEW_LEVELS} levels are placed one by one" if few else ""
+    why = f"{activation.op} is curved"
+    if options.levels > MOST_PLACED:
+        why += f", a StaircaseFire has at most {MOST_PLACED} levels"
+    return why
 
 
 def _cheaper(octave: OctaveNeuron, staircase: StaircaseNeuron) -> Neuron:
