@@ -16,8 +16,8 @@ multiple of its octave's step, which for an even m is the nearest level; an odd 
 2, so what lies just above it goes to one of its neighbours.
 
 The rounding is the adder's: S - c is rounded to a grid that is as wide as the octave of c asks for,
-ties as the hardware has them, and the second difference is exact. M begins with 1.5 times a power
-of two, so that M - c for c up to m stays in one binade. It has to be M - c: a sum c + M just below
+a tie to even, and the second difference is exact. M begins with 1.5 times a power of two, so that
+M - c for c up to m stays in one binade. It has to be M - c: a sum c + M just below
 an octave's upper edge would round in the octave above while M is a multiple of the finer grid, and
 give a level too far away (m = 2, c = 3.9999998: 2 and not 4). In M - c such a value stays in its
 octave or falls into the one below, where the edge is a level too; there the finer grid decides as

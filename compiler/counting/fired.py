@@ -3,11 +3,9 @@
 ``Observe`` makes the histogram inside the graph, so that no activation leaves the runtime and every
 count is exact. ``neuron_spikes.py`` says what is counted.
 
-1. Multiples of a step are observed, in bins of a histogram that tell the levels apart: k and the
-   next lower level are in different bins where a bin's width is less than their distance, so it has
-   2^p bins per octave with 2^p above the largest k / distance. Values of either are rounded by far
-   less than what lies between.
-2. The largest value is known, so ``Observe`` need not find it.
+1. Multiples of a step are observed, in bins of ``SignedHistogram`` of which each has one level: as
+   few per octave as do. The value of a level is one rounded product, here as in the kernel.
+2. The largest value is known, so ``Observe`` need not find it, and counts alone suffice.
 3. Where that takes more than :data:`_MOST_BINS` of either sign, there are too many levels to tell.
    The code is observed then: the means of bins are exact, so spikes and silent values are. What is
    clipped is observed apart.
@@ -29,9 +27,9 @@ from .neuron_spikes import NeuronSpikes
 
 #: Bins of either sign, at most: more take longer to add up than values take to count.
 _MOST_BINS = 1 << 13
-#: Bins per octave as a power of two: what ``Observe`` takes, and where levels are not told apart.
-_MOST_LEADING, _MEANS_LEADING = 10, 7
-_EXPONENT_BIAS = 126  # of a mantissa from 1/2 to 1
+#: Bins per octave as a power of two: what ``Observe`` takes.
+_MOST_LEADING = 10
+_MANTISSA_BITS = 23
 
 
 @dataclass(frozen=True)
@@ -68,19 +66,20 @@ class FiredCounter:
         """Add what makes the tensors that are observed to the neuron's graph."""
         self.node, self.span = node, neurons.span(node)
         self.levels: list[int] = []
-        self._unit = 1.0
         k = neurons.levels(node)
         if k is not None:
             tensor, unit = neurons.watched(home, node)
-            clipped = [self.span.low - 1, self.span.high + 1] if self.clips else []
-            leading, octaves, top = _bins(np.append(k, clipped), unit)
-            if leading <= _MOST_LEADING and octaves << leading <= _MOST_BINS:
-                self.levels, self._unit = k.tolist(), unit
-                self.watches = [Watch(tensor, None, 1, (leading, octaves), top)]
+            self._seen = np.union1d(
+                k, [self.span.low - 1, self.span.high + 1] if self.clips else []
+            )
+            self._values = np.float32(unit) * self._seen.astype(np.float32)
+            bins = _bins(self._values)
+            if bins is not None:
+                self.levels = k.tolist()
+                self.watches = [Watch(tensor, None, 1, *bins)]
                 return
-        _, octaves, top = _bins(np.array([self.span.low, self.span.high]), 1.0)
-        bins = _MEANS_LEADING, octaves
-        self.watches = [Watch(neurons.code(home, node), None, 1, bins, top)]
+        # Down from the largest there is, 2^24.
+        self.watches = [Watch(neurons.code(home, node), None, 1, (7, 26))]
         if self.clips:
             self.watches.append(Watch(neurons.clipped(home, node), None, 1))
 
@@ -98,7 +97,9 @@ class FiredCounter:
             spikes = int(np.rint(np.abs(means) * counts).sum())
             clipped = sum(int(other.values[0]) - _zeros(other) for other in others)
             return Fired(values, spikes, _zeros(first), clipped, [])
-        k = np.rint(means / self._unit).astype(np.int64)
+        # The least of a bin's values may stand for them: its level is the next one, away from 0.
+        sides = [np.searchsorted(self._values, means, side) for side in ("left", "right")]
+        k = self._seen[np.where(means > 0, sides[0], sides[1] - 1)].astype(np.int64)
         fired = np.clip(k, self.span.low, self.span.high)
         levels = np.zeros(len(self.levels), np.int64)
         np.add.at(levels, np.searchsorted(self.levels, fired), counts)
@@ -106,17 +107,25 @@ class FiredCounter:
         return Fired(values, int(np.abs(fired) @ counts), silent, clipped, levels.tolist())
 
 
-def _bins(k: np.ndarray, unit: float) -> tuple[int, int, int]:
-    """What tells multiples ``unit * k`` apart, rule 1.
+def _bins(values: np.ndarray) -> tuple[tuple[int, int], int] | None:
+    """Bins of which each has one of the values at most, ascending; None: they take too many.
 
     Returns:
-        Bins per octave as a power of two, octaves, and the biased exponent of the largest.
+        Bins per octave as a power of two, and octaves; the biased exponent of the largest.
     """
-    magnitudes = np.unique(np.append(np.abs(k), [0, 1]))
-    nearest = int((magnitudes[1:] // np.diff(magnitudes)).max())
-    ends = np.float32(unit) * magnitudes[[1, -1]].astype(np.float32)
-    least, most = np.frexp(ends)[1].tolist()
-    return nearest.bit_length(), most - least + 1, most + _EXPONENT_BIAS
+    bits = np.abs(values).view(np.int32)
+    exponents = bits[bits > 0] >> _MANTISSA_BITS
+    top, least = int(exponents.max(initial=1)), int(exponents.min(initial=254))
+    octaves = max(top - least + 1, 1)
+    for leading in range(_MOST_LEADING + 1):
+        if octaves << leading > _MOST_BINS:
+            return None
+        distance = np.where(
+            bits > 0, (bits >> (_MANTISSA_BITS - leading)) - (least << leading) + 1, 0
+        )
+        if np.all(np.diff(np.sign(values) * distance) > 0):
+            return (leading, octaves), top
+    return None
 
 
 def _zeros(histogram: SignedHistogram) -> int:

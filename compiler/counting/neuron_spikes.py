@@ -13,9 +13,10 @@ of MultiThresholdFire only.
 Inside the graph k is told in one of two ways:
 
 4. By a grid (:class:`Grid`), where there are up to 4,096 k from the lowest to the highest: a
-   StaircaseFire of scale 1 looks up what is wanted. Of a StaircaseFire it sees the same potential
-   on the same grid, so that it finds the same cell. Of other neurons it sees the values that they
-   gave, wherever they were moved to, in cells of one unit around each k.
+   StaircaseFire of scale 1 looks up what is wanted. It sees the values that the neuron gave,
+   wherever they were moved to, in cells of one unit around each k. A StaircaseFire's own potential
+   is seen on its own grid, so that the same cell is found; values of it that were moved, in cells
+   half as wide as the smallest step, each for the level next to its middle.
 5. By a code: a float32 tensor of the shape of the values it stands for that holds k, exactly, and
    NaN for NaN. It is the output itself where the step is 1, and else
    - of a MultiThresholdFire what another one, of threshold 1, makes of X / theta. The kernel
@@ -146,11 +147,15 @@ class NeuronSpikes:
         span, (step, *table) = self.span(neuron), self._insert.parameters(neuron)
         if span.width > MAX_CELLS:
             return None
-        if not table:
-            if _is_plain(step):
-                return grid_of(tensor, span, float(1 / step.reshape(())))
-            return grid_of(self._over(home, neuron, tensor, step), span)
-        return self._own_grid(home, neuron) if tensor == neuron.output[0] else None
+        if table and tensor == neuron.output[0]:
+            return self._own_grid(home, neuron)
+        cells = _cells_of_levels(table[0]) if table else _cells_of_multiples(span)
+        if cells is None:
+            return None
+        density, start, k = cells
+        if _is_plain(step):
+            return Grid(tensor, density / float(step.reshape(())), start, k)
+        return Grid(self._over(home, neuron, tensor, step), density, start, k)
 
     def code(self, home: GraphProto, neuron: NodeProto) -> str:
         """The code of a neuron, made in the graph ``home``: its name."""
@@ -252,9 +257,9 @@ class NeuronSpikes:
         return insert.node(home, "Reshape", given, shape)
 
 
-def grid_of(tensor: str, span: Span, density: float = 1.0) -> Grid:
-    """What tells the spikes of a tensor that holds multiples k / density apart."""
-    return Grid(tensor, density, span.low - 0.5, np.arange(span.low, span.high + 1))
+def grid_of(code: str, span: Span) -> Grid:
+    """What tells the spikes of a code."""
+    return Grid(code, *_cells_of_multiples(span))
 
 
 def neurons_with_graphs(graph: GraphProto) -> list[tuple[GraphProto, NodeProto]]:
@@ -270,3 +275,21 @@ def all_attributes(neuron: NodeProto) -> dict[str, Any]:
 def _is_plain(step: np.ndarray) -> bool:
     """Whether all channels have one step, in the middle of the range of float32."""
     return bool(step.size == 1 and 1 / _LARGEST_STEP <= step.reshape(()) <= _LARGEST_STEP)
+
+
+def _cells_of_multiples(span: Span) -> tuple[float, float, np.ndarray]:
+    """Density, start and k of cells over k itself."""
+    return 1.0, span.low - 0.5, np.arange(span.low, span.high + 1)
+
+
+def _cells_of_levels(table: np.ndarray) -> tuple[float, float, np.ndarray] | None:
+    """Density, start and k of cells over the levels of a table; None where they are too many."""
+    levels = np.unique(table).astype(np.float64)
+    step = float(np.diff(levels).min(initial=levels[-1] - levels[0] or 1.0))
+    # Rounded, a level is in its cell or the next one: counted from 0 there are few as well.
+    if 4 * np.abs(levels).max() / step > MAX_CELLS - 2 or not _is_plain(np.array(step)):
+        return None
+    density, start = 2 / step, 2 * levels[0] / step - 0.5
+    middles = np.arange(levels[0], levels[-1] + step / 4, step / 2)
+    nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, middles)
+    return density, start, spikes_of_levels(levels)[nearest]

@@ -7,8 +7,8 @@ runtime. ``neuron_spikes.py`` says what is counted, ``fired.py`` counts over all
 1. A neuron is a position of a neuron node's tensor within a sample. It is silent if it fires on no
    sample, saturated if it is at an outermost level on every sample, at every timestep. Where inputs
    come in several sizes, positions of each size are neurons of their own.
-2. Of neurons with too many levels to tell (``fired.py``; a MultiThresholdFire: more than 510) level
-   counts are empty and the entropy is nan.
+2. Of neurons with too many levels to tell (``fired.py``; a MultiThresholdFire: more than 1,023)
+   level counts are empty and the entropy is nan.
 3. Of a branch of If that is not taken nothing is counted; shares over no values are 0.
 """
 

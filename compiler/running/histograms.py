@@ -37,7 +37,7 @@ class Watch:
         rows: number of channels; 1 where axis is None.
         bins: of its histogram, where they are not those that calibration uses.
         top: biased exponent of the largest magnitude, where it is known of a tensor of one row:
-            larger values count as 0, and moments are not gathered. 0: it is found.
+            larger values count as 0, and neither rests nor moments are gathered. 0: it is found.
     """
 
     tensor: str

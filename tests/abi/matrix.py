@@ -1,11 +1,12 @@
 """The operator library on every release of ONNX Runtime, from 1.16 to the newest.
 
-    python tests/abi/matrix.py [--releases 1.16.3 ...] [--cache FOLDER] [--write docs/abi.md]
+    python tests/abi/matrix.py [--releases 1.16.3 newest ...] [--cache FOLDER] [--write docs/abi.md]
 
 Installs the releases, each into a folder of its own (about 1 GB in all; a second run uses them
 again), and runs the same models on each: every operator and element type, on the C++ kernels and on
 the function bodies. The expected outputs come from onnx's reference evaluator, so no release is
-compared with itself. The exit code is 1 if a kernel differs or a process crashes anywhere. Linux.
+compared with itself. The exit code is 1 if a kernel differs or a process crashes anywhere, 77 if a
+release cannot be installed, for which the last line is pip's reason. Linux.
 
 The processes that run a release see nothing but it, its numpy and this file: models and expected
 outputs are handed over as files.
@@ -43,6 +44,8 @@ NUMPY_1 = "1.26.4"
 SHAPES_SINCE, IN_PLACE_SINCE = 17, 18
 MARKERS = ("<!-- matrix: written by tests/abi/matrix.py -->", "<!-- end of matrix -->")
 SECONDS = 600
+#: Exit code where a release cannot be installed.
+CANNOT_RUN = 77
 
 
 # What a child runs: only the standard library, numpy and onnxruntime.
@@ -80,7 +83,7 @@ def _same_bits(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _run_cases(folder: Path, library: str | None) -> tuple[int, dict[str, str]]:
     """Runs every case; how many runs there were, and what went wrong by run."""
-    ways = {"unoptimised": (2, False)}
+    ways = {"unoptimised": (2, False), "optimised": (2, True)}
     if library:
         ways = {"1 thread": (1, False), "2 threads": (2, False), "optimised": (2, True)}
     wrong: dict[str, str] = {}
@@ -169,13 +172,19 @@ def _child(what: str, folder: Path, library: str) -> dict[str, Any]:
 def _neuron_inputs(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
     """The values of all inputs but X."""
     step = rng.uniform(0.3, 2, shape)
-    if name != "ScaleFire":
-        return {"theta": step}
-    return {
-        "scale": step,
-        "thresholds": np.arange(1, 12) / 4 - 1,
-        "levels": np.round(np.linspace(-1, 2, 12), 2),
-    }
+    if name == "StaircaseFire":
+        return {"scale": step, "table": np.round(np.linspace(-1, 2, 40), 2)}
+    return {"scale" if name.endswith("ScaleFire") else "theta": step}
+
+
+def _neuron_attributes(name: str, one_sided: bool) -> dict[str, Any]:
+    """The attributes but axis and timesteps."""
+    if name == "StaircaseFire":
+        return {"density": 8.0, "start": -20.5}
+    negative = 0 if one_sided else 3
+    if name.endswith("ScaleFire"):
+        return {"linear": 4, "top_pos": 6, "top_neg": negative}
+    return {"levels_pos": 6, "levels_neg": negative}
 
 
 def _x(shape: tuple[int, ...], dtype: type, rng: np.random.Generator) -> np.ndarray:
@@ -229,6 +238,8 @@ def _write_cases(folder: Path) -> None:
         "one theta": ((4, 5, 7), (), 1),
         "theta per channel": ((4, 5, 33), (5,), 1),
         "theta per channel of the last axis": ((8, 3, 33), (33,), -1),
+        "theta as it broadcasts": ((4, 5, 33), (5, 1), 1),
+        "one side": ((4, 5, 33), (5, 1), 1),
         "empty": ((4, 3, 0), (3,), 1),
         "scalar": ((), (), 1),
         "many chunks": ((4, 3, 200, 50), (3,), 1),
@@ -241,9 +252,9 @@ def _write_cases(folder: Path) -> None:
             kind = f"{operator.name} {TensorProto.DataType.Name(element_type).lower()}"
             for layout, (shape, per_channel, axis) in layouts.items():
                 rng = np.random.default_rng(0)
-                attributes: dict[str, Any] = {"axis": axis}
-                if operator.name != "ScaleFire":
-                    attributes.update(levels_pos=6, levels_neg=3)
+                one_sided = layout == "one side"
+                form = {"aligned": len(per_channel) > 1, "signed": not one_sided}
+                attributes = {"axis": axis, **_neuron_attributes(operator.name, one_sided)}
                 if operator.name == "IntegrateFire" and shape:
                     attributes["timesteps"] = 4
                 given = _neuron_inputs(operator.name, per_channel, rng)
@@ -254,6 +265,7 @@ def _write_cases(folder: Path) -> None:
                     element_type=element_type,
                     shape=shape,  # known, or nothing is computed in place
                     at_run_time=at_run_time,
+                    form=form,
                     **attributes,
                 )
                 inputs = {"X": _x(shape, dtype, rng)}
@@ -325,7 +337,8 @@ def _pip(*arguments: str) -> str:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.stderr)
+        print(done.stderr.strip(), file=sys.stderr)
+        raise SystemExit(CANNOT_RUN)
     return done.stdout
 
 
@@ -335,13 +348,25 @@ def _number(release: str) -> tuple[int, ...]:
 
 def _all_releases() -> list[str]:
     """The last patch of every minor release that has a wheel for this Python."""
-    line = re.search(r"Available versions: (.*)", _pip("index", "versions", "onnxruntime"))
+    listing = _pip("index", "versions", "onnxruntime")
+    line = re.search(r"Available versions: (.*)", listing)
+    if line is None:
+        raise SystemExit(f"pip lists no releases of onnxruntime: {listing}")
     last: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for text in line.group(1).split(", ") if line else []:
+    for text in line.group(1).split(", "):
         number = _number(text)
         if number[:2] >= OLDEST:
             last[number[:2]] = max(last.get(number[:2], ()), number)
     return [".".join(map(str, number)) for number in sorted(last.values())]
+
+
+def _releases(names: list[str] | None) -> list[str]:
+    """All releases, or those named; ``oldest`` and ``newest`` are the first and the last of all."""
+    if names and not {"oldest", "newest"}.intersection(names):
+        return names
+    every = _all_releases()
+    ends = {"oldest": every[0], "newest": every[-1]}
+    return [ends.get(name, name) for name in names or every]
 
 
 def _installed(package: str, version: str, cache: Path) -> Path:
@@ -512,7 +537,12 @@ def _write(path: Path, lines: list[str]) -> None:
 def main() -> None:
     """Print the table; exit with 1 if a release failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--releases", nargs="+", help="default: the last patch of every minor")
+    parser.add_argument(
+        "--releases",
+        nargs="+",
+        metavar="RELEASE",
+        help="such as 1.16.3, oldest or newest; default: the last patch of every minor",
+    )
     parser.add_argument("--cache", type=Path, default=ROOT / ".abi_cache")
     parser.add_argument("--write", type=Path, help="file whose table is replaced")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -527,12 +557,17 @@ def main() -> None:
     cache = arguments.cache.resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # All of them before one runs: a release that is not to be had hides no failure.
+        releases = [
+            Release(release, cache, folder, str(library_path()))
+            for release in _releases(arguments.releases)
+        ]
         _write_cases(folder)
         here = _write_network(folder)
         rows = []
-        for release in arguments.releases or _all_releases():
-            print(release, file=sys.stderr)
-            rows.append(Release(release, cache, folder, str(library_path())).fill(here))
+        for release in releases:
+            print(release.row.release, file=sys.stderr)
+            rows.append(release.fill(here))
     lines = list(_table(rows))
     print("\n".join(lines))
     if arguments.write:

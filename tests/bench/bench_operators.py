@@ -20,7 +20,8 @@ from onnx import TensorProto, helper
 from snn_compile.runtime_ops.definition import DOMAIN
 from snn_compile.runtime_ops.integrate_fire import INTEGRATE_FIRE
 from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
-from snn_compile.runtime_ops.scale_fire import SCALE_FIRE
+from snn_compile.runtime_ops.scale_fire import DUAL_SCALE_FIRE, SCALE_FIRE
+from snn_compile.runtime_ops.staircase_fire import STAIRCASE_FIRE
 
 SIZES = {"64k": [1, 64, 32, 32], "1M": [1, 256, 64, 64], "16M": [4, 256, 128, 128]}
 STEPS = 8
@@ -51,20 +52,15 @@ def write_neuron(path: Path, operator, inputs: dict, shape: list[int], **attribu
     ]
     graph = helper.make_graph([node], "g", [x], [y], constants)
     imports = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
-    functions = [operator.function_body(17)]
-    model = helper.make_model(graph, opset_imports=imports, ir_version=8, functions=functions)
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    model.functions.append(operator.function_body(17, **operator.form_in(model)))
     onnx.save(model, path)
     return path
 
 
-def staircase(thresholds: int) -> dict[str, np.ndarray]:
-    """Thresholds at the quantiles of the normal inputs, levels between them."""
-    samples = np.sort(np.random.default_rng(1).standard_normal(100_000))
-    cuts = np.interp(
-        np.arange(1, thresholds + 1) / (thresholds + 1), np.linspace(0, 1, 100_000), samples
-    )
-    levels = np.concatenate([cuts[:1] - 0.1, (cuts[1:] + cuts[:-1]) / 2, cuts[-1:] + 0.1])
-    return {"thresholds": cuts, "levels": levels}
+def channels(value: float, count: int) -> np.ndarray:
+    """A value per channel, as it broadcasts."""
+    return np.full((count, 1, 1), value)
 
 
 def fire_candidates(folder: Path, shape: list[int]) -> dict[str, tuple[Path, bool]]:
@@ -75,30 +71,54 @@ def fire_candidates(folder: Path, shape: list[int]) -> dict[str, tuple[Path, boo
         attributes = {"levels_pos": 32, "levels_neg": levels_neg}
         return write_neuron(path, MULTI_THRESHOLD_FIRE, {"theta": theta}, shape, **attributes)
 
-    one, many = np.array(0.1), np.full(shape[1], 0.1)
+    one, many = np.array(0.1), channels(0.1, shape[1])
     return {
         "Relu": (write_standard(folder / "relu.onnx", "Relu", shape), False),
         "fire": (model("fire", one), True),
         "fire per channel": (model("channel", many), True),
         "fire signed": (model("signed", one, 32), True),
         "fire, function body": (model("fire", one), False),
+        "fire signed, function body": (model("signed", one, 32), False),
     }
 
 
 def scale_candidates(folder: Path, shape: list[int]) -> dict[str, tuple[Path, bool]]:
-    """ScaleFire with 31, 63 and 255 thresholds, per channel, and its body."""
+    """ScaleFire and DualScaleFire with 24 and 2 * 24 levels, per channel, and their bodies."""
 
-    def model(name: str, scale: np.ndarray, thresholds: int) -> Path:
-        inputs = {"scale": scale, **staircase(thresholds)}
-        return write_neuron(folder / f"{name}.onnx", SCALE_FIRE, inputs, shape)
+    def model(name: str, operator, scale: np.ndarray, top_neg: int = 0) -> Path:
+        attributes = {"linear": 16, "top_pos": 32, "top_neg": top_neg}
+        path = folder / f"{name}.onnx"
+        return write_neuron(path, operator, {"scale": scale}, shape, **attributes)
 
-    one, many = np.array(1.0), np.full(shape[1], 1.0)
-    candidates = {"Relu": (write_standard(folder / "relu.onnx", "Relu", shape), False)}
-    for count in (31, 63, 255):
-        candidates[f"scale {count}"] = (model(f"scale{count}", one, count), True)
-    candidates["scale 31 per channel"] = (model("channel", many, 31), True)
-    candidates["scale 31, function body"] = (model("scale31", one, 31), False)
-    return candidates
+    one, many = np.array(0.1), channels(0.1, shape[1])
+    return {
+        "Relu": (write_standard(folder / "relu.onnx", "Relu", shape), False),
+        "scale": (model("scale", SCALE_FIRE, one), True),
+        "scale per channel": (model("channel", SCALE_FIRE, many), True),
+        "dual": (model("dual", DUAL_SCALE_FIRE, one, 32), True),
+        "scale, function body": (model("scale", SCALE_FIRE, one), False),
+        "dual, function body": (model("dual", DUAL_SCALE_FIRE, one, 32), False),
+    }
+
+
+def staircase_candidates(folder: Path, shape: list[int]) -> dict[str, tuple[Path, bool]]:
+    """StaircaseFire with 32 levels on 512 cells, 512 on 512 and 4,096 on 4,096, and its body."""
+
+    def model(name: str, scale: np.ndarray, cells: int, levels: int) -> Path:
+        table = np.arange(cells) // (cells // levels) * 8 / levels - 4
+        attributes = {"density": cells / 8, "start": -cells / 2}
+        inputs = {"scale": scale, "table": table}
+        return write_neuron(folder / f"{name}.onnx", STAIRCASE_FIRE, inputs, shape, **attributes)
+
+    one, many = np.array(1.0), channels(1.0, shape[1])
+    return {
+        "Relu": (write_standard(folder / "relu.onnx", "Relu", shape), False),
+        "staircase 32": (model("32", one, 512, 32), True),
+        "staircase 32 per channel": (model("channel", many, 512, 32), True),
+        "staircase 512": (model("512", one, 512, 512), True),
+        "staircase 4096": (model("4096", one, 4096, 4096), True),
+        "staircase, function body": (model("32", one, 512, 32), False),
+    }
 
 
 def integrate_candidates(folder: Path, shape: list[int]) -> dict[str, tuple[Path, bool]]:
@@ -123,6 +143,7 @@ def integrate_candidates(folder: Path, shape: list[int]) -> dict[str, tuple[Path
 BENCHMARKS = {
     "MultiThresholdFire": fire_candidates,
     "ScaleFire": scale_candidates,
+    "StaircaseFire": staircase_candidates,
     "IntegrateFire": integrate_candidates,
 }
 

@@ -2,6 +2,7 @@
 // processors that have no onnxruntime at hand, such as a 64-bit Arm under an emulator.
 //
 //   check_kernels [seed]      prints what was compared; exit status 1 on the first difference
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -85,6 +86,46 @@ T fire_formula(T u, T theta, const FireParameters& p) {
   return theta * (u < 0 ? T(0) - count : count);
 }
 
+template <typename T>
+T octave_formula(T x, T scale, const OctaveParameters& p) {
+  const T two_to_p = std::ldexp(T(1), std::numeric_limits<T>::digits);
+  const T reciprocal = T(1) / scale;
+  T c = x * reciprocal;
+  if (c > T(p.top_pos)) c = p.top_pos;
+  if (c < T(-p.top_neg)) c = -p.top_neg;
+  const T steep = std::fabs(c) * (two_to_p / T(p.linear)), least = T(0.75) * two_to_p;
+  const T grid = (c > 0 ? T(1) : c < 0 ? T(-1) : T(0)) * (steep > least ? steep : least);
+  return scale * (grid - (grid - c));
+}
+
+template <typename T>
+T staircase_formula(T x, T scale, const StaircaseParameters& p) {
+  const T position = x * (T(1) / scale * T(p.density)) - T(p.start);
+  if (std::isnan(position)) return position;
+  const T cell = std::floor(std::min(std::max(position, T(0)), T(p.last)));
+  return scale * static_cast<const T*>(p.table)[static_cast<size_t>(cell)] + T(0);
+}
+
+// The tree of climb.h: of entry 2^j + index, the j bits of index say which ends have been passed.
+FewLevels planted(const std::vector<float>& ends, const std::vector<float>& levels) {
+  const auto passed = [](size_t index) {
+    size_t count = 0;
+    for (int bit = 0; bit < FewLevels::kDepth; ++bit) count += ((index >> bit) & 1) << (FewLevels::kDepth - 1 - bit);
+    return count;
+  };
+  FewLevels few{};
+  for (size_t entry = 1; entry < FewLevels::kLevels; ++entry) {
+    size_t half = FewLevels::kLevels / 2, first = 1;
+    for (; 2 * first <= entry; first *= 2) half /= 2;
+    const size_t end = passed(entry - first) + half;  // counted from 1
+    few.tree[entry] = end <= ends.size() ? ends[end - 1] : std::numeric_limits<float>::infinity();
+  }
+  for (size_t index = 0; index < FewLevels::kLevels; ++index) {
+    few.levels[index] = levels[std::min(passed(index), levels.size() - 1)];
+  }
+  return few;
+}
+
 template <typename S>
 void require_same(const char* what, const std::vector<S>& y, const std::vector<S>& expected, size_t from, size_t to) {
   for (size_t i = from; i < to; ++i) {
@@ -96,7 +137,7 @@ void require_same(const char* what, const std::vector<S>& y, const std::vector<S
 }
 
 template <typename S>
-void check(const Kernels& kernels, Element element, size_t channels, size_t inner, size_t outer, int thresholds) {
+void check(const Kernels& kernels, Element element, size_t channels, size_t inner, size_t outer, size_t runs) {
   using T = Wide<S>;
   const size_t count = outer * channels * inner, steps = 3;
   const std::vector<S> x = inputs<S>(count * steps);
@@ -125,31 +166,28 @@ void check(const Kernels& kernels, Element element, size_t channels, size_t inne
     for (size_t t = 0; t < steps; ++t) require_same("IntegrateFire", y, expected, t * count + begin, (t + 1) * count);
   }
 
-  std::vector<T> cuts, levels;
-  for (int i = 0; i < thresholds; ++i) cuts.push_back(wide(stored<S>(T(i - thresholds / 2) / T(4))));
-  for (int i = 0; i <= thresholds; ++i) levels.push_back(wide(stored<S>(T(static_cast<int>(random_bits() % 100) - 50) / T(8))));
-  const int depth = thresholds < 32 ? 5 : thresholds < 64 ? 6 : 8;
-  Tables<T> tables{};
-  for (size_t index = 1; index < (size_t{1} << depth); ++index) {
-    int level = 0;
-    while ((size_t{2} << level) <= index) ++level;
-    size_t position = (size_t{1} << (depth - 1 - level)) - 1;
-    for (int bit = 0; bit < level; ++bit) position += ((index >> bit) & 1) << (depth - 1 - bit);
-    tables.tree[index] = position < cuts.size() ? cuts[position] : std::numeric_limits<T>::infinity();
+  for (float negative : {0.0f, 12.0f}) {
+    const OctaveParameters octave{factor.data(), 3.0f, 48.0f, negative};
+    for (size_t i = begin; i < count; ++i) expected[i] = stored<S>(octave_formula<T>(wide(x[i]), wide(factor[channel(i)]), octave));
+    kernels.scale[element](x.data(), y.data(), begin, count, layout, octave);
+    require_same("ScaleFire", y, expected, begin, count);
   }
-  for (size_t index = 0; index < (size_t{1} << depth); ++index) {
-    size_t passed = 0;
-    for (int bit = 0; bit < depth; ++bit) passed += ((index >> bit) & 1) << (depth - 1 - bit);
-    tables.levels[index] = levels[passed < cuts.size() ? passed : cuts.size()];
+
+  std::vector<T> table;
+  std::vector<float> ends, levels;
+  for (size_t run = 0; run < runs; ++run) {
+    const S level = stored<S>(T(static_cast<int>(run * 37 % 101) - 50) / T(8));  // neighbours differ
+    if (run > 0) ends.push_back(static_cast<float>(table.size()));
+    levels.push_back(static_cast<float>(wide(level)));
+    table.insert(table.end(), 1 + random_bits() % 4, wide(level));
   }
-  for (size_t i = begin; i < count; ++i) {
-    const T value = wide(x[i]), scale = wide(factor[channel(i)]);
-    size_t passed = 0;
-    for (T cut : cuts) passed += value >= scale * cut ? 1 : 0;
-    expected[i] = std::isnan(value) ? x[i] : stored<S>(scale * levels[passed]);
-  }
-  kernels.scale[element](x.data(), y.data(), begin, count, layout, {factor.data(), &tables, depth});
-  require_same("ScaleFire", y, expected, begin, count);
+  const FewLevels few = planted(ends, levels);
+  const bool has_few = runs <= FewLevels::kLevels && element != kFloat64;
+  const StaircaseParameters staircase{factor.data(),  table.data(), has_few ? &few : nullptr, 8.0f, -20.5f,
+                                      static_cast<float>(table.size() - 1)};
+  for (size_t i = begin; i < count; ++i) expected[i] = stored<S>(staircase_formula<T>(wide(x[i]), wide(factor[channel(i)]), staircase));
+  kernels.staircase[element](x.data(), y.data(), begin, count, layout, staircase);
+  require_same("StaircaseFire", y, expected, begin, count);
 }
 
 }  // namespace
@@ -160,14 +198,14 @@ int main(int argc, char** argv) {
   size_t layouts = 0;
   for (size_t channels : {1, 2, 3, 7, 40, 600}) {
     for (size_t inner : {1, 2, 5, 16, 63, 64, 65, 130}) {
-      for (int thresholds : {1, 31, 40, 63, 255}) {
+      for (size_t runs : {1, 2, 31, 32, 33, 700}) {
         const size_t outer = 1 + random_bits() % 4;
-        check<float>(kernels, kFloat32, channels, inner, outer, thresholds);
-        check<Half>(kernels, kFloat16, channels, inner, outer, thresholds);
-        check<double>(kernels, kFloat64, channels, inner, outer, thresholds);
+        check<float>(kernels, kFloat32, channels, inner, outer, runs);
+        check<Half>(kernels, kFloat16, channels, inner, outer, runs);
+        check<double>(kernels, kFloat64, channels, inner, outer, runs);
         ++layouts;
       }
     }
   }
-  std::printf("%zu layouts of 3 operators and 3 types: the formulas' bits\n", layouts);
+  std::printf("%zu layouts of 4 operators and 3 types: the formulas' bits\n", layouts);
 }

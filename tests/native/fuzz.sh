@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fuzzes the operators for SECONDS (default 60) under AddressSanitizer and
 # UndefinedBehaviorSanitizer: with libFuzzer where there is a clang++, else with GCC and random
-# inputs. Fails on the first report; inputs found by libFuzzer are kept in build/fuzz/corpus.
+# inputs. Fails on the first report; inputs found by libFuzzer are kept in build/fuzz/*/corpus.
+# Exit code 77: this machine lacks something, the last line says what.
 #   CXX         the compiler, instead of the one found
 #   FUZZ_BUILD  the build folder, instead of build/fuzz
 set -euo pipefail
@@ -23,7 +24,12 @@ if "$CXX" -fsanitize=fuzzer,address,undefined "$check/empty.cc" -o "$check/empty
 else
   engine="random inputs" sanitizers=address,undefined
   case $CXX in *clang*) CXX=g++ ;; esac
+  if ! echo 'int main() {}' | "$CXX" -x c++ - -fsanitize=$sanitizers -o "$check/empty" || ! "$check/empty"; then
+    echo "fuzz: no program of $CXX runs with -fsanitize=$sanitizers"
+    exit 77
+  fi
 fi
+command -v cmake >/dev/null || { echo "fuzz: no cmake"; exit 77; }
 echo "fuzz: $engine, $CXX, $seconds seconds"
 
 build=$build/${CXX##*/}

@@ -23,8 +23,8 @@ namespace {
     }                                                                       \
   } while (false)
 
-constexpr const char* kNames[] = {"MultiThresholdFire", "ScaleFire", "IntegrateFire"};
-enum { kMultiThresholdFire, kScaleFire, kIntegrateFire };
+constexpr const char* kNames[] = {"MultiThresholdFire", "ScaleFire", "DualScaleFire", "StaircaseFire", "IntegrateFire"};
+enum { kMultiThresholdFire, kScaleFire, kDualScaleFire, kStaircaseFire, kIntegrateFire };
 constexpr ort::ElementType kTypes[] = {ort::kFloat, ort::kHalf, ort::kDouble};
 constexpr const char* kIsas[] = {"baseline", "avx2", "avx512"};
 constexpr size_t kMostElements = 4096;
@@ -73,9 +73,9 @@ void check_refused_registration() {
   fake::release_status(status);
   const ort::ApiBase nothing = fake::kBase<0>;
   REQUIRE(RegisterCustomOps(&options, &nothing) == nullptr && options.domains.empty(), "took a runtime without tables");
-  static ort::ApiBase bases[16];  // the library knows runtimes by their addresses
+  static ort::ApiBase bases[32];  // the library knows runtimes by their addresses
   for (int call = 0;; ++call) {
-    REQUIRE(call < 16, "registration calls the runtime more often than expected");
+    REQUIRE(call < 32, "registration calls the runtime more often than expected");
     bases[call] = fake::kBase<18>;
     fake::calls_until_failure = call;
     status = RegisterCustomOps(&options, &bases[call]);
@@ -185,12 +185,14 @@ void fill_positive(Bytes& bytes, ort::Value& tensor) {
   }
 }
 
-void fill_sorted(Bytes& bytes, ort::Value& tensor) {
+// A table: runs of equal levels as a rule, a few long ones or many short ones.
+void fill_levels(Bytes& bytes, ort::Value& tensor) {
   const uint8_t kind = bytes.byte();
+  const uint64_t length = 1 + bytes.byte();
   double value = moderate(bytes);
   for (size_t i = 0; i < tensor.count; ++i) {
     put(tensor, i, kind < 230 ? value : special(bytes));
-    value += static_cast<double>(bytes.random() % 4) / 4;  // some are equal
+    if (bytes.random() % length == 0) value = kind < 20 && value > 0 ? -0.0 : moderate(bytes);
   }
 }
 
@@ -251,7 +253,7 @@ struct Case {
   bool is_odd = false;  // X has no memory to copy
 
   explicit Case(Bytes& bytes) {
-    op = bytes.byte() % 3;
+    op = bytes.byte() % std::size(kNames);
     type = kTypes[bytes.byte() % 3];
     isa = bytes.byte() % 3;
     const bool in_parallel = bytes.byte() >= 248;
@@ -274,11 +276,19 @@ struct Case {
     int64_t axis = rank == 0 || bytes.rarely() ? bytes.byte() - 128 : static_cast<int64_t>(bytes.byte()) % rank;
     if (axis >= 0 && bytes.byte() % 4 == 0) axis -= rank;
     set_attribute(bytes, info, "axis", axis);
-    if (op != kScaleFire) {
+    if (op == kMultiThresholdFire || op == kIntegrateFire) {
       const uint8_t levels = bytes.byte();
       set_attribute(bytes, info, "levels_pos", int64_t{levels % 8 == 0 ? 1 << 24 : levels % 40});
       set_attribute(bytes, info, "levels_neg", int64_t{bytes.byte() % 3 == 0 ? bytes.byte() : 0});
       set_attribute(bytes, info, "v0", static_cast<float>(bytes.byte()) / 256);
+    } else if (op == kStaircaseFire) {
+      set_attribute(bytes, info, "density", static_cast<float>(1 + bytes.byte()) / 16);
+      set_attribute(bytes, info, "start", static_cast<float>(bytes.byte()) / 2 - 100);
+    } else {
+      const int64_t linear = 1 + static_cast<int64_t>(bytes.rarely() ? bytes.below(2100) : bytes.byte() % 32);
+      set_attribute(bytes, info, "linear", linear);
+      set_attribute(bytes, info, "top_pos", top(bytes, linear));
+      set_attribute(bytes, info, "top_neg", bytes.byte() % 2 == 0 ? top(bytes, linear) : 0);
     }
 
     add(bytes, shape, is_odd ? 0 : count_of(shape));
@@ -288,16 +298,21 @@ struct Case {
     std::vector<int64_t> theta;
     if (per_channel >= 246) theta = make_shape(bytes, 64);
     else if (per_channel >= 230) theta = {1};
-    else if (per_channel >= 100 && at >= 0 && at < rank && !is_odd) theta = {step[static_cast<size_t>(at)]};
+    else if (per_channel >= 100 && at >= 0 && at < rank && !is_odd) {
+      theta = {step[static_cast<size_t>(at)]};
+      if (per_channel >= 160) {  // as it broadcasts from the right
+        theta.insert(theta.end(), static_cast<size_t>(rank - 1 - at), 1);
+        if (per_channel >= 220) theta.insert(theta.begin(), static_cast<size_t>(at), 1);
+      }
+    }
     add(bytes, theta, count_of(theta));
     fill_positive(bytes, *inputs[1]);
-    if (op == kScaleFire) {
-      const size_t thresholds = bytes.rarely() ? bytes.below(300) : 1 + bytes.byte() % (bytes.byte() % 2 == 0 ? 255 : 40);
-      add_table(bytes, thresholds);
-      fill_sorted(bytes, *inputs[2]);
-      add_table(bytes, thresholds + (bytes.rarely() ? 0 : 1));
-      fill_sorted(bytes, *inputs[3]);
-      if (bytes.rarely()) fill(bytes, *inputs[3]);
+    if (op == kStaircaseFire) {
+      const size_t cells = bytes.rarely() ? bytes.below(4200) : 1 + bytes.byte() % (bytes.byte() % 2 == 0 ? 255 : 40);
+      std::vector<int64_t> dims = {static_cast<int64_t>(cells)};
+      if (bytes.rarely()) dims.insert(dims.begin(), 1);
+      add(bytes, dims, cells);
+      fill_levels(bytes, *inputs[2]);
     }
     for (const auto& input : inputs) info.constants.push_back(bytes.byte() % 2 == 0 ? input.get() : nullptr);
   }
@@ -316,10 +331,11 @@ struct Case {
       inputs.back()->data = nullptr;
     }
   }
-  void add_table(Bytes& bytes, size_t count) {
-    std::vector<int64_t> dims = {static_cast<int64_t>(count)};
-    if (bytes.rarely()) dims.insert(dims.begin(), 1);
-    add(bytes, dims, count);
+  // A level as a rule: a multiple of its octave's step.
+  static int64_t top(Bytes& bytes, int64_t linear) {
+    int64_t step = 1;
+    for (int octave = bytes.byte() % 8; octave > 0; --octave) step *= 2;
+    return bytes.rarely() ? static_cast<int64_t>(bytes.below(500)) : linear * step;
   }
 };
 

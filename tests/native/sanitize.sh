@@ -2,12 +2,18 @@
 # The operators under sanitizers, one line per stage and PASS or FAIL. GCC builds, the tests
 # run under the installed onnxruntime, which is not instrumented; see each stage for what
 # that means.
+#   sanitize.sh [address] [thread]   those alone
+# Exit code 1: a stage failed. 77: this machine lacks something, the last line says what.
 #   PYTHON          runs the tests (default python3); the package is installed for it
 #   SANITIZE_BUILD  the build folder, instead of build/sanitize
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=${SANITIZE_BUILD:-$root/build/sanitize}
-python=$(command -v "${PYTHON:-python3}") || { echo "no ${PYTHON:-python3}"; exit 1; }
+cannot_run() {
+  echo "sanitize: $1"
+  exit 77
+}
+python=$(command -v "${PYTHON:-python3}") || cannot_run "no ${PYTHON:-python3}"
 PATH=$PATH:$(dirname "$python")  # cmake may be installed beside it
 CXX=${CXX:-g++}
 logs=$(mktemp -d)
@@ -18,9 +24,20 @@ cd "$root" || exit 1
 if ! echo '#if defined(__clang__) || !defined(__GNUC__)
 #error
 #endif' | "$CXX" -x c++ -E - >/dev/null 2>&1; then
-  echo "sanitize: $CXX is not GCC, whose shared sanitizer runtimes this preloads"
-  exit 1
+  cannot_run "$CXX is not GCC, whose shared sanitizer runtimes this preloads"
 fi
+command -v cmake >/dev/null || cannot_run "no cmake"
+
+checked=("$@")
+[[ $# == 0 ]] && checked=(address thread)
+declare -A sanitizers=([address]=address,undefined [thread]=thread)
+for name in "${checked[@]}"; do
+  option=-fsanitize=${sanitizers[$name]:?"$name is neither address nor thread"}
+  if ! echo 'int main() {}' | "$CXX" -x c++ - "$option" -o "$logs/empty" || ! "$logs/empty"; then
+    cannot_run "no program of $CXX runs with $option"
+  fi
+done
+is_checked() { [[ " ${checked[*]} " == *" $1 "* ]]; }
 
 # Runs a stage's command; its output is shown where it fails.
 stage() {
@@ -53,7 +70,7 @@ under() {
 }
 
 tests=(tests/runtime_ops/test_multi_threshold_fire.py)
-for name in scale_fire integrate_fire kernels two_sessions; do
+for name in scale_fire staircase_fire integrate_fire kernels two_sessions; do
   [[ -f tests/runtime_ops/test_$name.py ]] && tests+=("tests/runtime_ops/test_$name.py")
 done
 # Ten million values show rounding, which is no sanitizer's affair.
@@ -73,7 +90,7 @@ assert str(library_path()) == '$1/libsnn_ops.so', library_path()" &&
 asan=$build/asan
 asan_preloaded="$(runtime_of asan) $(runtime_of ubsan) $(runtime_of stdc++)"
 asan_options=detect_leaks=0
-if stage "build with address,undefined" make_build "$root" "$asan" address,undefined; then
+if is_checked address && stage "build with address,undefined" make_build "$root" "$asan" address,undefined; then
   stage "that build is the one used" is_used "$asan" $asan_options "$asan_preloaded" __asan_report_load
   stage "operator tests under address,undefined" \
     under "$asan" $asan_options "$asan_preloaded" "${pytest[@]}" "${tests[@]}"
@@ -81,7 +98,7 @@ if stage "build with address,undefined" make_build "$root" "$asan" address,undef
 fi
 
 # --- The same inputs on the code as it is installed: sanitizers turn optimisations off.
-if stage "build as installed" make_build "$root" "$build/plain" ""; then
+if is_checked address && stage "build as installed" make_build "$root" "$build/plain" ""; then
   stage "random inputs as installed" "$build/plain/tests/native/fuzz_operators" 10 1
 fi
 
@@ -107,7 +124,7 @@ has_race() {
   cat "$logs/planted" "$logs"/race* 2>/dev/null | tee "$logs/report" | head -n 40
   grep -q 'WARNING: ThreadSanitizer: data race' "$logs/report" && grep -q run_chunk "$logs/report"
 }
-if stage "build with thread" make_build "$root" "$tsan" thread; then
+if is_checked thread && stage "build with thread" make_build "$root" "$tsan" thread; then
   stage "that build is the one used" is_used "$tsan" "$tsan_options" "$tsan_preloaded" __tsan_
   stage "operator tests under thread" \
     no_race under "$tsan" "$tsan_options" "$tsan_preloaded" "${pytest[@]}" "${tests[@]}"
@@ -138,7 +155,7 @@ is_overrun() {
   grep -q 'AddressSanitizer: heap-buffer-overflow' "$logs/report"
 }
 overrun=$build/overrun
-if stage "plant an overrun" plant "$overrun/source" $node \
+if is_checked address && stage "plant an overrun" plant "$overrun/source" $node \
   'kernel(x, y, 0, count, layout, parameters);' 'kernel(x, y, 0, count + 1, layout, parameters);' &&
   stage "build it" make_build "$overrun/source" "$overrun" address,undefined -DSNN_MAX_ISA=baseline; then
   stage "the overrun is reported" is_overrun "$overrun/tests/native/fuzz_operators" 10 1
@@ -146,7 +163,7 @@ fi
 
 # Each chunk writes the first element of the next one, too.
 race=$build/race
-if stage "plant a race" plant "$race/source" $node 'begin + work.chunk;' 'begin + work.chunk + 1;' &&
+if is_checked thread && stage "plant a race" plant "$race/source" $node 'begin + work.chunk;' 'begin + work.chunk + 1;' &&
   stage "build it" make_build "$race/source" "$race" thread -DSNN_MAX_ISA=baseline; then
   stage "the race is reported, all instrumented" has_race "$race/tests/native/two_sessions" 2
   stage "the race is reported under the installed runtime" \

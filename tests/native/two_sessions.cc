@@ -1,6 +1,7 @@
 // Two sessions at once, for ThreadSanitizer: options registered from two threads, for one
 // runtime and for two, then kernels of their own and one that both share, as a session does
 // whose Run is called from two threads. Results must equal those computed alone.
+#include <iterator>
 #include <memory>
 
 #include "fake_runtime.h"
@@ -15,7 +16,7 @@ void require(bool condition, const char* what) {
 
 void require_ok(ort::Status* status) { require(status == nullptr, status == nullptr ? "" : status->message.c_str()); }
 
-constexpr const char* kNames[] = {"MultiThresholdFire", "ScaleFire", "IntegrateFire"};
+constexpr const char* kNames[] = {"MultiThresholdFire", "ScaleFire", "DualScaleFire", "StaircaseFire", "IntegrateFire"};
 constexpr ort::ElementType kTypes[] = {ort::kFloat, ort::kHalf, ort::kDouble};
 constexpr int64_t kRows = 4, kChannels = 5, kInner = 2000;  // more than one chunk
 
@@ -31,12 +32,13 @@ struct Node {
     add(type, {kRows, kChannels, kInner}, -3.0, 0.001);
     add(type, {kChannels}, 0.5, 0.25);
     ort::KernelInfo info{"neuron", {}, {}};
-    if (op->GetInputTypeCount(op) == 4) {
+    if (op->GetInputTypeCount(op) == 3) {
       add(type, {40}, -1.0, 0.25);
-      add(type, {41}, -1.0, 0.25);
+      info.attributes["density"] = 8.0f;
+      info.attributes["start"] = -20.0f;
     } else {
-      info.attributes["levels_pos"] = int64_t{7};
-      info.attributes["levels_neg"] = int64_t{3};
+      for (const char* attribute : {"levels_pos", "linear", "top_pos"}) info.attributes[attribute] = int64_t{7};
+      for (const char* attribute : {"levels_neg", "top_neg"}) info.attributes[attribute] = int64_t{3};
       info.attributes["timesteps"] = int64_t{2};
     }
     for (const auto& input : inputs) info.constants.push_back(input == inputs[0] ? nullptr : input.get());
@@ -107,7 +109,7 @@ void round(bool one_runtime) {
     ort::SessionOptions options;
     registering.pass();
     require_ok(RegisterCustomOps(&options, &bases[one_runtime ? 0 : index]));
-    require(options.domains.size() == 2 && options.domains[0]->operators.size() == 9, "not all operators are registered");
+    require(options.domains.size() == 2 && options.domains[0]->operators.size() == std::size(kNames) * std::size(kTypes), "not all operators are registered");
     require(options.domains[1]->operators.size() == 1, "the observer is not registered");
     const auto own = make_nodes(options);
     running.pass();

@@ -9,10 +9,10 @@ Kinds (``--neuron``):
 2. staircase: one StaircaseFire, which follows f. Where f(a x) = a f(x) for a > 0 (x itself, Relu,
    LeakyRelu, PRelu of one slope) channels may have scales of their own.
 3. multi-threshold: MultiThresholdFire, where scale has a ScaleFire.
-4. auto: multi-threshold where N > 255. Else, where scale has one ScaleFire, that, if the squared
-   error to be expected of it is within :data:`_WITHIN` of a StaircaseFire's, and the StaircaseFire
-   where it is not: few levels have to lie exactly, many need not. LeakyRelu and PRelu are one
-   StaircaseFire.
+4. auto: multi-threshold where N > 255, staircase where N <= 8: few levels have to lie exactly, many
+   need not. Else, where scale has one ScaleFire, that, if the squared error to be expected of it is
+   at most :data:`_WITHIN` times a StaircaseFire's, and the StaircaseFire where it is more. LeakyRelu
+   and PRelu are one StaircaseFire. docs/octaves.md has what that costs and what it saves.
 5. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
    kind (auto: ScaleFire), one that follows max(x, 0) and one that follows min(x, 0).
 
@@ -79,7 +79,9 @@ _PARTS = 8
 #: Expected error over the error seen, from which a staircase is fitted to too few values.
 _FEW = 1.1
 #: Expected squared error of an octave neuron over that of a staircase, up to which it is taken.
-_WITHIN = 1.25
+_WITHIN = 1.5
+#: Levels N up to which they are placed one by one.
+_FEW_LEVELS = 8
 _ENOUGH = "auto: enough values for levels that follow the density"
 
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
@@ -137,11 +139,9 @@ def fit_neuron(
     function, kind = activation.function, options.kind
     if function is None or (activation.signed and kind in (SCALE, MULTI_THRESHOLD)):
         return _dual(fit, kind, rows)
-    if not activation.linear or activation.signed or kind == STAIRCASE:
-        why = f"{activation.op} is curved" if not activation.linear else ""
-        if options.levels > MOST_PLACED:
-            why += f", a StaircaseFire has at most {MOST_PLACED} levels"
-        return fit.staircase_neuron(function, why)
+    few = kind == AUTO and options.levels <= _FEW_LEVELS
+    if not activation.linear or activation.signed or kind == STAIRCASE or few:
+        return fit.staircase_neuron(function, _why_staircase(activation, options))
     is_encoder = activation.op == "Encoder"
     if kind == MULTI_THRESHOLD:
         return fit.threshold_neuron(function, activation.upper, is_encoder)
@@ -328,6 +328,17 @@ def _share(error: float, power: float) -> str:
 
 def _numbers(staircase: Staircase) -> int:
     return len(staircase.thresholds) + len(staircase.levels)
+
+
+def _why_staircase(activation: Activation, options: CompileOptions) -> str:
+    """Why it is a StaircaseFire, and has fewer levels than were asked for; empty: as asked."""
+    if activation.linear:
+        few = options.kind == AUTO and not activation.signed
+        return f"auto: up to {_FEW_LEVELS} levels are placed one by one" if few else ""
+    why = f"{activation.op} is curved"
+    if options.levels > MOST_PLACED:
+        why += f", a StaircaseFire has at most {MOST_PLACED} levels"
+    return why
 
 
 def _cheaper(octave: OctaveNeuron, staircase: StaircaseNeuron) -> Neuron:

@@ -36,7 +36,7 @@ class FewCells {
   __m512 levels(__m512 position) const {
     const __mmask16 first = reached(position, root_);
     const __mmask16 second = reached(position, _mm512_mask_blend_ps(first, left_, right_));
-    __m512i index = _mm512_maskz_set1_epi32(first, 1);
+    __m512i index = with_bit(_mm512_setzero_si512(), first, 1);
     index = with_bit(index, second, 2);
     index = with_bit(index, reached(position, _mm512_permutexvar_ps(index, third_)), 4);
     index = with_bit(index, reached(position, _mm512_permutexvar_ps(index, fourth_)), 8);

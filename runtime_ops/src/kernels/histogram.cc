@@ -99,7 +99,10 @@ int32_t find_top(const Bins& bins, const Moments& moments) {
   return exponent > bins.octaves ? exponent : bins.octaves;
 }
 
-void count_values(const Bins& bins, int32_t top, const float* x, size_t count, uint64_t* words) {
+namespace {
+
+template <bool kRests>
+void count_in(const Bins& bins, int32_t top, const float* x, size_t count, uint64_t* words) {
   const int shift = kMantissaBits - bins.leading;
   const int32_t below = ((top - bins.octaves + 1) << bins.leading) - 1;  // the last that counts as 0
   const int32_t rest_mask = (1 << shift) - 1;
@@ -114,20 +117,32 @@ void count_values(const Bins& bins, int32_t top, const float* x, size_t count, u
     const int32_t distance = above > 0 ? above : 0;
     const int32_t sign = bits >> 31;  // 0 or -1
     bin[i] = (distance ^ sign) - sign;
-    rest[i] = magnitude & rest_mask;
+    if (kRests) rest[i] = magnitude & rest_mask;
   }
-  // Two sets, so that equal values in a row need not wait for each other.
-  uint64_t* const even = words + bins.side();
-  uint64_t* const odd = even + bins.count();
+  // Sets of counters, so that equal values in a row need not wait for each other.
+  const size_t size = bins.count();
+  uint64_t* const first = words + bins.side();
+  uint64_t* const second = first + size;
+  uint64_t* const third = kRests ? first : second + size;
+  uint64_t* const fourth = kRests ? second : third + size;
   const auto add = [&](uint64_t* middle, size_t i) {
-    middle[bin[i]] += (uint64_t{1} << kCountBit) + static_cast<uint32_t>(rest[i]);
+    middle[bin[i]] += (uint64_t{1} << kCountBit) + (kRests ? static_cast<uint32_t>(rest[i]) : 0u);
   };
   size_t i = 0;
-  for (; i + 2 <= count; i += 2) {
-    add(even, i);
-    add(odd, i + 1);
+  for (; i + 4 <= count; i += 4) {
+    add(first, i);
+    add(second, i + 1);
+    add(third, i + 2);
+    add(fourth, i + 3);
   }
-  if (i < count) add(even, i);
+  for (; i < count; ++i) add(first, i);
+}
+
+}  // namespace
+
+void count_values(const Bins& bins, int32_t top, const float* x, size_t count, uint64_t* words) {
+  if (bins.has_rests) return count_in<true>(bins, top, x, count, words);
+  count_in<false>(bins, top, x, count, words);
 }
 
 }  // namespace snn

@@ -24,10 +24,13 @@ constexpr size_t kMostBlocks = 1024;
 struct Bins {
   int leading;
   int octaves;
+  bool has_rests;  // else values are counted alone
 
   size_t side() const { return static_cast<size_t>(octaves) << leading; }
   size_t count() const { return 2 * side() + 1; }
-  size_t words() const { return 2 * count(); }  // of counters
+  // Sets of counters, so that equal values in a row need not wait for each other.
+  size_t sets() const { return has_rests ? 2 : 4; }
+  size_t words() const { return sets() * count(); }
 };
 
 struct Moments {
@@ -53,7 +56,7 @@ Moments find_moments(const float* x, size_t count);
 int32_t find_top(const Bins& bins, const Moments& moments);
 
 // Counts at most one block of values; those that are not finite, or larger than `top` allows, in
-// 0's bin. `words`, two sets of counters for the caller to add up, begin as zeros.
+// 0's bin. `words`, sets of counters for the caller to add up, begin as zeros.
 void count_values(const Bins& bins, int32_t top, const float* x, size_t count, uint64_t* words);
 
 }  // namespace snn

@@ -14,13 +14,14 @@ namespace snn {
 namespace SNN_ISA {
 namespace {
 
+// All of them variables: compilers make a comparison and a blend of a maximum with a constant.
 template <typename T>
 struct Octaves {
   explicit Octaves(const OctaveParameters& parameters)
-      : slope(kTwoToP / T(parameters.linear)), top_pos(parameters.top_pos), top_neg(parameters.top_neg) {}
+      : slope(kTwoToP / T(parameters.linear)), least(kTwoToP * T(0.75)), lowest(T(0) - T(parameters.top_neg)),
+        highest(parameters.top_pos) {}
   static constexpr T kTwoToP = sizeof(T) == sizeof(float) ? T(0x1p24) : T(0x1p53);  // p bits of precision
-  static constexpr T kLeast = kTwoToP * T(0.75);
-  T slope, top_pos, top_neg;
+  T slope, least, lowest, highest;
 };
 
 template <typename T>
@@ -31,10 +32,13 @@ class Octave {
   Octave(T scale, const Octaves<T>& octaves) : scale_(scale), rate_(T(1) / scale), octaves_(octaves) {}
 
  protected:
-  T below_top(T level) const { return octaves_.top_pos < level ? octaves_.top_pos : level; }
+  T clip(T scaled) const {
+    const T above = octaves_.lowest > scaled ? octaves_.lowest : scaled;
+    return octaves_.highest < above ? octaves_.highest : above;
+  }
   T grid(T magnitude) const {
     const T steep = magnitude * octaves_.slope;
-    return steep < Octaves<T>::kLeast ? Octaves<T>::kLeast : steep;
+    return octaves_.least > steep ? octaves_.least : steep;
   }
   T scale_, rate_;
   Octaves<T> octaves_;
@@ -45,8 +49,7 @@ template <typename T>
 struct ExcitatoryOctave : Octave<T> {
   using Octave<T>::Octave;
   T fire(T x) const {
-    const T scaled = x * this->rate_;
-    const T clipped = this->below_top(T(0) > scaled ? T(0) : scaled);
+    const T clipped = this->clip(x * this->rate_);
     const T grid = this->grid(clipped);
     return this->scale_ * (grid - (grid - clipped));
   }
@@ -56,9 +59,7 @@ template <typename T>
 struct SignedOctave : Octave<T> {
   using Octave<T>::Octave;
   T fire(T x) const {
-    const T scaled = x * this->rate_;
-    const T lowest = -this->octaves_.top_neg;
-    const T clipped = this->below_top(lowest > scaled ? lowest : scaled);
+    const T clipped = this->clip(x * this->rate_);
     const T grid = with_sign_of(this->grid(absolute(clipped)), clipped);
     return this->scale_ * (grid - (grid - clipped));
   }

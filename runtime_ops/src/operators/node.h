@@ -104,8 +104,8 @@ struct NeuronAttributes {
 // loop: what lies before the loop comes before each chunk, each chunk before what lies
 // after. Told by two addresses, so that the chunks stay unordered among themselves.
 #if defined(__SANITIZE_THREAD__)
-extern "C" void __tsan_acquire(void*);
-extern "C" void __tsan_release(void*);
+extern "C" void __tsan_acquire(const void*);
+extern "C" void __tsan_release(const void*);
 #define SNN_TSAN(event, address) __tsan_##event(address)
 #else
 #define SNN_TSAN(event, address) static_cast<void>(0)

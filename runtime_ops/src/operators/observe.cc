@@ -9,7 +9,7 @@
 //   rows      the number of channels; X without elements may have another
 //   leading, octaves   the bins: 2 * (octaves << leading) + 1
 //   top       the exponent of the largest magnitude, as in tops, if it is known of a whole tensor:
-//             what is larger counts as 0, and there are no moments; 0: it is found
+//             what is larger counts as 0, and there are no rests and no moments; 0: it is found
 //   runs      outputs are of so many runs of the session, and come with the last of them; with
 //             the others they have no rows. The node adds up meanwhile: copying thousands of
 //             histograms out of each run takes longer than counting.
@@ -92,7 +92,7 @@ struct Job {
     int64_t* const row_counts = counts + row * size;
     int64_t* const row_rests = rests + row * size;
     for (size_t i = 0; i < size; ++i) {
-      for (uint64_t* counter = counters + i; counter <= counters + i + size; counter += size) {
+      for (uint64_t* counter = counters + i; counter < counters + bins.words(); counter += size) {
         row_counts[i] += static_cast<int64_t>(*counter >> kCountBit);
         row_rests[i] += static_cast<int64_t>(*counter & kRest);
         *counter = 0;
@@ -272,7 +272,7 @@ struct State {
     }
     job.x = static_cast<const float*>(x.data);
     job.top = static_cast<int32_t>(top);
-    job.bins = {static_cast<int>(leading), static_cast<int>(octaves)};
+    job.bins = {static_cast<int>(leading), static_cast<int>(octaves), top == 0 || rows != 1};
     job.rows = static_cast<size_t>(rows);
     job.length = x.count / job.rows;
 

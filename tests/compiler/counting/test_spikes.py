@@ -490,12 +490,12 @@ NEURONS = {
     "the other sign": ("MultiThresholdFire <levels_pos = 0, levels_neg = 6>", multiples(-6, 0)),
     "both signs": ("MultiThresholdFire <levels_pos = 6, levels_neg = 2>", multiples(-2, 6)),
     "as many as are told apart": (
-        "MultiThresholdFire <levels_pos = 510, levels_neg = 126>",
-        multiples(-126, 510),
+        "MultiThresholdFire <levels_pos = 1023, levels_neg = 126>",
+        multiples(-126, 1023),
     ),
     "more than are told apart": (
-        "MultiThresholdFire <levels_pos = 511, levels_neg = 127>",
-        multiples(-127, 511),
+        "MultiThresholdFire <levels_pos = 1024, levels_neg = 127>",
+        multiples(-127, 1024),
     ),
     "many more": (
         "MultiThresholdFire <levels_pos = 70000, levels_neg = 9>",
@@ -556,7 +556,7 @@ def test_what_a_neuron_did(neuron, steps):
         assert found.clip_rate == beyond.mean() > 0
     else:
         assert found.clip_rate is None
-    if len(levels) < 638:
+    if len(levels) <= 1150:
         assert found.level_spikes == sorted(levels)
         seen = [(k == i).sum() for i in sorted(levels)]
         np.testing.assert_array_equal(found.level_counts, seen)
