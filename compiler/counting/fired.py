@@ -21,6 +21,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto
 
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from ...runtime_ops.staircase_fire import MAX_CELLS
 from ..running.histograms import Watch
 from ..running.signed_histogram import SignedHistogram
 from .neuron_spikes import NeuronSpikes
@@ -67,15 +68,14 @@ class FiredCounter:
         self.node, self.span = node, neurons.span(node)
         self.levels: list[int] = []
         k = neurons.levels(node)
-        if k is not None:
+        if len(k) <= MAX_CELLS:
             tensor, unit = neurons.watched(home, node)
-            self._seen = np.union1d(
-                k, [self.span.low - 1, self.span.high + 1] if self.clips else []
-            )
+            clipped = [k[0] - 1, k[-1] + 1] if self.clips else []
+            self._seen = np.unique([*k, *clipped])
             self._values = np.float32(unit) * self._seen.astype(np.float32)
             bins = _bins(self._values)
             if bins is not None:
-                self.levels = k.tolist()
+                self.levels = list(dict.fromkeys(k))
                 self.watches = [Watch(tensor, None, 1, *bins)]
                 return
         # Down from the largest there is, 2^24.
@@ -99,7 +99,7 @@ class FiredCounter:
             return Fired(values, spikes, _zeros(first), clipped, [])
         # The least of a bin's values may stand for them: its level is the next one, away from 0.
         sides = [np.searchsorted(self._values, means, side) for side in ("left", "right")]
-        k = self._seen[np.where(means > 0, sides[0], sides[1] - 1)].astype(np.int64)
+        k = self._seen[np.where(means > 0, sides[0], sides[1] - 1)]
         fired = np.clip(k, self.span.low, self.span.high)
         levels = np.zeros(len(self.levels), np.int64)
         np.add.at(levels, np.searchsorted(self.levels, fired), counts)

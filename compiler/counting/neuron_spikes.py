@@ -31,6 +31,8 @@ Inside the graph k is told in one of two ways:
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +44,10 @@ from ...runtime_ops.definition import DOMAIN, MAX_LEVELS
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...runtime_ops.operators import OPERATORS
-from ...runtime_ops.scale_fire import DUAL_SCALE_FIRE, SCALE_FIRE, octave_levels
+from ...runtime_ops.scale_fire import octave_levels
 from ...runtime_ops.staircase_fire import MAX_CELLS, STAIRCASE_FIRE, spikes_of_levels
 from .insertion import Insertion
 
-_OCTAVE = (SCALE_FIRE.name, DUAL_SCALE_FIRE.name)
 _DEFAULTS = {operator.name: operator.defaults for operator in OPERATORS}
 #: Steps whose multiples and reciprocal are ordinary numbers lie between this and its reciprocal.
 _LARGEST_STEP = 2.0**60
@@ -107,34 +108,24 @@ class NeuronSpikes:
         self._insert = insert
         self._made: dict[tuple[str, int, str], str] = {}
 
-    def span(self, neuron: NodeProto) -> Span:
-        """What a neuron may fire."""
-        attributes, timesteps = all_attributes(neuron), 1
+    def levels(self, neuron: NodeProto) -> Sequence[int]:
+        """The k of each level of a neuron, ascending."""
+        attributes = all_attributes(neuron)
         if neuron.op_type == STAIRCASE_FIRE.name:
             k = spikes_of_levels(np.unique(self._insert.parameters(neuron)[1]))
-            low, high = int(k.min()), int(k.max())
-            levels = int((k < 0).sum()), int((k > 0).sum())
-        elif neuron.op_type in _OCTAVE:
-            low, high = -attributes["top_neg"], attributes["top_pos"]
-            below, above = (octave_levels(attributes["linear"], top) for top in (-low, high))
-            levels = len(below) - 1, len(above) - 1
+        elif "linear" in attributes:
+            tops = (attributes[name] for name in ("top_neg", "top_pos"))
+            below, above = (octave_levels(attributes["linear"], top) for top in tops)
+            k = np.concatenate([-below[:0:-1], above]).astype(np.int64)
         else:
-            low, high = -attributes["levels_neg"], attributes["levels_pos"]
-            levels, timesteps = (-low, high), attributes.get("timesteps", 1)
-        return Span(low, high, levels, (neuron.name,), timesteps)
+            return range(-attributes["levels_neg"], attributes["levels_pos"] + 1)
+        return [int(level) for level in k]
 
-    def levels(self, neuron: NodeProto) -> np.ndarray | None:
-        """Each k that a neuron may fire, ascending; None where there are too many to tell."""
-        span, attributes = self.span(neuron), all_attributes(neuron)
-        if sum(span.levels) >= MAX_CELLS:
-            return None
-        if neuron.op_type == STAIRCASE_FIRE.name:
-            return np.unique(spikes_of_levels(self._insert.parameters(neuron)[1]))
-        if neuron.op_type in _OCTAVE:
-            sides = (octave_levels(attributes["linear"], top) for top in (-span.low, span.high))
-            below, above = sides
-            return np.concatenate([-below[:0:-1], above]).astype(np.int64)
-        return np.arange(span.low, span.high + 1)
+    def span(self, neuron: NodeProto) -> Span:
+        """What a neuron may fire."""
+        k, timesteps = self.levels(neuron), all_attributes(neuron).get("timesteps", 1)
+        sides = bisect_left(k, 0), len(k) - bisect_right(k, 0)
+        return Span(k[0], k[-1], sides, (neuron.name,), timesteps)
 
     def grid(self, home: GraphProto, neuron: NodeProto, tensor: str) -> Grid | None:
         """What tells the spikes of a tensor that holds values which a neuron gave, rule 4.
@@ -155,7 +146,7 @@ class NeuronSpikes:
         density, start, k = cells
         if _is_plain(step):
             return Grid(tensor, density / float(step.reshape(())), start, k)
-        return Grid(self._over(home, neuron, tensor, step), density, start, k)
+        return Grid(self._by(home, neuron, "Div", tensor, step), density, start, k)
 
     def code(self, home: GraphProto, neuron: NodeProto) -> str:
         """The code of a neuron, made in the graph ``home``: its name."""
@@ -190,7 +181,7 @@ class NeuronSpikes:
             span = self.span(neuron)
             bounds = [insert.constant(home, float(k)) for k in (span.low, span.high)]
             return insert.node(home, "Clip", self._raised(home, neuron), *bounds)
-        scaled = self._over(home, neuron, given, step)
+        scaled = self._by(home, neuron, "Div", given, step)
         if neuron.op_type == INTEGRATE_FIRE.name:
             return insert.node(home, "Round", scaled)
         return self._of_step_1(home, neuron, scaled, attributes_of(neuron))
@@ -204,7 +195,7 @@ class NeuronSpikes:
                 # A side without levels is cut off by the function, it does not saturate.
                 attributes[side] = min(attributes[side] + (attributes[side] > 0), MAX_LEVELS)
             step = self._insert.parameters(neuron)[0]
-            scaled = self._over(home, neuron, neuron.input[0], step)
+            scaled = self._by(home, neuron, "Div", neuron.input[0], step)
             self._made[key] = self._of_step_1(home, neuron, scaled, attributes)
         return self._made[key]
 
@@ -217,19 +208,12 @@ class NeuronSpikes:
     def _own_grid(self, home: GraphProto, neuron: NodeProto) -> Grid:
         """The grid of a StaircaseFire over its potential, with the roundings that it has."""
         attributes, (scale, table) = all_attributes(neuron), self._insert.parameters(neuron)
-        x, density, k = neuron.input[0], attributes["density"], spikes_of_levels(table)
-        if scale.size > 1:
-            rate = np.float32(1) / scale * np.float32(density)
-            scaled = self._with_steps(home, neuron, "Mul", x, rate)
-            return Grid(scaled, 1.0, attributes["start"], k)
-        rate = np.float32(1) / scale.reshape(()) * np.float32(density)
-        return Grid(x, float(rate), attributes["start"], k)
+        x, rate = neuron.input[0], np.float32(1) / scale * np.float32(attributes["density"])
+        if rate.size > 1:
+            x, rate = self._by(home, neuron, "Mul", x, rate), np.ones(1)
+        return Grid(x, float(rate.reshape(())), attributes["start"], spikes_of_levels(table))
 
-    def _over(self, home: GraphProto, neuron: NodeProto, tensor: str, step: np.ndarray) -> str:
-        """``tensor`` of the neuron's shape, divided by its steps."""
-        return self._with_steps(home, neuron, "Div", tensor, step)
-
-    def _with_steps(
+    def _by(
         self, home: GraphProto, neuron: NodeProto, op: str, tensor: str, step: np.ndarray
     ) -> str:
         """``tensor`` of the neuron's shape, divided by steps or times them."""
@@ -243,10 +227,9 @@ class NeuronSpikes:
 
     def _aligned(self, home: GraphProto, tensor: str, step: np.ndarray, axis: int) -> str:
         """A step, or steps as they broadcast against a tensor."""
-        insert, given = self._insert, self._insert.constant(home, step)
-        if step.size == 1:
-            return insert.constant(home, step.reshape(()))
-        if step.ndim > 1 or axis == -1:
+        insert = self._insert
+        given = insert.constant(home, step if step.size > 1 else step.reshape(()))
+        if step.ndim > 1 or step.size == 1 or axis == -1:
             return given
         # [C] along an axis: [C, 1, ..., 1], with as many dimensions as X has from there on.
         trailing = insert.node(home, "Shape", insert.node(home, "Shape", tensor, start=axis + 1))
