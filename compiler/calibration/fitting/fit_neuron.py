@@ -11,8 +11,8 @@ Kinds (``--neuron``):
 3. multi-threshold: MultiThresholdFire, where scale has a ScaleFire.
 4. auto: multi-threshold where N > 255, staircase where N <= 8: few levels have to lie exactly, many
    need not. Else, where scale has one ScaleFire, that, if the squared error to be expected of it is
-   at most :data:`_WITHIN` times a StaircaseFire's, and the StaircaseFire where it is more. LeakyRelu
-   and PRelu are one StaircaseFire. docs/octaves.md has what that costs and what it saves.
+   at most :data:`_WITHIN` times a StaircaseFire's, and the StaircaseFire where it is more.
+   LeakyRelu and PRelu are one StaircaseFire. docs/octaves.md has what that costs and what it saves.
 5. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
    kind (auto: ScaleFire), one that follows max(x, 0) and one that follows min(x, 0).
 

@@ -438,6 +438,7 @@ KINDS = ("scale", "staircase", "multi-threshold")
 OPTIONS = {
     "auto": {},
     "auto density": {"calibrator": "density"},
+    "auto of 16": {"levels": 16},
     "many": {"levels": 300, "calibrator": "mse"},
     **{kind: {"neuron": kind} for kind in KINDS},
     **{f"one level {kind}": {"levels": 1, "neuron": kind} for kind in ("auto", *KINDS)},
@@ -746,7 +747,7 @@ COMPARED = "auto: octaves of levels have {} times the squared error of levels pl
 UP_TO = ", up to {:g} are taken"
 
 
-@pytest.mark.parametrize("levels", [1, 4, 16, 64])
+@pytest.mark.parametrize("levels", [9, 16, 64, 255])
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name != "integers"])
 def test_auto_takes_octaves_of_levels_up_to_a_bound(name, levels, monkeypatch):
     x = SAMPLES[name]
@@ -767,17 +768,27 @@ def assert_same_neuron(found, expected):
             np.testing.assert_array_equal(getattr(found, key), value)
 
 
-def test_the_bound_lets_octaves_of_levels_follow_usual_densities():
-    """A quarter of the squared error is half a level in 32; where levels are equally far apart
-    already, there is none to lose."""
-    for name in ("normal", "half normal", "skewed", "uniform"):
-        assert isinstance(relu_of_values(SAMPLES[name], levels=16), OctaveNeuron)
+@pytest.mark.parametrize("levels", [9, 16, 32, 255])
+@pytest.mark.parametrize("name", ["normal", "half normal", "exponential", "skewed", "uniform"])
+def test_the_bound_lets_octaves_of_levels_follow_usual_densities(name, levels):
+    assert isinstance(relu_of_values(SAMPLES[name], levels=levels), OctaveNeuron)
+
+
+@pytest.mark.parametrize("levels", [1, 4, 8])
+@pytest.mark.parametrize("calibrator", ["auto", "density", "max"])
+def test_few_levels_are_placed_one_by_one(levels, calibrator):
+    x = SAMPLES["normal"]
+    found = relu_of_values(x, levels=levels, calibrator=calibrator)
+    expected = relu_of_values(x, levels=levels, calibrator=calibrator, neuron="staircase")
+    reason = "auto: up to 8 levels are placed one by one"
+    reason += f"; {expected.reason}" if expected.reason else ""
+    assert_same_neuron(found, replace(expected, reason=reason))
 
 
 @pytest.mark.parametrize("calibrator", ["auto", "density"])
 def test_levels_that_have_to_lie_exactly_are_placed_one_by_one(calibrator):
-    x = np.repeat(np.float32([0, 1, 1.375, 9, 50]), 1000)
-    found = relu_of_values(x, levels=4, calibrator=calibrator)
+    x = np.repeat(np.float32([0, 1, 1.375, 9, 50, 400]), 1000)
+    found = relu_of_values(x, levels=9, calibrator=calibrator)
     assert isinstance(found, StaircaseNeuron)
     assert found.error == pytest.approx(0, abs=1e-6)
     assert found.reason.endswith(
@@ -787,7 +798,7 @@ def test_levels_that_have_to_lie_exactly_are_placed_one_by_one(calibrator):
 
 @pytest.mark.parametrize("x", [np.repeat(np.arange(5.0), 100), np.zeros(50), np.full(50, -3.0)])
 def test_octaves_of_levels_without_error_are_taken(x):
-    found = relu_of_values(x.astype(np.float32), levels=4)
+    found = relu_of_values(x.astype(np.float32), levels=16)
     assert isinstance(found, OctaveNeuron)
     assert found.error == pytest.approx(0, abs=1e-6)
     assert COMPARED.format("1.00") in found.reason
@@ -807,14 +818,17 @@ def test_octaves_of_levels_without_error_are_taken(x):
     ],
 )
 def test_where_auto_has_no_choice_it_compares_nothing(case, options, kinds, granularity):
-    _, _, found, _ = fitted(case, resolved(**{"levels": 8, "granularity": granularity} | options))
-    assert [type(part) for part in found.parts.values()] == kinds
-    assert "octaves" not in found.reason
+    for levels in (4, 16):
+        chosen = {"levels": levels, "granularity": granularity} | options
+        _, _, found, _ = fitted(case, resolved(**chosen))
+        assert [type(part) for part in found.parts.values()] == kinds
+        assert "octaves" not in found.reason
+        assert "one by one" not in found.reason
 
 
 @pytest.mark.parametrize("case", ["relu", "relu6", "encoder"])
 def test_where_auto_has_a_choice_it_says_how_it_was_made(case):
-    _, _, found, _ = fitted(case, resolved(levels=8))
+    _, _, found, _ = fitted(case, resolved(levels=16))
     assert isinstance(found, (OctaveNeuron, StaircaseNeuron))
     assert re.search(COMPARED.format(r"\d+\.\d\d") + ", up to", found.reason)
 

@@ -62,7 +62,7 @@ def described(values, neuron):
         (lambda theta: threshold_neuron(theta, 4), "theta", [0.5, 1.5, 2.5, 3.5], range(5)),
         (lambda theta: threshold_neuron(theta, 2, 1), "theta", [-0.5, 0.5, 1.5], [-1, 0, 1, 2]),
         (lambda theta: threshold_neuron(theta, 0, 2), "theta", [-1.5, -0.5], [-2, -1, 0]),
-        (lambda scale: octave_neuron(scale, 2, 8), "scale", [0.5, 1.5, 3, 6], [0, 1, 2, 4, 8]),
+        (lambda scale: octave_neuron(scale, 2, 4), "scale", [0.5, 1.5, 3], [0, 1, 2, 4]),
         (lambda scale: octave_neuron(scale, 2, 2, 1), "scale", [-0.5, 0.5, 1.5], [-1, 0, 1, 2]),
         (
             lambda scale: staircase_neuron(scale, [-1, 1, 3], [-0.3, 0, 0.5, 2]),
