@@ -169,11 +169,11 @@ class CompileOptions:
         NEURONS,
         "ScaleFire, whose levels grow apart by octaves; StaircaseFire, with levels where the "
         "values are; MultiThresholdFire, with levels at multiples of one threshold; auto: of the "
-        "first two what the data ask for, the third above 255 levels and for unary spikes. "
-        "Activations that are not linear on either side of 0 are StaircaseFire. Over several "
-        "timesteps multi-threshold: IntegrateFire, which fires positive spikes behind a Relu; "
-        "signed: negative ones too, which take back what came too early; auto: signed if firing "
-        "is immediate.",
+        "first two what the data ask for, the third above 255 levels and for unary spikes. Curves "
+        "(GELU, sigmoid) become StaircaseFire, or with scale stay in float and are encoded. Over "
+        "several timesteps multi-threshold: IntegrateFire, which fires positive spikes behind a "
+        "Relu; signed: negative ones too, which take back what came too early; auto: signed if "
+        "firing is immediate.",
         AUTO,
         choices=(AUTO, SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED),
     )

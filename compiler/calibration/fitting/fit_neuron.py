@@ -4,11 +4,12 @@ Kinds (``--neuron``):
 
 1. scale: ScaleFire, the octave neuron (``octave.py``), where f is linear on either side of 0: Relu,
    Clip from 0, x itself (encoders), with levels on both sides of 0 where there are values on both.
-   LeakyRelu and PRelu are two neurons, one for either sign, N levels each. Every other f is a
-   StaircaseFire.
+   LeakyRelu and PRelu are two neurons, one for either sign, N levels each. Every other f stays in
+   float, and an encoder follows what it gives (``keep_activations.py``).
 2. staircase: one StaircaseFire, which follows f. Where f(a x) = a f(x) for a > 0 (x itself, Relu,
    LeakyRelu, PRelu of one slope) channels may have scales of their own.
-3. multi-threshold: MultiThresholdFire, where scale has a ScaleFire.
+3. multi-threshold: MultiThresholdFire, where scale has a ScaleFire; every other f is a
+   StaircaseFire.
 4. auto: multi-threshold where N > 255, staircase where N <= 8: few levels have to lie exactly, many
    need not. Else, where scale has one ScaleFire, that, if the squared error to be expected of it is
    at most :data:`_WITHIN` times a StaircaseFire's, and the StaircaseFire where it is more.
