@@ -275,7 +275,7 @@ class OctaveNeuron(SingleNeuron):
 
     def spikes(self, x: np.ndarray, row: int) -> np.ndarray:
         """|K|."""
-        return np.abs(self._fired(x, row))
+        return np.asarray(np.abs(self._fired(x, row)))
 
     def with_levels(self, kept: np.ndarray) -> OctaveNeuron:
         """The outermost levels kept become the highest; inputs beyond them are clipped there."""
@@ -376,7 +376,7 @@ class StaircaseNeuron(SingleNeuron):
     @property
     def levels(self) -> np.ndarray:
         """float32 [levels], in units of the scale, the first one first."""
-        return self.table[self._begins]
+        return np.asarray(self.table[self._begins])
 
     def staircase(self) -> tuple[np.ndarray, np.ndarray]:
         """Thresholds where one level ends and the next begins."""
