@@ -113,4 +113,5 @@ def spikes_of_levels(levels: NDArray[np.floating]) -> NDArray[np.int64]:
     distance = values - values[np.abs(values).argmin()]
     steps = np.diff(np.unique(values))
     unit = max(steps.min(initial=np.inf), np.abs(distance).max(initial=0.0) * _SMALLEST_STEP)
-    return np.rint(distance / unit).astype(np.int64)
+    spikes: NDArray[np.int64] = np.rint(distance / unit).astype(np.int64)
+    return spikes

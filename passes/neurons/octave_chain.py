@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...runtime_ops.scale_fire import MAX_LINEAR, is_level
-from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, rank_of
+from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, rank_of, values_of
 from .chain import Chain, per_channel, reciprocal, sole_producer, usable_steps
 
 #: Float32's whole numbers, and where those begin that lie one apart, with room on either side.
@@ -59,7 +59,8 @@ def emit_octave(graph: Graph, octave: OctaveChain, output: Tensor, name: str) ->
 
 def match_octave(graph: Graph, last: Node) -> OctaveChain | None:
     """The octave neuron that ends in ``last``, or None. ``graph`` is the scope of the node."""
-    if last.op != "Mul" or len(last.inputs) != 2 or not is_constant(last.inputs[1]):
+    factor = last.inputs[1] if last.op == "Mul" and len(last.inputs) == 2 else None
+    if factor is None or not is_constant(factor):
         return None
     level = sole_producer(graph, last.inputs[0], "Sub")
     shifted = sole_producer(graph, level.inputs[1], "Sub") if level is not None else None
@@ -76,13 +77,13 @@ def match_octave(graph: Graph, last: Node) -> OctaveChain | None:
     scaled = sole_producer(graph, clip.inputs[0], "Mul")
     if scaled is None or not all(is_constant(t) for t in (*clip.inputs[1:], scaled.inputs[1])):
         return None
-    x, scale = scaled.inputs[0], last.inputs[1].values
+    x, scale = scaled.inputs[0], factor.values
     steps, axis = per_channel(scale, rank_of(x))
     if steps is None or not usable_steps(steps):
         return None
-    if not np.array_equal(scaled.inputs[1].values, reciprocal(scale)):
+    if not np.array_equal(values_of(scaled.inputs[1]), reciprocal(scale)):
         return None
-    lowest, highest = (float(bound.values.reshape(())) for bound in clip.inputs[1:])
+    lowest, highest = (float(values_of(bound).reshape(())) for bound in clip.inputs[1:])
     linear = round(WHOLE / per_octave)
     if not 1 <= linear <= MAX_LINEAR or np.float32(WHOLE) / np.float32(linear) != per_octave:
         return None

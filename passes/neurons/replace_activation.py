@@ -100,7 +100,7 @@ def _replace_levels(graph: Graph, last: Node) -> Node | None:
     found = octave or staircase
     if found is None:
         return None
-    arrays = {"scale": broadcast(last.inputs[1].values)}
+    arrays = {"scale": broadcast(values_of(last.inputs[1]))}
     attributes: dict[str, float] = {"axis": found.axis}
     if octave is not None:
         operator = DUAL_SCALE_FIRE if octave.top_neg else SCALE_FIRE

@@ -55,7 +55,8 @@ def emit_staircase(graph: Graph, staircase: StaircaseChain, output: Tensor, name
 
 def match_staircase(graph: Graph, last: Node) -> StaircaseChain | None:
     """The staircase that ends in ``last``, or None. ``graph`` is the scope of the node."""
-    if last.op != "Mul" or len(last.inputs) != 2 or not is_constant(last.inputs[1]):
+    factor = last.inputs[1] if last.op == "Mul" and len(last.inputs) == 2 else None
+    if factor is None or not is_constant(factor):
         return None
     gather = sole_producer(graph, last.inputs[0], "Gather")
     if gather is None or not is_constant(gather.inputs[0]) or gather.attrs.get("axis", 0):
@@ -73,14 +74,14 @@ def match_staircase(graph: Graph, last: Node) -> StaircaseChain | None:
         return None
     first, end, start, rate, table = (tensor.values for tensor in constants)
     x = scaled.inputs[0]
-    scale, axis = per_channel(last.inputs[1].values, rank_of(x))
+    scale, axis = per_channel(factor.values, rank_of(x))
     if scale is None or not usable_steps(scale) or any(v.size != 1 for v in (first, end, start)):
         return None
     if table.ndim != 1 or len(table) > MAX_CELLS or not np.all(np.isfinite(table)):
         return None
     if first.item() != 0 or end.item() != len(table) - 1:
         return None
-    density = _density(rate, last.inputs[1].values)
+    density = _density(rate, factor.values)
     if density is None:
         return None
     return StaircaseChain(x, scale, density, start.item(), table, axis)
