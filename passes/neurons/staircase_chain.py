@@ -19,7 +19,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ...runtime_ops.staircase_fire import MAX_CELLS
-from ..graph.graph import Graph, Node, Tensor, is_constant, rank_of
+from ..graph.graph import Graph, Node, Tensor, is_constant, rank_of, values_of
 from .chain import Chain, per_channel, reciprocal, sole_producer, usable_steps
 
 #: Last places that a quotient of rounded numbers may be off by.
@@ -72,7 +72,7 @@ def match_staircase(graph: Graph, last: Node) -> StaircaseChain | None:
     constants = [*clip.inputs[1:], moved.inputs[1], scaled.inputs[1], gather.inputs[0]]
     if not all(is_constant(tensor) for tensor in constants):
         return None
-    first, end, start, rate, table = (tensor.values for tensor in constants)
+    first, end, start, rate, table = (values_of(tensor) for tensor in constants)
     x = scaled.inputs[0]
     scale, axis = per_channel(factor.values, rank_of(x))
     if scale is None or not usable_steps(scale) or any(v.size != 1 for v in (first, end, start)):
