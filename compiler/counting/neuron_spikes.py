@@ -257,7 +257,7 @@ def all_attributes(neuron: NodeProto) -> dict[str, Any]:
 
 def _is_plain(step: np.ndarray) -> bool:
     """Whether all channels have one step, in the middle of the range of float32."""
-    return bool(step.size == 1 and 1 / _LARGEST_STEP <= step.reshape(()) <= _LARGEST_STEP)
+    return step.size == 1 and 1 / _LARGEST_STEP <= float(step.reshape(())) <= _LARGEST_STEP
 
 
 def _cells_of_multiples(span: Span) -> tuple[float, float, np.ndarray]:

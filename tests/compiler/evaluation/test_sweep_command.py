@@ -148,7 +148,7 @@ def test_the_report_of_another_snn_is_refused(folder):
     plain = CompileOptions(sequential=False, bias_correction=False, compensation=False)
     for name, options in {
         "own": plain,
-        "levels": replace(plain, levels=8),
+        "levels": replace(plain, levels=16),
         "kind": replace(plain, neuron="multi-threshold"),
         "encoded": replace(plain, encode_input=True),
     }.items():
@@ -158,7 +158,7 @@ def test_the_report_of_another_snn_is_refused(folder):
     page = ["--html", folder / "with_report.html", "--compile-report"]
     assert snn_eval(folder, folder / "own.onnx", *page, folder / "own.json").exit_code == 0
     for name, message in (
-        ("levels", "'levels' is 8, of the SNN 32"),
+        ("levels", "'levels' is 16, of the SNN 32"),
         ("kind", "MultiThresholdFire 'Relu:b' is in one of the two only"),
         ("encoded", "ScaleFire 'x.encoder' is in one of the two only"),
     ):
