@@ -160,7 +160,7 @@ def test_the_report_of_another_snn_is_refused(folder):
     for name, message in (
         ("levels", "'levels' is 16, of the SNN 32"),
         ("kind", "MultiThresholdFire 'Relu:b' is in one of the two only"),
-        ("encoded", "ScaleFire 'x.encoder' is in one of the two only"),
+        ("encoded", "DualScaleFire 'x.encoder' is in one of the two only"),
     ):
         result = snn_eval(folder, folder / "own.onnx", *page, folder / f"{name}.json")
         assert result.exit_code == 2, result.output
