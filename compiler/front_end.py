@@ -32,7 +32,7 @@ from .calibration.match_samples import matched_samples
 from .calibration.tuning.search_scale import hold_out, import_optuna
 from .errors import ModelError
 from .model_io.load import load_source
-from .options import ALL, MEMBRANE, CompileOptions
+from .options import ALL, MEMBRANE, SCALE, CompileOptions
 from .progress import Progress
 from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
 from .running.probe import probe
@@ -76,7 +76,9 @@ RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
 FRONT_END: tuple[FrontEndPass, ...] = (
     *RECOGNITION,
     FrontEndPass(fold_batchnorm),
-    FrontEndPass(keep_activations, lambda o: (o.signed,), lambda o: o.timesteps > 1),
+    FrontEndPass(
+        keep_activations, lambda o: (o.signed,), lambda o: o.timesteps > 1 or o.kind == SCALE
+    ),
     FrontEndPass(membrane_shortcuts, wanted=lambda o: o.shortcuts == MEMBRANE),
     FrontEndPass(encode_edges, lambda o: (o.encode_input,), lambda o: o.encode == ALL),
     FrontEndPass(own_parameters, wanted=lambda o: o.corrects_layers),

@@ -167,12 +167,13 @@ class CompileOptions:
     )
     neuron: str = _option(
         NEURONS,
-        "ScaleFire, whose levels grow apart by octaves; StaircaseFire, with levels where the values "
-        "are; MultiThresholdFire, with levels at multiples of one threshold; auto: of the first "
-        "two what the data ask for, the third above 255 levels. Activations that are not linear "
-        "on either side of 0 are StaircaseFire. Over several timesteps multi-threshold: "
-        "IntegrateFire, which fires positive spikes behind a Relu; signed: negative ones too, "
-        "which take back what came too early; auto: signed if firing is immediate.",
+        "ScaleFire, whose levels grow apart by octaves; StaircaseFire, with levels where the "
+        "values are; MultiThresholdFire, with levels at multiples of one threshold; auto: of the "
+        "first two what the data ask for, the third above 255 levels and for unary spikes. Curves "
+        "(GELU, sigmoid) become StaircaseFire, or with scale stay in float and are encoded. Over "
+        "several timesteps multi-threshold: IntegrateFire, which fires positive spikes behind a "
+        "Relu; signed: negative ones too, which take back what came too early; auto: signed if "
+        "firing is immediate.",
         AUTO,
         choices=(AUTO, SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED),
     )
@@ -314,7 +315,7 @@ class CompileOptions:
 
     @property
     def kind(self) -> str:
-        """The kind of neuron where any can be: "auto", "scale", "staircase" or "multi-threshold"."""
+        """What kind linear activations become: auto, scale, staircase or multi-threshold."""
         return self.neuron if self.neuron in (AUTO, SCALE, STAIRCASE) else MULTI_THRESHOLD
 
     @property
@@ -416,8 +417,8 @@ def _check_time(options: CompileOptions) -> None:
     """Refuse what is done for networks of one timestep only."""
     if options.neuron in (SCALE, STAIRCASE):
         raise UsageError(
-            f"{options.neuron} neurons fire in one timestep; leave out --timesteps, or use multi-threshold "
-            "neurons, which become integrate-and-fire neurons"
+            f"{options.neuron} neurons fire in one timestep; leave out --timesteps, or use "
+            "multi-threshold neurons, which become integrate-and-fire neurons"
         )
     if options.search_scale or options.levels_budget is not None:
         raise UsageError(
@@ -447,8 +448,9 @@ def _resolve_neuron(options: CompileOptions) -> CompileOptions:
             f"unary spikes of {levels} levels take {levels} times the memory; choose "
             f"--binary-spikes bits, or at most {MAX_UNARY} --levels"
         )
-    if asked == AUTO:
-        one = AUTO if levels <= MOST_PLACED else MULTI_THRESHOLD
+    if asked == AUTO:  # unary spikes are as many as the highest level: uniform ones are the fewest
+        few = levels <= MOST_PLACED and options.binary_spikes != UNARY
+        one = AUTO if few else MULTI_THRESHOLD
         several = SIGNED if options.stepwise else MULTI_THRESHOLD
         options = replace(options, neuron=several if options.timesteps > 1 else one)
     if options.calibrator == DENSITY and options.kind == MULTI_THRESHOLD:

@@ -1,9 +1,9 @@
-"""Keep activations in float whose neurons, over several timesteps, only follow what they give.
+"""Keep activations in float whose neurons only follow what they give.
 
-1. Curved activations. A step fires multiples of one threshold, whose sum follows Relu, Clip from 0,
-   LeakyRelu and PRelu. Of any other function the neuron of one timestep follows the curve with its
-   levels, which steps cannot share.
-2. All activations, where neurons shall be signed. What a Relu lets through early may prove too much
+1. Curved activations. The levels of ScaleFire, and what a step of several fires, are multiples of
+   one step, which follow Relu, Clip from 0, LeakyRelu and PRelu. Any other function only a
+   StaircaseFire follows, with its levels.
+2. Over several timesteps all activations, where neurons shall be signed. What a Relu lets through early may prove too much
    once later, negative currents have come; a neuron that only fires positive spikes cannot take it
    back. So the activation is computed on the running mean of its current, and a neuron of both
    polarities follows that: its negative spikes take back earlier ones, and the spikes fired so far
@@ -19,7 +19,7 @@ from __future__ import annotations
 from ..analysis.activations import find_activations, is_encoder, mark_kept
 from ..graph.graph import Graph, PassResult, scopes
 
-_CURVED = "over several timesteps it stays in float; what linear operators read of it is encoded"
+_CURVED = "it stays in float; what linear operators read of it is encoded"
 _SIGNED = "on the running mean of its current; a signed neuron follows it where it is read"
 #: What is said of activations that this pass keeps: a neuron follows them wherever they are read.
 FOLLOWED = frozenset({_CURVED, _SIGNED})

@@ -23,6 +23,8 @@ _FLOAT = np.finfo(np.float32)
 _CELLS_IN_GAP = 16
 #: Cells per scale, at most: times a value of a network it should be finite.
 _DENSEST = 2.0**96
+#: Cells from 0 to the furthest threshold, at most: float32 has to tell them apart.
+_FURTHEST = 2.0**23
 
 _AnyNeuron = TypeVar("_AnyNeuron", bound="Neuron")
 
@@ -273,7 +275,7 @@ class OctaveNeuron(SingleNeuron):
 
     def spikes(self, x: np.ndarray, row: int) -> np.ndarray:
         """|K|."""
-        return np.abs(self._fired(x, row))
+        return np.asarray(np.abs(self._fired(x, row)))
 
     def with_levels(self, kept: np.ndarray) -> OctaveNeuron:
         """The outermost levels kept become the highest; inputs beyond them are clipped there."""
@@ -329,8 +331,9 @@ class StaircaseNeuron(SingleNeuron):
         """With thresholds moved to the edges of a grid.
 
         The grid has cells of a 16th of the least distance of two thresholds, or as many as a table
-        may have. A threshold above 0 does not move below it, nor one at or below 0 above it, so
-        that what is silent stays silent. Levels between thresholds that meet go.
+        may have, or as float32 tells apart so far from 0. A threshold above 0 does not move below
+        it, nor one at or below 0 above it, so that what is silent stays silent. Levels between
+        thresholds that meet go.
 
         Args:
             scale: as of the neuron.
@@ -341,8 +344,10 @@ class StaircaseNeuron(SingleNeuron):
         at = thresholds.astype(np.float64)
         reach = float(at[-1] - at[0] or abs(at[0]) or 1.0)
         gap = float(np.diff(at).min(initial=reach))
-        cells = max(min(math.ceil(_CELLS_IN_GAP * reach / gap), MAX_CELLS - 3), 1)
-        density = np.float32(np.clip(cells / reach, _FLOAT.tiny, _DENSEST))
+        cells = max(min(math.ceil(_CELLS_IN_GAP * reach / gap), MAX_CELLS - 4), 1)
+        furthest = float(np.abs(at).max()) or reach
+        densest = min(_FURTHEST / furthest, _DENSEST)
+        density = np.float32(np.clip(cells / reach, _FLOAT.tiny, densest))
         # Cell 0 ends at the first threshold, or one cell below it.
         start = np.float32(np.floor(at[0] * float(density)) - 1)
         edges = at * float(density) - float(start)
@@ -371,7 +376,7 @@ class StaircaseNeuron(SingleNeuron):
     @property
     def levels(self) -> np.ndarray:
         """float32 [levels], in units of the scale, the first one first."""
-        return self.table[self._begins]
+        return np.asarray(self.table[self._begins])
 
     def staircase(self) -> tuple[np.ndarray, np.ndarray]:
         """Thresholds where one level ends and the next begins."""
@@ -393,9 +398,9 @@ class StaircaseNeuron(SingleNeuron):
         """
         levels = self.levels
         kept = np.union1d(kept, np.flatnonzero(levels == 0)[:1]).astype(np.int64)
-        if len(kept) < 2:
-            only = int(kept[0]) if len(kept) else 0
-            kept = np.array([only, only + 1] if only == 0 else [only - 1, only])
+        if len(np.unique(levels[kept])) < 2:  # there may be two of level 0
+            first = int(kept[0]) if len(kept) else 0
+            kept = np.union1d(kept, [first, first - 1 if first else 1]).astype(np.int64)
         # Thresholds i..j-1 are between levels i and j.
         middle = (kept[:-1] + kept[1:] - 1) // 2
         level = kept[np.searchsorted(middle, self._level_of_cell, side="left")]

@@ -24,7 +24,7 @@ from snn_compile.compiler.running.planes import with_planes, without_planes
 from snn_compile.passes.graph.network import Network
 from snn_compile.passes.graph.protos import nodes_below
 from snn_compile.passes.graph.surgeon import import_model
-from snn_compile.passes.lowering.binary_spikes import KINDS, MARK, PLANES
+from snn_compile.passes.lowering.binary_spikes import KINDS, MARK, MAX_UNARY, PLANES
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal
 from snn_compile.runtime_ops.integrate_fire import INTEGRATE_FIRE
 from snn_compile.runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
@@ -131,10 +131,23 @@ def spikes_fired(model, x, steps, inputs):
     return np.where(np.isnan(x) | np.isnan(k), 0, k)
 
 
+def most_spikes(model, table=None, **_):
+    """The largest |k| that a neuron can fire."""
+    if table is not None:
+        distance = np.abs(table - min(table, key=abs))
+        return np.rint(distance.max() / np.diff(np.unique(table)).min())
+    given = {a.name: helper.get_attribute_value(a) for a in model.graph.node[0].attribute}
+    return max(given.get(name, 0) for name in ("levels_pos", "levels_neg", "top_pos", "top_neg"))
+
+
 @settings(max_examples=25, deadline=None)
 @given(neurons(), st.sampled_from(KINDS))
 def test_a_neuron_keeps_its_bits_and_its_planes_hold_its_spikes(neuron, kind):
     model, x, *parameters = neuron
+    if kind == "unary" and most_spikes(model, **parameters[1]) > MAX_UNARY:
+        with pytest.raises(ModelError, match="ask for bit planes"):
+            expanded(model, kind)
+        return
     changed, lines = expanded(model, kind)
     if "its spikes are binary" in lines[0]:
         assert not planes_of(changed)
@@ -355,9 +368,13 @@ def count_ones(ann, path, kind):
     for result in found.neurons:
         k = np.array(result.level_spikes)
         counted = np.abs(k) if kind == "unary" else popcount(k)
-        assert ones[fired[result.name]] == int((counted * result.level_counts).sum()) > 0
+        # Two graphs, each optimised in its own way: a sum that ends on the other side of a
+        # threshold by its last bit is a spike more, and moves others behind it: a few of 186,620.
+        expected = pytest.approx(int((counted * result.level_counts).sum()), rel=1e-4)
+        assert 0 < ones[fired[result.name]] == expected
         if kind == "unary":
-            assert ones[fired[result.name]] / sum(result.level_counts) == result.firing_rate
+            rate = ones[fired[result.name]] / sum(result.level_counts)
+            assert rate == pytest.approx(result.firing_rate, rel=1e-4)
     assert len(found.neurons) == len(ones) > 4
     return y
 
@@ -377,7 +394,7 @@ def test_unary_planes_of_a_network_from_the_command_line(tmp_path):
     with_option = json.loads(report.read_text())
     assert with_option["verification"]["claims"]
 
-    plain = compile_model(ann, CALIBRATION, CompileOptions(levels=9, **PLAIN))
+    plain = compile_model(ann, CALIBRATION, CompileOptions(levels=9, neuron="multi-threshold", **PLAIN))
     assert not planes_of(plain.model)
     without = json.loads(plain.report.to_json())
     for same in ("neurons", "coverage", "verification"):

@@ -153,7 +153,7 @@ def bad(tmp_path):
             DIGITS,
             ["-o", "{out}", "--neuron", "multi-threshold", "--calibrator", "density"],
             2,
-            "use mse, or scale neurons",
+            "use mse, or scale or staircase neurons",
         ),
         (DIGITS, ["-o", "{out}", "--min-agreement", "2"], 2, "--min-agreement"),
         (DIGITS, ["-o", "{out}", "--scale", "0"], 2, "--scale"),

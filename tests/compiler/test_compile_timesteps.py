@@ -164,7 +164,7 @@ def test_settling_lowers_the_initial_potential_of_what_comes_unevenly():
     ("options", "reason"),
     [
         (over_time(0), "from 1 to 1024"),
-        (over_time(neuron="scale"), "ScaleFire neurons fire in one timestep"),
+        (over_time(neuron="scale"), "scale neurons fire in one timestep"),
         (over_time(1, neuron="signed"), "signed neurons"),
         (over_time(firing="delayed", neuron="signed"), "signed neurons"),
         (over_time(firing="late"), "give immediate or delayed"),

@@ -18,7 +18,7 @@ from snn_compile.compiler.targets import resolve
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"levels": 32, "neuron": "scale", "encode": "all", "shortcuts": "membrane"}),
+        ({}, {"levels": 32, "neuron": "auto", "encode": "all", "shortcuts": "membrane"}),
         ({"levels": 256}, {"levels": 256, "neuron": "multi-threshold"}),
         ({"timesteps": 4}, {"levels": 1, "neuron": "signed", "firing": "immediate"}),
         ({"timesteps": 4, "firing": "delayed"}, {"neuron": "multi-threshold"}),
@@ -50,7 +50,7 @@ def test_options_without_effect_stay_empty():
     found = resolve(CompileOptions())
     assert found.settings() == CompileOptions().settings() | {
         "levels": 32,
-        "neuron": "scale",
+        "neuron": "auto",
         "encode": "all",
         "shortcuts": "membrane",
     }

@@ -93,7 +93,7 @@ def test_result_is_valid_and_runs_everywhere_with_the_same_bits(compiled):
 REWRITES = [one.name for one in FRONT_END if one.wanted(resolve(CompileOptions()))]
 STEPS = [
     *("load", *REWRITES, "reference", "calibrate", "shrink_levels"),
-    *("insert_quant_clip", "replace_activation", "function_bodies", "verify"),
+    *("fold_scales", "insert_quant_clip", "replace_activation", "function_bodies", "verify"),
 ]
 
 
@@ -270,18 +270,28 @@ def wrong_potential(network):
                 attribute.f = 0.25
 
 
-def wrong_level(network):
-    """Each level of one ScaleFire is the next higher one."""
+def wrong_octaves(network):
+    """The octaves of one ScaleFire begin too early."""
     node = next(node for node in network.proto.graph.node if node.op_type == "ScaleFire")
-    for tensor in network.proto.graph.initializer:
-        if tensor.name == node.input[3]:
-            levels = onnx.numpy_helper.to_array(tensor).copy()
-            levels[:-1] = levels[1:]
-            tensor.CopyFrom(onnx.numpy_helper.from_array(levels, tensor.name))
+    for attribute in node.attribute:
+        if attribute.name == "linear":
+            attribute.i //= 2
+
+
+def wrong_level(network):
+    """Each cell of one StaircaseFire has the level of the next one."""
+    node = next(node for node in network.proto.graph.node if node.op_type == "StaircaseFire")
+    levels = network.weights[node.input[2]]
+    network.weights[node.input[2]] = np.append(levels[1:], levels[-1:])
 
 
 @pytest.mark.parametrize(
-    ("neuron", "break_it"), [("multi-threshold", wrong_potential), ("scale", wrong_level)]
+    ("neuron", "break_it"),
+    [
+        ("multi-threshold", wrong_potential),
+        ("scale", wrong_octaves),
+        ("staircase", wrong_level),
+    ],
 )
 def test_a_broken_conversion_is_found(digits, digits_calibration, monkeypatch, neuron, break_it):
     """Verification must notice when the SNN is not the quantised ANN."""

@@ -4,15 +4,16 @@ Kinds (``--neuron``):
 
 1. scale: ScaleFire, the octave neuron (``octave.py``), where f is linear on either side of 0: Relu,
    Clip from 0, x itself (encoders), with levels on both sides of 0 where there are values on both.
-   LeakyRelu and PRelu are two neurons, one for either sign, N levels each. Every other f is a
-   StaircaseFire.
+   LeakyRelu and PRelu are two neurons, one for either sign, N levels each. Every other f stays in
+   float, and an encoder follows what it gives (``keep_activations.py``).
 2. staircase: one StaircaseFire, which follows f. Where f(a x) = a f(x) for a > 0 (x itself, Relu,
    LeakyRelu, PRelu of one slope) channels may have scales of their own.
-3. multi-threshold: MultiThresholdFire, where scale has a ScaleFire.
+3. multi-threshold: MultiThresholdFire, where scale has a ScaleFire; every other f is a
+   StaircaseFire.
 4. auto: multi-threshold where N > 255, staircase where N <= 8: few levels have to lie exactly, many
    need not. Else, where scale has one ScaleFire, that, if the squared error to be expected of it is
-   at most :data:`_WITHIN` times a StaircaseFire's, and the StaircaseFire where it is more. LeakyRelu
-   and PRelu are one StaircaseFire. docs/octaves.md has what that costs and what it saves.
+   at most :data:`_WITHIN` times a StaircaseFire's, and the StaircaseFire where it is more.
+   LeakyRelu and PRelu are one StaircaseFire. docs/octaves.md has what that costs and what it saves.
 5. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
    kind (auto: ScaleFire), one that follows max(x, 0) and one that follows min(x, 0).
 
@@ -141,12 +142,7 @@ def fit_neuron(
         return _dual(fit, kind, rows)
     few = kind == AUTO and options.levels <= _FEW_LEVELS
     if not activation.linear or activation.signed or kind == STAIRCASE or few:
-        why = f"{activation.op} is curved" if not activation.linear else ""
-        if activation.linear and few:
-            why = f"auto: {options.levels} levels are placed one by one, more than {_FEW_LEVELS} need not be"
-        if options.levels > MOST_PLACED:
-            why += f", a StaircaseFire has at most {MOST_PLACED} levels"
-        return fit.staircase_neuron(function, why)
+        return fit.staircase_neuron(function, _why_staircase(activation, options))
     is_encoder = activation.op == "Encoder"
     if kind == MULTI_THRESHOLD:
         return fit.threshold_neuron(function, activation.upper, is_encoder)
@@ -335,14 +331,30 @@ def _numbers(staircase: Staircase) -> int:
     return len(staircase.thresholds) + len(staircase.levels)
 
 
+def _why_staircase(activation: Activation, options: CompileOptions) -> str:
+    """Why it is a StaircaseFire, and has fewer levels than were asked for; empty: as asked."""
+    if activation.linear:
+        few = options.kind == AUTO and not activation.signed
+        return f"auto: up to {_FEW_LEVELS} levels are placed one by one" if few else ""
+    why = f"{activation.op} is curved"
+    if options.levels > MOST_PLACED:
+        why += f", a StaircaseFire has at most {MOST_PLACED} levels"
+    return why
+
+
 def _cheaper(octave: OctaveNeuron, staircase: StaircaseNeuron) -> Neuron:
     """Rule 4: the octave neuron costs less, a staircase has its levels where they should be."""
     ratio = octave.error**2 / staircase.error**2 if staircase.error else np.inf
     if octave.error == 0:
         ratio = 1.0
     taken: Neuron = octave if ratio <= _WITHIN else staircase
-    compared = f"auto: octaves of levels have {ratio:.2f} times the squared error of levels placed"
-    reasons = [taken.reason, f"{compared} one by one, up to {_WITHIN:g} are taken"]
+    compared = (
+        f"auto: octaves of levels have {ratio:.2f} times the squared error of levels placed one by "
+        f"one, up to {_WITHIN:g} are taken"
+    )
+    if not np.isfinite(ratio):
+        compared = "auto: levels placed one by one have no error, octaves of levels have one"
+    reasons = [taken.reason, compared]
     return replace(taken, reason="; ".join(reason for reason in reasons if reason))
 
 

@@ -3,7 +3,8 @@
 The spiking network runs over the samples once and the membrane potential of each neuron is counted
 inside the graph. On these potentials the shrunk neuron gives the same bits as before:
 
-1. ThresholdNeuron: N_pos and N_neg become the outermost levels that occur.
+1. ThresholdNeuron, OctaveNeuron: the highest and the lowest level become the outermost ones that
+   occur.
 2. StaircaseNeuron: levels that do not occur go, but for 0, and of the thresholds between two levels
    that stay one stays.
 3. DualNeuron: each of its neurons.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from snn_compile.compiler.calibration.calibrate import calibrate
 from snn_compile.compiler.calibration.fitting.distributions import distributions
+from snn_compile.compiler.calibration.fitting.octave import find_octave
 from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
@@ -18,7 +19,12 @@ from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.surgeon import export_network, import_model
-from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
+from snn_compile.passes.neurons.neuron import (
+    DualNeuron,
+    OctaveNeuron,
+    StaircaseNeuron,
+    ThresholdNeuron,
+)
 
 
 def signed(values, rows=1):
@@ -207,14 +213,70 @@ def test_signed_activation_gets_a_theta_for_each_side(tmp_path):
     assert (neuron.negative.levels_pos, neuron.negative.levels_neg) == (0, 8)
 
 
+def octave(rows):
+    """What a ScaleFire of the values above 0 is: scale, m and the highest level."""
+    rows = [row.of(lambda x: np.maximum(x, 0)) for row in distributions(signed(rows, len(rows)))]
+    found = find_octave(rows, 8)
+    return found.scale, found.linear, found.top_pos
+
+
+def octave_of(neuron):
+    return neuron.scale, neuron.linear, neuron.top_pos
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_octaves_of_a_network_are_those_of_its_activations(tmp_path, granularity):
+    data = DATA * np.float32([1, 10, 0.1])
+    neuron, silent, a = calibrated(
+        tmp_path, data, levels=8, neuron="scale", granularity=granularity
+    )
+    assert isinstance(neuron, OctaveNeuron)
+    rows = a.T if granularity == "channel" else a.reshape(1, -1)
+    expected = octave(rows)
+    np.testing.assert_allclose(neuron.scale, expected[0], rtol=1e-3)
+    assert octave_of(neuron)[1:] == expected[1:]
+    assert neuron.top_neg == 0
+    assert neuron.calibrator.startswith("density, per ")
+    assert neuron.reason == "auto: enough values for levels that follow the density"
+    assert not silent
+
+
+def test_octaves_of_a_signed_activation_have_a_scale_for_each_side(tmp_path):
+    neuron, _, a = calibrated(
+        tmp_path,
+        DATA + np.float32(1),
+        "PRelu (a, slope)",
+        levels=8,
+        neuron="scale",
+        granularity="tensor",
+    )
+    assert isinstance(neuron, DualNeuron)
+    values = a.reshape(1, -1)
+    scale, linear, top = octave(values)
+    np.testing.assert_allclose(neuron.positive.scale, scale, rtol=1e-3)
+    assert (neuron.positive.linear, neuron.positive.top_pos, neuron.positive.top_neg) == (
+        linear,
+        top,
+        0,
+    )
+    scale, linear, top = octave(-values)
+    np.testing.assert_allclose(neuron.negative.scale, scale, rtol=1e-3)
+    assert (neuron.negative.linear, neuron.negative.top_pos, neuron.negative.top_neg) == (
+        linear,
+        0,
+        top,
+    )
+    assert neuron.negative.scale != neuron.positive.scale
+
+
 @pytest.mark.parametrize("activation", ["LeakyRelu <alpha = 0.25> (a)", "PRelu (a, slope)"])
 def test_staircase_of_a_network_follows_its_slope(tmp_path, activation):
     neuron, _, _ = calibrated(tmp_path, DATA, activation)
     assert isinstance(neuron, StaircaseNeuron)
     slope = 0.25 if "alpha" in activation else 0.1
     x = np.array([-3.0, 3.0], np.float32)
-    unit = float(neuron.scale.max()) if neuron.scale.ndim else 1.0
-    y = neuron.levels[np.searchsorted(neuron.thresholds, x / unit, side="right")] * unit
+    widest = int(neuron.scale.argmax())
+    y = neuron.levels[neuron.level_of(x, widest)] * float(neuron.unit_of(widest))
     assert y == pytest.approx([-3 * slope, 3], abs=0.4)
     assert neuron.error < 0.06
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from helpers import export_model, level_counts, model_from_text, resolved, run_m
 from histogram_by_hand import HistogramByHand
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snn_compile.compiler.calibration.fitting import fit_neuron as module
 from snn_compile.compiler.calibration.fitting.distributions import distributions, pool
 from snn_compile.compiler.calibration.fitting.fit_neuron import (
     channel_axis,
@@ -36,6 +38,7 @@ from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
     DualNeuron,
+    OctaveNeuron,
     StaircaseNeuron,
     ThresholdNeuron,
 )
@@ -366,13 +369,25 @@ def test_channels_share_the_division_and_have_steps_of_their_own(calibrator):
     ("options", "match"),
     [
         ({"calibrator": "guess"}, "--calibrator 'guess' cannot be used; give auto, density, mse, "),
-        ({"neuron": "guess"}, "--neuron 'guess' cannot be used; give auto, scale, multi-thr"),
+        (
+            {"neuron": "guess"},
+            "--neuron 'guess' cannot be used; give auto, scale, staircase, multi-threshold or sig",
+        ),
         ({"levels": 0}, "--levels 0 cannot be used; give a whole number from 1 to 65536"),
         ({"percentile": 0.0}, "--percentile 0.0 .* a finite number above 0 and at most 100"),
         ({"percentile": 100.5}, "--percentile 100.5 "),
         ({"percentile": float("nan")}, "--percentile nan "),
-        ({"levels": 256, "neuron": "scale"}, "256 levels: a ScaleFire neuron has at most 255"),
-        ({"calibrator": "density", "neuron": "multi-threshold"}, "places levels freely"),
+        (
+            {"levels": 256, "neuron": "scale"},
+            "256 levels: scale neurons have at most 255; use fewer --levels, or multi-threshold",
+        ),
+        ({"levels": 256, "neuron": "staircase"}, "256 levels: staircase neurons have at most 255"),
+        ({"neuron": "scale", "timesteps": 2}, "^scale neurons fire in one timestep; leave out --t"),
+        ({"neuron": "staircase", "timesteps": 2}, "^staircase neurons fire in one timestep"),
+        (
+            {"calibrator": "density", "neuron": "multi-threshold"},
+            "places levels freely.*; use mse, or scale or staircase neurons",
+        ),
         ({"calibrator": "density", "levels": 300}, "which 300 levels need"),
     ],
     ids=str,
@@ -384,14 +399,16 @@ def test_options_that_do_not_go_together_are_refused(options, match):
 
 def test_options_that_go_together():
     for levels, neuron, kind in (
-        (255, "auto", "scale"),
+        (255, "auto", "auto"),
         (256, "auto", "multi-threshold"),
         (4, "multi-threshold", "multi-threshold"),
-        (4, "scale", "scale"),
+        (255, "scale", "scale"),
+        (255, "staircase", "staircase"),
     ):
         options = resolved(levels=levels, neuron=neuron)
         assert options.kind == options.neuron == kind
-    resolved(calibrator="density")
+    for neuron in ("auto", "scale", "staircase"):
+        resolved(calibrator="density", neuron=neuron)
     resolved(levels=1000, calibrator="entropy")
 
 
@@ -417,16 +434,17 @@ ACTIVATIONS = {
     "hard swish": "HardSwish (a)",
     "encoder": "Sin (a)",
 }
+KINDS = ("scale", "staircase", "multi-threshold")
 OPTIONS = {
     "auto": {},
-    "density": {"calibrator": "density"},
-    "multi-threshold": {"neuron": "multi-threshold"},
-    "one level": {"levels": 1},
-    "one level multi-threshold": {"levels": 1, "neuron": "multi-threshold"},
+    "auto density": {"calibrator": "density"},
+    "auto of 16": {"levels": 16},
     "many": {"levels": 300, "calibrator": "mse"},
-    **{f"scale {name}": {"calibrator": name} for name in UNIFORM_CALIBRATORS},
+    **{kind: {"neuron": kind} for kind in KINDS},
+    **{f"one level {kind}": {"levels": 1, "neuron": kind} for kind in ("auto", *KINDS)},
     **{
-        f"multi-threshold {name}": {"calibrator": name, "neuron": "multi-threshold"}
+        f"{kind} {name}": {"calibrator": name, "neuron": kind}
+        for kind in KINDS
         for name in UNIFORM_CALIBRATORS
     },
 }
@@ -491,9 +509,8 @@ def test_quantised_network_and_spiking_network_agree_bit_for_bit(case, chosen, g
     for library in (True, False):
         got = run_model(snn, feed, library=library)[1]
         np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
-    kinds = {node.op_type for node in snn.graph.node if node.domain == "ai.snn"}
-    linear = options.kind == "multi-threshold" and activation.linear
-    assert kinds == {"MultiThresholdFire" if linear else "ScaleFire"}
+    fired = [node.op_type for node in snn.graph.node if node.domain == "ai.snn"]
+    assert sorted(fired) == sorted(operator_of(part) for part in neuron.parts.values())
     if granularity == "tensor":
         assert "per tensor" in neuron.calibrator
     # What was expected is what is found on the values it was fitted to.
@@ -504,6 +521,16 @@ def test_quantised_network_and_spiking_network_agree_bit_for_bit(case, chosen, g
         error = np.sqrt(((y - f) ** 2).sum() / (f**2).sum())
         assert error <= neuron.error * 1.03 + 1e-6
         assert neuron.error <= error * 1.15 + 1e-6
+
+
+def operator_of(part):
+    """The operator that a neuron becomes: with levels below 0, ScaleFire's second name."""
+    match part:
+        case ThresholdNeuron():
+            return "MultiThresholdFire"
+        case OctaveNeuron():
+            return "DualScaleFire" if part.top_neg else "ScaleFire"
+    return "StaircaseFire"
 
 
 def analog(case, x):
@@ -518,54 +545,64 @@ def analog(case, x):
 
 
 @pytest.mark.parametrize(
-    ("case", "neuron", "kind", "both"),
+    ("case", "scale", "staircase", "multi_threshold"),
     [
-        ("relu", "scale", StaircaseNeuron, None),
-        ("relu6", "scale", StaircaseNeuron, None),
-        ("leaky relu", "scale", StaircaseNeuron, None),
-        ("prelu of one slope", "scale", StaircaseNeuron, None),
-        ("prelu", "scale", DualNeuron, None),
-        ("encoder", "scale", StaircaseNeuron, None),
-        ("relu", "multi-threshold", ThresholdNeuron, False),
-        ("relu6", "multi-threshold", ThresholdNeuron, False),
-        ("leaky relu", "multi-threshold", DualNeuron, None),
-        ("prelu of one slope", "multi-threshold", DualNeuron, None),
-        ("encoder", "multi-threshold", ThresholdNeuron, True),
-        ("clip of both signs", "multi-threshold", StaircaseNeuron, None),
-        ("sigmoid", "multi-threshold", StaircaseNeuron, None),
+        ("relu", OctaveNeuron, StaircaseNeuron, ThresholdNeuron),
+        ("relu6", OctaveNeuron, StaircaseNeuron, ThresholdNeuron),
+        ("encoder", OctaveNeuron, StaircaseNeuron, ThresholdNeuron),
+        ("leaky relu", (OctaveNeuron,) * 2, StaircaseNeuron, (ThresholdNeuron,) * 2),
+        ("prelu of one slope", (OctaveNeuron,) * 2, StaircaseNeuron, (ThresholdNeuron,) * 2),
+        ("prelu", (OctaveNeuron,) * 2, (StaircaseNeuron,) * 2, (ThresholdNeuron,) * 2),
+        ("clip of both signs", StaircaseNeuron, StaircaseNeuron, StaircaseNeuron),
+        ("sigmoid", StaircaseNeuron, StaircaseNeuron, StaircaseNeuron),
     ],
 )
-def test_kinds(case, neuron, kind, both):
-    _, activation, found, _ = fitted(case, resolved(levels=8, neuron=neuron))
-    assert type(found) is kind
-    if both is not None:
-        assert (found.levels_neg > 0) == both
-        assert found.levels_neg + found.levels_pos == (16 if both else 8)
-    curved = neuron == "multi-threshold" and kind is StaircaseNeuron
-    assert (f"{activation.op} is curved" in found.reason) == curved
+def test_kinds(case, scale, staircase, multi_threshold):
+    for name, kind in zip(KINDS, (scale, staircase, multi_threshold), strict=True):
+        _, activation, found, _ = fitted(case, resolved(levels=8, neuron=name))
+        parts = list(found.parts.values())
+        assert isinstance(found, DualNeuron) == isinstance(kind, tuple)
+        assert [type(part) for part in parts] == list(kind if isinstance(kind, tuple) else (kind,))
+        both = case in ("encoder", "leaky relu", "prelu of one slope", "clip of both signs")
+        if isinstance(found, ThresholdNeuron):
+            assert found.levels_pos + found.levels_neg == (16 if both else 8)
+        assert all(part.level_count <= (16 if both and len(parts) == 1 else 8) for part in parts)
+        assert (f"{activation.op} is curved" in found.reason) == (not activation.linear)
+
+
+@pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
+def test_neurons_for_one_sign_fire_no_other(neuron):
+    """Of a Relu and of either part of a LeakyRelu; an encoder of both signs fires both."""
+    for case, signs in (("relu", "+"), ("relu6", "+"), ("leaky relu", "+-"), ("encoder", "both")):
+        _, _, found, _ = fitted(case, resolved(levels=8, neuron=neuron))
+        each = [signs] if signs == "both" else signs
+        for part, sign in zip(found.parts.values(), each, strict=True):
+            levels = part.staircase()[1]
+            assert (levels[0] < 0) == (sign in ("-", "both"))
+            assert (levels[-1] > 0) == (sign in ("+", "both"))
 
 
 def test_axes_of_kinds():
-    scale = resolved(neuron="scale")
-    thresholds = resolved(neuron="multi-threshold")
-    for case, options, axis in (
-        ("relu", scale, 1),
-        ("leaky relu", scale, 1),
-        ("prelu", scale, 1),
-        ("relu6", scale, None),
-        ("sigmoid", scale, None),
-        ("relu6", thresholds, 1),
-        ("sigmoid", thresholds, None),
-        ("relu", replace(scale, granularity="tensor"), None),
-    ):
-        _, activation, _ = activation_of(case)
-        assert channel_axis(activation, options) == axis, case
+    multiples = {"scale": True, "multi-threshold": True, "staircase": False, "auto": False}
+    for neuron, linear in multiples.items():
+        options = resolved(neuron=neuron)
+        for case, axis in (
+            ("relu", 1),
+            ("leaky relu", 1),
+            ("prelu", 1),
+            ("relu6", 1 if linear else None),
+            ("sigmoid", None),
+        ):
+            _, activation, _ = activation_of(case)
+            assert channel_axis(activation, options) == axis, (case, neuron)
+        _, activation, _ = activation_of("relu")
+        assert channel_axis(activation, replace(options, granularity="tensor")) is None
 
 
 @pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
 @pytest.mark.parametrize("case", [case for case in ACTIVATIONS if case != "prelu"])
 def test_uniform_staircases_have_levels_equally_far_apart(case, calibrator):
-    options = resolved(levels=16, calibrator=calibrator, granularity="tensor")
+    options = resolved(levels=16, neuron="staircase", calibrator=calibrator, granularity="tensor")
     _, _, neuron, _ = fitted(case, options)
     levels = np.unique(neuron.levels)
     steps = np.diff(levels)
@@ -573,17 +610,26 @@ def test_uniform_staircases_have_levels_equally_far_apart(case, calibrator):
     assert 0 in neuron.levels
     # Negative values of a hard swish are there, if too small for a level.
     both = levels[0] < 0 < levels[-1] or case == "hard swish"
-    assert len(neuron.thresholds) <= (32 if both else 16)
-    assert (np.diff(neuron.thresholds) > 0).all()
+    assert neuron.level_count <= (32 if both else 16)
+    assert (np.diff(neuron.staircase()[0]) > 0).all()
+
+
+@pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
+@pytest.mark.parametrize("case", ["relu", "relu6", "encoder"])
+def test_uniform_octave_neurons_stay_below_m(case, calibrator):
+    """Up to m every integer is a level."""
+    _, _, neuron, _ = fitted(case, resolved(levels=16, neuron="scale", calibrator=calibrator))
+    assert max(neuron.top_pos, neuron.top_neg) == neuron.linear
+    assert neuron.top_pos + neuron.top_neg == neuron.level_count == (32 if neuron.top_neg else 16)
 
 
 def test_more_than_255_levels_of_a_curved_function_are_255():
     _, _, neuron, _ = fitted("sigmoid", resolved(levels=1000))
-    assert len(neuron.thresholds) <= 255
-    assert "Sigmoid is curved, a ScaleFire has at most 255 levels" in neuron.reason
+    assert neuron.level_count <= 255
+    assert "Sigmoid is curved, a StaircaseFire has at most 255 levels" in neuron.reason
 
 
-@pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
+@pytest.mark.parametrize("neuron", ["auto", *KINDS])
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_silent_activations_get_a_usable_neuron(case, neuron):
     _, activation, x = activation_of(case)
@@ -606,47 +652,71 @@ def relu_of_values(x, **options):
     return fit_neuron(activation, histogram_of(x), resolved(**options))
 
 
-def test_samples_seen_again_are_no_further_values():
+def error_on(neuron, x):
+    """The relative error of a neuron that stands for a Relu on values of a tensor."""
+    thresholds, levels = neuron.staircase()
+    scale = float(neuron.scale)
+    y = scale * levels[np.searchsorted(thresholds, x / scale, side="right")]
+    f = relu(x.astype(np.float64))
+    return np.sqrt(((y - f) ** 2).sum() / (f**2).sum())
+
+
+placed = pytest.mark.parametrize("neuron", ["scale", "staircase"])
+
+
+@placed
+def test_samples_seen_again_are_no_further_values(neuron):
     _, activation, _ = activation_of("relu")
     x = np.random.default_rng(4).normal(0, 1, (1, 60)).astype(np.float32)
     once, again = histogram_of(x), histogram_of(x)
     again.merge_seen_again(histogram_of(x))
     more = histogram_of(x)
     more.merge(histogram_of(x))
-    options = resolved(levels=16)
+    options = resolved(levels=16, neuron=neuron)
     neurons = [fit_neuron(activation, values, options) for values in (once, again, more)]
-    assert neurons[0].reason == neurons[1].reason != neurons[2].reason
+    assert neurons[0].calibrator == neurons[1].calibrator
     # Bins of two equal values are spread, those of one are not.
     assert neurons[1].error == pytest.approx(neurons[0].error, rel=0.01)
-    assert neurons[2].error < 0.8 * neurons[0].error
+    assert neurons[2].error < neurons[0].error
+    if neuron == "staircase":  # which fits many numbers
+        assert neurons[0].reason == neurons[1].reason != neurons[2].reason
+        assert neurons[2].error < 0.8 * neurons[0].error
 
 
-def test_auto_takes_density_where_there_are_many_values():
-    neuron = relu_of_values(SAMPLES["normal"], levels=8)
-    assert neuron.calibrator == "density, per tensor"
-    assert neuron.reason == "auto: enough values for levels that follow the density"
+@placed
+def test_auto_takes_density_where_there_are_many_values(neuron):
+    found = relu_of_values(SAMPLES["normal"], levels=8, neuron=neuron)
+    assert found.calibrator == "density, per tensor"
+    assert found.reason == "auto: enough values for levels that follow the density"
     fixed = {
-        name: relu_of_values(SAMPLES["normal"], levels=8, calibrator=name).error
+        name: relu_of_values(SAMPLES["normal"], levels=8, neuron=neuron, calibrator=name).error
         for name in ("density", "mse")
     }
     assert fixed["density"] < fixed["mse"]
-    assert neuron.error == fixed["density"]
+    assert found.error == fixed["density"]
 
 
 def test_auto_does_not_fit_levels_to_few_values():
     x = SAMPLES["exponential"]
     few, many = x[:40], x[20_000:]
-
-    def error(neuron):
-        y = neuron.levels[np.searchsorted(neuron.thresholds, many / neuron.scale, side="right")]
-        return np.sqrt(((neuron.scale * y - many) ** 2).sum() / (many**2).sum())
-
-    chosen = relu_of_values(few, levels=16)
+    options = {"levels": 16, "neuron": "staircase"}
+    chosen = relu_of_values(few, **options)
     assert chosen.calibrator == "mse, per tensor"
     assert "(density " in chosen.reason
-    tempted = relu_of_values(few, levels=16, calibrator="density")
-    assert error(chosen) < error(tempted)
-    assert relu_of_values(few[:1], levels=16).calibrator == "mse, per tensor"
+    tempted = relu_of_values(few, **options, calibrator="density")
+    assert error_on(chosen, many) < error_on(tempted, many)
+    for neuron in ("auto", "scale", "staircase"):
+        one = relu_of_values(few[:1], levels=16, neuron=neuron)
+        assert one.calibrator == "mse, per tensor"
+
+
+def test_of_few_values_the_three_numbers_of_an_octave_neuron_are_known():
+    few = SAMPLES["exponential"][:20]
+    octave, staircase = (
+        relu_of_values(few, levels=16, neuron=neuron).reason for neuron in ("scale", "staircase")
+    )
+    assert re.match(r"auto: of the errors to be expected \(density \d+\.\d\d%, mse ", octave)
+    assert "(density unknown, too few values, mse " in staircase
 
 
 def test_auto_of_thresholds():
@@ -658,57 +728,139 @@ def test_auto_of_thresholds():
     assert "unknown, too few values" in few.reason
 
 
-def test_asked_for_calibrators_need_no_reason():
+@pytest.mark.parametrize("neuron", KINDS)
+def test_asked_for_calibrators_need_no_reason(neuron):
     for calibrator in ("density", *UNIFORM_CALIBRATORS):
+        if (calibrator, neuron) == ("density", "multi-threshold"):
+            continue
         percentile = 99 if calibrator == "percentile" else None
-        neuron = relu_of_values(
-            SAMPLES["normal"], levels=8, calibrator=calibrator, percentile=percentile
+        found = relu_of_values(
+            SAMPLES["normal"], levels=8, neuron=neuron, calibrator=calibrator, percentile=percentile
         )
         name = "percentile 99" if calibrator == "percentile" else calibrator
-        assert neuron.calibrator == f"{name}, per tensor"
-        assert neuron.reason == ""
-        assert 0 < neuron.error < 1
+        assert found.calibrator == f"{name}, per tensor"
+        assert found.reason == ""
+        assert 0 < found.error < 1
+
+
+COMPARED = "auto: octaves of levels have {} times the squared error of levels placed one by one"
+UP_TO = ", up to {:g} are taken"
+
+
+@pytest.mark.parametrize("levels", [9, 16, 64, 255])
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name != "integers"])
+def test_auto_takes_octaves_of_levels_up_to_a_bound(name, levels, monkeypatch):
+    x = SAMPLES[name]
+    octave = relu_of_values(x, levels=levels, neuron="scale")
+    staircase = relu_of_values(x, levels=levels, neuron="staircase")
+    ratio = octave.error**2 / staircase.error**2
+    for bound, taken in ((1.01 * ratio, octave), (0.99 * ratio, staircase)):
+        monkeypatch.setattr(module, "_WITHIN", bound)
+        found = relu_of_values(x, levels=levels)
+        reason = f"{taken.reason}; {COMPARED.format(f'{ratio:.2f}')}{UP_TO.format(bound)}"
+        assert_same_neuron(found, replace(taken, reason=reason))
+
+
+def assert_same_neuron(found, expected):
+    assert type(found) is type(expected)
+    for key, value in vars(expected).items():
+        if not key.startswith("_"):  # what is kept once computed
+            np.testing.assert_array_equal(getattr(found, key), value)
+
+
+@pytest.mark.parametrize("levels", [9, 16, 32, 255])
+@pytest.mark.parametrize("name", ["normal", "half normal", "exponential", "skewed", "uniform"])
+def test_the_bound_lets_octaves_of_levels_follow_usual_densities(name, levels):
+    assert isinstance(relu_of_values(SAMPLES[name], levels=levels), OctaveNeuron)
+
+
+@pytest.mark.parametrize("levels", [1, 4, 8])
+@pytest.mark.parametrize("calibrator", ["auto", "density", "max"])
+def test_few_levels_are_placed_one_by_one(levels, calibrator):
+    x = SAMPLES["normal"]
+    found = relu_of_values(x, levels=levels, calibrator=calibrator)
+    expected = relu_of_values(x, levels=levels, calibrator=calibrator, neuron="staircase")
+    reason = "auto: up to 8 levels are placed one by one"
+    reason += f"; {expected.reason}" if expected.reason else ""
+    assert_same_neuron(found, replace(expected, reason=reason))
+
+
+@pytest.mark.parametrize("calibrator", ["auto", "density"])
+def test_levels_that_have_to_lie_exactly_are_placed_one_by_one(calibrator):
+    x = np.repeat(np.float32([0, 1, 1.375, 9, 50, 400]), 1000)
+    found = relu_of_values(x, levels=9, calibrator=calibrator)
+    assert isinstance(found, StaircaseNeuron)
+    assert found.error == pytest.approx(0, abs=1e-6)
+    assert found.reason.endswith(
+        "auto: levels placed one by one have no error, octaves of levels have one"
+    )
+
+
+@pytest.mark.parametrize("x", [np.repeat(np.arange(5.0), 100), np.zeros(50), np.full(50, -3.0)])
+def test_octaves_of_levels_without_error_are_taken(x):
+    found = relu_of_values(x.astype(np.float32), levels=16)
+    assert isinstance(found, OctaveNeuron)
+    assert found.error == pytest.approx(0, abs=1e-6)
+    assert COMPARED.format("1.00") in found.reason
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize(
+    ("case", "options", "kinds"),
+    [
+        ("leaky relu", {}, [StaircaseNeuron]),
+        ("prelu of one slope", {}, [StaircaseNeuron]),
+        ("prelu", {}, [OctaveNeuron, OctaveNeuron]),
+        ("clip of both signs", {}, [StaircaseNeuron]),
+        ("sigmoid", {}, [StaircaseNeuron]),
+        ("relu", {"levels": 256}, [ThresholdNeuron]),
+        ("encoder", {"levels": 256}, [ThresholdNeuron]),
+    ],
+)
+def test_where_auto_has_no_choice_it_compares_nothing(case, options, kinds, granularity):
+    for levels in (4, 16):
+        chosen = {"levels": levels, "granularity": granularity} | options
+        _, _, found, _ = fitted(case, resolved(**chosen))
+        assert [type(part) for part in found.parts.values()] == kinds
+        assert "octaves" not in found.reason
+        assert "one by one" not in found.reason
+
+
+@pytest.mark.parametrize("case", ["relu", "relu6", "encoder"])
+def test_where_auto_has_a_choice_it_says_how_it_was_made(case):
+    _, _, found, _ = fitted(case, resolved(levels=16))
+    assert isinstance(found, (OctaveNeuron, StaircaseNeuron))
+    assert re.search(COMPARED.format(r"\d+\.\d\d") + ", up to", found.reason)
 
 
 # --- shrinking ------------------------------------------------------------------------------------
 
 
 def evaluated(case, neuron):
-    """Membrane potentials and what the compiled neuron makes of them."""
+    """Small membrane potentials and what the compiled neuron makes of them."""
     graph, activation, _ = activation_of(case)
     _, snn = stages(graph, activation, neuron)
-    return run_model(snn, {"x": potentials()}, library=True)
+    return run_model(snn, {"x": potentials() * np.float32(0.02)}, library=True)
 
 
 @pytest.mark.parametrize("count", ["values", "histogram"])
-@pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
+@pytest.mark.parametrize("neuron", KINDS)
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_shrunk_neurons_give_the_same_bits(case, neuron, count):
-    options = resolved(levels=200, calibrator="max", neuron=neuron)
-    _, _, full, x = fitted(case, options)
-    if isinstance(full, StaircaseNeuron):  # levels that nothing reaches
-        full = replace(
-            full,
-            thresholds=np.float32([*full.thresholds, 1e4, 2e4]),
-            levels=np.float32([*full.levels, 7, 8]),
-        )
-    elif case in ("relu", "encoder"):
-        full = replace(full, levels_pos=full.levels_pos + 30, levels_neg=full.levels_neg and 300)
+    """On values far smaller than those that the neuron was fitted to."""
+    _, _, full, _ = fitted(case, resolved(levels=200, calibrator="max", neuron=neuron))
+    x, before = evaluated(case, full)
     if count == "values":
         counts = level_counts(full, x)
     else:
         counts = count_levels(full, histogram_along(x, full.axis if full.rows > 1 else None))
     small = full.shrunk(counts)
-    potential, before = evaluated(case, full)
-    np.testing.assert_array_equal(potential, x)
     after = evaluated(case, small)[1]
     np.testing.assert_array_equal(before.view(np.uint32), after.view(np.uint32))
-    grown = isinstance(full, StaircaseNeuron) or case in ("relu", "encoder")
-    assert small.level_count < full.level_count + (not grown)
-    for side in small.parts.values():
-        if isinstance(side, StaircaseNeuron):
-            assert len(side.levels) == len(side.thresholds) + 1
-            assert (np.diff(side.thresholds) > 0).all()
+    for name, part in small.parts.items():
+        assert 1 <= part.level_count < full.parts[name].level_count
+        assert (np.diff(part.staircase()[0]) > 0).all()
+        assert 0 in part.staircase()[1] or 0 not in full.parts[name].staircase()[1]
 
 
 def test_levels_are_counted_in_histograms():
@@ -722,11 +874,11 @@ def test_levels_are_counted_in_histograms():
 
 def test_values_too_small_for_a_bin_are_counted_on_either_side_of_zero():
     histogram = histogram_of([1e-30, -1e-30, 4.0])
-    neuron = StaircaseNeuron(
-        np.float32(1),
-        np.float32([-1e-31, 1e-31, 1]),
-        np.float32([-1, 0, 1, 2]),
-        axis=1,
-        calibrator="",
-    )
-    assert (count_levels(neuron, histogram)[""] > 0).tolist() == [True, True, True, True]
+    tiny, given = np.float32(1e-30), {"axis": 1, "calibrator": ""}
+    steps, levels = np.float32([-0.4, 0.4]), np.float32([-1, 0, 1])
+    for neuron in (
+        StaircaseNeuron.of_staircase(tiny, steps, levels, **given),
+        OctaveNeuron(tiny, 1, 1, 1, **given),
+        ThresholdNeuron(tiny, 1, 1, **given),
+    ):
+        assert (count_levels(neuron, histogram)[""] > 0).tolist() == [True, True, True]

@@ -29,7 +29,12 @@ from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.surgeon import export_network, import_model
-from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
+from snn_compile.passes.neurons.neuron import (
+    DualNeuron,
+    OctaveNeuron,
+    StaircaseNeuron,
+    ThresholdNeuron,
+)
 
 table = st.lists(
     st.builds(Choice, st.integers(1, 64), st.integers(0, 40), st.integers(0, 20)),
@@ -100,14 +105,17 @@ def test_ladder_holds_the_levels_asked_for_and_no_more_than_the_neuron_has():
     assert ladder(resolved(levels=16)) == [4, 6, 8, 12, 16, 24, 32, 48, 64]
     assert ladder(resolved(levels=1)) == [1, 2, 3, 4]
     assert ladder(resolved(levels=100))[-3:] == [150, 200, 255]
-    assert ladder(resolved(levels=255))[-1] == 255
+    for neuron in ("auto", "scale", "staircase"):
+        assert ladder(resolved(levels=255, neuron=neuron))[-1] == 255
     assert ladder(resolved(levels=100, neuron="multi-threshold"))[-1] == 400
     assert 300 in ladder(resolved(levels=300))
 
 
 def test_kind_of_neuron_stays_when_levels_change():
     assert replace(resolved(levels=300), levels=75).kind == "multi-threshold"
-    assert replace(resolved(levels=255), levels=64).kind == "scale"
+    assert replace(resolved(levels=255), levels=64).kind == "auto"
+    for neuron in ("scale", "staircase"):
+        assert replace(resolved(levels=255, neuron=neuron), levels=64).kind == neuron
 
 
 def histogram_of(values):
@@ -137,15 +145,21 @@ VALUES = [-8.0, -3.0, -1.0, 0.0, 0.0, 1.0, 2.0, 3.0, 3.0, 12.0]
         (threshold(2, 4, 2), [VALUES], 2 + 2 + 1 + 1 + 1 + 2 + 2 + 4),
         (threshold([2, 4], 4), [VALUES, VALUES], 10 + 0 + 0 + 1 + 1 + 1 + 3),
         (
-            StaircaseNeuron(
-                axis=1,
-                calibrator="",
+            # In units of the smallest step: -1, 0, 1, and 5, the nearest to 4.6.
+            StaircaseNeuron.of_staircase(
                 scale=np.float32([1, 2]),
                 thresholds=np.float32([-2, 1, 3]),
-                levels=np.float32([-0.2, 0, 1, 5]),
+                levels=np.float32([-1, 0, 1, 4.6]),
+                axis=1,
+                calibrator="",
             ),
             [VALUES, VALUES],
-            (1 + 1 + 0 + 1 + 1 + 2 + 2 + 2) + (1 + 1 + 1 + 1 + 2),
+            (1 + 1 + 0 + 1 + 1 + 5 + 5 + 5) + (1 + 1 + 1 + 1 + 5),
+        ),
+        (
+            OctaveNeuron(np.float32([1, 2.5]), 4, 12, 3, axis=1, calibrator=""),
+            [VALUES, VALUES],
+            (3 + 3 + 1 + 1 + 2 + 3 + 3 + 12) + (3 + 1 + 0 + 0 + 1 + 1 + 1 + 4),
         ),
         (
             DualNeuron(
@@ -254,14 +268,19 @@ def test_sensitivities_are_measured_on_samples_from_all_over(tmp_path):
     assert found["a"] > 0
 
 
-def test_table_has_less_error_and_more_spikes_the_more_levels(tmp_path):
+@pytest.mark.parametrize("neuron", ["auto", "scale", "staircase", "multi-threshold"])
+def test_table_has_less_error_and_more_spikes_the_more_levels(tmp_path, neuron):
     _, activations, _ = prepare(BRANCHES, tmp_path)
     x = np.random.default_rng(1).standard_normal((1, 20_000))
-    options = resolved(levels=8)
+    options = resolved(levels=8, neuron=neuron)
     lines = level_table(activations[0], histogram_of(x), 100, options)
     assert [line.levels for line in lines] == ladder(options)
     assert all(np.diff([line.error for line in lines]) < 0)
-    assert all(np.diff([line.cost for line in lines]) > 0)
+    costs = {line.levels: line.cost for line in lines}
+    if neuron != "multi-threshold":
+        # A level costs what it is in units of the scale: with another m, 3 may cost as much as 4.
+        costs = {levels: cost for levels, cost in costs.items() if levels in (2, 4, 8, 16, 32)}
+    assert all(np.diff(list(costs.values())) > 0)
     more = level_table(activations[0], histogram_of(x), 200, options)
     assert [line.cost * 2 for line in more] == pytest.approx([line.cost for line in lines])
 

@@ -11,7 +11,12 @@ from helpers import level_counts, model_from_text
 from histogram_by_hand import HistogramByHand
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration.fitting.membrane import BINS, MOST_LEVELS, Membrane
-from snn_compile.passes.neurons.neuron import DualNeuron, StaircaseNeuron, ThresholdNeuron
+from snn_compile.passes.neurons.neuron import (
+    DualNeuron,
+    OctaveNeuron,
+    StaircaseNeuron,
+    ThresholdNeuron,
+)
 
 
 def array(*values):
@@ -25,10 +30,17 @@ def threshold_neuron(theta, levels_pos, levels_neg=0):
     )  # fmt: skip
 
 
-def staircase_neuron(scale, thresholds, levels):
-    return StaircaseNeuron(
-        scale=np.asarray(scale, np.float32), thresholds=array(*thresholds), levels=array(*levels),
+def octave_neuron(scale, linear, top_pos, top_neg=0):
+    return OctaveNeuron(
+        scale=np.asarray(scale, np.float32), linear=linear, top_pos=top_pos, top_neg=top_neg,
         axis=1, calibrator="test",
+    )  # fmt: skip
+
+
+def staircase_neuron(scale, thresholds, levels):
+    return StaircaseNeuron.of_staircase(
+        np.asarray(scale, np.float32), array(*thresholds), array(*levels), axis=1,
+        calibrator="test",
     )  # fmt: skip
 
 
@@ -45,22 +57,34 @@ def described(values, neuron):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    ("levels_pos", "levels_neg", "thresholds"),
-    [(4, 0, [0.5, 1.5, 2.5, 3.5]), (2, 1, [-0.5, 0.5, 1.5]), (0, 2, [-1.5, -0.5])],
+    ("make", "unit", "thresholds", "levels"),
+    [
+        (lambda theta: threshold_neuron(theta, 4), "theta", [0.5, 1.5, 2.5, 3.5], range(5)),
+        (lambda theta: threshold_neuron(theta, 2, 1), "theta", [-0.5, 0.5, 1.5], [-1, 0, 1, 2]),
+        (lambda theta: threshold_neuron(theta, 0, 2), "theta", [-1.5, -0.5], [-2, -1, 0]),
+        (lambda scale: octave_neuron(scale, 2, 4), "scale", [0.5, 1.5, 3], [0, 1, 2, 4]),
+        (lambda scale: octave_neuron(scale, 2, 2, 1), "scale", [-0.5, 0.5, 1.5], [-1, 0, 1, 2]),
+        (
+            lambda scale: staircase_neuron(scale, [-1, 1, 3], [-0.3, 0, 0.5, 2]),
+            "scale",
+            [-1, 1, 3],
+            array(-0.3, 0, 0.5, 2).astype(float),
+        ),
+    ],
 )
-def test_values_are_counted_in_units_of_their_channels_threshold(
-    channels, levels_pos, levels_neg, thresholds
+def test_values_are_counted_in_units_of_their_channels_threshold_or_scale(
+    channels, make, unit, thresholds, levels
 ):
     rng = np.random.default_rng(channels)
-    theta = array(0.5, 3.0, 20.0)[:channels]
-    values = rng.normal(0.5, 2.0, (channels, 20_000)).astype(np.float32) * theta[:, None]
-    neuron = threshold_neuron(theta if channels > 1 else theta[0], levels_pos, levels_neg)
+    step = array(0.5, 3.0, 20.0)[:channels]
+    values = rng.normal(0.5, 2.0, (channels, 20_000)).astype(np.float32) * step[:, None]
+    neuron = make(step if channels > 1 else step[0])
     found = described(values, neuron)
-    assert found.unit == "theta" and found.thresholds == thresholds
-    assert found.levels == list(range(-levels_neg, levels_pos + 1))
+    assert found.unit == unit and found.thresholds == thresholds
+    assert found.levels == pytest.approx(list(levels), rel=1e-5)  # of six digits
     margin = (thresholds[-1] - thresholds[0]) / 2
     assert (found.low, found.high) == (thresholds[0] - margin, thresholds[-1] + margin)
-    scaled = (values / theta[:, None]).reshape(-1)
+    scaled = (values / step[:, None]).reshape(-1)
     counts, _ = np.histogram(scaled, BINS, (found.low, found.high))
     # A bin of the calibration's histogram is up to 1/16 octave wide, its values count as spread.
     np.testing.assert_allclose(found.shares, counts / scaled.size, atol=0.003)
@@ -133,20 +157,28 @@ MODEL = """
 """
 
 
-@pytest.mark.parametrize("neuron", ["scale", "multi-threshold"])
+@pytest.mark.parametrize(
+    ("neuron", "operators"),
+    [
+        ("scale", ["DualScaleFire", "ScaleFire", "ScaleFire", "StaircaseFire"]),
+        ("staircase", ["StaircaseFire"] * 3),
+        ("multi-threshold", [*["MultiThresholdFire"] * 3, "StaircaseFire"]),
+    ],
+)
 @pytest.mark.parametrize("scale", [1.0, 1.5])
-def test_every_calibrated_neuron_has_one(tmp_path, neuron, scale):
+def test_every_calibrated_neuron_has_one(tmp_path, neuron, operators, scale):
+    """Of a LeakyRelu there are two, but for staircases."""
     samples = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     np.save(tmp_path / "c.npy", samples)
     options = CompileOptions(levels=8, neuron=neuron, scale=scale)
     result = compile_model(model_from_text(MODEL), tmp_path / "c.npy", options)
     activity = {line.name: line for line in result.report.verification.neurons}
-    assert len(result.report.neurons) == (4 if neuron == "multi-threshold" else 3)
+    assert sorted(line.op for line in result.report.neurons) == operators
     for line in result.report.neurons:
         found = line.membrane
         assert found is not None and found.unit == ("theta" if "Multi" in line.op else "scale")
         assert len(found.thresholds) == line.levels == len(found.level_shares) - 1
-        if line.op == "MultiThresholdFire":  # of a ScaleFire other levels may be silent too
+        if line.op != "StaircaseFire":  # of which other levels may be silent too
             silent = found.level_shares[found.levels.index(0)]
             assert silent == pytest.approx(activity[line.name].silent_rate, abs=0.05)
     assert json.loads(result.report.to_json())["neurons"][0]["membrane"]["unit"] in (

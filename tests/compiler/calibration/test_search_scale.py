@@ -38,6 +38,7 @@ from snn_compile.passes.neurons.encode_edges import encode_edges
 from snn_compile.passes.neurons.insert_quant_clip import insert_quant_clip
 from snn_compile.passes.neurons.neuron import (
     DualNeuron,
+    OctaveNeuron,
     StaircaseNeuron,
     ThresholdNeuron,
 )
@@ -127,21 +128,11 @@ class Case:
                 levels=np.float32(levels),
             )
         if activation.upper < np.inf:
-            theta = np.asarray(activation.upper / 8, np.float32)
-            return ThresholdNeuron(**given, theta=theta, levels_pos=8)
-        up = {"thresholds": np.float32(k[:8] + 0.5), "levels": np.float32(k)}
-        down = {"thresholds": np.float32(k[:8] - 7.5), "levels": np.float32(k - 8)}
+            step = np.asarray(activation.upper / 8, np.float32)
         if activation.signed:
-            if kind == "scale":
-                positive = StaircaseNeuron.of_staircase(**given, scale=step, **up)
-                negative = StaircaseNeuron.of_staircase(**given, scale=step, **down)
-            else:
-                positive = ThresholdNeuron(**given, theta=step, levels_pos=8)
-                negative = ThresholdNeuron(**given, theta=step, levels_pos=0, levels_neg=8)
+            positive, negative = (_multiples(kind, step, sign, given) for sign in (1, -1))
             return DualNeuron(**given, positive=positive, negative=negative)
-        if kind == "scale":
-            return StaircaseNeuron.of_staircase(**given, scale=step, **up)
-        return ThresholdNeuron(**given, theta=step, levels_pos=8)
+        return _multiples(kind, step, 1, given)
 
     def search(self, **options):
         with closing(Reference(self.network, self.samples, self.batch, Progress())) as reference:
@@ -173,23 +164,44 @@ class Case:
         return error, spikes / self.samples.count
 
 
+def _multiples(kind, step, sign, given):
+    """A neuron with levels up to 8 steps above 0, or below it."""
+    if kind == "staircase":
+        k = np.arange(9)
+        thresholds, levels = (k[:8] + 0.5, k) if sign > 0 else (k[:8] - 7.5, k - 8)
+        return StaircaseNeuron.of_staircase(step, thresholds, levels, **given)
+    tops = (8, 0) if sign > 0 else (0, 8)
+    if kind == "scale":
+        return OctaveNeuron(step, 4, *tops, **given)
+    return ThresholdNeuron(step, *tops, **given)
+
+
 def _spikes(snn, node, x):
     """Spikes that a neuron fires on its membrane potentials."""
     small = (t for t in initializers_below(snn.proto.graph) if not is_detached(t))
     constants = {t.name: numpy_helper.to_array(t) for t in small} | snn.weights
-    step, *staircase = (constants[name] for name in node.input[1:])
+    step, *table = (constants[name] for name in node.input[1:])
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if step.ndim and x.size:
+    if step.ndim == 1 and x.size:
         step = step.reshape(-1, *[1] * (x.ndim - given["axis"] - 1))
-    if staircase:
-        thresholds, levels = staircase
-        distance = np.abs(np.arange(len(levels)) - int(np.abs(levels).argmin()))
-        return float(distance[np.searchsorted(thresholds, x / step, side="right")].sum())
+    if table:
+        [levels] = table
+        unit = np.diff(np.unique(levels.astype(np.float64))).min()
+        k = np.rint((levels - levels[np.abs(levels).argmin()]) / unit)
+        cell = x * (np.float32(given["density"]) / step) - np.float32(given["start"])
+        return float(np.abs(k)[np.clip(cell, 0, len(k) - 1).astype(int)].sum())
+    if "linear" in given:
+        # Of m = 4 and at most 8, levels are 0, 1, 2, 3, 4, 6, 8.
+        assert given["linear"] == 4
+        edges = np.array([0.5, 1.5, 2.5, 3.5, 5, 7])
+        limit = np.where(x < 0, given["top_neg"], given["top_pos"])
+        k = np.array([0, 1, 2, 3, 4, 6, 8])[np.searchsorted(edges, np.abs(x / step))]
+        return float(np.minimum(k, limit).sum())
     limit = np.where(x < 0, given["levels_neg"], given["levels_pos"])
     return float(np.minimum(np.floor(np.abs(x) / step + 0.5), limit).sum())
 
 
-@pytest.mark.parametrize("kind", ["scale", "multi-threshold"])
+@pytest.mark.parametrize("kind", ["scale", "staircase", "multi-threshold"])
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("text", [PERCEPTRON, IMAGE])
 @pytest.mark.parametrize("opset", [15, 18])

@@ -357,7 +357,8 @@ class TestWeights:
 
 
 class TestTheCompiledModel:
-    def test_it_holds_the_parameters_that_were_found(self, tmp_path, monkeypatch):
+    def compiled(self, tmp_path, monkeypatch, neuron):
+        """The source, the result, its initializers by name and what was calibrated."""
         found = []
 
         def keep(*arguments):
@@ -367,18 +368,39 @@ class TestTheCompiledModel:
         monkeypatch.setattr(choose_neurons, "calibrate", keep)
         np.save(tmp_path / "x.npy", DATA)
         source = model_from_text(TWO)
-        options = CompileOptions(levels=3)
+        options = CompileOptions(levels=3, neuron=neuron)
         result = compile_model(source, tmp_path / "x.npy", options)
-        held = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
-        parameters = found[0].parameters
-        assert len(parameters) == 4
-        for name, values in parameters.items():
+        held, before = (
+            {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+            for model in (result.model, source)
+        )
+        return before, result, held, found[0]
+
+    @pytest.mark.parametrize("neuron", ["staircase", "multi-threshold"])
+    def test_it_holds_the_parameters_that_were_found(self, tmp_path, monkeypatch, neuron):
+        before, result, held, found = self.compiled(tmp_path, monkeypatch, neuron)
+        assert len(found.parameters) == 4
+        for name, values in found.parameters.items():
             np.testing.assert_array_equal(held[name], values)
         [step] = [step for step in result.report.passes if step.name == "calibrate"]
-        assert step.changes == found[0].changes
-        before = {t.name: numpy_helper.to_array(t) for t in source.graph.initializer}
+        assert step.changes == found.changes
         assert not np.array_equal(held["w2"], before["w2"])
         np.testing.assert_array_equal(held["w1"], before["w1"])  # no neuron before it
+
+    def test_scales_of_octave_neurons_are_in_them(self, tmp_path, monkeypatch):
+        """Those of the layer in front are divided by the scale, those of the next one times it."""
+        before, _, held, found = self.compiled(tmp_path, monkeypatch, "scale")
+        first, second = (found.neurons[name].scale for name in ("s1", "s2"))
+        expected = {name: found.parameters.get(name, before.get(name)) for name in held}
+
+        def rows(scale):
+            return scale.reshape(-1, 1)
+
+        np.testing.assert_allclose(held["w1"], expected["w1"] / first, rtol=1e-6)
+        np.testing.assert_allclose(held["b1"], expected["b1"] / first, rtol=1e-6)
+        np.testing.assert_allclose(held["w2"], rows(first) * expected["w2"] / second, rtol=1e-6)
+        np.testing.assert_allclose(held["b2"], expected["b2"] / second, rtol=1e-6)
+        np.testing.assert_allclose(held["w3"], rows(second) * expected["w3"], rtol=1e-6)
 
     def test_two_runs_give_the_same_bytes(self, tmp_path):
         np.save(tmp_path / "x.npy", DATA)
