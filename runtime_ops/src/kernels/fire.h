@@ -11,7 +11,7 @@ namespace {
 template <typename Counter, typename T>
 struct MultiThreshold {
   using Constants = Levels<T>;
-  static constexpr bool kUnroll = Counter::kUnroll;
+  static constexpr bool kUnroll = Counter::kUnroll, kInVectors = false;
   MultiThreshold(T theta, const Levels<T>& levels) : theta_(theta), levels_(levels) {}
   T fire(T x) const { return theta_ * Counter::spikes(x, theta_, levels_); }
 

@@ -28,29 +28,30 @@ template <typename T>
 class Octave {
  public:
   using Constants = Octaves<T>;
-  static constexpr bool kUnroll = true;
+  static constexpr bool kUnroll = false, kInVectors = true;
   Octave(T scale, const Octaves<T>& octaves) : scale_(scale), rate_(T(1) / scale), octaves_(octaves) {}
 
  protected:
-  T clip(T scaled) const {
-    const T above = octaves_.lowest > scaled ? octaves_.lowest : scaled;
-    return octaves_.highest < above ? octaves_.highest : above;
+  template <typename V>
+  V clip(V x) const {
+    return smaller(octaves_.highest, larger(octaves_.lowest, x * rate_));
   }
-  T grid(T magnitude) const {
-    const T steep = magnitude * octaves_.slope;
-    return octaves_.least > steep ? octaves_.least : steep;
+  template <typename V>
+  V grid(V magnitude) const {
+    return larger(octaves_.least, magnitude * octaves_.slope);
   }
   T scale_, rate_;
   Octaves<T> octaves_;
 };
 
-// Two forms of one formula; this one is for top_neg = 0.
+// Two forms of one formula; this one is for top_neg = 0. V is T, or a vector of it.
 template <typename T>
 struct ExcitatoryOctave : Octave<T> {
   using Octave<T>::Octave;
-  T fire(T x) const {
-    const T clipped = this->clip(x * this->rate_);
-    const T grid = this->grid(clipped);
+  template <typename V>
+  V fire(V x) const {
+    const V clipped = this->clip(x);
+    const V grid = this->grid(clipped);
     return this->scale_ * (grid - (grid - clipped));
   }
 };
@@ -58,9 +59,10 @@ struct ExcitatoryOctave : Octave<T> {
 template <typename T>
 struct SignedOctave : Octave<T> {
   using Octave<T>::Octave;
-  T fire(T x) const {
-    const T clipped = this->clip(x * this->rate_);
-    const T grid = with_sign_of(this->grid(absolute(clipped)), clipped);
+  template <typename V>
+  V fire(V x) const {
+    const V clipped = this->clip(x);
+    const V grid = with_sign_of(this->grid(absolute(clipped)), clipped);
     return this->scale_ * (grid - (grid - clipped));
   }
 };
