@@ -375,10 +375,9 @@ def test_names_are_fit_for_files_and_python():
             "y = ai.snn.MultiThresholdFire <levels_pos = 8> (r, other)",
             "has 8 levels, and IF neurons fire once a step, so 4 times in 4 steps",
         ),
-        (
-            "y = ai.snn.ScaleFire (r, other)",
-            "compile with --neuron multi-threshold",
-        ),
+        ("y = ai.snn.ScaleFire (r, other)", "compile with --neuron multi-threshold"),
+        ("y = ai.snn.DualScaleFire (r, other)", "compile with --neuron multi-threshold"),
+        ("y = ai.snn.StaircaseFire (r, other, values)", "compile with --neuron multi-threshold"),
     ],
 )
 def test_what_nir_cannot_express(text, words):
@@ -386,6 +385,7 @@ def test_what_nir_cannot_express(text, words):
         **CONSTANTS,
         "plane": grid(6, 6),
         "folded": np.array([0, 4, 9, 4]),
+        "values": np.float32([0, 1]),
     }
     used = {key: constants[key] for key in re.findall(r"\w+", text) if key in constants}
     spatial = convolutions(text, **used)
