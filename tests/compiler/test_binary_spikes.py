@@ -91,7 +91,7 @@ def neurons(draw):
         attributes |= {"density": draw(st.sampled_from([1.0, 3.0])), "start": rng.normal(0, 5)}
         inputs = {"scale": step, "table": levels}
     elif operator is DUAL_SCALE_FIRE:
-        high, low = draw(st.sampled_from([(1, 0), (6, 0), (0, 3), (8, 16), (64, 256)]))
+        high, low = draw(st.sampled_from([(1, 0), (6, 0), (0, 3), (8, 16), (64, 192)]))
         attributes |= {"linear": 32 if high == 64 else 4, "top_pos": high, "top_neg": low}
         inputs = {"scale": step}
     else:
