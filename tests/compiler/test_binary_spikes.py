@@ -394,7 +394,9 @@ def test_unary_planes_of_a_network_from_the_command_line(tmp_path):
     with_option = json.loads(report.read_text())
     assert with_option["verification"]["claims"]
 
-    plain = compile_model(ann, CALIBRATION, CompileOptions(levels=9, neuron="multi-threshold", **PLAIN))
+    plain = compile_model(
+        ann, CALIBRATION, CompileOptions(levels=9, neuron="multi-threshold", **PLAIN)
+    )
     assert not planes_of(plain.model)
     without = json.loads(plain.report.to_json())
     for same in ("neurons", "coverage", "verification"):
@@ -404,8 +406,9 @@ def test_unary_planes_of_a_network_from_the_command_line(tmp_path):
     assert count_ones(ann, path, "unary").tobytes() == expected.tobytes()
 
 
-def test_bit_planes_of_a_network_of_thresholds(tmp_path):
-    options = CompileOptions(levels=9, neuron="multi-threshold", **PLAIN, binary_spikes="bits")
+@pytest.mark.parametrize("neuron", ["multi-threshold", "scale", "staircase"])
+def test_bit_planes_of_a_network(tmp_path, neuron):
+    options = CompileOptions(levels=9, neuron=neuron, **PLAIN, binary_spikes="bits")
     ann = MODELS / "digits_resnet_torchscript.onnx"
     result = compile_model(ann, CALIBRATION, options)
     assert result.report.verification.claims
