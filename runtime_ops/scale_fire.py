@@ -11,9 +11,8 @@ X is the membrane potential, scale the step s = lambda * theta between the lowes
 one per channel) of o = s * G(h / s) (arXiv 2510.23383). K, the level, is an integer: every one from
 0 to m = ``linear``, the multiples of 2 up to 2 m, the multiples of 4 up to 4 m and so on, up to
 ``top_pos`` and, below 0, ``top_neg``, which are levels themselves (``top_neg = 0``: it never fires
-below 0). Levels lie dense where activations are and reach far where few are. c goes to the nearest
-multiple of its octave's step, which for an even m is the nearest level; an odd m is no multiple of
-2, so what lies just above it goes to one of its neighbours.
+below 0). Levels lie dense where activations are and reach far where few are. Above an odd m there
+are none: it is no multiple of 2, so that c just above it would not go to the nearest level.
 
 The rounding is the adder's: S - c is rounded to a grid that is as wide as the octave of c asks for,
 a tie to even, and the second difference is exact. M begins with 1.5 times a power of two, so that
@@ -92,7 +91,7 @@ _INPUTS = {
     "scale": f"s, {PER_CHANNEL}; finite and greater than 0, as is 1 / s",
 }
 _ATTRIBUTES: dict[str, tuple[int | float, str]] = {
-    "linear": (1, "m, the largest level up to which all integers are levels, 1..2048"),
+    "linear": (1, "m: all integers up to it are levels, 1..2048; even where a level lies above it"),
     "top_pos": (1, "the largest level, 0..2^24, itself a level"),
     "top_neg": (0, "minus the smallest level, 0..2^24, itself a level; one of the two is above 0"),
     "axis": (1, "the channel axis of X when scale is of shape [C]; negative counts from the end"),
@@ -154,16 +153,15 @@ def octave_levels(linear: int, top: int = MAX_TOP) -> NDArray[np.float64]:
     """The levels K from 0 to ``top``, ascending.
 
     Args:
-        linear: m.
+        linear: m; odd, it is the highest level.
         top: the largest one wanted.
     """
     octaves = [np.arange(min(linear, top) + 1.0)]
     step, end = 2, linear
-    while end < top:
-        first = -(-end // step) * step
-        octaves.append(np.arange(first, min(2 * end, top) + 1.0, step))
+    while end < top and linear % 2 == 0:
+        octaves.append(np.arange(end + step, min(2 * end, top) + 1.0, step))
         step, end = 2 * step, 2 * end
-    levels = np.unique(np.concatenate(octaves))
+    levels = np.concatenate(octaves)
     levels.setflags(write=False)
     return levels
 

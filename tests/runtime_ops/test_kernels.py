@@ -76,7 +76,7 @@ CASES = {
     "fire": Case(MULTI_THRESHOLD_FIRE, {"levels_pos": 32}),
     "fire signed": Case(MULTI_THRESHOLD_FIRE, {"levels_pos": 5, "levels_neg": 9, "v0": 0.25}),
     "scale": Case(SCALE_FIRE, {"linear": 4, "top_pos": 48}),
-    "scale below 0": Case(SCALE_FIRE, {"linear": 3, "top_pos": 0, "top_neg": 12}),
+    "scale below 0": Case(SCALE_FIRE, {"linear": 6, "top_pos": 0, "top_neg": 24}),
     "scale signed": Case(SCALE_FIRE, {"linear": 2048, "top_pos": 2048, "top_neg": 100}),
     "dual": Case(DUAL_SCALE_FIRE, {"linear": 16, "top_pos": 40, "top_neg": 16}),
     "staircase 7": Case(STAIRCASE_FIRE, grid(40), staircase(40, 7)),

@@ -8,8 +8,10 @@ namespace {
 
 constexpr int64_t kMaxLinear = 2048;
 
-// All integers up to m, every second one up to 2 m, every fourth one up to 4 m and so on.
+// All integers up to m, every second one up to 2 m, every fourth one up to 4 m and so on, for an even m:
+// the end of an octave is a level of the next one, too.
 bool is_level(int64_t level, int64_t linear) {
+  if (level > linear && linear % 2 != 0) return false;
   int64_t step = 1;
   while (level > linear * step) step *= 2;
   return level % step == 0;
