@@ -20,6 +20,7 @@ from snn_compile.compiler.options import (
     MULTI_THRESHOLD,
     OPTIONS,
     SCALE,
+    STAIRCASE,
     SPIKES,
     flag,
 )
@@ -136,9 +137,10 @@ def budget_table(plan: Plan) -> list[Section]:
 
 
 def calibrators_table(plan: Plan) -> list[Section]:
-    """Calibrators, per tensor and per channel, for both kinds of neurons."""
+    """Calibrators, per tensor and per channel, for all kinds of neurons."""
     choices = [
         *((SCALE, calibrator) for calibrator in ("auto", "density", *UNIFORM_CALIBRATORS)),
+        *((STAIRCASE, calibrator) for calibrator in ("auto", "density", *UNIFORM_CALIBRATORS)),
         *((MULTI_THRESHOLD, calibrator) for calibrator in ("auto", *UNIFORM_CALIBRATORS)),
     ]
 
@@ -153,7 +155,7 @@ def calibrators_table(plan: Plan) -> list[Section]:
                 [n, neuron, calibrator, granularity],
                 {
                     "levels": n,
-                    "neuron": "auto" if neuron == SCALE else neuron,  # the same for these N
+                    "neuron": neuron,
                     "calibrator": calibrator,
                     "granularity": granularity,
                 },

@@ -50,7 +50,7 @@ def test_every_row_of_ours_has_options_that_exist():
             seen.add((options.timesteps, options.levels, options.kind, options.signed))
     assert (32, 1, "multi-threshold", True) in seen
     assert (32, 1, "multi-threshold", False) in seen
-    assert (1, 32, "scale", False) in seen
+    assert (1, 32, "auto", False) in seen
     assert (1, 1, "multi-threshold", False) in seen
 
 

@@ -160,7 +160,7 @@ MODEL = """
 @pytest.mark.parametrize(
     ("neuron", "operators"),
     [
-        ("scale", ["DualScaleFire", "ScaleFire", "ScaleFire", "StaircaseFire"]),
+        ("scale", ["DualScaleFire", *["ScaleFire"] * 3]),
         ("staircase", ["StaircaseFire"] * 3),
         ("multi-threshold", [*["MultiThresholdFire"] * 3, "StaircaseFire"]),
     ],

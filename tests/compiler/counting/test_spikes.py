@@ -504,7 +504,7 @@ NEURONS = {
     "octaves": ("ScaleFire <linear = 4, top_pos = 16>", {k: k for k in OCTAVE if k >= 0}),
     "octaves of both signs": (DUAL_SCALE_FIRE.removeprefix("ai.snn."), OCTAVE),
     "octaves of one level each": (
-        "ScaleFire <linear = 1, top_pos = 8192>",
+        "ScaleFire <linear = 2, top_pos = 8192>",
         {k: k for k in (0, *(2**i for i in range(14)))},
     ),
     "octaves that are not told apart": (
