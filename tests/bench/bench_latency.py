@@ -75,11 +75,14 @@ def measure(candidates: dict[str, tuple[Path, bool]], feed: Path, threads: int, 
     return "  ".join(parts)
 
 
-def _compiled(name: str, data: Path, options: CompileOptions, folder: Path) -> dict[str, Path]:
-    """Writes the ANN, the SNN and an input; their paths."""
-    network = shared_networks.NETWORKS[name]
-    model = shared_networks.load_model(network, data)
-    samples = shared_networks.calibration_samples(network, data, network.calibration, 0)
+def write_compiled(
+    name: str,
+    model: onnx.ModelProto,
+    samples: shared_networks.Feed,
+    options: CompileOptions,
+    folder: Path,
+) -> dict[str, Path]:
+    """Writes the ANN, the SNN and an input of one sample; their paths by "ann.onnx" and so on."""
     paths = {key: folder / f"{name}.{key}" for key in ("ann.onnx", "snn.onnx", "npz")}
     onnx.save(model, paths["ann.onnx"])
     np.savez(folder / "samples.npz", **samples)
@@ -104,11 +107,16 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks:
-            gone = shared_networks.absent(shared_networks.NETWORKS[name], arguments.data)
+            network = shared_networks.NETWORKS[name]
+            gone = shared_networks.absent(network, arguments.data)
             if gone:
                 print(f"{name}: left out, {gone}")
                 continue
-            paths = _compiled(name, arguments.data, options, Path(folder))
+            model = shared_networks.load_model(network, arguments.data)
+            samples = shared_networks.calibration_samples(
+                network, arguments.data, network.calibration, 0
+            )
+            paths = write_compiled(name, model, samples, options, Path(folder))
             candidates = {
                 "ANN": (paths["ann.onnx"], False),
                 "library": (paths["snn.onnx"], True),
