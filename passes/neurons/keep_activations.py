@@ -3,9 +3,9 @@
 1. Curved activations. The levels of ScaleFire, and what a step of several fires, are multiples of
    one step, which follow Relu, Clip from 0, LeakyRelu and PRelu. Any other function only a
    StaircaseFire follows, with its levels.
-2. Over several timesteps all activations, where neurons shall be signed. What a Relu lets through early may prove too much
-   once later, negative currents have come; a neuron that only fires positive spikes cannot take it
-   back. So the activation is computed on the running mean of its current, and a neuron of both
+2. Over several timesteps all activations, where neurons shall be signed. What a Relu lets through
+   early may prove too much once later, negative currents have come; a neuron that only fires
+   positive spikes cannot take it back. So the activation is computed on the running mean of its current, and a neuron of both
    polarities follows that: its negative spikes take back earlier ones, and the spikes fired so far
    stay within half a threshold of the activation unless it moves by more than a step can fire.
    Neurons with such a memory are known; this is our form of them.

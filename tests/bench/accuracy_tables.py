@@ -15,13 +15,14 @@ from accuracy_configuration import Configuration
 from shared_networks import DIGITS, EFFICIENTNET, KEYWORDS, MINILM, RESNET, Network
 from snn_compile.compiler.calibration.fitting.uniform_calibrators import UNIFORM_CALIBRATORS
 from snn_compile.compiler.options import (
+    AUTO,
     CORRECTIONS,
     MEMBRANE,
     MULTI_THRESHOLD,
     OPTIONS,
     SCALE,
-    STAIRCASE,
     SPIKES,
+    STAIRCASE,
     flag,
 )
 
@@ -139,6 +140,7 @@ def budget_table(plan: Plan) -> list[Section]:
 def calibrators_table(plan: Plan) -> list[Section]:
     """Calibrators, per tensor and per channel, for all kinds of neurons."""
     choices = [
+        (AUTO, "auto"),
         *((SCALE, calibrator) for calibrator in ("auto", "density", *UNIFORM_CALIBRATORS)),
         *((STAIRCASE, calibrator) for calibrator in ("auto", "density", *UNIFORM_CALIBRATORS)),
         *((MULTI_THRESHOLD, calibrator) for calibrator in ("auto", *UNIFORM_CALIBRATORS)),

@@ -217,7 +217,7 @@ def test_rows_that_say_a_default_share_results_with_those_that_do_not():
         for name in ("main", "calibrators", "datafree")
     ]
     default = rows[0][RESNET.title, "32"]
-    assert rows[1][RESNET.title, "32", "scale", "auto", "channel"] == default
+    assert rows[1][RESNET.title, "32", "auto", "auto", "channel"] == default
     assert rows[2][RESNET.title, "32", "real samples"] == default
 
 
