@@ -5,10 +5,10 @@
    StaircaseFire follows, with its levels.
 2. Over several timesteps all activations, where neurons shall be signed. What a Relu lets through
    early may prove too much once later, negative currents have come; a neuron that only fires
-   positive spikes cannot take it back. So the activation is computed on the running mean of its current, and a neuron of both
-   polarities follows that: its negative spikes take back earlier ones, and the spikes fired so far
-   stay within half a threshold of the activation unless it moves by more than a step can fire.
-   Neurons with such a memory are known; this is our form of them.
+   positive spikes cannot take it back. So the activation is computed on the running mean of its
+   current, and a neuron of both polarities follows that: its negative spikes take back earlier
+   ones, and the spikes fired so far stay within half a threshold of the activation unless it moves
+   by more than a step can fire. Neurons with such a memory are known; this is our form of them.
 
 What linear operators read of either is encoded like every other analog value
 (``encode_edges.py``).
