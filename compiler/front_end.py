@@ -79,7 +79,9 @@ FRONT_END: tuple[FrontEndPass, ...] = (
     FrontEndPass(
         keep_activations, lambda o: (o.signed,), lambda o: o.timesteps > 1 or o.kind == SCALE
     ),
-    FrontEndPass(membrane_shortcuts, wanted=lambda o: o.shortcuts == MEMBRANE),
+    FrontEndPass(
+        membrane_shortcuts, lambda o: (o.timesteps == 1,), lambda o: o.shortcuts == MEMBRANE
+    ),
     FrontEndPass(encode_edges, lambda o: (o.encode_input,), lambda o: o.encode == ALL),
     FrontEndPass(own_parameters, wanted=lambda o: o.corrects_layers),
 )

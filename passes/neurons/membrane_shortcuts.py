@@ -14,7 +14,8 @@ stays in float: it is no multiply-accumulate, and the sum that reads it is in fl
 Readers that move values to both kinds of operators read the spikes.
 
 Where the activation is Relu or Clip from 0, which change nothing that has passed them, the neuron
-reads the copy: with one reader the sum in front is fused with its convolution, as it is in the ANN.
+of one timestep reads the copy: with one reader the sum in front is fused with its convolution, as
+it is in the ANN. Over several timesteps currents below 0 count, and the neuron reads them itself.
 
 Linear bottlenecks and transformers have them by themselves: no activation feeds their sums. The
 membrane shortcut is known from spiking residual networks that are trained as such.
@@ -28,8 +29,13 @@ from ..graph.graph import Graph, Node, PassResult, Tensor, redirect, scopes, tid
 from ..graph.surgeon import add_node, variable
 
 
-def membrane_shortcuts(graph: Graph) -> PassResult:
-    """Apply the rules above. The function computed is unchanged."""
+def membrane_shortcuts(graph: Graph, one_step: bool = True) -> PassResult:
+    """Apply the rules above. The function computed is unchanged.
+
+    Args:
+        graph: canonical.
+        one_step: neurons fire in one timestep.
+    """
     changes = []
     neurons = {activation.output: activation for activation in find_activations(graph)[0]}
     for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
@@ -39,7 +45,7 @@ def membrane_shortcuts(graph: Graph) -> PassResult:
                 continue
             copy = _split(scope, node)
             if copy is not None:
-                if activation.linear and not activation.signed:
+                if one_step and activation.linear and not activation.signed:
                     node.inputs[0] = copy
                 changes.append(f"{node.op} {node.name}: shortcuts read a copy of it")
     tidy(graph)

@@ -124,6 +124,21 @@ def main_table(plan: Plan) -> list[Section]:
     )
 
 
+def kinds_table(plan: Plan) -> list[Section]:
+    """Each kind of neuron alone."""
+
+    def rows(network: Network) -> list[Row]:
+        if network not in (RESNET, KEYWORDS, MINILM):
+            return []
+        return [
+            plan.measured(network, [n, kind], {"levels": n, "neuron": kind})
+            for n in plan.levels(8, 16, 32)
+            for kind in (SCALE, STAIRCASE, MULTI_THRESHOLD)
+        ]
+
+    return _by_kind(plan, ("network", "N", "neuron"), rows)
+
+
 def budget_table(plan: Plan) -> list[Section]:
     """As many spikes as N levels for each neuron, and levels where they matter."""
     slow = plan.levels(16, 32)
@@ -290,6 +305,7 @@ def _by_kind(
 
 TABLES: dict[str, Callable[[Plan], list[Section]]] = {
     "main": main_table,
+    "kinds": kinds_table,
     "budget": budget_table,
     "calibrators": calibrators_table,
     "corrections": corrections_table,

@@ -58,6 +58,12 @@ def test_the_sum_of_a_block_reads_a_copy_and_its_convolution_the_spikes():
     assert sorted(reads(changed, "Relu")) == [["a"], ["r.shortcut"], ["x"]]
 
 
+def test_over_several_timesteps_the_neuron_reads_currents_below_0_itself():
+    graph = canonicalise(import_model(net(BLOCK))).graph
+    changed = export_model(membrane_shortcuts(graph, one_step=False).graph)
+    assert sorted(reads(changed, "Relu")) == [["a"], ["x"], ["x"]]
+
+
 def test_a_copy_keeps_attributes_and_parameters():
     model = net(
         """
