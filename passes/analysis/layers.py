@@ -97,6 +97,14 @@ def layer_nodes(graph: Graph) -> list[Node]:
 
 
 def _is_layer(node: Node) -> bool:
+    if not multiplies(node):
+        return False
+    bias = optional_input(node, 2)
+    return bias is None or (is_constant(bias) and bias.values.shape == (width(node),))
+
+
+def multiplies(node: Node) -> bool:
+    """Whether its first input, a signal, is all that it multiplies by a constant float32 weight."""
     if not standard(node).weighted or len(node.inputs) < 2:
         return False
     x, weight = node.inputs[:2]
@@ -104,9 +112,6 @@ def _is_layer(node: Node) -> bool:
         return False
     if node.op == "MatMul":
         return bool(weight.values.ndim == 2)
-    bias = optional_input(node, 2)
-    if bias is not None and not (is_constant(bias) and bias.values.shape == (width(node),)):
-        return False
     if node.op == "Gemm":
         attributes = [node.attrs.get(name, 1.0) for name in ("alpha", "beta")]
         return attributes == [1.0, 1.0] and not node.attrs.get("transA", 0)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..analysis.layers import bias_add, width
+from ..analysis.layers import bias_add, multiplies, width
 from ..analysis.operators import moved, moves_values, standard
 from ..graph.graph import (
     Graph,
@@ -113,10 +113,10 @@ def _in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> list[_Pa
     if layer.op == "Add":
         products = [t.inputs[0] for t in layer.inputs if len(t.inputs) == 1]
         found = bias_add(graph, products[0]) if len(products) == 1 else None
-        if found is None or found[0] is not layer or not _is_layer(products[0]):
+        if found is None or found[0] is not layer or not multiplies(products[0]):
             return None
         layer, (bias, position) = products[0], found
-    elif layer.op == "MatMul" or not _is_layer(layer):
+    elif layer.op == "MatMul" or not multiplies(layer):
         return None
     if scale.ndim:
         rank = rank_of(x)
@@ -145,7 +145,7 @@ def _readers(graph: Graph, tensor: Tensor) -> Iterator[tuple[Node | None, bool]]
         for reader in spikes.outputs:
             if moves_values(reader) and all(tensor is spikes for tensor in moved(reader)):
                 pending += [(output, False) for output in reader.outputs]
-            elif _is_layer(reader) and reader.inputs[0] is spikes:
+            elif multiplies(reader) and reader.inputs[0] is spikes:
                 yield reader, direct
             else:
                 yield None, direct
@@ -163,21 +163,6 @@ def _behind(layer: Node, direct: bool, scale: np.ndarray, axis: int) -> _Paramet
     if axis % rank != (1 if standard(layer).convolves else rank - 1):
         return None
     return _Parameter(layer, 1, weight.values * _by_input(layer, scale))
-
-
-def _is_layer(node: Node) -> bool:
-    """Whether it multiplies its first input by a constant float32 weight."""
-    if not standard(node).weighted or len(node.inputs) < 2:
-        return False
-    x, weight = node.inputs[:2]
-    if is_constant(x) or not is_constant(weight) or weight.values.dtype != np.float32:
-        return False
-    if node.op == "MatMul":
-        return bool(weight.values.ndim == 2)
-    if node.op == "Gemm":
-        attributes = [node.attrs.get(name, 1.0) for name in ("alpha", "beta")]
-        return attributes == [1.0, 1.0] and not node.attrs.get("transA", 0)
-    return True
 
 
 def _by_output(layer: Node, scale: np.ndarray) -> np.ndarray:
