@@ -12,7 +12,9 @@ what neuromorphic hardware sends.
 3. A scale per channel folds where the channels are those of the layers: into the layer in front by
    output channel, into those behind by input channel, which have to read the neuron directly.
 4. Else the neuron stays as it is: a Mul on one side costs what the neuron saves. So does one with a
-   scale beyond 2^-40..2^40, where parameters could overflow or lose bits, and where one does.
+   scale beyond 2^-40..2^40, where parameters could overflow or lose bits, and where one does. So do
+   those around weights of 2^20 values or more: what is saved is little beside such a product, and
+   the folded weights are held beside those without scales.
 
 Parameters that something else reads too are copied. The function computed is the same up to the
 rounding of the parameters.
@@ -44,6 +46,8 @@ from .neuron import Neuron, OctaveNeuron
 _LARGEST = float(np.finfo(np.float32).max)
 #: Scales, and one over them, are folded up to here.
 _MOST = 2.0**40
+#: Weights with as many values are left as they are.
+_LARGE = 1 << 20
 
 
 class _Parameter(NamedTuple):
@@ -100,7 +104,8 @@ def _folded(graph: Graph, node: Node, scale: np.ndarray, axis: int) -> list[_Par
         if weight is None:
             return None
         parameters.append(weight)
-    finite = all(np.all(np.abs(parameter.values) <= _LARGEST) for parameter in parameters)
+    small = all(parameter.values.size < _LARGE for parameter in parameters)
+    finite = small and all(np.all(np.abs(p.values) <= _LARGEST) for p in parameters)
     return parameters if finite else None
 
 

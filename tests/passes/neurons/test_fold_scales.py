@@ -164,3 +164,15 @@ def test_stays_where_parameters_would_not_be_normal_numbers(scale):
             y = Conv (r, w)
         }""")
     assert folded(model, r=octave(scale)) == {"r": False}
+
+
+@pytest.mark.parametrize(("width", "is_folded"), [(1023, True), (1024, False)])
+def test_large_weights_stay(width, is_folded):
+    model = model_from_text(f"""
+        g (float[2,3] x) => (float[2,{width}] y)
+        <float[3,{width}] v, float[{width},{width}] w> {{
+            a = Gemm (x, v)
+            r = Relu (a)
+            y = MatMul (r, w)
+        }}""")
+    assert folded(model, r=octave(0.1)) == {"r": is_folded}
