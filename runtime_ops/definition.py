@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from string import Template
 from typing import TYPE_CHECKING, TypedDict
 
+import numpy as np
 import onnx
+from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper
 from onnx.defs import OpSchema, deregister_schema, get_schema, register_schema
 
@@ -126,6 +128,21 @@ class Form(TypedDict):
 def fill(text: str, **names: str) -> str:
     """``text`` with some of its ``$names`` replaced, the others left for later."""
     return Template(text).safe_substitute(names)
+
+
+def widened(
+    x: ArrayLike, scale: ArrayLike
+) -> tuple[NDArray[np.floating], NDArray[np.floating], type[np.floating]]:
+    """``x`` and ``scale`` in the type that they are computed in, and the type.
+
+    Args:
+        x: float16, float32 or float64; anything else counts as float32.
+        scale: counts as of the type of ``x``.
+    """
+    x = np.asarray(x)
+    x = x if x.dtype in (np.float16, np.float64) else x.astype(np.float32)
+    wide: type[np.floating] = np.float64 if x.dtype == np.float64 else np.float32
+    return x.astype(wide), np.asarray(scale, x.dtype).astype(wide), wide
 
 
 def neurons_below(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

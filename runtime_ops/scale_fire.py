@@ -40,7 +40,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .definition import NOUGHT, PER_CHANNEL, RECIPROCAL, Operator
+from .definition import NOUGHT, PER_CHANNEL, RECIPROCAL, Operator, widened
 
 #: The largest ``linear``: up to here the grid below an octave's edge decides as the one above.
 MAX_LINEAR = 2048
@@ -135,11 +135,8 @@ def fire_octave(
         K of the shape that ``x`` and ``scale`` broadcast to, float64 for a float64 ``x``, else
         float32; NaN where ``x`` is NaN.
     """
-    x = np.asarray(x)
-    x = x if x.dtype in (np.float16, np.float64) else x.astype(np.float32)
-    wide = np.float64 if x.dtype == np.float64 else np.float32
+    x, scale, wide = widened(x, scale)
     precision = 53 if wide is np.float64 else 24
-    x, scale = x.astype(wide), np.asarray(scale, x.dtype).astype(wide)
     slope = wide(1 << precision) / wide(linear)
     least = wide(3 << precision - 2)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .definition import NOUGHT, PER_CHANNEL, RECIPROCAL, Operator
+from .definition import NOUGHT, PER_CHANNEL, RECIPROCAL, Operator, widened
 
 #: The most cells of a table.
 MAX_CELLS = 4096
@@ -88,10 +88,7 @@ def cell_of(
     Returns:
         Indices of the shape that ``x`` and ``scale`` broadcast to.
     """
-    x = np.asarray(x)
-    x = x if x.dtype in (np.float16, np.float64) else x.astype(np.float32)
-    wide = np.float64 if x.dtype == np.float64 else np.float32
-    x, scale = x.astype(wide), np.asarray(scale, x.dtype).astype(wide)
+    x, scale, wide = widened(x, scale)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         rate = wide(1) / scale * wide(np.float32(density))
         position = np.clip(x * rate - wide(np.float32(start)), 0, cells - 1)

@@ -39,6 +39,7 @@ from ..graph.graph import (
     optional_input,
     rank_of,
     unique_name,
+    values_of,
 )
 from ..graph.surgeon import constant
 from .neuron import Neuron, OctaveNeuron
@@ -104,8 +105,7 @@ def _folded(graph: Graph, node: Node, scale: np.ndarray, axis: int) -> list[_Par
         if weight is None:
             return None
         parameters.append(weight)
-    small = all(parameter.values.size < _LARGE for parameter in parameters)
-    finite = small and all(np.all(np.abs(p.values) <= _LARGEST) for p in parameters)
+    finite = all(np.all(np.abs(parameter.values) <= _LARGEST) for parameter in parameters)
     return parameters if finite else None
 
 
@@ -118,20 +118,15 @@ def _in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> list[_Pa
     if layer.op == "Add":
         products = [t.inputs[0] for t in layer.inputs if len(t.inputs) == 1]
         found = bias_add(graph, products[0]) if len(products) == 1 else None
-        if found is None or found[0] is not layer or not multiplies(products[0]):
+        if found is None or found[0] is not layer or not _takes_scales(products[0]):
             return None
         layer, (bias, position) = products[0], found
-    elif layer.op == "MatMul" or not multiplies(layer):
+    elif layer.op == "MatMul" or not _takes_scales(layer):
         return None
-    if scale.ndim:
-        rank = rank_of(x)
-        if rank is None or scale.size != width(layer):
-            return None
-        if axis % rank != (1 if standard(layer).convolves else rank - 1):
-            return None
-    weight = layer.inputs[1]
-    assert is_constant(weight)
-    parameters = [_Parameter(layer, 1, weight.values / _by_output(layer, scale))]
+    if scale.ndim and not (scale.size == width(layer) and _has_channels(layer, x, axis)):
+        return None
+    weight = values_of(layer.inputs[1])
+    parameters = [_Parameter(layer, 1, weight / _by_channel(layer, scale, output=True))]
     added = optional_input(bias, position)
     if added is not None:
         if not is_constant(added) or added.values.shape != (width(layer),):
@@ -150,7 +145,7 @@ def _readers(graph: Graph, tensor: Tensor) -> Iterator[tuple[Node | None, bool]]
         for reader in spikes.outputs:
             if moves_values(reader) and all(tensor is spikes for tensor in moved(reader)):
                 pending += [(output, False) for output in reader.outputs]
-            elif multiplies(reader) and reader.inputs[0] is spikes:
+            elif _takes_scales(reader) and reader.inputs[0] is spikes:
                 yield reader, direct
             else:
                 yield None, direct
@@ -158,46 +153,36 @@ def _readers(graph: Graph, tensor: Tensor) -> Iterator[tuple[Node | None, bool]]
 
 def _behind(layer: Node, direct: bool, scale: np.ndarray, axis: int) -> _Parameter | None:
     """The weight of a layer that reads the spikes, times the scale."""
-    weight = layer.inputs[1]
-    assert is_constant(weight)
-    if not scale.ndim:
-        return _Parameter(layer, 1, weight.values * scale)
-    rank = rank_of(layer.inputs[0])
-    if not direct or rank is None:
+    if scale.ndim and not (direct and _has_channels(layer, layer.inputs[0], axis)):
         return None
-    if axis % rank != (1 if standard(layer).convolves else rank - 1):
-        return None
-    return _Parameter(layer, 1, weight.values * _by_input(layer, scale))
+    weight = values_of(layer.inputs[1])
+    return _Parameter(layer, 1, weight * _by_channel(layer, scale, output=False))
 
 
-def _by_output(layer: Node, scale: np.ndarray) -> np.ndarray:
-    """Scales of the output's channels as they broadcast against the weight."""
+def _takes_scales(node: Node) -> bool:
+    """Whether it multiplies a signal by a weight that is not too large."""
+    return multiplies(node) and values_of(node.inputs[1]).size < _LARGE
+
+
+def _has_channels(layer: Node, tensor: Tensor, axis: int) -> bool:
+    """Whether an axis of a tensor that the layer reads or gives is that of its channels."""
+    rank = rank_of(tensor)
+    return rank is not None and axis % rank == (1 if standard(layer).convolves else rank - 1)
+
+
+def _by_channel(layer: Node, scale: np.ndarray, output: bool) -> np.ndarray:
+    """Scales of the output's or the input's channels as they broadcast against the weight."""
     if not scale.ndim:
         return scale
-    weight = layer.inputs[1]
-    assert is_constant(weight)
-    shape = weight.values.shape
-    if layer.op == "Conv":
-        return scale.reshape(-1, *[1] * (len(shape) - 1))
-    if layer.op == "ConvTranspose":  # [C, O / group, ...], the groups one after the other
-        groups = int(layer.attrs.get("group", 1))
-        each = scale.reshape(groups, 1, -1).repeat(shape[0] // groups, axis=1)
-        return each.reshape(*shape[:2], *[1] * (len(shape) - 2))
-    return scale.reshape(-1, 1) if layer.attrs.get("transB", 0) else scale
-
-
-def _by_input(layer: Node, scale: np.ndarray) -> np.ndarray:
-    """Scales of the input's channels as they broadcast against the weight."""
-    weight = layer.inputs[1]
-    assert is_constant(weight)
-    shape = weight.values.shape
-    if layer.op == "Conv":  # [O, C / group, ...]
-        groups = int(layer.attrs.get("group", 1))
-        each = scale.reshape(groups, 1, -1).repeat(shape[0] // groups, axis=1)
-        return each.reshape(*shape[:2], *[1] * (len(shape) - 2))
-    if layer.op == "ConvTranspose":
-        return scale.reshape(-1, *[1] * (len(shape) - 1))
-    return scale if layer.attrs.get("transB", 0) else scale.reshape(-1, 1)
+    if not standard(layer).convolves:  # [in, out], or transposed
+        return scale.reshape(-1, 1) if bool(layer.attrs.get("transB", 0)) == output else scale
+    shape = values_of(layer.inputs[1]).shape
+    spatial = [1] * (len(shape) - 2)
+    if (layer.op == "Conv") == output:  # [out, in / group, ...], of ConvTranspose the reverse
+        return scale.reshape(-1, 1, *spatial)
+    groups = int(layer.attrs.get("group", 1))  # one after the other along the first axis
+    each = scale.reshape(groups, 1, -1).repeat(shape[0] // groups, axis=1)
+    return each.reshape(*shape[:2], *spatial)
 
 
 def _set(graph: Graph, parameter: _Parameter) -> None:
