@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..passes.analysis.activations import Activation
 from ..passes.graph.network import Network
 from ..passes.graph.surgeon import export_network, import_model
@@ -19,7 +21,7 @@ from .calibration.tuning.levels_budget import BudgetReport, plan_levels
 from .calibration.tuning.search_scale import SearchReport, scale_steps, search_scale
 from .calibration.tuning.shrink_levels import shrink_levels
 from .front_end import Prepared
-from .options import CompileOptions
+from .options import MOST_INT8, CompileOptions
 from .progress import Progress
 from .steps import Steps
 from .targets.target import Quantised
@@ -33,6 +35,7 @@ class Chosen:
         neurons: by the activation's output tensor.
         network: the analog network, its layers corrected.
         membranes: what the neurons were fitted to, keyed like these.
+        weight_steps: of weights that are rounded, the step per output channel, by name.
         silent: activations that are 0 on every sample.
         levels_budget: how the levels were planned, if they were.
         search: how the scale was searched, if it was.
@@ -41,6 +44,7 @@ class Chosen:
     neurons: Mapping[str, Neuron]
     network: Network
     membranes: Mapping[str, Membrane]
+    weight_steps: Mapping[str, np.ndarray]
     silent: list[Activation]
     levels_budget: BudgetReport | None
     search: SearchReport | None
@@ -61,7 +65,8 @@ def choose_neurons(
         DataError: the network gives NaN or inf on the samples.
     """
     analog, activations, block = prepared.analog, prepared.activations, prepared.block
-    levels: Mapping[str, int] = {}
+    # Membranes have all levels of 8 bits, whatever the neurons have.
+    levels: Mapping[str, int] = {a.output: MOST_INT8 for a in activations if a.membrane}
     budget = search = None
     if options.levels_budget is not None:
         with steps("plan_levels"):
@@ -85,13 +90,21 @@ def choose_neurons(
     if options.scale != 1:
         with steps("scale_steps"):
             neurons = scale_steps(activations, neurons, options.scale)
-    if options.timesteps == 1:  # several timesteps share the levels, all of them
+    if options.timesteps == 1 and not options.integers:  # several timesteps share the levels, all of them
         with steps("shrink_levels") as step:
             neurons, changes = shrink_levels(
                 corrected, activations, neurons, prepared.samples, block, progress
             )
             step.changes += changes
-    return Chosen(neurons, corrected, calibrated.membranes, calibrated.silent, budget, search)
+    return Chosen(
+        neurons,
+        corrected,
+        calibrated.membranes,
+        calibrated.weight_steps,
+        calibrated.silent,
+        budget,
+        search,
+    )
 
 
 def quantise(chosen: Chosen, steps: Steps) -> Quantised:
@@ -105,4 +118,4 @@ def quantise(chosen: Chosen, steps: Steps) -> Quantised:
     )
     ann = export_network(graph)
     graph = steps.rewrite("replace_activation", lambda: replace_activation(import_model(ann)))
-    return Quantised(ann, export_network(graph))
+    return Quantised(ann, export_network(graph), chosen.weight_steps)

@@ -23,6 +23,7 @@ from ..passes.graph.graph import Graph, PassResult
 from ..passes.graph.network import Network
 from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.encode_edges import encode_edges
+from ..passes.neurons.integer_edges import integer_edges
 from ..passes.neurons.keep_activations import keep_activations
 from ..passes.neurons.membrane_shortcuts import membrane_shortcuts
 from ..passes.neurons.own_parameters import own_parameters
@@ -32,7 +33,7 @@ from .calibration.match_samples import matched_samples
 from .calibration.tuning.search_scale import hold_out, import_optuna
 from .errors import ModelError
 from .model_io.load import load_source
-from .options import ALL, MEMBRANE, SCALE, CompileOptions
+from .options import ALL, MEMBRANE, MOST_INT8, SCALE, CompileOptions
 from .progress import Progress
 from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
 from .running.probe import probe
@@ -77,12 +78,15 @@ FRONT_END: tuple[FrontEndPass, ...] = (
     *RECOGNITION,
     FrontEndPass(fold_batchnorm),
     FrontEndPass(
-        keep_activations, lambda o: (o.signed,), lambda o: o.timesteps > 1 or o.kind == SCALE
+        keep_activations,
+        lambda o: (o.signed, o.integers),
+        lambda o: o.timesteps > 1 or o.kind == SCALE or o.integers,
     ),
     FrontEndPass(
         membrane_shortcuts, lambda o: (o.timesteps == 1,), lambda o: o.shortcuts == MEMBRANE
     ),
     FrontEndPass(encode_edges, lambda o: (o.encode_input,), lambda o: o.encode == ALL),
+    FrontEndPass(integer_edges, lambda o: (o.levels == MOST_INT8,), lambda o: o.integers),
     FrontEndPass(own_parameters, wanted=lambda o: o.corrects_layers),
 )
 

@@ -39,7 +39,11 @@ MEMBRANE, SPIKES = "membrane", "spikes"
 ALL, ACTIVATIONS = "all", "activations"
 #: How spikes of several levels are sent.
 UNARY, BITS = "unary", "bits"
-ONNXRUNTIME, NIR = "onnxruntime", "nir"
+ONNXRUNTIME, INT8, NIR = "onnxruntime", "int8", "nir"
+#: Which weights a network of integers may have: such as no processor's sums overflow with, or all.
+SAFE, FULL = "safe", "full"
+#: Levels besides silence of a neuron whose spikes are 8 bits, of both signs together.
+MOST_INT8 = 255
 
 #: The groups of options, in the order of the help.
 GROUPS = ("Common", "Neurons", "Corrections", "Time", "Target", "Output")
@@ -154,7 +158,7 @@ class CompileOptions:
         "Levels N of each neuron and polarity, in each timestep; a neuron for both signs has 2 N, "
         "divided as the data ask.",
         fallback=32,
-        shown="32; over several timesteps 1",
+        shown="32; over several timesteps 1; for int8 255",
         numbers=Numbers(int, 1, MOST_LEVELS),
         symbol="N",
     )
@@ -194,7 +198,8 @@ class CompileOptions:
     granularity: str = _option(
         NEURONS,
         "One threshold or scale per tensor, or per channel.",
-        CHANNEL,
+        fallback=CHANNEL,
+        shown="channel; for int8 tensor",
         choices=(TENSOR, CHANNEL),
     )
     encode: str = _option(
@@ -252,7 +257,7 @@ class CompileOptions:
         "What the sums of residual blocks read past the linear operators: membrane potentials, or "
         "what the neurons fire.",
         fallback=MEMBRANE,
-        shown="membrane; for NIR spikes",
+        shown="membrane; for NIR, and int8 of 255 levels, spikes",
         choices=(MEMBRANE, SPIKES),
     )
     timesteps: int = _option(
@@ -275,10 +280,18 @@ class CompileOptions:
     )
     target: str = _option(
         TARGET,
-        "ONNX that runs anywhere, or, of a network over several timesteps, a NIR graph for "
+        "ONNX with neurons as operators of their own; with spikes and weights as integers of 8 "
+        "bits, for fast kernels; or, of a network over several timesteps, a NIR graph for "
         "neuromorphic tools (needs the extra 'nir').",
         ONNXRUNTIME,
-        choices=(ONNXRUNTIME, NIR),
+        choices=(ONNXRUNTIME, INT8, NIR),
+    )
+    int8_weights: str = _option(
+        TARGET,
+        "Weights of int8: so small that no sum of two products overflows 16 bits on x86 without "
+        "VNNI, or all of their 8 bits, for VNNI and Arm only.",
+        fallback=SAFE,
+        choices=(SAFE, FULL),
     )
     binary_spikes: str | None = _option(
         TARGET,
@@ -317,6 +330,11 @@ class CompileOptions:
     def kind(self) -> str:
         """What kind linear activations become: auto, scale, staircase or multi-threshold."""
         return self.neuron if self.neuron in (AUTO, SCALE, STAIRCASE) else MULTI_THRESHOLD
+
+    @property
+    def integers(self) -> bool:
+        """Whether spikes and weights are integers of 8 bits."""
+        return self.target == INT8
 
     @property
     def corrects_layers(self) -> bool:
@@ -376,7 +394,9 @@ def resolve_common(options: CompileOptions, synthetic: bool) -> CompileOptions:
     if several:
         _check_time(options)
     options = filled(options, levels=1 if several else OPTIONS["levels"].fallback)
-    options = filled(options, **{name: OPTIONS[name].fallback for name in ("shortcuts", "encode")})
+    common = ("granularity", "shortcuts", "encode")
+    options = filled(options, **{name: OPTIONS[name].fallback for name in common})
+    options = _used(options, "int8_weights", options.integers, "with --target int8")
     percentile, search = options.calibrator == PERCENTILE, options.search_scale
     options = _used(options, "firing", several, "over several --timesteps")
     options = _used(options, "percentile", percentile, "with --calibrator percentile")

@@ -108,7 +108,7 @@ def measure_coverage(
     """
     locations = _locations(source)
     fired = {activation.output for activation in activations}
-    encoders = {activation.output for activation in activations if activation.op == "Encoder"}
+    encoders = {activation.output for activation in activations if activation.encodes}
     reasons = {(item.name, item.op): item.reason for item in kept}
     analysis = EdgeAnalysis(graph, fired)
     coverage = Coverage()
@@ -154,10 +154,10 @@ def _status(
 ) -> tuple[str, str, str] | None:
     """Kind, status and reason of a node that has a line."""
     if is_activation(node):
-        if node.outputs[0].name in fired:
-            return "activation", CONVERTED, ""
         if is_shortcut(node):
             return "activation", SHORTCUT, "carries the membrane potential past linear operators"
+        if node.outputs[0].name in fired:
+            return "activation", CONVERTED, ""
         reason = reasons.get((node.name, node.op), "")
         followed = reason in FOLLOWED and _is_encoded(node, encoders)
         return "activation", ENCODED if followed else KEPT, reason

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..options import CompileOptions, check_values, resolve_common
+from .int8 import Int8
 from .nir.target import Nir
 from .onnxruntime import OnnxRuntime
 from .target import Target
 
-_ALL: tuple[Target, ...] = (OnnxRuntime(), Nir())
+_ALL: tuple[Target, ...] = (OnnxRuntime(), Int8(), Nir())
 
 #: By name.
 TARGETS: Mapping[str, Target] = {target.name: target for target in _ALL}

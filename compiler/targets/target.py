@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import onnx
 
 from ...passes.graph.graph import METADATA_PREFIX
@@ -24,10 +25,13 @@ class Quantised:
     Attributes:
         ann: the quantised ANN: quantisation behind every activation, in standard operators.
         snn: the spiking network of one timestep: neurons in place of both.
+        weight_steps: of weights that calibration has rounded, their step per output channel,
+            float32 [O], by the weight's name.
     """
 
     ann: Network
     snn: Network
+    weight_steps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ from .operators import Role, is_arithmetic, properties
 
 _ENCODER = METADATA_PREFIX + "encoder"
 _SHORTCUT = METADATA_PREFIX + "shortcut"
+_MEMBRANE = METADATA_PREFIX + "membrane"
 _KEPT = METADATA_PREFIX + "kept"
 #: Below it a threshold, a fraction of the bound, is no normal float32.
 _SMALLEST_BOUND = 1e-30
@@ -62,7 +63,7 @@ class Activation:
 
     Attributes:
         name: node name.
-        op: ONNX operator type, or "Encoder".
+        op: ONNX operator type, "Encoder" or "Membrane".
         input: name of the tensor that is the neuron's membrane potential.
         output: name of the tensor that the neuron writes; unique, so it is the key.
         function: what it computes; None of a PRelu whose slope is not one constant number.
@@ -72,6 +73,7 @@ class Activation:
         signed: whether it is a LeakyRelu or PRelu, which has a threshold of its own below 0.
         axis: channel axis of the input, or None if unknown.
         channels: number of channels, or None if unknown.
+        membrane: whether :func:`mark_membrane` was called for it.
     """
 
     name: str
@@ -84,6 +86,12 @@ class Activation:
     signed: bool
     axis: int | None
     channels: int | None
+    membrane: bool = False
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it follows its input and stands for no activation."""
+        return self.op in ("Encoder", "Membrane")
 
 
 @dataclass(frozen=True)
@@ -115,14 +123,29 @@ def is_shortcut(node: Node) -> bool:
     return _SHORTCUT in metadata(node)
 
 
+def mark_membrane(node: Node) -> None:
+    """Let an encoder, or a copy of an activation, carry a membrane potential in 8 bits.
+
+    It is a neuron for the sake of integer arithmetic, with as many levels as 8 bits have.
+    """
+    metadata(node)[_MEMBRANE] = "true"
+
+
+def is_membrane(node: Node) -> bool:
+    """Whether :func:`mark_membrane` was called for the node."""
+    return _MEMBRANE in metadata(node)
+
+
 def mark_kept(node: Node, reason: str) -> None:
     """Let an activation stay in float."""
     metadata(node)[_KEPT] = reason
 
 
 def op_of(node: Node) -> str:
-    """The operator type, or "Encoder"."""
-    return "Encoder" if is_encoder(node) else str(node.op)
+    """The operator type, "Encoder" or "Membrane"."""
+    if is_encoder(node):
+        return "Membrane" if is_membrane(node) else "Encoder"
+    return str(node.op)
 
 
 def find_activations(graph: Graph) -> tuple[list[Activation], list[Kept]]:
@@ -131,7 +154,9 @@ def find_activations(graph: Graph) -> tuple[list[Activation], list[Kept]]:
     kept: list[Kept] = []
     for scope in scopes(graph):
         for node in scope.graph.nodes:
-            if not (is_activation(node) or is_encoder(node)) or is_shortcut(node):
+            if not (is_activation(node) or is_encoder(node)):
+                continue
+            if is_shortcut(node) and not is_membrane(node):
                 continue
             try:
                 if scope.closed:
@@ -197,6 +222,7 @@ def _as_neuron(node: Node) -> Activation:
         signed,
         axis,
         channels,
+        is_membrane(node),
     )
 
 

@@ -25,10 +25,17 @@ _SIGNED = "on the running mean of its current; a signed neuron follows it where 
 FOLLOWED = frozenset({_CURVED, _SIGNED})
 
 
-def keep_activations(graph: Graph, signed: bool = False) -> PassResult:
-    """Mark the activations of rule 1, or with ``signed`` those of rule 2."""
+def keep_activations(graph: Graph, signed: bool = False, one_step: bool = False) -> PassResult:
+    """Mark the activations of rule 1, or with ``signed`` those of rule 2.
+
+    Args:
+        graph: canonical.
+        signed: neurons shall be signed.
+        one_step: the levels of either sign are multiples of one step: LeakyRelu and PRelu, whose
+            levels have two, are kept like curved activations.
+    """
     found = find_activations(graph)[0]
-    wanted = {a.output for a in found if signed or not a.linear}
+    wanted = {a.output for a in found if signed or not a.linear or (one_step and a.signed)}
     changes = []
     for scope in scopes(graph):
         for node in scope.graph.nodes:

@@ -60,6 +60,7 @@ from ...options import (
     AUTO,
     CHANNEL,
     DENSITY,
+    MOST_INT8,
     MOST_PLACED,
     MULTI_THRESHOLD,
     PERCENTILE,
@@ -143,10 +144,9 @@ def fit_neuron(
     few = kind == AUTO and options.levels <= _FEW_LEVELS
     if not activation.linear or activation.signed or kind == STAIRCASE or few:
         return fit.staircase_neuron(function, _why_staircase(activation, options))
-    is_encoder = activation.op == "Encoder"
     if kind == MULTI_THRESHOLD:
-        return fit.threshold_neuron(function, activation.upper, is_encoder)
-    octave = fit.octave_neuron(function, activation.upper, is_encoder)
+        return fit.threshold_neuron(function, activation.upper, activation.encodes)
+    octave = fit.octave_neuron(function, activation.upper, activation.encodes)
     if kind == SCALE:
         return octave
     return _cheaper(octave, fit.staircase_neuron(function))
@@ -291,7 +291,8 @@ class _Fit:
 
     def _levels(self, both: bool) -> int:
         """Levels besides silence, for values of one polarity or of both."""
-        return self._options.total_levels * (2 if both else 1)
+        levels = self._options.total_levels * (2 if both else 1)
+        return min(levels, MOST_INT8) if self._options.integers else levels
 
     def _asked(self, *automatic: str) -> tuple[str, ...]:
         """The calibrators to try, the one that fits least last."""

@@ -57,7 +57,7 @@ class Fit:
 
     def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
         """Whether all values count as 0, or all are below 0 where that gives 0."""
-        cut_off = activation.linear and not activation.signed and activation.op != "Encoder"
+        cut_off = activation.linear and not activation.signed and not activation.encodes
         return histogram.silent or (cut_off and not (histogram.maxima > 0).any())
 
 

@@ -31,13 +31,14 @@ pruning; what it is worth at one timestep is measured in docs/accuracy.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ....passes.analysis.layers import Layer
 from ....passes.analysis.operators import properties
 from .patches import ConvPatches, as_weight
+from .rounding import round_weights
 
 #: Output positions that a layer's regression sees: so many for each unknown, within bounds.
 ROWS_PER_UNKNOWN = 100
@@ -63,6 +64,7 @@ class Correction:
         after: what is expected of it afterwards.
         ridge: of the regression; None where the weights are as they were.
         left: why the layer stays as it is; "" where it does not.
+        steps: the step per output channel of weights that are integers, float32 [O]; else None.
     """
 
     weight: np.ndarray
@@ -71,6 +73,20 @@ class Correction:
     after: float
     ridge: float | None
     left: str = ""
+    steps: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How the weights of a layer become integers: ``rounding.py``.
+
+    Attributes:
+        most: the largest integer.
+        unit: the step of the layer's input.
+    """
+
+    most: int
+    unit: float
 
 
 class LayerErrors:
@@ -82,10 +98,17 @@ class LayerErrors:
         batches: number of batches to come, which share the rows.
         weights: whether the weights are corrected, not only the bias.
         seed: of the sample of positions.
+        rounding: how the weights are rounded in the end, if they are.
     """
 
     def __init__(
-        self, layer: Layer, weight: np.ndarray, batches: int, weights: bool, seed: int
+        self,
+        layer: Layer,
+        weight: np.ndarray,
+        batches: int,
+        weights: bool,
+        seed: int,
+        rounding: Rounding | None = None,
     ) -> None:
         self._layer, self._weight = layer, weight
         self._rng = np.random.default_rng(seed)
@@ -93,8 +116,9 @@ class LayerErrors:
         rows = min(max(ROWS_PER_UNKNOWN * self._unknowns, FEWEST_ROWS), MOST_ROWS)
         self._rows = -(-rows // max(batches, 1))
         self._halves = [_Sums(), _Sums()]
-        self._weights = weights
-        self._regress = weights and 0 < self._unknowns <= WIDEST
+        self._weights, self._rounding = weights, rounding
+        narrow = 0 < self._unknowns <= WIDEST
+        self._regress, self._observe = weights and narrow, narrow and (weights or bool(rounding))
 
     def add(self, x: np.ndarray, error: np.ndarray) -> None:
         """Take one batch.
@@ -112,7 +136,7 @@ class LayerErrors:
             positions = np.sort(self._rng.choice(len(rows), self._rows, replace=False))
         geometry = self._layer.geometry
         patches = None
-        if self._regress and geometry is not None:
+        if self._observe and geometry is not None:
             patches = ConvPatches(x, geometry, error.shape[2:])
         flat = x.reshape(-1, x.shape[-1])
         step = max(_CHUNK // (4 * max(self._groups * self._unknowns, 1)), 1)
@@ -126,7 +150,7 @@ class LayerErrors:
             for start in range(0, len(part), step):
                 chosen = part[start : start + step]
                 inputs = None
-                if self._regress:
+                if self._observe:
                     inputs = flat[chosen][None] if patches is None else patches.at(chosen)
                 half.add(rows[chosen], inputs)
 
@@ -140,6 +164,12 @@ class LayerErrors:
         total = self._halves[0] + self._halves[1]
         if not total.count:
             return Correction(self._weight, bias, 0.0, 0.0, None, "it has no finite output")
+        found = self._solve(total, bias, correct_bias)
+        if self._rounding is None or not self._observe:
+            return found
+        return self._rounded(found, total.centred(), self._rounding, correct_bias)
+
+    def _solve(self, total: _Sums, bias: np.ndarray, correct_bias: bool) -> Correction:
         error, squares = total.error / total.count, total.squares / total.count
         remaining = squares - float((error**2).sum()) if correct_bias else squares
         shift = error.copy() if correct_bias else np.zeros_like(error)
@@ -162,6 +192,30 @@ class LayerErrors:
             float(np.sqrt(max(remaining, 0.0) / error.size)),
             ridge,
         )
+
+    def _rounded(
+        self, found: Correction, moments: _Moments, rounding: Rounding, correct_bias: bool
+    ) -> Correction:
+        """The weights as multiples of steps, and what that changes in the mean in the bias."""
+        weight = self._matrix(found.weight)
+        offset = np.abs(found.bias.astype(np.float64)) / rounding.unit
+        integers, steps = round_weights(weight, moments.covariance, rounding.most, offset)
+        step = steps.astype(np.float64).reshape(*weight.shape[:2], 1)
+        shift = ((weight - integers * step) @ moments.mean[:, :, None]).reshape(-1)
+        bias = found.bias + shift * correct_bias
+        return replace(
+            found,
+            weight=self._shaped(integers * step).astype(np.float32),
+            bias=bias.astype(np.float32),
+            steps=steps,
+        )
+
+    def _matrix(self, weight: np.ndarray) -> np.ndarray:
+        """The layer's weight as [g, outputs, unknowns]: the inverse of :meth:`_shaped`."""
+        if self._layer.geometry is not None:
+            channels_last = np.moveaxis(weight, 1, -1)
+            return channels_last.reshape(self._groups, -1, self._unknowns)
+        return (weight if self._layer.transposed else weight.T)[None]
 
     def _obstacle(self) -> str:
         """Why the weights stay as they are: rule 5."""

@@ -32,8 +32,9 @@ from onnx import ModelProto, helper
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.layers import Layer
 from ....passes.graph.network import Network, constant_of, set_constant
+from ....passes.lowering.quantise_linear import MOST_WEIGHT, safe_weight
 from ....passes.neurons.neuron import Neuron, SingleNeuron, ThresholdNeuron
-from ...options import CompileOptions
+from ...options import FULL, CompileOptions
 from ...progress import Progress
 from ...running.histograms import Observations, Watch, with_histograms
 from ...running.segment import segment
@@ -44,7 +45,7 @@ from ...samples.files import Samples
 from ..fire import fire
 from ..fitting.membrane import Membrane
 from ..fitting.watches import Fit, NotFiniteError, watches_of
-from .compensate import Correction, LayerErrors
+from .compensate import Correction, LayerErrors, Rounding
 from .over_time import by_steps, over_time, settle
 from .schedule import Round, Schedule, make_schedule
 
@@ -63,6 +64,7 @@ class Calibrated:
     Attributes:
         neurons: keyed by the activation's output tensor.
         parameters: corrected weights and biases by name.
+        weight_steps: of weights that are rounded, the step per output channel, by name.
         changes: one line per corrected layer.
         silent: activations that are 0 on every sample.
         membranes: what the neurons were fitted to, keyed like these.
@@ -70,6 +72,7 @@ class Calibrated:
 
     neurons: dict[str, Neuron] = field(default_factory=dict)
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
+    weight_steps: dict[str, np.ndarray] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     silent: list[Activation] = field(default_factory=list)
     membranes: dict[str, Membrane] = field(default_factory=dict)
@@ -132,6 +135,7 @@ class _Twins:
         self._snn.proto.CopyFrom(network.proto)
         self._schedule, self._spool = schedule, spool
         self._fit, self._options, self._settled = fit, options, settled
+        self._makers = {name: node for node in network.proto.graph.node for name in node.output}
         self._types: dict[str, int] = {}
         self._stepwise: set[str] = set()
         self._batches = 0
@@ -189,7 +193,8 @@ class _Twins:
                 constant_of(self._snn, layer.weight),
                 self._batches,
                 self._options.compensation,
-                seed=position,
+                position,
+                self._rounding(layer),
             )
             for position, layer in enumerate(this.layers)
         }
@@ -217,8 +222,24 @@ class _Twins:
             )
             self._apply(layer, correction)
 
+    def _rounding(self, layer: Layer) -> Rounding | None:
+        """How its weights are rounded, where they are and one neuron fires what it reads."""
+        if not self._options.integers:
+            return None
+        name = layer.input
+        while name not in self.result.neurons and name in self._makers:
+            name = self._makers[name].input[0]
+        neuron = self.result.neurons.get(name)
+        if not isinstance(neuron, ThresholdNeuron):
+            return None
+        top = neuron.level_count
+        most = MOST_WEIGHT if self._options.int8_weights == FULL else safe_weight(top)
+        return Rounding(most, float(neuron.theta))
+
     def _apply(self, layer: Layer, correction: Correction) -> None:
-        if correction.left:
+        if correction.steps is not None:
+            self.result.weight_steps[layer.weight] = correction.steps
+        elif correction.left:
             self.result.changes.append(f"{layer.op} {layer.name}: left as it is, {correction.left}")
             return
         what = "bias" if correction.ridge is None else f"weights (ridge {correction.ridge:g}), bias"

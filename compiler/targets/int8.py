@@ -1,0 +1,64 @@
+"""Target ``int8``: spikes and weights as integers of 8 bits, for any runtime's integer kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...passes.graph.surgeon import export_network, import_model
+from ...passes.lowering.quantise_linear import quantise_linear
+from ..errors import UsageError
+from ..front_end import Prepared
+from ..options import (
+    ACTIVATIONS,
+    AUTO,
+    CHANNEL,
+    FULL,
+    MEMBRANE,
+    MOST_INT8,
+    MULTI_THRESHOLD,
+    SPIKES,
+    TENSOR,
+    CompileOptions,
+    filled,
+)
+from ..steps import Steps
+from ..verify import Agreement
+from .target import Artifact, Quantised
+
+
+class Int8:
+    """See the module's text."""
+
+    name = "int8"
+
+    def resolve(self, options: CompileOptions) -> CompileOptions:
+        """Multi-threshold neurons per tensor, of 255 levels, and the input is encoded.
+
+        Raises:
+            UsageError: the options ask for something that 8 bits cannot be.
+        """
+        if options.neuron not in (AUTO, MULTI_THRESHOLD):
+            raise UsageError("levels of int8 are multiples of one threshold; leave out --neuron")
+        options = filled(options, levels=MOST_INT8, granularity=TENSOR)
+        if options.levels > MOST_INT8:
+            raise UsageError(f"8 bits have at most {MOST_INT8} levels besides silence")
+        if options.granularity == CHANNEL:
+            raise UsageError("the spikes of int8 have one threshold per tensor")
+        if options.encode == ACTIVATIONS:
+            raise UsageError("int8")
+        shortcuts = SPIKES if options.levels == MOST_INT8 else MEMBRANE
+        options = filled(options, shortcuts=shortcuts)
+        return replace(options, neuron=MULTI_THRESHOLD, encode_input=True)
+
+    def check(self, prepared: Prepared) -> None:
+        """Every network that the front end takes can be expressed."""
+
+    def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:
+        """The network of integers."""
+        graph = import_model(quantised.snn)
+        graph = steps.rewrite(
+            "quantise_linear",
+            lambda: quantise_linear(graph, quantised.weight_steps, options.int8_weights == FULL),
+        )
+        snn = export_network(graph)
+        return Artifact({"": snn}, snn, [Agreement(snn, None, options.min_agreement)])

@@ -1,0 +1,282 @@
+"""Write a spiking network with spikes and weights as integers of 8 bits, in standard operators.
+
+The form (QDQ) is that of ONNX's quantised networks: an operator between DequantizeLinear and
+QuantizeLinear is computed by one integer kernel where the runtime has one, and in float elsewhere.
+
+1. A neuron MultiThresholdFire with one threshold theta, y = theta k, k from -N- to N+:
+
+       q = QuantizeLinear(x, theta, N-)       uint8, q = k + N-, at least 0
+       q = Min(q, N+ + N-)                    only where that is below 255
+       y = DequantizeLinear(q, theta, N-)
+
+   QuantizeLinear rounds ties to even, the neuron away from 0; v0 has to be 1/2.
+2. Operators that only move values (``integer_edges.moves_integers``) move q; Pad fills with N-, and
+   DequantizeLinear follows. A Pad of spatial axes that convolutions alone read becomes theirs.
+3. A linear operator with a constant float32 weight that reads such a y: the weight becomes int8
+   behind DequantizeLinear, symmetric, with a step per output channel; the bias int32 in steps of
+   theta times those of the weight. A MatMul of rank 2 and the Add of its bias become Gemm; behind
+   one of higher rank the bias stays in float.
+4. Safe weights: |w| <= min(127, floor(32767 / (2 top))), with top the
+   largest q that the operator reads. On x86 without VNNI kernels add two products of uint8 and int8
+   in 16 bits, where more saturates in silence.
+
+Scale and zero point have rank 0, those of weights [O].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...runtime_ops.definition import DOMAIN
+from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
+from ..analysis.layers import bias_add, multiplies, width
+from ..analysis.operators import moved
+from ..graph.graph import (
+    Graph,
+    Node,
+    PassResult,
+    Tensor,
+    inherit,
+    is_constant,
+    is_standard,
+    optional_input,
+    rank_of,
+    redirect,
+    scopes,
+    tidy,
+    unique_name,
+    values_of,
+)
+from ..graph.surgeon import add_node, constant, variable
+from ..neurons.integer_edges import moves_integers
+
+#: Levels besides silence of 8 bits, and the largest weight of int8 on either side of 0.
+MOST_LEVELS, MOST_WEIGHT = 255, 127
+#: Sums of two products that fit into 16 bits.
+_MOST_SUM = 32767
+#: Integers of a bias, at most: far enough below 2^31 for the sum that it is added to.
+_MOST_BIAS = 2.0**30
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A tensor of integers that stands for floats: step * (q - zero).
+
+    Attributes:
+        tensor: uint8.
+        step: float32.
+        zero: the integer of 0, 0..255.
+        top: the largest integer, 0..255.
+    """
+
+    tensor: Tensor
+    step: np.float32
+    zero: int
+    top: int
+
+
+def safe_weight(top: int) -> int:
+    """The largest weight of which two products with integers up to ``top`` fit into 16 bits."""
+    return min(MOST_WEIGHT, _MOST_SUM // (2 * top))
+
+
+def weight_axis(node: Node) -> int:
+    """The axis of a linear operator's weight that its output channels lie along."""
+    if node.op == "ConvTranspose":
+        return 1
+    return 0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1
+
+
+def quantise_linear(
+    graph: Graph, steps: Mapping[str, np.ndarray], full: bool = False
+) -> PassResult:
+    """Apply the rules above to the graph and its open bodies.
+
+    Args:
+        graph: a spiking network whose neurons are MultiThresholdFire, one threshold each.
+        steps: of weights that are multiples of theirs, by the weight's name, float32 [O]; others
+            are rounded here.
+        full: weights are not limited to safe ones.
+    """
+    changes: list[str] = []
+    for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
+        writer = _Writer(scope, steps, full)
+        for node in list(scope.nodes):
+            writer.visit(node)
+        changes += writer.changes
+    tidy(graph)
+    return PassResult(graph, changes)
+
+
+class _Writer:
+    def __init__(self, graph: Graph, steps: Mapping[str, np.ndarray], full: bool) -> None:
+        self._graph, self._steps, self._full = graph, steps, full
+        self._integers: dict[int, Integers] = {}
+        self.changes: list[str] = []
+
+    def visit(self, node: Node) -> None:
+        """Write a node; those before it are."""
+        if node.domain == DOMAIN and node.op == MULTI_THRESHOLD_FIRE.name:
+            self._fire(node)
+        elif moves_integers(node) and id(moved(node)[0]) in self._integers:
+            self._move(node)
+        elif multiplies(node) and id(node.inputs[0]) in self._integers:
+            self._multiply(node)
+
+    def _fire(self, node: Node) -> None:
+        """Rule 1."""
+        x, output = node.inputs[0], node.outputs[0]
+        below, above = (int(node.attrs.get(f"levels_{sign}", 0)) for sign in ("neg", "pos"))
+        step = np.float32(values_of(node.inputs[1]).reshape(()))
+        node.outputs.clear()
+        q = Integers(self._new(f"{output.name}.spikes", output), step, below, below + above)
+        fired = q.tensor if q.top == MOST_LEVELS else self._new(f"{output.name}.fired", output)
+        last = self._quantise(node.name, x, q, fired)
+        if q.top != MOST_LEVELS:
+            most = self._constant(f"{output.name}.top", np.uint8(q.top))
+            name = unique_name(self._graph, f"{node.name}.top")
+            add_node(self._graph, "Min", name, [fired, most], q.tensor)
+        inherit(last, node)
+        self._dequantise(q, output)
+
+    def _move(self, node: Node) -> None:
+        """Rule 2."""
+        source = self._integers[id(moved(node)[0])]
+        if self._is_padding(node):
+            return
+        node.inputs[0] = source.tensor
+        if node.op == "Pad" and str(node.attrs.get("mode", "constant")) == "constant":
+            fill = self._constant(f"{node.name}.fill", np.uint8(source.zero))
+            if len(node.inputs) > 2:
+                node.inputs[2] = fill
+            else:
+                node.inputs.append(fill)
+        for position, output in enumerate(list(node.outputs)):
+            result = self._new(f"{output.name}.spikes", output)
+            node.outputs[position] = result
+            self._dequantise(Integers(result, source.step, source.zero, source.top), output)
+
+    def _is_padding(self, node: Node) -> bool:
+        """Whether a Pad went into the convolutions behind it."""
+        if node.op != "Pad" or str(node.attrs.get("mode", "constant")) != "constant":
+            return False
+        x, output = node.inputs[0], node.outputs[0]
+        rank = rank_of(x)
+        if len(node.inputs) != 2 and optional_input(node, 3) is not None or rank is None:
+            return False
+        if not is_constant(node.inputs[1]) or output in self._graph.outputs:
+            return False
+        pads = node.inputs[1].values.reshape(2, -1)
+        readers = list(output.outputs)
+        if pads.shape[1] != rank or np.any(pads[:, :2]) or np.any(pads < 0):
+            return False
+        if not readers or not all(_takes_padding(reader, output) for reader in readers):
+            return False
+        for reader in {id(reader): reader for reader in readers}.values():
+            own = reader.attrs.get("pads") or [0] * (2 * (rank - 2))
+            total = np.array(own) + pads[:, 2:].reshape(-1)
+            reader.attrs["pads"] = [int(value) for value in total]
+        redirect(readers, output, x)
+        return True
+
+    def _multiply(self, node: Node) -> None:
+        """Rule 3."""
+        if node.op == "MatMul" and rank_of(node.inputs[0]) == 2:
+            node = self._as_gemm(node)
+        read, weight, axis = self._integers[id(node.inputs[0])], node.inputs[1], weight_axis(node)
+        bias = optional_input(node, 2)
+        outputs = width(node)
+        if bias is not None and not (is_constant(bias) and bias.values.size in (1, outputs)):
+            self.changes.append(f"{node.op} {node.name}: its bias is computed, it stays in float")
+            return
+        offset = np.zeros(outputs) if bias is None else values_of(bias).astype(np.float64)
+        values = rows_of(values_of(weight), axis).astype(np.float64)
+        step = self._steps.get(weight.name)
+        if step is None:
+            most = MOST_WEIGHT if self._full else safe_weight(read.top)
+            step = weight_steps(values, most, np.abs(offset) / float(read.step))
+        rounded = np.rint(values / step.astype(np.float64)[:, None])
+        shape = np.moveaxis(values_of(weight), axis, 0).shape
+        integers = np.moveaxis(rounded.reshape(shape), 0, axis).astype(np.int8)
+        node.inputs[1] = self._parameter(weight.name, integers, step, axis)
+        if bias is not None:
+            unit = step * read.step
+            counts = np.rint(np.broadcast_to(offset.reshape(-1), [outputs]) / unit)
+            node.inputs[2] = self._parameter(bias.name, counts.astype(np.int32), unit, 0)
+
+    def _as_gemm(self, node: Node) -> Node:
+        """A MatMul with the bias behind it, where there is one, as one operator."""
+        found = bias_add(self._graph, node)
+        if found is None:
+            return node
+        add, position = found
+        inputs, output = [*node.inputs, add.inputs[position]], add.outputs[0]
+        add.outputs.clear()
+        gemm = add_node(self._graph, "Gemm", node.name, inputs, output)
+        inherit(gemm, node)
+        return gemm
+
+    def _parameter(self, name: str, integers: np.ndarray, step: np.ndarray, axis: int) -> Tensor:
+        q = self._constant(f"{name}.integers", integers)
+        result = variable(unique_name(self._graph, f"{name}.dequantised"))
+        result.dtype, result.shape = np.dtype(np.float32), integers.shape
+        inputs = [q, self._constant(f"{name}.step", step.astype(np.float32))]
+        if integers.dtype == np.int8:
+            inputs.append(self._constant(f"{name}.zero", np.zeros(step.shape, np.int8)))
+        name = unique_name(self._graph, f"{name}.dequantise")
+        add_node(self._graph, "DequantizeLinear", name, inputs, result, {"axis": axis})
+        return result
+
+    def _quantise(self, name: str, x: Tensor, q: Integers, output: Tensor) -> Node:
+        inputs = [x, *self._scale(q, output)]
+        return add_node(self._graph, "QuantizeLinear", name, inputs, output)
+
+    def _dequantise(self, q: Integers, output: Tensor) -> None:
+        """Let ``output`` hold what the integers stand for."""
+        output.inputs.clear()
+        self._integers[id(output)] = q
+        name = unique_name(self._graph, f"{output.name}.dequantise")
+        inputs = [q.tensor, *self._scale(q, q.tensor)]
+        add_node(self._graph, "DequantizeLinear", name, inputs, output)
+
+    def _scale(self, q: Integers, beside: Tensor) -> list[Tensor]:
+        step, zero = np.float32(q.step), np.uint8(q.zero)
+        return [
+            self._constant(f"{beside.name}.step", np.asarray(step)),
+            self._constant(f"{beside.name}.zero", np.asarray(zero)),
+        ]
+
+    def _constant(self, name: str, values: np.ndarray | np.uint8) -> Tensor:
+        return constant(unique_name(self._graph, name), np.asarray(values))
+
+    def _new(self, name: str, like: Tensor) -> Tensor:
+        made = variable(unique_name(self._graph, name), like)
+        made.dtype = np.dtype(np.uint8)
+        return made
+
+
+def _takes_padding(node: Node, x: Tensor) -> bool:
+    """Whether a node is a Conv of x with explicit padding."""
+    explicit = node.attrs.get("auto_pad", "NOTSET") == "NOTSET"
+    return node.op == "Conv" and is_standard(node) and node.inputs[0] is x and explicit
+
+
+def rows_of(weight: np.ndarray, axis: int) -> np.ndarray:
+    """A weight as [O, weights of an output channel]."""
+    return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+
+
+def weight_steps(rows: np.ndarray, most: int, offset: np.ndarray) -> np.ndarray:
+    """A step per output channel with which weights become integers up to ``most``: float32 [O].
+
+    Args:
+        rows: [O, n], the weights.
+        most: 1..127.
+        offset: of the bias, in units of the input's step, [O] or one for all: times the step it
+            has to fit into 32 bits.
+    """
+    step = np.maximum(np.abs(rows).max(axis=1, initial=0.0) / most, offset / _MOST_BIAS)
+    return np.where(step > 0, np.maximum(step, np.finfo(np.float32).tiny), 1.0).astype(np.float32)
