@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnx import ModelProto
+
 from ...passes.graph.surgeon import export_network, import_model
 from ...passes.lowering.quantise_linear import quantise_linear
+from ...runtime_ops.definition import DOMAIN
 from ..errors import UsageError
 from ..front_end import Prepared
 from ..options import (
@@ -61,4 +64,13 @@ class Int8:
             lambda: quantise_linear(graph, quantised.weight_steps, options.int8_weights == FULL),
         )
         snn = export_network(graph)
+        _leave_out_what_can_be_inferred(snn.proto)
         return Artifact({"": snn}, snn, [Agreement(snn, None, options.min_agreement)])
+
+
+def _leave_out_what_can_be_inferred(model: ModelProto) -> None:
+    """Small files: shapes between operators follow from the rest; no operator is of our domain."""
+    del model.graph.value_info[:]
+    kept = [opset for opset in model.opset_import if opset.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)

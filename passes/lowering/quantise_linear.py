@@ -20,7 +20,8 @@ QuantizeLinear is computed by one integer kernel where the runtime has one, and 
    largest q that the operator reads. On x86 without VNNI kernels add two products of uint8 and int8
    in 16 bits, where more saturates in silence.
 
-Scale and zero point have rank 0, those of weights [O].
+Scale and zero point have rank 0, those of weights [O]. Equal constants are shared, names
+are short: files are small.
 """
 
 from __future__ import annotations
@@ -67,15 +68,20 @@ class Integers:
 
     Attributes:
         tensor: uint8.
-        step: float32.
-        zero: the integer of 0, 0..255.
-        top: the largest integer, 0..255.
+        step: float32 constant of rank 0.
+        zero: the integer of 0, a uint8 constant of rank 0.
+        top: the largest integer, 1..255.
     """
 
     tensor: Tensor
-    step: np.float32
-    zero: int
+    step: Tensor
+    zero: Tensor
     top: int
+
+    @property
+    def unit(self) -> np.float32:
+        """The step as a number."""
+        return np.float32(values_of(self.step))
 
 
 def safe_weight(top: int) -> int:
@@ -115,6 +121,7 @@ class _Writer:
     def __init__(self, graph: Graph, steps: Mapping[str, np.ndarray], full: bool) -> None:
         self._graph, self._steps, self._full = graph, steps, full
         self._integers: dict[int, Integers] = {}
+        self._constants: dict[str, Tensor] = {}
         self.changes: list[str] = []
 
     def visit(self, node: Node) -> None:
@@ -132,12 +139,17 @@ class _Writer:
         below, above = (int(node.attrs.get(f"levels_{sign}", 0)) for sign in ("neg", "pos"))
         step = np.float32(values_of(node.inputs[1]).reshape(()))
         node.outputs.clear()
-        q = Integers(self._new(f"{output.name}.spikes", output), step, below, below + above)
-        fired = q.tensor if q.top == MOST_LEVELS else self._new(f"{output.name}.fired", output)
-        last = self._quantise(node.name, x, q, fired)
+        k = self._new(output)
+        parameters = (
+            self._constant(f"{k.name}.step", step),
+            self._shared(np.uint8(below), f"zero.{below}"),
+        )
+        q = Integers(k, *parameters, below + above)
+        fired = k if q.top == MOST_LEVELS else self._new(output)
+        last = add_node(self._graph, "QuantizeLinear", node.name, [x, *parameters], fired)
         if q.top != MOST_LEVELS:
-            most = self._constant(f"{output.name}.top", np.uint8(q.top))
             name = unique_name(self._graph, f"{node.name}.top")
+            most = self._shared(np.uint8(q.top), f"top.{q.top}")
             add_node(self._graph, "Min", name, [fired, most], q.tensor)
         inherit(last, node)
         self._dequantise(q, output)
@@ -149,13 +161,12 @@ class _Writer:
             return
         node.inputs[0] = source.tensor
         if node.op == "Pad" and str(node.attrs.get("mode", "constant")) == "constant":
-            fill = self._constant(f"{node.name}.fill", np.uint8(source.zero))
             if len(node.inputs) > 2:
-                node.inputs[2] = fill
+                node.inputs[2] = source.zero
             else:
-                node.inputs.append(fill)
+                node.inputs.append(source.zero)
         for position, output in enumerate(list(node.outputs)):
-            result = self._new(f"{output.name}.spikes", output)
+            result = self._new(output)
             node.outputs[position] = result
             self._dequantise(Integers(result, source.step, source.zero, source.top), output)
 
@@ -190,22 +201,22 @@ class _Writer:
         bias = optional_input(node, 2)
         outputs = width(node)
         if bias is not None and not (is_constant(bias) and bias.values.size in (1, outputs)):
-            self.changes.append(f"{node.op} {node.name}: its bias is computed, it stays in float")
+            self.changes.append(f"{node.op} {node.name}: stays in float, its bias is computed")
             return
         offset = np.zeros(outputs) if bias is None else values_of(bias).astype(np.float64)
         values = rows_of(values_of(weight), axis).astype(np.float64)
         step = self._steps.get(weight.name)
         if step is None:
             most = MOST_WEIGHT if self._full else safe_weight(read.top)
-            step = weight_steps(values, most, np.abs(offset) / float(read.step))
+            step = weight_steps(values, most, np.abs(offset) / float(read.unit))
         rounded = np.rint(values / step.astype(np.float64)[:, None])
         shape = np.moveaxis(values_of(weight), axis, 0).shape
         integers = np.moveaxis(rounded.reshape(shape), 0, axis).astype(np.int8)
-        node.inputs[1] = self._parameter(weight.name, integers, step, axis)
+        node.inputs[1] = self._parameter("w", integers, step, axis)
         if bias is not None:
-            unit = step * read.step
+            unit = step * read.unit
             counts = np.rint(np.broadcast_to(offset.reshape(-1), [outputs]) / unit)
-            node.inputs[2] = self._parameter(bias.name, counts.astype(np.int32), unit, 0)
+            node.inputs[2] = self._parameter("b", counts.astype(np.int32), unit, 0)
 
     def _as_gemm(self, node: Node) -> Node:
         """A MatMul with the bias behind it, where there is one, as one operator."""
@@ -220,40 +231,33 @@ class _Writer:
         return gemm
 
     def _parameter(self, name: str, integers: np.ndarray, step: np.ndarray, axis: int) -> Tensor:
-        q = self._constant(f"{name}.integers", integers)
-        result = variable(unique_name(self._graph, f"{name}.dequantised"))
+        q = self._constant(name, integers)
+        inputs = [q, self._constant(f"{q.name}.step", step)]
+        if integers.dtype == np.int8:  # a zero point may be left out, but not every kernel is found
+            inputs.append(self._shared(np.zeros(step.shape, np.int8), f"zeros.{step.size}"))
+        result = variable(unique_name(self._graph, f"{q.name}.float"))
         result.dtype, result.shape = np.dtype(np.float32), integers.shape
-        inputs = [q, self._constant(f"{name}.step", step.astype(np.float32))]
-        if integers.dtype == np.int8:
-            inputs.append(self._constant(f"{name}.zero", np.zeros(step.shape, np.int8)))
-        name = unique_name(self._graph, f"{name}.dequantise")
-        add_node(self._graph, "DequantizeLinear", name, inputs, result, {"axis": axis})
+        add_node(self._graph, "DequantizeLinear", result.name, inputs, result, {"axis": axis})
         return result
-
-    def _quantise(self, name: str, x: Tensor, q: Integers, output: Tensor) -> Node:
-        inputs = [x, *self._scale(q, output)]
-        return add_node(self._graph, "QuantizeLinear", name, inputs, output)
 
     def _dequantise(self, q: Integers, output: Tensor) -> None:
         """Let ``output`` hold what the integers stand for."""
         output.inputs.clear()
         self._integers[id(output)] = q
-        name = unique_name(self._graph, f"{output.name}.dequantise")
-        inputs = [q.tensor, *self._scale(q, q.tensor)]
-        add_node(self._graph, "DequantizeLinear", name, inputs, output)
+        name = unique_name(self._graph, f"{q.tensor.name}.float")
+        add_node(self._graph, "DequantizeLinear", name, [q.tensor, q.step, q.zero], output)
 
-    def _scale(self, q: Integers, beside: Tensor) -> list[Tensor]:
-        step, zero = np.float32(q.step), np.uint8(q.zero)
-        return [
-            self._constant(f"{beside.name}.step", np.asarray(step)),
-            self._constant(f"{beside.name}.zero", np.asarray(zero)),
-        ]
+    def _shared(self, values: np.ndarray | np.uint8, name: str) -> Tensor:
+        """A constant that is the same wherever it is used."""
+        if name not in self._constants:
+            self._constants[name] = self._constant(name, values)
+        return self._constants[name]
 
-    def _constant(self, name: str, values: np.ndarray | np.uint8) -> Tensor:
+    def _constant(self, name: str, values: np.ndarray | np.uint8 | np.float32) -> Tensor:
         return constant(unique_name(self._graph, name), np.asarray(values))
 
-    def _new(self, name: str, like: Tensor) -> Tensor:
-        made = variable(unique_name(self._graph, name), like)
+    def _new(self, like: Tensor) -> Tensor:
+        made = variable(unique_name(self._graph, "k"), like)
         made.dtype = np.dtype(np.uint8)
         return made
 

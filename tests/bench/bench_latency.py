@@ -1,9 +1,12 @@
 """Latency of compiled networks, with the operator library and without, as ratios to the ANN.
 
     python tests/bench/bench_latency.py --data DATA [--networks NAME ...] [--rounds 9]
+    python tests/bench/bench_latency.py --data DATA --target int8 [--levels 32]
 
 The shared networks (``shared_networks.py``) are compiled with default options and their calibration
-samples of seed 0; ``--neuron``, ``--levels`` and ``--granularity`` are handed on. Batch 1.
+samples of seed 0; ``--target``, ``--neuron``, ``--levels`` and ``--granularity`` are handed on.
+Batch 1. Beside networks of int8 stands onnxruntime's own (``quantize_static``, uint8 and int8 per
+channel, calibrated on the same samples) instead of a run without the library.
 
 - cpu1: CPU time of one thread, one session in each process, the processes of all candidates
   interleaved: the median over a process's runs, then over rounds. Steady where wall time is not.
@@ -27,6 +30,8 @@ import onnx
 import onnxruntime as ort
 import shared_networks
 from snn_compile.compiler import CompileOptions, compile_model
+from snn_compile.compiler.evaluation.int8_baseline import BATCH, quantise
+from snn_compile.compiler.model_io.load import load_source
 from snn_compile.compiler.model_io.save import save_network
 from snn_compile.runtime_ops import register
 
@@ -92,6 +97,14 @@ def write_compiled(
     return paths
 
 
+def _quantised(ann: Path, samples: shared_networks.Feed, folder: str) -> Path:
+    """onnxruntime's own network of 8 bits."""
+    count = len(next(iter(samples.values())))
+    batches = range(0, count, BATCH)
+    feeds = [{key: values[i : i + BATCH] for key, values in samples.items()} for i in batches]
+    return quantise(load_source(ann).network, feeds, Path(folder))
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -100,10 +113,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--neuron", default="auto")
     parser.add_argument("--levels", type=int)
-    parser.add_argument("--granularity", default="channel")
+    parser.add_argument("--granularity")
+    parser.add_argument("--target", default="onnxruntime", choices=["onnxruntime", "int8"])
     arguments = parser.parse_args()
     options = CompileOptions(
-        neuron=arguments.neuron, levels=arguments.levels, granularity=arguments.granularity
+        target=arguments.target,
+        neuron=arguments.neuron,
+        levels=arguments.levels,
+        granularity=arguments.granularity,
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks:
@@ -122,6 +139,14 @@ def main() -> None:
                 "library": (paths["snn.onnx"], True),
                 "no library": (paths["snn.onnx"], False),
             }
+            if arguments.target == "int8":
+                candidates = {
+                    "ANN": (paths["ann.onnx"], False),
+                    "int8": (paths["snn.onnx"], False),
+                    "quantize_static": (_quantised(paths["ann.onnx"], samples, folder), False),
+                }
+                sizes = [path.stat().st_size for path, _ in candidates.values()]
+                print(f"{name:28s} bytes  {sizes[0]:9d}     int8 {sizes[1] / sizes[0]:.3f}")
             for label, threads in (("cpu1", 1), ("wall2", 2)):
                 line = measure(candidates, paths["npz"], threads, arguments.rounds)
                 print(f"{name:28s} {label:6s} {line}", flush=True)
