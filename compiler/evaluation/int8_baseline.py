@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import warnings
@@ -72,10 +71,9 @@ def quantise(
     newer.proto.CopyFrom(ann.proto)
     upgrade(newer.proto)
     save_network(newer, source)
-    no_sympy = importlib.util.find_spec("sympy") is None
     try:
         with _quiet():
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=no_sympy)
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             quantize_static(
                 str(prepared),
                 str(output),
