@@ -32,7 +32,7 @@ from .channel_scales import channel_scales
 from .distributions import Distribution, Side, pool
 
 #: m that are tried.
-_LINEAR = (*range(2, 25, 2), 28, 32, 40, 48, 64, 96, 128, 192, 256)
+_LINEAR = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
 #: Where the highest level lies at first, as shares of the largest value, and what scales are apart.
 _LOWEST, _HIGHEST, _APART = 1 / 64, 1.05, 1.1
 #: How often the scale is looked for between the neighbours of the best one, and at how many points.
