@@ -90,7 +90,9 @@ def choose_neurons(
     if options.scale != 1:
         with steps("scale_steps"):
             neurons = scale_steps(activations, neurons, options.scale)
-    if options.timesteps == 1 and not options.integers:  # several timesteps share the levels, all of them
+    if (
+        options.timesteps == 1 and not options.integers
+    ):  # several timesteps share the levels, all of them
         with steps("shrink_levels") as step:
             neurons, changes = shrink_levels(
                 corrected, activations, neurons, prepared.samples, block, progress

@@ -182,9 +182,11 @@ def _show(report: CompileReport) -> None:
     for claim in verification.claims:
         say(claim)
     for step in report.passes:
-        if step.name == "to_nir":
+        told = "in float" if step.name == "quantise_linear" else ""
+        if step.name in ("to_nir", "quantise_linear"):
             for line in step.changes:
-                say(line)
+                if line.startswith(told):
+                    say(line)
 
 
 def _show_coverage(coverage: Coverage) -> None:

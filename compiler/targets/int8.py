@@ -12,9 +12,8 @@ from ...runtime_ops.definition import DOMAIN
 from ..errors import UsageError
 from ..front_end import Prepared
 from ..options import (
-    ACTIVATIONS,
+    ALL,
     AUTO,
-    CHANNEL,
     FULL,
     MEMBRANE,
     MOST_INT8,
@@ -40,15 +39,33 @@ class Int8:
         Raises:
             UsageError: the options ask for something that 8 bits cannot be.
         """
+        if options.timesteps > 1 or options.time_axis or options.firing is not None:
+            raise UsageError(
+                "networks of int8 have one timestep; leave out --timesteps, --time-axis and "
+                "--firing"
+            )
         if options.neuron not in (AUTO, MULTI_THRESHOLD):
-            raise UsageError("levels of int8 are multiples of one threshold; leave out --neuron")
-        options = filled(options, levels=MOST_INT8, granularity=TENSOR)
+            raise UsageError(
+                f"the spikes of int8 are multiples of one threshold, {options.neuron} neurons have "
+                "other levels; leave out --neuron"
+            )
+        if options.binary_spikes is not None:
+            raise UsageError("the spikes of int8 are integers; leave out --binary-spikes")
+        if options.levels_budget is not None or options.search_scale:
+            raise UsageError(
+                "neurons of int8 share their levels; leave out --levels-budget and --search-scale"
+            )
+        options = filled(options, levels=MOST_INT8, granularity=TENSOR, encode=ALL)
         if options.levels > MOST_INT8:
-            raise UsageError(f"8 bits have at most {MOST_INT8} levels besides silence")
-        if options.granularity == CHANNEL:
-            raise UsageError("the spikes of int8 have one threshold per tensor")
-        if options.encode == ACTIVATIONS:
-            raise UsageError("int8")
+            raise UsageError(
+                f"{options.levels} levels: 8 bits hold {MOST_INT8} besides silence; "
+                "use fewer --levels"
+            )
+        if options.granularity != TENSOR or options.encode != ALL:
+            raise UsageError(
+                "kernels of integers read tensors with one threshold each, and only tensors that "
+                "are encoded; leave out --granularity and --encode"
+            )
         shortcuts = SPIKES if options.levels == MOST_INT8 else MEMBRANE
         options = filled(options, shortcuts=shortcuts)
         return replace(options, neuron=MULTI_THRESHOLD, encode_input=True)

@@ -19,6 +19,10 @@ QuantizeLinear is computed by one integer kernel where the runtime has one, and 
 4. Safe weights: |w| <= min(127, floor(32767 / (2 top))), with top the
    largest q that the operator reads. On x86 without VNNI kernels add two products of uint8 and int8
    in 16 bits, where more saturates in silence.
+5. A table of float32 that Gather takes rows of (an embedding) becomes int8, with a step per row;
+   the rows that are taken are multiplied by theirs, in float.
+6. All else is computed in float, between DequantizeLinear and QuantizeLinear, and listed with the
+   reason.
 
 Scale and zero point have rank 0, those of weights [O]. Equal constants are shared, names
 are short: files are small.
@@ -30,11 +34,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto
 
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..analysis.layers import bias_add, multiplies, width
-from ..analysis.operators import moved
+from ..analysis.operators import Role, is_arithmetic, moved, properties
 from ..graph.graph import (
     Graph,
     Node,
@@ -113,6 +118,7 @@ def quantise_linear(
         for node in list(scope.nodes):
             writer.visit(node)
         changes += writer.changes
+        changes += [f"in float: {n} {op}, {why}" for (op, why), n in writer.in_float.items()]
     tidy(graph)
     return PassResult(graph, changes)
 
@@ -123,15 +129,31 @@ class _Writer:
         self._integers: dict[int, Integers] = {}
         self._constants: dict[str, Tensor] = {}
         self.changes: list[str] = []
+        self.in_float: dict[tuple[str, str], int] = {}
 
     def visit(self, node: Node) -> None:
         """Write a node; those before it are."""
         if node.domain == DOMAIN and node.op == MULTI_THRESHOLD_FIRE.name:
             self._fire(node)
-        elif moves_integers(node) and id(moved(node)[0]) in self._integers:
+        elif moves_integers(node) and self._holds_integers(moved(node)[0]):
             self._move(node)
-        elif multiplies(node) and id(node.inputs[0]) in self._integers:
+        elif multiplies(node) and self._holds_integers(node.inputs[0]):
             self._multiply(node)
+            if node.op == "ConvTranspose":
+                self._list(node, "no kernel adds up its integers")
+        elif _is_embedding(node):
+            self._embed(node)
+        elif not all(self._holds_integers(tensor) for tensor in node.inputs):
+            self._list(node, _why_in_float(node))
+
+    def _list(self, node: Node, why: str) -> None:
+        """Rule 6."""
+        if why and any(output.dtype == np.float32 for output in node.outputs):
+            self.changes.append(f"{node.op} {node.name}: in float, {why}")
+            self.in_float[node.op, why] = self.in_float.get((node.op, why), 0) + 1
+
+    def _holds_integers(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._integers
 
     def _fire(self, node: Node) -> None:
         """Rule 1."""
@@ -170,13 +192,34 @@ class _Writer:
             node.outputs[position] = result
             self._dequantise(Integers(result, source.step, source.zero, source.top), output)
 
+    def _embed(self, node: Node) -> None:
+        """Rule 5."""
+        table, indices, output = *node.inputs, node.outputs[0]
+        values = values_of(table).astype(np.float64)
+        step = weight_steps(values, MOST_WEIGHT, np.zeros(1))
+        integers = np.rint(values / step.astype(np.float64)[:, None]).astype(np.int8)
+        node.outputs.clear()
+
+        def gathered(name: str, rows: np.ndarray) -> Tensor:
+            result = variable(unique_name(self._graph, f"{name}.rows"))
+            held = self._constant(name, rows)
+            add_node(self._graph, "Gather", result.name, [held, indices], result, {"axis": 0})
+            return result
+
+        counts = variable(unique_name(self._graph, "w.float"), output)
+        cast = {"to": int(TensorProto.FLOAT)}
+        add_node(self._graph, "Cast", counts.name, [gathered("w", integers)], counts, cast)
+        steps = gathered("w.step", step[:, None])
+        inherit(add_node(self._graph, "Mul", node.name, [counts, steps], output), node)
+        self._list(node, "its table alone is of integers")
+
     def _is_padding(self, node: Node) -> bool:
         """Whether a Pad went into the convolutions behind it."""
         if node.op != "Pad" or str(node.attrs.get("mode", "constant")) != "constant":
             return False
         x, output = node.inputs[0], node.outputs[0]
         rank = rank_of(x)
-        if len(node.inputs) != 2 and optional_input(node, 3) is not None or rank is None:
+        if rank is None or optional_input(node, 3) is not None:
             return False
         if not is_constant(node.inputs[1]) or output in self._graph.outputs:
             return False
@@ -201,7 +244,7 @@ class _Writer:
         bias = optional_input(node, 2)
         outputs = width(node)
         if bias is not None and not (is_constant(bias) and bias.values.size in (1, outputs)):
-            self.changes.append(f"{node.op} {node.name}: stays in float, its bias is computed")
+            self._list(node, "its bias is no constant per output channel")
             return
         offset = np.zeros(outputs) if bias is None else values_of(bias).astype(np.float64)
         values = rows_of(values_of(weight), axis).astype(np.float64)
@@ -266,6 +309,31 @@ def _takes_padding(node: Node, x: Tensor) -> bool:
     """Whether a node is a Conv of x with explicit padding."""
     explicit = node.attrs.get("auto_pad", "NOTSET") == "NOTSET"
     return node.op == "Conv" and is_standard(node) and node.inputs[0] is x and explicit
+
+
+def _is_embedding(node: Node) -> bool:
+    if node.op != "Gather" or not is_standard(node) or node.attrs.get("axis", 0) != 0:
+        return False
+    table, indices = node.inputs
+    if not is_constant(table) or is_constant(indices):
+        return False
+    return bool(table.values.dtype == np.float32 and table.values.ndim == 2)
+
+
+def _why_in_float(node: Node) -> str:
+    """Of an operator that does not read integers alone; empty where there is no choice."""
+    role = properties(node.op).role
+    if role is Role.ACTIVATION:
+        return "what it gives is not linear on either side of 0 with one step"
+    if role is Role.NORMALISATION:
+        return "no kernel normalises integers"
+    if role is Role.RECURRENT:
+        return "its state is in float"
+    if role is Role.LINEAR:
+        return "what it multiplies is no constant of float32, or not of integers"
+    if is_arithmetic(node) or not is_standard(node):
+        return "what it reads is in float"
+    return ""
 
 
 def rows_of(weight: np.ndarray, axis: int) -> np.ndarray:

@@ -117,8 +117,9 @@ class LayerErrors:
         self._rows = -(-rows // max(batches, 1))
         self._halves = [_Sums(), _Sums()]
         self._weights, self._rounding = weights, rounding
-        narrow = 0 < self._unknowns <= WIDEST
-        self._regress, self._observe = weights and narrow, narrow and (weights or bool(rounding))
+        self._narrow = self._unknowns <= WIDEST
+        self._regress = weights and self._narrow and self._unknowns > 0
+        self._observe = self._regress or (rounding is not None and self._unknowns > 0)
 
     def add(self, x: np.ndarray, error: np.ndarray) -> None:
         """Take one batch.
@@ -152,7 +153,7 @@ class LayerErrors:
                 inputs = None
                 if self._observe:
                     inputs = flat[chosen][None] if patches is None else patches.at(chosen)
-                half.add(rows[chosen], inputs)
+                half.add(rows[chosen], inputs, self._narrow)
 
     def solve(self, bias: np.ndarray, correct_bias: bool = True) -> Correction:
         """The corrected parameters.
@@ -167,7 +168,7 @@ class LayerErrors:
         found = self._solve(total, bias, correct_bias)
         if self._rounding is None or not self._observe:
             return found
-        return self._rounded(found, total.centred(), self._rounding, correct_bias)
+        return self._rounded(found, total, self._rounding, correct_bias)
 
     def _solve(self, total: _Sums, bias: np.ndarray, correct_bias: bool) -> Correction:
         error, squares = total.error / total.count, total.squares / total.count
@@ -194,14 +195,15 @@ class LayerErrors:
         )
 
     def _rounded(
-        self, found: Correction, moments: _Moments, rounding: Rounding, correct_bias: bool
+        self, found: Correction, total: _Sums, rounding: Rounding, correct_bias: bool
     ) -> Correction:
         """The weights as multiples of steps, and what that changes in the mean in the bias."""
         weight = self._matrix(found.weight)
         offset = np.abs(found.bias.astype(np.float64)) / rounding.unit
-        integers, steps = round_weights(weight, moments.covariance, rounding.most, offset)
+        covariance = total.centred().covariance if self._narrow else None
+        integers, steps = round_weights(weight, covariance, rounding.most, offset)
         step = steps.astype(np.float64).reshape(*weight.shape[:2], 1)
-        shift = ((weight - integers * step) @ moments.mean[:, :, None]).reshape(-1)
+        shift = ((weight - integers * step) @ total.mean[:, :, None]).reshape(-1)
         bias = found.bias + shift * correct_bias
         return replace(
             found,
@@ -283,14 +285,27 @@ class _Sums:
         self._moments: np.ndarray = np.zeros(1)
         self._cross: np.ndarray = np.zeros(1)
 
-    def add(self, error: np.ndarray, inputs: np.ndarray | None) -> None:
-        """Args: error [n, outputs], inputs [groups, n, unknowns]."""
+    @property
+    def mean(self) -> np.ndarray:
+        """Of the inputs, [groups, unknowns]."""
+        return self._input / self.count
+
+    def add(self, error: np.ndarray, inputs: np.ndarray | None, second: bool = True) -> None:
+        """Add rows.
+
+        Args:
+            error: [n, outputs].
+            inputs: [groups, n, unknowns].
+            second: whether second moments are summed too, not means alone.
+        """
         self.count += len(error)
         self.squares += float(np.square(error, dtype=np.float64).sum())
         self.error = self.error + error.sum(axis=0, dtype=np.float64)
         if inputs is None:
             return
         self._input = self._input + inputs.sum(axis=1, dtype=np.float64)
+        if not second:
+            return
         if len(inputs) == 1:  # two dimensions: numpy then has the product with itself done by half
             rows = inputs[0]
             self._moments = self._moments + (rows.T @ rows)[None]
@@ -310,7 +325,7 @@ class _Sums:
 
     def centred(self) -> _Moments:
         """Means and centred moments."""
-        mean = self._input / self.count
+        mean = self.mean
         error = (self.error / self.count).reshape(len(mean), -1)
         return _Moments(
             mean,

@@ -10,7 +10,8 @@ taken off the bias: b' = b + (W - W') mean(x).
 
 1. C is damped by :data:`_DAMPING` of its mean diagonal, so that inputs that hardly vary are neither
    divided by nor given the errors of others.
-2. The step of a channel is its largest weight over ``most``, or one of :data:`_SHARES` of that,
+2. Without C, of layers with too many inputs for it, all weights are rounded to the nearest.
+3. The step of a channel is its largest weight over ``most``, or one of :data:`_SHARES` of that,
    with which rounding to the nearest leaves the least squared error, each input weighted by its
    variance.
 """
@@ -26,13 +27,13 @@ _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 
 
 def round_weights(
-    weight: np.ndarray, covariance: np.ndarray, most: int, offset: np.ndarray
+    weight: np.ndarray, covariance: np.ndarray | None, most: int, offset: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The integers and their steps.
 
     Args:
         weight: [groups, outputs, inputs].
-        covariance: of the inputs, [groups, inputs, inputs].
+        covariance: of the inputs, [groups, inputs, inputs]; None if it is not known.
         most: largest integer, 1..127.
         offset: of the bias, in units of the input's step, [groups * outputs].
 
@@ -40,10 +41,14 @@ def round_weights(
         Integers as float64, of the weight's shape, and steps, float32 [groups * outputs].
     """
     groups, outputs, inputs = weight.shape
+    rows = weight.reshape(-1, inputs)
+    least = weight_steps(rows, most, offset)
+    if covariance is None:
+        steps = _best_steps(rows, np.ones((1, inputs)), least, most)
+        nearest = np.rint(rows / steps.astype(np.float64)[:, None])
+        return np.clip(nearest, -most, most).reshape(weight.shape), steps
     variance = np.einsum("gii->gi", covariance)
-    least = weight_steps(weight.reshape(-1, inputs), most, offset)
-    importance = np.repeat(variance, outputs, axis=0)
-    steps = _best_steps(weight.reshape(-1, inputs), importance, least, most)
+    steps = _best_steps(rows, np.repeat(variance, outputs, axis=0), least, most)
     step = steps.astype(np.float64).reshape(groups, outputs)
     damping = _DAMPING * variance.mean(axis=1) + np.finfo(np.float64).tiny
     damped = covariance + damping[:, None, None] * np.eye(inputs)
@@ -66,7 +71,7 @@ def round_weights(
 def _best_steps(
     rows: np.ndarray, importance: np.ndarray, largest: np.ndarray, most: int
 ) -> np.ndarray:
-    """Rule 2: float32 [O]."""
+    """Rule 3: float32 [O]."""
     best, least = largest, np.full(len(rows), np.inf)
     for share in _SHARES:
         step = (largest * np.float32(share)).astype(np.float32)
