@@ -129,8 +129,11 @@ def convolution(x, w, bias, strides, pads, dilations, group):
         total = int(bias[o])
         for c, *offset in itertools.product(*map(range, w.shape[1:])):
             at = [
-                p * s + k * d - b for p, s, k, d, b in zip(place, strides, offset, dilations, pads)
-            ]  # noqa: B905 - pads has two ends
+                p * s + k * d - before
+                for p, s, k, d, before in zip(
+                    *(place, strides, offset, dilations, pads[:rank]), strict=True
+                )
+            ]
             if all(0 <= i < size for i, size in zip(at, x.shape[2:], strict=True)):
                 channel = (o // per_group) * w.shape[1] + c
                 total += int(x[(n, channel, *at)]) * int(w[(o, c, *offset)])

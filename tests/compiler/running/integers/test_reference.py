@@ -164,10 +164,8 @@ def requantised(sums, scales, zero, axis):
 )
 def test_conv_is_that_of_loops(shape, weight, strides, pads, dilations, group):
     bias = int32(len(weight))
-    qdq = Qdq(
-        *("Conv", [shape], weight, 0, bias),
-        **{"strides": strides, "pads": pads, "dilations": dilations, "group": group},
-    )
+    window = {"strides": strides, "pads": pads, "dilations": dilations, "group": group}
+    qdq = Qdq("Conv", [shape], weight, 0, bias, **window)
     operator, read = integers_of(qdq)
     centred = read["x.q"].astype(int) - ZEROS["x"]
     sums = convolution(centred, weight, bias, strides, pads, dilations, group)
@@ -279,7 +277,7 @@ def test_what_lies_halfway_may_go_either_way(monkeypatch):
             tensor.raw_data = np.uint8(0).tobytes()
     feed = {"x": np.arange(256, dtype=np.float32), "y": np.zeros(256, np.float32)}
 
-    def halves_up(session, feed, what):
+    def halves_up(session, feed, _):
         outputs = [np.array(array) for array in session.run(None, feed)]
         names = [output.name for output in session.get_outputs()]
         result = outputs[names.index("out.q")]
