@@ -75,8 +75,8 @@ def exact(network: Network, feeds: Iterable[Feed]) -> str:
     if worst is not None and worst.wrong:
         raise VerificationError(
             f"{worst.wrong:,} of {worst.values:,} results of {worst.operator} in onnxruntime are "
-            f"not those of exact arithmetic, integers differ by up to {worst.largest}; {_REPORT} "
-            "and the processor"
+            f"not those of exact arithmetic, integers differ by up to {worst.largest}; "
+            + _advice(network)
         )
     values = sum(compared.values for compared in found)
     text = f"{values:,} results of onnxruntime's integer kernels are those of the integer reference"
@@ -84,6 +84,15 @@ def exact(network: Network, feeds: Iterable[Feed]) -> str:
     if differing:
         text += f", but for {differing:,} halfway between two integers, rounded the other way"
     return text
+
+
+def _advice(network: Network) -> str:
+    if any(most.pair > MOST_PAIR for most in largest_sums(network)):
+        return (
+            "with full weights this processor's sums saturate; leave out --int8-weights full, or "
+            "compile on a processor with VNNI or on Arm"
+        )
+    return f"{_REPORT} and the processor"
 
 
 def spikes(

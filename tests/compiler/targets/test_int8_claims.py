@@ -163,8 +163,11 @@ def test_a_kernel_that_computes_otherwise_is_refused(network, feeds, monkeypatch
         change = {"weight": lambda w: np.minimum(w, 20), "bias": lambda b: b * 2}[fault]
         other = changed(network, names[fault], change)
     monkeypatch.setattr(f"{COMPARE}.with_tensors", lambda _, kept: with_tensors(other, kept))
-    with pytest.raises(VerificationError, match=rf"results of Conv {operator.node.name} in onnx"):
+    with pytest.raises(
+        VerificationError, match=rf"results of Conv {operator.node.name} in onnx"
+    ) as error:
         claims.exact(network, feeds)
+    assert str(error.value).endswith("please report this model and the processor")
 
 
 def test_sums_that_saturate_are_refused(monkeypatch):
@@ -187,8 +190,9 @@ def test_sums_that_saturate_are_refused(monkeypatch):
         return outputs
 
     monkeypatch.setattr(f"{COMPARE}.run_samples", saturating)
-    with pytest.raises(VerificationError, match=r"of 512 results of Gemm Gemm\.potential"):
+    with pytest.raises(VerificationError, match=r"of 512 results of Gemm Gemm\.potential") as error:
         claims.exact(network, [qdq.feed()])
+    assert "leave out --int8-weights full" in str(error.value)
 
 
 def test_weights_above_the_safe_rule_are_refused(network):
