@@ -5,6 +5,9 @@
    binary spikes: they take many times the memory, and a proof has shown that they change no bit.
    Meanwhile the activity of the neurons is counted: the share of values clipped at the highest
    level, silent, and the mean number of spikes.
+3. Of a network of integers, without samples: :class:`SameParameters` and :class:`NoOverflow`; on a
+   few: :class:`Integers`, what the runtime's kernels give is what a reference gives, and
+   :class:`SameSpikes`, its neurons against the float network's. ``running/integers`` has how.
 
 The networks run one after the other, so that the runtime holds the weights of one at a time; the
 ANN's outputs wait in a temporary file.
@@ -12,8 +15,9 @@ ANN's outputs wait in a temporary file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +27,7 @@ from .counting.activity import ActivityMeter, NeuronActivity
 from .errors import VerificationError
 from .progress import Progress
 from .running.fidelity import FidelityMeter, OutputFidelity
+from .running.integers import claims as integers
 from .running.reference import Reference
 from .running.session import make_session, run_samples
 from .samples.files import Feed, Samples
@@ -70,7 +75,60 @@ class Agreement:
     at_least: float | None = None
 
 
-Claim: TypeAlias = BitExact | Agreement
+@dataclass(frozen=True)
+class SameParameters:
+    """A network of integers has the float network's thresholds, weights and biases, rounded.
+
+    Attributes:
+        network: of integers.
+        floats: the float network.
+    """
+
+    network: Network
+    floats: Network
+
+
+@dataclass(frozen=True)
+class Integers:
+    """The runtime's kernels give the integers that a reference in numpy gives.
+
+    Attributes:
+        network: of integers.
+    """
+
+    network: Network
+
+
+@dataclass(frozen=True)
+class NoOverflow:
+    """No sum of a network of integers overflows, whatever the samples.
+
+    Attributes:
+        network: of integers.
+        pairs: sums of two products fit into 16 bits, beside those of all into 32.
+    """
+
+    network: Network
+    pairs: bool
+
+
+@dataclass(frozen=True)
+class SameSpikes:
+    """How far the neurons of a network of integers fire what those of the float network fire.
+
+    Nothing is promised: a value at a threshold may end on its other side, as biases are rounded,
+    and all that reads it then differs. It is counted alone.
+
+    Attributes:
+        network: of integers.
+        floats: the float network of the same neurons.
+    """
+
+    network: Network
+    floats: Network
+
+
+Claim: TypeAlias = BitExact | Agreement | SameParameters | Integers | NoOverflow | SameSpikes
 
 
 @dataclass
@@ -82,12 +140,15 @@ class Verification:
         claims: what was shown, and would have been refused otherwise.
         outputs: fidelity per floating-point output.
         neurons: activity per neuron.
+        flips: of a network of integers, the share of values whose number of spikes is not that of
+            the float network, per neuron.
     """
 
     samples: int
     claims: list[str]
     outputs: list[OutputFidelity]
     neurons: list[NeuronActivity]
+    flips: dict[str, float] = field(default_factory=dict)
 
     @property
     def agreement(self) -> float | None:
@@ -115,6 +176,15 @@ def verify(
         if isinstance(claim, BitExact):
             _prove(claim, samples, reference.batch)
             found.claims.append(claim.statement)
+        elif isinstance(claim, SameParameters):
+            found.claims.append(integers.parameters(claim.network, claim.floats))
+        elif isinstance(claim, NoOverflow):
+            found.claims.append(integers.no_overflow(claim.network, claim.pairs))
+        elif isinstance(claim, Integers):
+            found.claims.append(integers.exact(claim.network, _first(samples)))
+        elif isinstance(claim, SameSpikes):
+            text, found.flips = integers.spikes(claim.network, claim.floats, _first(samples))
+            found.claims.append(text)
         else:
             found.outputs, found.neurons = _compare(claim, reference, samples, progress)
             _require(found.agreement, claim.at_least)
@@ -170,6 +240,12 @@ def _compare(
         for meter, wanted, (_, name) in zip(meters, expected, reference.positions, strict=True):
             meter.add(wanted, got[name] if claim.time_axis is None else got[name].mean(axis=0))
     return [meter.result() for meter in meters], activity.result()
+
+
+def _first(samples: Samples) -> Iterator[Feed]:
+    """Some samples one by one, or in batches of the size that the model has."""
+    runs = -(-_PROOF_SAMPLES // (samples.fixed_batch or 1))
+    return islice(samples.batches(1), min(runs, samples.batch_count(1)))
 
 
 def _require(agreement: float | None, wanted: float | None) -> None:

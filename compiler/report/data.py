@@ -76,7 +76,9 @@ class CompileReport:
     def provenance(self) -> dict[str, str]:
         """What a compiled model says of how it was made."""
         model, settings, calibration = self.model, self.settings, self.calibration
-        return {
+        weights = settings.get("int8_weights")
+        said = {} if weights is None else {"int8_weights": str(weights)}
+        return said | {
             "version": self.version,
             "source_sha256": str(model.get("sha256")),
             "levels": str(settings.get("levels")),

@@ -24,7 +24,7 @@ from ..options import (
     filled,
 )
 from ..steps import Steps
-from ..verify import Agreement
+from ..verify import Agreement, Claim, Integers, NoOverflow, SameParameters, SameSpikes
 from .target import Artifact, Quantised
 
 
@@ -74,15 +74,28 @@ class Int8:
         """Every network that the front end takes can be expressed."""
 
     def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:
-        """The network of integers."""
+        """The network of integers.
+
+        Claims: its parameters are the float network's, rounded; no sum overflows, with safe weights
+        on no processor; the runtime's kernels give what a reference gives; its spikes are counted
+        against the float network's; ANN and SNN agree as far as the options ask.
+        """
+        full = options.int8_weights == FULL
         graph = import_model(quantised.snn)
         graph = steps.rewrite(
             "quantise_linear",
-            lambda: quantise_linear(graph, quantised.weight_steps, options.int8_weights == FULL),
+            lambda: quantise_linear(graph, quantised.weight_steps, full),
         )
         snn = export_network(graph)
         _leave_out_what_can_be_inferred(snn.proto)
-        return Artifact({"": snn}, snn, [Agreement(snn, None, options.min_agreement)])
+        claims: list[Claim] = [
+            SameParameters(snn, quantised.snn),
+            NoOverflow(snn, pairs=not full),
+            Integers(snn),
+            SameSpikes(snn, quantised.snn),
+            Agreement(snn, None, options.min_agreement),
+        ]
+        return Artifact({"": snn}, snn, claims)
 
 
 def _leave_out_what_can_be_inferred(model: ModelProto) -> None:

@@ -68,8 +68,7 @@ def integer_edges(graph: Graph, alike: bool) -> PassResult:
         graph: canonical, with encoders in place.
         alike: all neurons have 255 levels.
     """
-    edges = _Edges(graph, alike)
-    analysis = EdgeAnalysis(graph, set(edges.neurons))
+    analysis = EdgeAnalysis(graph, {a.output for a in find_activations(graph)[0]})
     for node in graph.nodes:
         own_input = is_encoder(node) and analysis.of(node.inputs[0]) == Carries.INPUT
         if own_input or is_shortcut(node):
@@ -77,6 +76,7 @@ def integer_edges(graph: Graph, alike: bool) -> PassResult:
         if is_encoder(node):
             _move_forward(graph, node)
     tidy(graph)  # sorts what was moved
+    edges = _Edges(graph, alike)  # which finds that shortcuts have neurons now
     for node in list(graph.nodes):
         edges.visit(node)
     tidy(graph)
