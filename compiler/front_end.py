@@ -102,6 +102,11 @@ def apply_passes(
     return graph
 
 
+def journey(options: CompileOptions) -> list[tuple[str, tuple[Any, ...]]]:
+    """What the front end does for these options: each pass and its arguments."""
+    return [(one.name, one.arguments(options)) for one in FRONT_END if one.wanted(options)]
+
+
 @dataclass
 class Prepared:
     """A network that is ready to be calibrated, any number of times.

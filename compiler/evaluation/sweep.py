@@ -3,7 +3,8 @@
 1. A specification is ``levels=4,8,16`` (numbers of levels N) or ``scale=0.5,1,2`` (the lambda that
    multiplies the steps of all neurons, ``search_scale.py`` rule 2; 1 is the calibrated network).
    Values are positive, each given once; a sweep over both is their product, levels first.
-2. The model is loaded and prepared once. Each point is calibrated and lowered from there, with all
+2. The model is loaded and prepared once, but where the front end depends on what is swept, as that
+   of int8 does on the levels. Each point is calibrated and lowered from there, with all
    other options as given, which gives the same bytes as ``compile_model``, and handed to a function
    that measures it. Only one compiled network is held at a time. What was checked before any work
    is done: the specifications, and the options of every point.
@@ -19,7 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from onnx import ModelProto
 
 from ...passes.graph.network import Network
 from ..errors import SnnCompileError, UsageError
-from ..front_end import prepare
+from ..front_end import journey, prepare
 from ..options import MOST_LEVELS, CompileOptions
 from ..pipeline import compile_prepared, refusals_explained
 from ..progress import Progress
@@ -119,11 +120,13 @@ def sweep(
             chosen = resolve(setting.applied(options), synthetic=calibration is None)
             pairs.append((setting, chosen))
     first, points = pairs[0][1], []
-    with (
-        refusals_explained(calibration, first),
-        prepare(model, calibration, first, progress) as prepared,
-    ):
+    known = None
+    with refusals_explained(calibration, first), ExitStack() as held:
         for setting, chosen in progress.track(pairs, len(pairs), "sweep"):
+            if journey(chosen) != known:
+                held.close()
+                known = journey(chosen)
+                prepared = held.enter_context(prepare(model, calibration, chosen, progress))
             with _naming(setting):
                 compiled = compile_prepared(prepared, chosen, progress)
                 outputs, energy = measure(compiled.network)
