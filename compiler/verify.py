@@ -4,7 +4,8 @@
 2. :class:`Agreement`: ANN against SNN on all samples, as users will run them, but for planes of
    binary spikes: they take many times the memory, and a proof has shown that they change no bit.
    Meanwhile the activity of the neurons is counted: the share of values clipped at the highest
-   level, silent, and the mean number of spikes.
+   level, silent, and the mean number of spikes; of a network of integers beside it, in its spiking
+   form.
 3. Of a network of integers, without samples: :class:`SameParameters` and :class:`NoOverflow`; on a
    few: :class:`Integers`, what the runtime's kernels give is what a reference gives, and
    :class:`SameSpikes`, its neurons against the float network's. ``running/integers`` has how.
@@ -23,6 +24,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..passes.graph.network import Network
+from ..passes.lowering.spikes_of_integers import spiking_form
 from .counting.activity import ActivityMeter, NeuronActivity
 from .errors import VerificationError
 from .progress import Progress
@@ -227,15 +229,19 @@ def _compare(
     claim: Agreement, reference: Reference, samples: Samples, progress: Progress
 ) -> tuple[list[OutputFidelity], list[NeuronActivity]]:
     names = list(dict.fromkeys(output.name for output in claim.snn.proto.graph.output))
-    activity = ActivityMeter(claim.snn, names)
-    session = make_session(activity.network)
+    spiking = spiking_form(claim.snn)
+    apart = spiking is not claim.snn
+    activity = ActivityMeter(spiking, [] if apart else names)
+    counting = make_session(activity.network)
+    session = make_session(claim.snn) if apart else counting
     meters = [FidelityMeter(name) for _, name in reference.positions]
     feeds = progress.track(
         samples.batches(reference.batch), samples.batch_count(reference.batch), "verifying"
     )
     for feed, expected in zip(feeds, reference.batches(), strict=True):
-        outputs = run_samples(session, _presented(feed, claim.time_axis), "the SNN")
-        activity.add(outputs)
+        presented = _presented(feed, claim.time_axis)
+        outputs = run_samples(session, presented, "the SNN")
+        activity.add(run_samples(counting, presented, "its spiking form") if apart else outputs)
         got = dict(zip(names, outputs, strict=False))  # behind them come the counts
         for meter, wanted, (_, name) in zip(meters, expected, reference.positions, strict=True):
             meter.add(wanted, got[name] if claim.time_axis is None else got[name].mean(axis=0))

@@ -2,8 +2,9 @@
 
 Memory grows with the networks, not with the samples. The SNN counts its own spikes inside the graph
 (``spikes.py``); of one that sends planes of binary spikes it is the same network without planes
-that runs (``planes.py``). Where spikes cannot be counted, or a membrane potential is NaN on a
-sample, that is a warning, and the outputs are compared.
+that runs (``planes.py``). A network of integers runs as it is, and beside it its spiking form,
+which counts (``spikes_of_integers.py``). Where spikes cannot be counted, or a membrane potential is
+NaN on a sample, that is a warning, and the outputs are compared.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ...passes.graph.network import Network
+from ...passes.lowering.spikes_of_integers import spiking_form
 from ...runtime_ops.operators import neurons_of
 from ..counting.results import NeuronResult, SynapseResult
 from ..counting.spikes import SpikeMeter
@@ -86,8 +88,8 @@ def compare(
     runner = _Runner.of("the ANN", session, names, samples)
     sample = next(samples.batches(1))
     size = samples.fixed_batch or batch_size(sum(array.nbytes for array in sample.values()))
-    counting, meter = _counting(snn, names, samples, samples.batch_count(size), found)
-    runners = [_Runner.of("the SNN", counting, names, samples, meter)]
+    spiking = spiking_form(snn)
+    runners = [_snn_runner(snn, spiking, names, samples, samples.batch_count(size), found)]
     runners += [
         _Runner.of(
             name, make_session(read_model(path), library=False, optimise=False), names, samples
@@ -102,8 +104,9 @@ def compare(
         found.neurons, synapses = counted
         residue = []
         if with_residue:
-            residue = float_residue(without_planes(snn), sample, samples.count_in(sample))
-        found.energy = estimate_energy(found.neurons, synapses, residue, table)
+            residue = float_residue(without_planes(spiking), sample, samples.count_in(sample))
+        integers = spiking is not snn
+        found.energy = estimate_energy(found.neurons, synapses, residue, table, integers)
     found.baselines = {one.name: one.comparison.results() for one in others}
     if snn_runner.problem:
         found.warnings.append(f"spikes are not counted: {snn_runner.problem}")
@@ -122,14 +125,20 @@ def compare(
 
 @dataclass
 class _Runner:
-    """A network that runs on every sample, and its comparison with the ANN."""
+    """A network that runs on every sample, and its comparison with the ANN.
+
+    Attributes:
+        counting: what gives the counts of ``meter``; None: ``session`` does.
+        problem: why it has no meter any more.
+    """
 
     name: str
     session: ort.InferenceSession
     comparison: OutputComparison
     positions: list[int]
     meter: SpikeMeter | None
-    problem: str = ""  # why it has no meter any more
+    counting: ort.InferenceSession | None = None
+    problem: str = ""
 
     @classmethod
     def of(
@@ -139,18 +148,23 @@ class _Runner:
         outputs: Sequence[str],
         samples: FileSamples,
         meter: SpikeMeter | None = None,
+        counting: ort.InferenceSession | None = None,
     ) -> _Runner:
         """A session that gives these outputs, among others."""
         own = {output.name: i for i, output in enumerate(session.get_outputs())}
         comparison = OutputComparison(name, list(outputs), unbatched=bool(samples.unbatched))
-        return cls(name, session, comparison, [own[output] for output in outputs], meter)
+        positions = [own[output] for output in outputs]
+        return cls(name, session, comparison, positions, meter, counting)
 
     def run(self, feed: Feed) -> list[np.ndarray]:
         """The outputs that are compared."""
         outputs = run_samples(self.session, feed, self.name)
         if self.meter is not None:
+            counts = outputs
+            if self.counting is not None:
+                counts = run_samples(self.counting, feed, f"the spiking form of {self.name}")
             try:
-                self.meter.add(outputs)
+                self.meter.add(counts)
             except DataError as reason:  # a membrane potential is NaN
                 self.meter, self.problem = None, str(reason)
         return [outputs[i] for i in self.positions]
@@ -164,17 +178,26 @@ class _Runner:
         return None
 
 
-def _counting(
-    snn: Network, outputs: Sequence[str], samples: FileSamples, runs: int, found: Comparison
-) -> tuple[ort.InferenceSession, SpikeMeter | None]:
-    """A session of the SNN that counts its spikes, where there are any and they can be counted."""
-    if neurons_of(snn.proto):
+def _snn_runner(
+    snn: Network,
+    spiking: Network,
+    outputs: Sequence[str],
+    samples: FileSamples,
+    runs: int,
+    found: Comparison,
+) -> _Runner:
+    """The SNN, which counts its spikes where there are any and they can be counted."""
+    name, apart, meter = "the SNN", spiking is not snn, None
+    if neurons_of(spiking.proto):
+        kept = [] if apart else outputs
         try:
-            meter = SpikeMeter(without_planes(snn), outputs, samples.unbatched, runs)
-            return make_session(meter.network), meter
+            meter = SpikeMeter(without_planes(spiking), kept, samples.unbatched, runs)
+            counting = make_session(meter.network)
+            session = make_session(snn) if apart else counting
+            return _Runner.of(name, session, outputs, samples, meter, counting if apart else None)
         except ModelError as reason:  # several timesteps, another type than float32, changed planes
             found.warnings.append(f"spikes are not counted: {reason}")
-    return make_session(snn), None
+    return _Runner.of(name, make_session(snn), outputs, samples)
 
 
 def _run(

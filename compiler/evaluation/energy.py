@@ -17,7 +17,8 @@ constant, nothing for moving data, which costs more than arithmetic on most mach
 MACs of the SNN's analog operators count at every timestep at which they are computed.
 
 The accountings of the SNN with int8 weights stand beside ``ann_int8``, so that a precision of the
-weights is not taken for a merit of spikes. ``ann_bits`` is a network of the same number of levels:
+weights is not taken for a merit of spikes. They are those of a network whose spikes and weights are
+integers (target ``int8``). ``ann_bits`` is a network of the same number of levels:
 activations of bits = ceil(log2(N + 1)) and weights of 8; that the energy of a product is in
 proportion to the bits of one factor is an assumption: an array multiplier has a row of adders for
 each bit of it.
@@ -106,6 +107,7 @@ def estimate_energy(
     synapses: Sequence[SynapseResult],
     residue: Sequence[ResidueResult],
     table: EnergyTable = HOROWITZ_45_NM,
+    integers: bool = False,
 ) -> EnergyResult:
     """Energies per sample of each operator and in total, by the accountings above.
 
@@ -114,6 +116,7 @@ def estimate_energy(
         synapses: likewise; they are left as they are.
         residue: of :func:`.residue.float_residue`.
         table: energies per operation.
+        integers: the network's spikes and weights are integers of 8 bits.
     """
     counted = [replace(synapse, energy=_energies(synapse, table)) for synapse in synapses]
     totals = {name: math.fsum(s.energy[name] for s in counted) for name in ACCOUNTINGS}
@@ -126,7 +129,7 @@ def estimate_energy(
         residue=list(residue),
         totals=totals,
         analog_share=analog / macs if macs else 0.0,
-        notes=_notes(neurons, synapses, residue),
+        notes=_notes(neurons, synapses, residue, integers),
     )
 
 
@@ -155,12 +158,18 @@ def _notes(
     neurons: Sequence[NeuronResult],
     synapses: Sequence[SynapseResult],
     residue: Sequence[ResidueResult],
+    integers: bool,
 ) -> list[str]:
     spiking = {name for synapse in synapses for name in synapse.inputs}
     notes = [
         "Estimates: operations times a constant; moving weights, spikes and membrane potentials, "
         "the neurons themselves and idle circuits are left out.",
     ]
+    if integers:
+        notes.append(
+            "Spikes and weights of this network are integers of 8 bits: the accountings with _int8 "
+            "are its own, those without are the same spikes with weights in float."
+        )
     if any(neuron.op == STAIRCASE_FIRE.name and neuron.name in spiking for neuron in neurons):
         notes.append(
             "Levels of StaircaseFire are in general no multiples of one step: its k is the nearest "
@@ -173,7 +182,6 @@ def _notes(
         notes.append(f"In no figure: {', '.join(uncounted)}, which could not be counted.")
     elements = sum(result.elements for result in residue)
     if elements:
-        notes.append(
-            f"In no total: float arithmetic on {elements:,.0f} values per sample, listed apart."
-        )
+        what = "sums, means and float arithmetic" if integers else "float arithmetic"
+        notes.append(f"In no total: {what} on {elements:,.0f} values per sample, listed apart.")
     return notes

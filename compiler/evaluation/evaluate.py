@@ -6,7 +6,7 @@
 3. Latency and peak memory, each network in processes of its own (:mod:`.latency`); this process
    holds no session meanwhile.
 4. A sweep compiles networks with one setting after another and compares each like the SNN
-   (:mod:`.sweep`).
+   (:mod:`.sweep`): for target int8 where the SNN is of that target.
 5. Of an SNN of several timesteps the premise: where T steps equal one (:mod:`.premise`). The
    spatial network is the ANN where that has spiking neurons, otherwise it is made from the SNN.
 
@@ -20,7 +20,7 @@ import hashlib
 import platform
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from ...passes.graph.network import Network
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..model_io.save import save_network
+from ..options import INT8 as INT8_TARGET
 from ..options import CompileOptions
 from ..pipeline import compile_model
 from ..progress import Progress
@@ -42,7 +43,7 @@ from ..samples.files import FileSamples
 from .compare import compare
 from .energy import HOROWITZ_45_NM, EnergyTable
 from .flips import level_flips
-from .int8_baseline import BATCH, quantise
+from .int8_baseline import BATCH, quantise, saturation_warnings
 from .labels import read_labels
 from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
 from .pair import Pair, check_report, read_pair
@@ -152,7 +153,11 @@ def evaluate(
         result = EvaluationResult(
             ann=_describe(ann, pair.ann),
             snn=_describe(snn, pair.snn)
-            | {"neurons": len(neurons_of(pair.snn.proto)), "metadata": pair.provenance},
+            | {
+                "neurons": len(neurons_of(pair.spiking.proto)),
+                "integers": pair.integers,
+                "metadata": pair.provenance,
+            },
             data={
                 "file": str(data),
                 "sha256": samples.sha256,
@@ -171,7 +176,7 @@ def evaluate(
             command=options.command,
             warnings=[*warnings, *found.warnings],
         )
-        if options.flips and neurons_of(pair.snn.proto):
+        if options.flips and neurons_of(pair.spiking.proto):
             _count_flips(pair.snn, samples, result, progress)
         if spatial is not None:
             result.premise = check_premise(spatial, pair.snn, samples, progress)
@@ -189,8 +194,15 @@ def evaluate(
                 result.warnings += new
                 return one.outputs, one.energy.totals if one.energy else {}
 
-            plain = CompileOptions()
-            result.sweep = sweep(ann, options.calibration, plain, options.sweep, measure, progress)
+            result.sweep = sweep(
+                ann,
+                options.calibration,
+                _options_of_sweep(pair),
+                options.sweep,
+                measure,
+                progress,
+                result.accountings[0],
+            )
     return result
 
 
@@ -198,6 +210,14 @@ def _compiled(ann: Path, options: EvaluationOptions, folder: Path, progress: Pro
     path = folder / "compiled.onnx"
     save_network(compile_model(ann, options.calibration, progress=progress).network, path)
     return path
+
+
+def _options_of_sweep(pair: Pair) -> CompileOptions:
+    """The defaults, of the target of an SNN of integers and with its range of weights."""
+    if not pair.integers:
+        return CompileOptions()
+    options, weights = CompileOptions(target=INT8_TARGET), pair.provenance.get("int8_weights")
+    return replace(options, int8_weights=weights) if weights else options
 
 
 def _count_flips(
@@ -229,7 +249,9 @@ def _int8_baseline(
             f"{calibrated_on}"
         )
     feeds = progress.track(samples.batches(BATCH), samples.batch_count(BATCH), "calibrating int8")
-    return quantise(pair.ann, feeds, folder)
+    path = quantise(pair.ann, feeds, folder)
+    warnings += saturation_warnings(path)
+    return path
 
 
 def _time(
@@ -244,8 +266,9 @@ def _time(
     ann, snn = folder / "ann.onnx", folder / "snn.onnx"
     save_network(pair.ann, ann)
     save_network(pair.snn, snn)
-    candidates = [Candidate("ann", ann, False), Candidate("snn", snn, True)]
-    candidates += [Candidate("snn_functions", snn, False)]
+    operators = bool(neurons_of(pair.snn.proto))  # of our library, defined by functions too
+    candidates = [Candidate("ann", ann, False), Candidate("snn", snn, operators)]
+    candidates += [Candidate("snn_functions", snn, False)] * operators
     candidates += [Candidate(name, path, False) for name, path in baselines.items()]
     sizes = batch_sizes(samples, options)
     if options.batch not in sizes:

@@ -21,6 +21,7 @@ from onnx import TensorProto, ValueInfoProto
 
 from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network
+from ...passes.lowering.spikes_of_integers import spiking_form
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
@@ -36,6 +37,7 @@ class Pair:
     Attributes:
         ann: the trained network.
         snn: the network to compare with it.
+        spiking: the same with neurons, of a network of integers; ``snn`` itself of others.
         specs: inputs of both.
         provenance: what the SNN says of how it was compiled.
         warnings: what does not look like a pair.
@@ -43,9 +45,15 @@ class Pair:
 
     ann: Network
     snn: Network
+    spiking: Network
     specs: list[InputSpec]
     provenance: dict[str, str]
     warnings: list[str]
+
+    @property
+    def integers(self) -> bool:
+        """Whether the SNN holds its spikes as integers of 8 bits."""
+        return self.spiking is not self.snn
 
 
 def read_pair(ann_path: Path, snn_path: Path) -> Pair:
@@ -66,18 +74,19 @@ def read_pair(ann_path: Path, snn_path: Path) -> Pair:
                 f"{ann_path} and {snn_path} have different {what}: {first} and {second}; "
                 "give the SNN that was compiled from this ANN"
             )
-    provenance = _provenance(snn)
+    provenance, spiking = _provenance(snn), spiking_form(snn)
     warnings = []
-    over_time = bool(INTEGRATE_FIRE.nodes_of(snn.proto)) and bool(neurons_of(ann.proto))
-    if neurons_of(ann.proto) and not over_time:
+    fires = bool(neurons_of(spiking_form(ann).proto))
+    over_time = bool(INTEGRATE_FIRE.nodes_of(snn.proto)) and fires
+    if fires and not over_time:
         warnings.append(f"{ann_path} is a spiking network, not an ANN; are the two swapped?")
-    if not neurons_of(snn.proto):
+    if not neurons_of(spiking.proto):
         warnings.append(f"{snn_path} has no spiking neurons: it is not a compiled network")
     elif over_time:
         warnings += _one_source(ann_path, snn_path, _provenance(ann), provenance)
     else:
         warnings += _origin_warnings(ann_path, snn_path, provenance)
-    return Pair(ann, snn, specs[0], provenance, warnings)
+    return Pair(ann, snn, spiking, specs[0], provenance, warnings)
 
 
 def check_report(report: CompileReport, pair: Pair) -> None:
@@ -86,7 +95,7 @@ def check_report(report: CompileReport, pair: Pair) -> None:
     Raises:
         UsageError: says what differs.
     """
-    own = {(str(node.name), str(node.op_type)) for node in neurons_of(pair.snn.proto)}
+    own = {(str(node.name), str(node.op_type)) for node in neurons_of(pair.spiking.proto)}
     others = sorted(own.symmetric_difference((one.name, one.op) for one in report.neurons))
     if others:
         name, op = others[0]

@@ -2,7 +2,7 @@
 
 1. Listed: every node that computes with a signal and is neither a neuron nor a linear operator, nor
    only moves or selects values: Softmax, normalisations, sums of branches, pooled means,
-   activations that were kept.
+   activations that were kept. Nor is what rounds for a neuron of integers listed.
 2. What it is measured by: elements, the values of its largest operand or result, whichever has
    more, seen on one run.
 3. In bodies of Loop and Scan, and in a branch of If that was not taken, elements are 0.
@@ -17,6 +17,7 @@ from ...passes.analysis.operators import is_linear, moves_values
 from ...passes.graph.graph import Node, Tensor, bodies, is_constant, scopes
 from ...passes.graph.network import Network
 from ...passes.graph.surgeon import import_model
+from ...passes.lowering.spikes_of_integers import is_part_of_neuron
 from ...runtime_ops.definition import DOMAIN
 from ..report.results import ResidueResult
 from ..running.probe import probe
@@ -50,6 +51,8 @@ def float_residue(snn: Network, feed: Feed, samples: int = 1) -> list[ResidueRes
 
 def _computes(node: Node, analysis: EdgeAnalysis) -> bool:
     if node.domain == DOMAIN or is_linear(node) or bodies(node) or moves_values(node):
+        return False
+    if is_part_of_neuron(node):
         return False
     if not any(analysis.of(tensor) in _SIGNAL for tensor in node.outputs):
         return False

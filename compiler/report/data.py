@@ -76,9 +76,8 @@ class CompileReport:
     def provenance(self) -> dict[str, str]:
         """What a compiled model says of how it was made."""
         model, settings, calibration = self.model, self.settings, self.calibration
-        weights = settings.get("int8_weights")
-        said = {} if weights is None else {"int8_weights": str(weights)}
-        return said | {
+        own = {key: settings[key] for key in ("target", "int8_weights") if settings.get(key)}
+        return {
             "version": self.version,
             "source_sha256": str(model.get("sha256")),
             "levels": str(settings.get("levels")),
@@ -86,6 +85,7 @@ class CompileReport:
             "calibrator": str(settings.get("calibrator")),
             "calibration": str(calibration.get("origin")),
             "calibration_is_synthetic": str(calibration.get("synthetic")).lower(),
+            **own,
         }
 
     def to_json(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from ...passes.analysis.activations import Activation
 from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network
+from ...passes.lowering.spikes_of_integers import spiking_form
 from ...passes.neurons.neuron import Neuron
 from ...runtime_ops.operators import neurons_of
 from ..calibration.fitting.membrane import Membrane, MembraneHistogram
@@ -52,6 +53,7 @@ def neuron_reports(snn: Network, membranes: Membranes | None = None) -> list[Neu
         snn: the spiking network.
         membranes: what its neurons saw, where that is known.
     """
+    snn = spiking_form(snn)
     seen, spikes = membranes or {}, NeuronSpikes(Insertion(snn, "reported"))
     reports = []
     for node in neurons_of(snn.proto):

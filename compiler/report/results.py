@@ -11,6 +11,9 @@ from typing import Any
 
 from ..counting.results import NeuronResult, SynapseResult
 
+_NETWORKS = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
+_SPIKING = ("unary", "bit_serial", "graded")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -89,7 +92,8 @@ class LatencyResult:
     """One network at one batch size.
 
     Attributes:
-        network: "ann", "snn" (with the library), "snn_functions" (without), or a baseline's name.
+        network: "ann", "snn" (with the library, if it has operators of it), "snn_functions"
+            (without), or a baseline's name.
         batch: samples per run.
         seconds: median of the processes' median times of a run.
         ratio: median over rounds of its time over that of the ANN in the same round.
@@ -207,7 +211,7 @@ class EvaluationResult:
 
     Attributes:
         ann: file, SHA-256, and size in bytes.
-        snn: likewise, and the compiler's own metadata.
+        snn: likewise, the compiler's own metadata, and whether it holds "integers" (target int8).
         data: file, SHA-256, samples, whether labelled.
         outputs: SNN against ANN, per output.
         neurons: per neuron node, in the order they run.
@@ -237,3 +241,19 @@ class EvaluationResult:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def integers(self) -> bool:
+        """Whether spikes and weights of the SNN are integers of 8 bits."""
+        return bool(self.snn.get("integers"))
+
+    @property
+    def accountings(self) -> list[str]:
+        """Those of the SNN with weights as it has them: unary, bit-serial, graded."""
+        return [f"{name}_int8" if self.integers else name for name in _SPIKING]
+
+    def called(self, network: str) -> str:
+        """What a network of :class:`LatencyResult` is called."""
+        if network == "snn" and self.integers:
+            return "SNN"
+        return _NETWORKS.get(network, network)

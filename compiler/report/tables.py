@@ -13,14 +13,10 @@ from .results import (
     EnergyResult,
     Estimate,
     EvaluationResult,
-    LatencyResult,
     OutputResult,
     PremiseResult,
-    SweepPoint,
 )
 from .sweep_points import accuracy_of, baseline_points, energy_of
-
-_NETWORKS = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
 
 _WIDTH = 100  # of text
 
@@ -55,11 +51,11 @@ def show_result(result: EvaluationResult) -> None:
     if result.premise is not None:
         _show_premise(result.premise)
     if result.energy is not None:
-        _show_energy(result.energy)
+        _show_energy(result.energy, "int8" if result.integers else "float32")
     if result.latency:
-        _show_latency(result.latency)
+        _show_latency(result)
     if result.sweep:
-        _show_sweep([*result.sweep, *baseline_points(result)])
+        _show_sweep(result)
 
 
 def _accuracy(ann: OutputResult, networks: dict[str, OutputResult]) -> Iterator[list[str]]:
@@ -152,24 +148,25 @@ def _by(difference: Difference) -> str:
     return f"{difference.mean:.3g}, {difference.largest}"
 
 
-def _show_latency(latency: list[LatencyResult]) -> None:
+def _show_latency(result: EvaluationResult) -> None:
     show_table(
         "latency, each network in processes of its own",
         ["network", "batch", "median", "to the ANN", "peak memory"],
         [
             [
-                _NETWORKS.get(one.network, one.network),
+                result.called(one.network),
                 str(one.batch),
                 f"{_count(one.seconds)}s",
                 f"{one.ratio:.2f} x",
                 "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f} MiB",
             ]
-            for one in latency
+            for one in result.latency
         ],
     )
 
 
-def _show_energy(energy: EnergyResult) -> None:
+def _show_energy(energy: EnergyResult, precision: str) -> None:
+    """``precision``: of the ANN that energies are compared with, that of the SNN's weights."""
     show_table(
         "per sample: multiply-accumulates of the ANN, synaptic operations of the SNN",
         ["layer", "operator", "reads", "MACs", "events", "unary", "bit-serial", "graded"],
@@ -187,10 +184,10 @@ def _show_energy(energy: EnergyResult) -> None:
             for layer in energy.synapses
         ],
     )
-    ann = energy.totals.get("ann_fp32")
+    ann = energy.totals.get("ann_int8" if precision == "int8" else "ann_fp32")
     show_table(
         f"energy per sample, estimates ({energy.constants_source})",
-        ["accounting", "energy", "to the ANN in float32"],
+        ["accounting", "energy", f"to the ANN in {precision}"],
         [
             [name, f"{_count(pj * 1e-12)}J", f"{pj / ann:.2f} x" if ann else "-"]
             for name, pj in energy.totals.items()
@@ -201,9 +198,8 @@ def _show_energy(energy: EnergyResult) -> None:
         say(textwrap.fill(note, _WIDTH))
 
 
-def _show_sweep(points: list[SweepPoint]) -> None:
-    accountings = ("unary", "bit_serial", "graded")
-    rows = []
+def _show_sweep(result: EvaluationResult) -> None:
+    points, accountings, rows = [*result.sweep, *baseline_points(result)], result.accountings, []
     for point in points:
         accuracy = accuracy_of(point)
         energies = [energy_of(point, name) for name in accountings]
@@ -218,7 +214,7 @@ def _show_sweep(points: list[SweepPoint]) -> None:
     known = [found for point in points if (found := accuracy_of(point)) is not None]
     measure = known[0].measure if known else "accuracy"
     show_table(
-        "sweep, front by accuracy and unary energy",
+        f"sweep, front by accuracy and {accountings[0]} energy",
         ["network", measure, *accountings, "Pareto front"],
         rows,
     )

@@ -31,7 +31,7 @@ _ESTIMATE = (
     "counts k times. Bit-serial: an addition for each bit of k that is set. Graded: a multiply for "
     "each value that is not silent. Few bits: the ANN with as many bits as the levels need, "
     "ceil(log2(N + 1)). The SNN with int8 has weights of 8 bits, as the ANN in INT8; those of a "
-    "compiled network are floats."
+    "compiled network are floats, but for target int8."
 )
 
 

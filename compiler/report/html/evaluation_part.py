@@ -58,13 +58,15 @@ def _summary(result: EvaluationResult) -> Section:
         else:
             facts.append((f"relative error {name}".strip(), number(output.relative_l2, 3), ""))
     if result.neurons:
-        values = sum(neuron.neurons * neuron.timesteps for neuron in result.neurons)
-        spikes = sum(n.firing_rate * n.neurons * n.timesteps for n in result.neurons)
+        sending = _sending(result)
+        values = sum(neuron.neurons * neuron.timesteps for neuron in sending)
+        spikes = sum(n.firing_rate * n.neurons * n.timesteps for n in sending)
         rate = f"{number(spikes / values if values else None, 3)} per value"
         facts.append(("spikes per sample", count(round(spikes)), rate))
     if result.energy is not None:
         # Each beside the ANN of the same precision: docs/energy.md.
-        for suffix, ann, precision in (("", "ann_fp32", "float32"), ("_int8", "ann_int8", "int8")):
+        precisions = (("", "ann_fp32", "float32"), ("_int8", "ann_int8", "int8"))
+        for suffix, ann, precision in precisions[1:] if result.integers else precisions:
             totals = result.energy.totals
             if (spent := totals.get(f"unary{suffix}")) is not None:
                 facts.append(
@@ -79,6 +81,14 @@ def _summary(result: EvaluationResult) -> Section:
             ratio = f"{number(latency.ratio, 3)} times the ANN's"
             facts.append((f"time, batch {latency.batch}", seconds(latency.seconds), ratio))
     return Section("summary", "Summary", facts=facts, warnings=list(result.warnings))
+
+
+def _sending(result: EvaluationResult) -> list[NeuronResult]:
+    """The neurons; of integers those that a linear operator reads: others carry potentials."""
+    if not result.integers or result.energy is None:
+        return result.neurons
+    read = {name for synapse in result.energy.synapses for name in synapse.inputs}
+    return [neuron for neuron in result.neurons if neuron.name in read]
 
 
 def _accuracy(result: EvaluationResult) -> Section:
@@ -117,6 +127,8 @@ def _accuracy(result: EvaluationResult) -> Section:
             "threshold is then one level. The second table has the SNN with graph optimisation "
             "against itself without."
         )
+        if result.integers:
+            texts.append("With it this SNN is computed by integer kernels, without in float.")
         flips = [_row("SNN", output) for output in result.flips_outputs]
         tables.append(Table("Without graph optimisation", header, flips))
     return Section("accuracy", "Accuracy", texts, figures=figures, tables=tables)
@@ -165,14 +177,15 @@ def _sweep(result: EvaluationResult) -> Section | None:
         return None
     points, baselines = result.sweep, baseline_points(result)
     # Also with the weights of the int8 baseline: docs/energy.md.
-    drawn = ["unary"]
-    drawn += [key for key in ("unary_int8",) if any(key in p.energy for p in points)]
+    own = result.accountings[0]
+    drawn = [own]
+    drawn += [key for key in ("unary_int8",) if key != own and any(key in p.energy for p in points)]
     figures = [
         Figure(
             sweep_figure("Accuracy against energy", points, baselines, key),
             f"Accuracy against estimated energy ({name_of(key)}). Numbers: see the table. "
             "Coloured: on the Pareto front, no other compiled network is as accurate for as "
-            f"little ({name_of('unary')}). Diamonds: baselines.",
+            f"little ({name_of(own)}). Diamonds: baselines.",
         )
         for key in drawn
     ]
@@ -345,10 +358,9 @@ def _chosen(result: EvaluationResult, report: CompileReport | None) -> Section |
 def _latency(result: EvaluationResult) -> Section | None:
     if not result.latency:
         return None
-    names = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
     rows = [
         [
-            names.get(line.network, line.network),
+            result.called(line.network),
             str(line.batch),
             seconds(line.seconds),
             number(line.ratio, 3),

@@ -11,7 +11,7 @@ from conftest import MODELS
 from helpers import model_from_text
 from onnx import TensorProto, numpy_helper
 from snn_compile.compiler.errors import DataError, ModelError
-from snn_compile.compiler.evaluation.int8_baseline import BATCH, quantise
+from snn_compile.compiler.evaluation.int8_baseline import BATCH, quantise, saturation_warnings
 from snn_compile.compiler.model_io.load import read_model
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.samples.files import FileSamples, input_specs
@@ -101,3 +101,25 @@ def test_samples_that_are_refused_while_they_are_read(tmp_path):
     model = detach(model_from_text("g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }"))
     with pytest.raises(DataError, match="NaN in sample 1"):
         quantise(model, feeds(), tmp_path)
+
+
+def test_operators_that_may_saturate_are_counted_from_weights(tmp_path):
+    """Two products of 255 and |w| fit into 16 bits up to |w| = 64."""
+    model, constants = quantised(tmp_path)
+    path = tmp_path / "quantised.onnx"
+    (warning,) = saturation_warnings(path)
+    assert "in 7 of 7 operators" in warning
+    makers = {name: node for node in model.graph.node for name in node.output}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    for number, layer in enumerate(layers):
+        weight = constants[makers[layer.input[1]].input[0]]
+        values = np.clip(numpy_helper.to_array(weight), -64, 64)
+        values.reshape(-1)[0] = -65 if number == 2 else -64
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, path)
+    assert "in 1 of 7 operators" in saturation_warnings(path)[0]
+    weight = constants[makers[layers[2].input[1]].input[0]]
+    values = np.clip(numpy_helper.to_array(weight), -64, 64)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, path)
+    assert saturation_warnings(path) == []

@@ -11,6 +11,7 @@ from snn_compile.compiler.report.results import (
     EvaluationResult,
     LatencyResult,
     OutputResult,
+    SweepPoint,
 )
 from snn_compile.compiler.report.tables import show_result
 
@@ -86,3 +87,19 @@ def test_latency(capsys, seconds, time):
     rows, _ = shown(capsys, latency=latency)
     assert ["SNN, function bodies", "32", time, "1.23 x", "5 MiB"] in rows
     assert ["int8", "1", time, "1.00 x", "-"] in rows
+
+
+def test_an_snn_of_integers_is_compared_with_the_ann_of_its_precision(capsys):
+    totals = {"unary": 5e6, "unary_int8": 1e6, "ann_fp32": 1e7, "ann_int8": 4e6}
+    result = EvaluationResult({}, {"integers": True}, {}, samples=7, outputs=[])
+    result.energy = EnergyResult({}, "45 nm", [], [], totals, 0.0)
+    result.latency = [LatencyResult("snn", 1, 1e-3, 0.5, None)]
+    result.sweep = [SweepPoint("levels=8", 8, None, [], {"unary": 2e6, "unary_int8": 3e6})]
+    show_result(result)
+    text = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
+    assert "to the ANN in int8" in text
+    assert ["unary_int8", "1.00 uJ", "0.25 x"] in rows
+    assert ["SNN", "1", "1.00 ms", "0.50 x", "-"] in rows
+    assert ["levels=8", "-", "3.00 uJ", "-", "-", ""] in rows
+    assert "accuracy and unary_int8 energy" in text
