@@ -17,6 +17,7 @@ from snn_compile.compiler.calibration.fitting.uniform_calibrators import UNIFORM
 from snn_compile.compiler.options import (
     AUTO,
     CORRECTIONS,
+    INT8,
     MEMBRANE,
     MULTI_THRESHOLD,
     OPTIONS,
@@ -104,6 +105,8 @@ class Plan:
         usual, test = self.counts(network)
         samples = usual if calibration is None else calibration
         chosen = {name: value for name, value in options.items() if value != _default(name)}
+        if "target" in options:  # which has defaults of its own
+            chosen = options
         return Row(
             (network.title, *map(str, labels)),
             tuple(
@@ -137,6 +140,20 @@ def kinds_table(plan: Plan) -> list[Section]:
         ]
 
     return _by_kind(plan, ("network", "N", "neuron"), rows)
+
+
+def int8_table(plan: Plan) -> list[Section]:
+    """Spikes and weights as integers of 8 bits, beside the runtime's own quantisation."""
+
+    def rows(network: Network) -> list[Row]:
+        own = [
+            plan.measured(network, ["snn-compile", n], {"target": INT8, "levels": n})
+            for n in plan.levels(255, 32)
+        ]
+        options = {"method": METHODS[0], "operators": "all"}
+        return [*own, plan.measured(network, ["onnxruntime", 255], options, "quantise")]
+
+    return _by_kind(plan, ("network", "made by", "N"), rows)
 
 
 def budget_table(plan: Plan) -> list[Section]:
@@ -306,6 +323,7 @@ def _by_kind(
 TABLES: dict[str, Callable[[Plan], list[Section]]] = {
     "main": main_table,
     "kinds": kinds_table,
+    "int8": int8_table,
     "budget": budget_table,
     "calibrators": calibrators_table,
     "corrections": corrections_table,
