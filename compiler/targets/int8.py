@@ -7,6 +7,7 @@ from dataclasses import replace
 from onnx import ModelProto
 
 from ...passes.graph.surgeon import export_network, import_model
+from ...passes.lowering.inline_functions import inline_functions
 from ...passes.lowering.quantise_linear import quantise_linear
 from ...runtime_ops.definition import DOMAIN
 from ..errors import UsageError
@@ -86,7 +87,8 @@ class Int8:
             "quantise_linear",
             lambda: quantise_linear(graph, quantised.weight_steps, full),
         )
-        snn = export_network(graph)
+        with steps("inline_functions") as step:
+            step.network = snn = inline_functions(export_network(graph))
         _leave_out_what_can_be_inferred(snn.proto)
         claims: list[Claim] = [
             SameParameters(snn, quantised.snn),

@@ -59,6 +59,8 @@ from ..graph.graph import (
 from ..graph.surgeon import add_node, constant, variable
 from ..neurons.integer_edges import moves_integers
 
+#: Operators that have kernels of integers besides those with weights, where all operands are such.
+SUMS = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MatMul"})
 #: Levels besides silence of 8 bits, and the largest weight of int8 on either side of 0.
 MOST_LEVELS, MOST_WEIGHT = 255, 127
 #: Sums of two products that fit into 16 bits.
@@ -143,7 +145,7 @@ class _Writer:
                 self._list(node, "no kernel adds up its integers")
         elif _is_embedding(node):
             self._embed(node)
-        elif not all(self._holds_integers(tensor) for tensor in node.inputs):
+        elif node.op not in SUMS or not all(map(self._holds_integers, node.inputs)):
             self._list(node, _why_in_float(node))
 
     def _list(self, node: Node, why: str) -> None:
@@ -195,6 +197,7 @@ class _Writer:
     def _embed(self, node: Node) -> None:
         """Rule 5."""
         table, indices, output = *node.inputs, node.outputs[0]
+        self._list(node, "its table alone is of integers")
         values = values_of(table).astype(np.float64)
         step = weight_steps(values, MOST_WEIGHT, np.zeros(1))
         integers = np.rint(values / step.astype(np.float64)[:, None]).astype(np.int8)
@@ -211,7 +214,6 @@ class _Writer:
         add_node(self._graph, "Cast", counts.name, [gathered("w", integers)], counts, cast)
         steps = gathered("w.step", step[:, None])
         inherit(add_node(self._graph, "Mul", node.name, [counts, steps], output), node)
-        self._list(node, "its table alone is of integers")
 
     def _is_padding(self, node: Node) -> bool:
         """Whether a Pad went into the convolutions behind it."""
@@ -321,7 +323,7 @@ def _is_embedding(node: Node) -> bool:
 
 
 def _why_in_float(node: Node) -> str:
-    """Of an operator that does not read integers alone; empty where there is no choice."""
+    """Of an operator that no kernel of integers computes; empty where it has no arithmetic."""
     role = properties(node.op).role
     if role is Role.ACTIVATION:
         return "what it gives is not linear on either side of 0 with one step"
