@@ -39,7 +39,7 @@ from onnx import TensorProto
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..analysis.layers import bias_add, multiplies, width
-from ..analysis.operators import Role, is_arithmetic, moved, properties
+from ..analysis.operators import Bytes, Role, is_arithmetic, moved, properties, standard
 from ..graph.graph import (
     Graph,
     Node,
@@ -59,8 +59,6 @@ from ..graph.graph import (
 from ..graph.surgeon import add_node, constant, variable
 from ..neurons.integer_edges import moves_integers
 
-#: Operators that have kernels of integers besides those with weights, where all operands are such.
-SUMS = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MatMul"})
 #: Levels besides silence of 8 bits, and the largest weight of int8 on either side of 0.
 MOST_LEVELS, MOST_WEIGHT = 255, 127
 #: Sums of two products that fit into 16 bits.
@@ -145,7 +143,7 @@ class _Writer:
                 self._list(node, "no kernel adds up its integers")
         elif _is_embedding(node):
             self._embed(node)
-        elif node.op not in SUMS or not all(map(self._holds_integers, node.inputs)):
+        elif not self._is_computed_on_integers(node):
             self._list(node, _why_in_float(node))
 
     def _list(self, node: Node, why: str) -> None:
@@ -153,6 +151,10 @@ class _Writer:
         if why and any(output.dtype == np.float32 for output in node.outputs):
             self.changes.append(f"{node.op} {node.name}: in float, {why}")
             self.in_float[node.op, why] = self.in_float.get((node.op, why), 0) + 1
+
+    def _is_computed_on_integers(self, node: Node) -> bool:
+        computed = standard(node).bytes is Bytes.COMPUTED
+        return computed and all(map(self._holds_integers, node.inputs))
 
     def _holds_integers(self, tensor: Tensor) -> bool:
         return id(tensor) in self._integers

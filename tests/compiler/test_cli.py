@@ -102,6 +102,7 @@ def test_options_reach_the_compiler(tmp_path):
         "firing": None,
         "time_axis": False,
         "target": "onnxruntime",
+        "int8_weights": None,
         "binary_spikes": "bits",
         "strict": False,
         "min_agreement": None,
