@@ -30,10 +30,8 @@ from typing import NoReturn
 
 import numpy as np
 import shared_networks
-from bench_latency import write_compiled
+from bench_latency import quantised, write_compiled
 from snn_compile.compiler import CompileOptions
-from snn_compile.compiler.evaluation.int8_baseline import BATCH, quantise
-from snn_compile.compiler.model_io.load import read_model
 
 _WORKER = Path(__file__).with_name("runtimes_worker.py")
 _QEMU, _PROCESSOR = "qemu-x86_64-static", "Haswell-noTSX"
@@ -113,13 +111,6 @@ def _agreement(values: np.ndarray, reference: np.ndarray) -> float:
     return float(np.mean(values.argmax(-1) == reference.argmax(-1)))
 
 
-def batches(samples: shared_networks.Feed) -> list[shared_networks.Feed]:
-    """Calibration samples as quantize_static reads them."""
-    count = len(next(iter(samples.values())))
-    starts = range(0, count, BATCH)
-    return [{name: x[i : i + BATCH] for name, x in samples.items()} for i in starts]
-
-
 def _stop(reason: str) -> NoReturn:
     print(f"left out: {reason}", file=sys.stderr)
     raise SystemExit(_MISSING)
@@ -156,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             options = CompileOptions(target="int8")
             paths = write_compiled(name, model, samples, options, folder)
-            theirs = quantise(read_model(paths["ann.onnx"]), batches(samples), folder)
+            theirs = quantised(paths["ann.onnx"], samples, folder)
             feed, _ = shared_networks.test_samples(network, chosen.data, chosen.samples)
             np.savez(folder / "feed.npz", **feed)
             files = {"int8, N = 255": paths["snn.onnx"], "quantize_static": theirs}

@@ -1,7 +1,7 @@
 """Files of target int8 in runtimes that read QDQ: what runs, agreement, time against float.
 
     python tests/bench/bench_int8_runtimes.py [--data DATA] [--networks NAME ...]
-        [--runtimes NAME ...] [--venvs FOLDER] [--samples 100] [--rounds 7]
+        [--runtimes NAME ...] [--venvs FOLDER] [--samples 100] [--rounds 5]
 
 ``digits`` is the bundled network; others are shared networks with float32 inputs
 (``shared_networks.py``), which need ``--data``. Each is compiled to ``int8`` with default options
@@ -31,12 +31,9 @@ from pathlib import Path
 
 import bench_web
 import numpy as np
-from bench_haswell import batches
-from bench_latency import write_compiled
+from bench_latency import quantised, write_compiled
 from runtimes_worker import RUNTIMES
 from snn_compile.compiler import CompileOptions
-from snn_compile.compiler.evaluation.int8_baseline import quantise
-from snn_compile.compiler.model_io.load import read_model
 
 _WORKER = Path(__file__).with_name("runtimes_worker.py")
 _NETWORKS = ["digits", "cifar10_resnet20", "kws_mlperf_dscnn", "imagenet_efficientnet_lite0"]
@@ -174,8 +171,7 @@ def write_files(
     model, calibration = bench_web.load(name, data)
     paths = write_compiled(name, model, calibration, CompileOptions(target="int8"), folder)
     (folder / name).mkdir()
-    ann = read_model(paths["ann.onnx"])
-    theirs = quantise(ann, batches(calibration), folder / name)
+    theirs = quantised(paths["ann.onnx"], calibration, folder / name)
     feed = folder / f"{name}.feed.npz"
     np.savez(feed, **{key: x[:samples] for key, x in calibration.items()})
     return {_ANN: paths["ann.onnx"], _OURS: paths["snn.onnx"], _THEIRS: theirs}, feed
@@ -203,7 +199,7 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", default=[*RUNTIMES, _WEB])
     parser.add_argument("--venvs", type=Path)
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     runners = _runners(arguments.runtimes, arguments.venvs)
     versions: dict[str, str] = {}
