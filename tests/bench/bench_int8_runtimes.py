@@ -8,12 +8,14 @@
 and quantised by onnxruntime's quantize_static, to tell a runtime that does not read our file from
 one that reads no QDQ. The inputs are calibration samples: runtimes are compared, not accuracy.
 
-A runtime (``runtimes_worker.py``; ``web`` is onnxruntime-web in Chromium, ``bench_web.py``) runs
-with ``FOLDER/NAME/bin/python`` where that exists and with this Python otherwise. Batch 1, one
-thread; in each round a process for the ANN, for our file and for quantize_static's. Two tables in
-Markdown, ours and quantize_static's. A cell: samples whose largest output is that of onnxruntime
-with the same file, of those run; CPU time (web: wall time) against the same runtime's of the ANN,
-the ratio of medians and the least and the largest of a round. Or why there is none.
+A runtime (``runtimes_worker.py``) runs with ``FOLDER/NAME/bin/python`` where that exists and with
+this Python otherwise; ``web`` is onnxruntime-web in Chromium (``bench_web.py``), ``node`` is
+onnxruntime-node, installed into build/node with npm. Batch 1, one thread; in each round a process
+for the ANN, for our file and for quantize_static's.
+
+Two tables in Markdown, ours and quantize_static's. A cell: samples whose largest output is that of
+onnxruntime with the same file, of those run; CPU time (web: wall time) against the same runtime's
+of the ANN, the ratio of medians and the least and the largest of a round. Or why there is none.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,14 +40,15 @@ from snn_compile.compiler import CompileOptions
 
 _WORKER = Path(__file__).with_name("runtimes_worker.py")
 _NETWORKS = ["digits", "cifar10_resnet20", "kws_mlperf_dscnn", "imagenet_efficientnet_lite0"]
-_WEB = "web"
+_WEB, _NODE = "web", "node"
+_NODE_BUILD, _NODE_PACKAGE = Path(__file__).parents[2] / "build" / "node", "onnxruntime-node"
 _ANN, _OURS, _THEIRS = "ANN", "int8", "quantize_static"
 #: Seconds for samples, to time a run for, and until a process is given up.
 _SAMPLES, _TIME, _PATIENCE = 15, 0.4, 180
-#: Bytes of inputs that a browser is handed as text at most.
+#: Bytes of inputs that a script is handed as text at most.
 _MOST_TEXT = 4_000_000
 #: Characters of a reason.
-_WIDTH = 110
+_WIDTH = 160
 #: One thread in libraries that only the environment tells.
 _ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS"), "1"),
@@ -92,8 +96,7 @@ def run_python(runtime: str, python: str, model: Path, feed: Path, outputs: bool
         except subprocess.TimeoutExpired:
             return Measured(reason=f"not done after {_PATIENCE} s")
         if done.returncode:
-            last = (done.stderr.strip() or "nothing said").splitlines()[-1]
-            return Measured(reason=f"ends with {done.returncode}: {last}")
+            return _broken(done)
         answer = json.loads(done.stdout.splitlines()[-1])
         if "absent" in answer:
             return Measured(reason=f"absent: {answer['absent']}")
@@ -105,18 +108,47 @@ def run_python(runtime: str, python: str, model: Path, feed: Path, outputs: bool
 
 def run_web(browser: str, model: Path, feed: Path, outputs: bool) -> Measured:
     """One browser."""
-    with np.load(feed) as arrays:
-        samples = dict(arrays)
-    bytes_each = sum(x[0].nbytes for x in samples.values())
-    count = max(1, min(len(next(iter(samples.values()))), _MOST_TEXT // bytes_each))
-    feeds = [
-        {name: x[i : i + 1] for name, x in samples.items()} for i in range(count if outputs else 1)
-    ]
     try:
-        seconds, results = bench_web.time_runs(browser, model, feeds)
+        seconds, results = bench_web.time_runs(browser, model, _samples(feed, outputs))
     except RuntimeError as error:
         return Measured(reason=str(error))
     return Measured(np.stack([result[0] for result in results]), [seconds], bench_web.VERSION)
+
+
+def run_node(node: str, model: Path, feed: Path, outputs: bool) -> Measured:
+    """One process of ``runtimes_node.js``."""
+    request = {"model": str(model), "feeds": bench_web.as_json(_samples(feed, outputs))}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "request.json"
+        file.write_text(json.dumps({**request, "seconds": _TIME}))
+        done = subprocess.run(
+            [node, str(_WORKER.with_name("runtimes_node.js")), str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "NODE_PATH": str(_NODE_BUILD / "node_modules")},
+        )
+    if done.returncode:
+        return _broken(done)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        return Measured(reason=answer["error"])
+    results = np.array([sample[0] for sample in answer["outputs"]])
+    return Measured(results, [answer["seconds"]], bench_web.VERSION)
+
+
+def _samples(feed: Path, several: bool) -> list[dict[str, np.ndarray]]:
+    """One sample each; as few as text has room for."""
+    with np.load(feed) as arrays:
+        samples = dict(arrays)
+    count = min(map(len, samples.values())) if several else 1
+    count = max(1, min(count, _MOST_TEXT // sum(x[0].nbytes for x in samples.values())))
+    return [{name: x[i : i + 1] for name, x in samples.items()} for i in range(count)]
+
+
+def _broken(done: subprocess.CompletedProcess[str]) -> Measured:
+    last = (done.stderr.strip() or "nothing said").splitlines()[-1]
+    return Measured(reason=f"ends with {done.returncode}: {last}")
 
 
 def measure(run: Run, files: dict[str, Path], feed: Path, rounds: int) -> dict[str, Measured]:
@@ -180,13 +212,27 @@ def write_files(
 def _runners(names: list[str], venvs: Path | None) -> dict[str, Run]:
     runners: dict[str, Run] = {}
     for name in names:
-        if name == _WEB:
-            runners[name] = partial(run_web, bench_web.browser_path())
+        if name in (_WEB, _NODE):
+            runners[name] = _script_runner(name)
             continue
         own = venvs / name / "bin" / "python" if venvs else None
         python = str(own.absolute()) if own and own.exists() else sys.executable
         runners[name] = partial(run_python, name, python)
     return runners
+
+
+def _script_runner(name: str) -> Run:
+    try:
+        if name == _WEB:
+            return partial(run_web, bench_web.browser_path())
+        node = shutil.which("node")
+        if node is None:
+            raise bench_web.MissingError("node is not installed")
+        bench_web.install(_NODE_PACKAGE, _NODE_BUILD)
+        return partial(run_node, node)
+    except bench_web.MissingError as error:
+        reason = f"absent: {error}"
+        return lambda *_: Measured(reason=reason)
 
 
 def main() -> None:
@@ -196,7 +242,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path)
     parser.add_argument("--networks", nargs="+", default=_NETWORKS)
-    parser.add_argument("--runtimes", nargs="+", default=[*RUNTIMES, _WEB])
+    parser.add_argument("--runtimes", nargs="+", default=[*RUNTIMES, _NODE, _WEB])
     parser.add_argument("--venvs", type=Path)
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)

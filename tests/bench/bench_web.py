@@ -59,6 +59,10 @@ _MISSING = 77
 _DIGITS = "digits"
 
 
+class MissingError(RuntimeError):
+    """A program or package that is not on this machine."""
+
+
 class Handler(BaseHTTPRequestHandler):
     """Serves the page, onnxruntime-web, one network and its request; takes the result."""
 
@@ -104,11 +108,7 @@ def time_runs(
     Raises:
         RuntimeError: the page reports an error, or nothing.
     """
-    values = [
-        {name: {"shape": x.shape, "values": x.ravel().tolist()} for name, x in feed.items()}
-        for feed in feeds
-    ]
-    request = json.dumps({"feeds": values, **_TIMES}).encode()
+    request = json.dumps({"feeds": as_json(feeds), **_TIMES}).encode()
     results: queue.Queue[bytes] = queue.Queue()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, model, request, results))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -137,6 +137,14 @@ def time_runs(
         raise RuntimeError("the page is not isolated, its clock is too coarse")
     outputs = [[np.array(one) for one in sample] for sample in result["outputs"]]
     return float(np.median(result["times"])), outputs
+
+
+def as_json(feeds: Sequence[dict[str, np.ndarray]]) -> list[dict[str, object]]:
+    """Inputs as scripts read them."""
+    return [
+        {name: {"shape": x.shape, "values": x.ravel().tolist()} for name, x in feed.items()}
+        for feed in feeds
+    ]
 
 
 def measure(browser: str, models: dict[str, Path], feed: dict[str, np.ndarray], rounds: int) -> str:
@@ -175,23 +183,37 @@ def _dist() -> Path:
 
 
 def browser_path() -> str:
-    """The browser's path, once onnxruntime-web is installed; what is missing ends the process."""
+    """The browser's path, once onnxruntime-web is installed.
+
+    Raises:
+        MissingError: Chromium, npm or the package is missing.
+    """
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:
-        _stop("Chromium is not installed (Debian's package chromium)")
-    manifest = _dist().parent / "package.json"
+        raise MissingError("Chromium is not installed (Debian's package chromium)")
+    install(_PACKAGE, _BUILD)
+    return browser
+
+
+def install(package: str, folder: Path) -> None:
+    """Install version ``VERSION`` of an npm package into a folder, unless it is there.
+
+    Raises:
+        MissingError: npm or the package is missing.
+    """
+    manifest = folder / "node_modules" / package / "package.json"
     if manifest.is_file() and json.loads(manifest.read_text())["version"] == VERSION:
-        return browser
+        return
+    where = f"build/{folder.name}"
     npm = shutil.which("npm")
     if npm is None:
-        _stop(f"npm is not installed, and {_PACKAGE} {VERSION} not in build/web")
-    _BUILD.mkdir(parents=True, exist_ok=True)
+        raise MissingError(f"npm is not installed, and {package} {VERSION} not in {where}")
+    folder.mkdir(parents=True, exist_ok=True)
     command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"]
-    command += ["--prefix", str(_BUILD), f"{_PACKAGE}@{VERSION}"]
+    command += ["--prefix", str(folder), f"{package}@{VERSION}"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
-        _stop(f"npm could not install {_PACKAGE} {VERSION} into build/web")
-    return browser
+        raise MissingError(f"npm could not install {package} {VERSION} into {where}")
 
 
 def _stop(reason: str) -> NoReturn:
@@ -228,7 +250,10 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=[_DIGITS, "kws_mlperf_dscnn"])
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    browser = browser_path()
+    try:
+        browser = browser_path()
+    except MissingError as error:
+        _stop(str(error))
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks:
             gone = absent(name, arguments.data)

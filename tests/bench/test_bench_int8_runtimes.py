@@ -72,3 +72,12 @@ def test_a_runtime_that_is_not_installed_is_absent(feed, monkeypatch):
 def test_a_process_that_breaks_off_is_no_result(feed):
     found = run_python("no runtime", sys.executable, MODELS / "x.onnx", feed, True)
     assert found.reason == "ends with 1: KeyError: 'no runtime'"
+
+
+def test_a_script_without_its_program_is_absent(monkeypatch):
+    monkeypatch.setattr(bench_int8_runtimes.shutil, "which", lambda _: None)
+    runners = bench_int8_runtimes._runners(["web", "node"], None)
+    reasons = [run(Path("x"), Path("y"), True).reason for run in runners.values()]
+    assert (
+        reasons[0].startswith("absent: Chromium") and reasons[1] == "absent: node is not installed"
+    )
