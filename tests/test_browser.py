@@ -26,7 +26,11 @@ REPOSITORY = Path(__file__).parent.parent
 FOLDER = REPOSITORY / "docs" / "browser"
 MODELS = REPOSITORY / "models"
 ANN, TEST = MODELS / "digits_resnet_dynamo.onnx", MODELS / "digits_test.npz"
-TARGETS = ["onnxruntime", "int8"]
+OPTIONS = {
+    "onnxruntime": CompileOptions(),
+    "int8": CompileOptions(target="int8"),
+    "timesteps": CompileOptions(timesteps=2),
+}
 
 sys.path.insert(0, str(FOLDER))
 try:
@@ -37,22 +41,21 @@ finally:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """The bundled network of each target, by target."""
+    """The bundled network, compiled with each of the options."""
     folder, paths = tmp_path_factory.mktemp("compiled"), {}
-    for target in TARGETS:
-        calibration = MODELS / "digits_calibration.npz"
-        result = compile_model(ANN, calibration, CompileOptions(target=target))
-        paths[target] = folder / f"{target}.onnx"
-        save_network(result.network, paths[target])
+    for name, options in OPTIONS.items():
+        result = compile_model(ANN, MODELS / "digits_calibration.npz", options)
+        paths[name] = folder / f"{name}.onnx"
+        save_network(result.network, paths[name])
     return paths
 
 
 @pytest.fixture(scope="module")
 def site(compiled, tmp_path_factory):
-    """A folder with the page, and the networks in folders of the targets' names."""
+    """A folder with the page, and the networks in folders of the options' names."""
     folder = tmp_path_factory.mktemp("site")
-    for target, path in compiled.items():
-        assert prepare.prepare(ANN, path, TEST, folder, target) == []
+    for name, path in compiled.items():
+        assert prepare.prepare(ANN, path, TEST, folder, name) == []
     return folder
 
 
@@ -83,10 +86,10 @@ def spikes_by_hand(path, images):
     }
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_copy_gives_the_scores_and_the_spikes_of_every_neuron(target, compiled, site):
-    described = json.loads((site / target / "network.json").read_text())
-    given = json.loads((site / target / "samples.json").read_text())["samples"]
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_copy_gives_the_scores_and_the_spikes_of_every_neuron(options, compiled, site):
+    described = json.loads((site / options / "network.json").read_text())
+    given = json.loads((site / options / "samples.json").read_text())["samples"]
     with np.load(TEST) as archive:
         images, labels = archive["image"][:16], archive["labels"][:16]
     assert [sample["label"] for sample in given] == labels.tolist()
@@ -96,17 +99,17 @@ def test_the_copy_gives_the_scores_and_the_spikes_of_every_neuron(target, compil
     assert (described["input"]["low"], described["input"]["high"]) == (images.min(), images.max())
 
     feed = {described["input"]["name"]: images}
-    for name, copied in (("ann", ANN), ("snn", compiled[target])):
-        paths = site / target / f"{name}.onnx", copied
+    for name, copied in (("ann", ANN), ("snn", compiled[options])):
+        paths = site / options / f"{name}.onnx", copied
         sessions = [make_session(read_model(path), library=False) for path in paths]
         np.testing.assert_array_equal(*(session.run(None, feed)[0] for session in sessions))
-    copy = make_session(read_model(site / target / "spikes.onnx"), library=False)
+    copy = make_session(read_model(site / options / "spikes.onnx"), library=False)
     scores, *spikes = copy.run(
         [described["output"], *(neuron["output"] for neuron in described["neurons"])], feed
     )
-    plain = make_session(read_model(compiled[target]), library=False)
+    plain = make_session(read_model(compiled[options]), library=False)
     np.testing.assert_array_equal(scores, plain.run([described["output"]], feed)[0])
-    expected = spikes_by_hand(compiled[target], images)
+    expected = spikes_by_hand(compiled[options], images)
     assert [neuron["name"] for neuron in described["neurons"]] == list(expected)
     for values, k in zip(spikes, expected.values(), strict=True):
         assert values.dtype == np.float32 and k.any()
