@@ -19,6 +19,7 @@ one line.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import queue
@@ -46,7 +47,7 @@ _BUILD = _REPOSITORY / "build" / "web"
 _PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 #: Of Debian, of other systems.
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_FLAGS = (
+FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
@@ -77,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(self._request)
         if self.path == "/model":
             return self._send(self._model.read_bytes())
-        file = _PAGE if self.path == "/" else _dist() / Path(self.path).name
+        file = _PAGE if self.path == "/" else dist() / Path(self.path).name
         if not file.is_file():
             return self.send_error(404)
         return self._send(file.read_bytes(), _TYPES.get(file.suffix))
@@ -114,7 +115,7 @@ def time_runs(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         address = f"http://127.0.0.1:{server.server_port}/"
-        command = [browser, *_FLAGS, f"--user-data-dir={profile}", address]
+        command = [browser, *FLAGS, f"--user-data-dir={profile}", address]
         # A browser that is ended leaves temporary files of its own behind.
         process = subprocess.Popen(
             command,
@@ -178,7 +179,8 @@ def _outputs(model: Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     return list(session.run(None, feed))
 
 
-def _dist() -> Path:
+def dist() -> Path:
+    """Where onnxruntime-web's files are, once it is installed."""
     return _BUILD / "node_modules" / _PACKAGE / "dist"
 
 
@@ -201,19 +203,20 @@ def install(package: str, folder: Path) -> None:
     Raises:
         MissingError: npm or the package is missing.
     """
-    manifest = folder / "node_modules" / package / "package.json"
-    if manifest.is_file() and json.loads(manifest.read_text())["version"] == VERSION:
-        return
     where = f"build/{folder.name}"
-    npm = shutil.which("npm")
-    if npm is None:
-        raise MissingError(f"npm is not installed, and {package} {VERSION} not in {where}")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"]
-    command += ["--prefix", str(folder), f"{package}@{VERSION}"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        raise MissingError(f"npm could not install {package} {VERSION} into {where}")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may install it
+        manifest = folder / "node_modules" / package / "package.json"
+        if manifest.is_file() and json.loads(manifest.read_text())["version"] == VERSION:
+            return
+        npm = shutil.which("npm")
+        if npm is None:
+            raise MissingError(f"npm is not installed, and {package} {VERSION} not in {where}")
+        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+        command += ["--prefix", str(folder), f"{package}@{VERSION}"]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            raise MissingError(f"npm could not install {package} {VERSION} into {where}")
 
 
 def _stop(reason: str) -> NoReturn:

@@ -60,7 +60,7 @@ def test_a_shared_network_needs_the_data():
 def served(monkeypatch, tmp_path):
     """An address, and the results that come in."""
     monkeypatch.setattr(bench_web, "_BUILD", tmp_path)
-    dist = bench_web._dist()
+    dist = bench_web.dist()
     dist.mkdir(parents=True)
     (dist / "ort.mjs").write_text("export {}")
     (dist.parent / "package.json").write_text("{}")
