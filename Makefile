@@ -17,9 +17,9 @@ pass:  ## The graph behind the front end's pass NAME for the network MODEL, as t
 	@$(PYTHON) tests/show_pass.py $(NAME) $(MODEL)
 
 wheel:  ## A wheel for every Linux of this processor, in dist/; needs the extra 'wheel'
-	rm -rf build/wheel
+	rm -rf build/wheel dist
 	$(PYTHON) -m pip wheel --no-deps --wheel-dir build/wheel .
-	$(PYTHON) -m auditwheel repair --wheel-dir dist build/wheel/*.whl
+	$(PYTHON) -m auditwheel repair --plat manylinux_2_28_$$(uname -m) --wheel-dir dist build/wheel/*.whl
 
 docs:  ## The documentation as a site in build/site; needs the extra 'docs'
 	$(PYTHON) docs/generate_operators.py
