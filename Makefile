@@ -2,7 +2,7 @@
 PYTHON ?= python3
 SECONDS ?= 60
 
-.PHONY: help types pass docs fuzz fuzz-compiler mutate sanitize abi arm
+.PHONY: help types pass wheel docs fuzz fuzz-compiler mutate sanitize abi arm
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -10,10 +10,16 @@ help:  ## This list
 types:  ## mypy on the sources, however they are installed; needs the extras 'test' and 'lint'
 	mkdir -p build/types/snn_compile
 	cd build/types/snn_compile && ln -sfn ../../../compiler ../../../passes ../../../runtime_ops .
+	touch build/types/snn_compile/__init__.py  # or mypy prefers what is installed
 	cd build/types && $(PYTHON) -m mypy --config-file ../../pyproject.toml -p snn_compile
 
 pass:  ## The graph behind the front end's pass NAME for the network MODEL, as text
 	@$(PYTHON) tests/show_pass.py $(NAME) $(MODEL)
+
+wheel:  ## A wheel for every Linux of this processor, in dist/; needs the extra 'wheel'
+	rm -rf build/wheel dist
+	$(PYTHON) -m pip wheel --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m auditwheel repair --plat manylinux_2_28_$$(uname -m) --wheel-dir dist build/wheel/*.whl
 
 docs:  ## The documentation as a site in build/site; needs the extra 'docs'
 	$(PYTHON) docs/generate_operators.py

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .options import COMMON, GROUPS, OPTIONS, OUTPUT, CompileOptions, Numbers, flag
-from .terminal import PATH, GroupedCommand, progress_bar, run_command, say, show_table, warn
+from .terminal import (
+    PATH,
+    GroupedCommand,
+    progress_bar,
+    run_command,
+    say,
+    show_table,
+    warn,
+    warn_without_kernels,
+)
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
     from ..passes.graph.network import Network
@@ -117,6 +126,7 @@ def main(
                 check_packages()
         if calibration is None:
             warn(SYNTHETIC_WARNING)
+        warn_without_kernels()
         with progress_bar() as progress:
             result = compile_model(model, calibration, CompileOptions(**chosen), progress)
         _show(result.report)  # first: a result that cannot be shown writes nothing

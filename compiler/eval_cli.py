@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from .terminal import PATH, GroupedCommand, progress_bar, run_command, say, warn
+from .terminal import (
+    PATH,
+    GroupedCommand,
+    progress_bar,
+    run_command,
+    say,
+    warn,
+    warn_without_kernels,
+)
 
 _GROUPS = {
     "Data": ("data", "calibration"),
@@ -149,6 +157,7 @@ def main(
             premise=premise,
         )
         check_options(options, snn)
+        warn_without_kernels()
         with progress_bar() as progress:
             result = evaluate(ann, snn, data, options, progress)
         if html is not None:

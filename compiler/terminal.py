@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -168,6 +169,17 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """A line on stderr that is hard to overlook."""
     _tell(click.style("warning: ", fg="yellow", bold=True, reset=True) + text)
+
+
+def warn_without_kernels() -> None:
+    """Say at once, not in the midst of the work, that the operator library is not installed."""
+    from ..runtime_ops import has_library
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        has_library()
+    for warning in caught:
+        warn(str(warning.message))
 
 
 def _tell(text: str) -> None:

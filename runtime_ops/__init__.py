@@ -5,6 +5,6 @@ from snn_compile.runtime_ops import register
 session = ort.InferenceSession("model_snn.onnx", register(ort.SessionOptions()))
 """
 
-from .library import library_path, register
+from .library import has_library, library_path, register
 
-__all__ = ["library_path", "register"]
+__all__ = ["has_library", "library_path", "register"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,33 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _FILE_NAMES = {"darwin": "libsnn_ops.so", "win32": "snn_ops.dll"}
+
+
+class MissingLibraryWarning(RuntimeWarning):
+    """The package was installed without the library."""
+
+
+def has_library() -> bool:
+    """Whether there is a library to register; without one, models run on their function bodies.
+
+    The first time that there is none a :class:`MissingLibraryWarning` says so. What
+    SNN_OPS_LIBRARY names is taken to be there.
+    """
+    if os.environ.get("SNN_OPS_LIBRARY") or _installed().is_file():
+        return True
+    _warn_once()
+    return False
+
+
+@cache
+def _warn_once() -> None:
+    warnings.warn(
+        "the C++ kernels are not installed, so networks run on their function bodies, which is "
+        "slower and takes more memory; reinstall with a C++ compiler, or from a wheel for this "
+        "platform",
+        MissingLibraryWarning,
+        stacklevel=3,
+    )
 
 
 def library_path() -> Path:
@@ -27,13 +56,18 @@ def library_path() -> Path:
         if not Path(other).is_file():
             raise FileNotFoundError(f"SNN_OPS_LIBRARY names no file: {other}")
         return Path(other)
-    file_name = _FILE_NAMES.get(sys.platform, "libsnn_ops.so")
-    path = Path(str(resources.files(__package__).joinpath(file_name)))
+    path = _installed()
     if not path.is_file():
         raise FileNotFoundError(
-            f"{file_name} is not in {path.parent}: reinstall with a C++ compiler (pip install .)"
+            f"{path.name} is not in {path.parent}: reinstall with a C++ compiler (pip install .)"
         )
     return path
+
+
+def _installed() -> Path:
+    """Where the library is, if it was built."""
+    file_name = _FILE_NAMES.get(sys.platform, "libsnn_ops.so")
+    return Path(str(resources.files(__package__).joinpath(file_name)))
 
 
 def register(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:

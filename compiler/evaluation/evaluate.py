@@ -30,6 +30,7 @@ import onnx
 import onnxruntime as ort
 
 from ...passes.graph.network import Network
+from ...runtime_ops import has_library
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..model_io.save import save_network
@@ -267,7 +268,9 @@ def _time(
     save_network(pair.ann, ann)
     save_network(pair.snn, snn)
     operators = bool(neurons_of(pair.snn.proto))  # of our library, defined by functions too
-    candidates = [Candidate("ann", ann, False), Candidate("snn", snn, operators)]
+    candidates = [Candidate("ann", ann, False)]
+    if not operators or has_library():
+        candidates.append(Candidate("snn", snn, operators))
     candidates += [Candidate("snn_functions", snn, False)] * operators
     candidates += [Candidate(name, path, False) for name, path in baselines.items()]
     sizes = batch_sizes(samples, options)

@@ -92,8 +92,8 @@ class LatencyResult:
     """One network at one batch size.
 
     Attributes:
-        network: "ann", "snn" (with the library, if it has operators of it), "snn_functions"
-            (without), or a baseline's name.
+        network: "ann", "snn" (with the library, if it has operators of it; missing where that is
+            not installed), "snn_functions" (without), or a baseline's name.
         batch: samples per run.
         seconds: median of the processes' median times of a run.
         ratio: median over rounds of its time over that of the ANN in the same round.

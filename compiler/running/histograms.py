@@ -1,8 +1,8 @@
 """Observe tensors while a network runs: their histograms are made inside the graph.
 
 The operator ``Observe`` of the library counts a tensor where it is; only the histogram leaves the
-runtime. Its specification is :class:`~.histogram.SignedHistogram`. A network with such operators
-needs a session that has the library, and is never written to a file.
+runtime. Its specification is :class:`~.counted_histogram.CountedHistogram`. A network with such
+operators needs a session of :func:`~.session.make_session`, and is never written to a file.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from ...passes.graph.network import Network
 from ...passes.graph.protos import graphs_below, nodes_below, unused_prefix
 from ..progress import Progress
 from ..samples.files import Samples
+from .bodies import TOOL_DOMAIN
 from .expose import with_outputs
 from .session import make_session, run_samples
 from .signed_histogram import SignedHistogram
-
-#: Of the operators that serve calibration only.
-TOOL_DOMAIN = "ai.snn.tools"
 
 _OUTPUTS = ("counts", "rests", "tops", "moments")
 

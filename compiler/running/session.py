@@ -6,12 +6,13 @@ import threading
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from ...passes.graph.network import Network, detach
-from ...runtime_ops import register
+from ...runtime_ops import has_library, register
 from ..errors import DataError, ModelError
 from ..samples.files import Feed
+from .bodies import ObservingSession, on_bodies
 
 #: Bytes of activations per batch that may leave the runtime at once.
 ACTIVATION_BUDGET = 64 << 20
@@ -31,7 +32,7 @@ def make_session(
 
     Args:
         network: any valid model.
-        library: run the C++ kernels; otherwise the function bodies.
+        library: run the C++ kernels, where they are installed; otherwise the function bodies.
         optimise: ORT_ENABLE_ALL; otherwise ORT_DISABLE_ALL, which keeps the order of arithmetic.
 
     Raises:
@@ -53,20 +54,25 @@ def make_session(
     # Threads that wait by spinning take the processor from other sessions of this process, and from
     # other processes: with both networks alive DS-CNN was evaluated in half the time without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if library:
+    outputs = [value.name for value in network.proto.graph.output]
+    observers: list[NodeProto] = []
+    if library and has_library():
         register(options)
+    elif library:
+        network, observers = on_bodies(network)
     try:
         if network.weights:
             # Of an array that is not contiguous the runtime would hold a copy that it cannot share.
             arrays = [np.ascontiguousarray(array) for array in network.weights.values()]
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
             options.add_external_initializers(list(network.weights), values)
-        return ort.InferenceSession(
+        session = ort.InferenceSession(
             network.proto.SerializeToString(), options, ["CPUExecutionProvider"]
         )
     except Exception as error:  # the runtime raises types of its own, outside any hierarchy
         _raise_if_out_of_memory(error)
         raise ModelError(f"onnxruntime {ort.__version__} cannot run the model: {error}") from error
+    return ObservingSession(session, outputs, observers) if observers else session
 
 
 def batch_size(per_sample: int) -> int:

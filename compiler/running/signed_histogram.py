@@ -34,7 +34,7 @@ class SignedHistogram:
        to 1, then 1 to 0. The sums of blocks are added in order.
 
     The operator ``Observe`` of the library counts inside a graph, by these rules; its counts are
-    merged here.
+    merged here. ``counted_histogram.py`` counts in numpy.
 
     Attributes:
         counts: int64 [rows, bins], most negative bin first.

@@ -18,6 +18,8 @@ taken off the bias: b' = b + (W - W') mean(x).
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from ....passes.lowering.quantise_linear import MOST_BIAS, weight_steps
@@ -51,13 +53,10 @@ def round_weights(
     variance = np.einsum("gii->gi", covariance)
     steps = _best_steps(rows, np.repeat(variance, outputs, axis=0), largest, floor, most)
     step = steps.astype(np.float64).reshape(groups, outputs)
-    damping = _DAMPING * variance.mean(axis=1) + np.finfo(np.float64).tiny
-    damped = covariance + damping[:, None, None] * np.eye(inputs)
     order = np.argsort(-variance, axis=1, kind="stable")
     across, down = order[:, None, :], order[:, :, None]
-    damped = np.take_along_axis(np.take_along_axis(damped, down, 1), across, 2)
-    # Row i tells how the error of the i-th weight is made up for by those after it.
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+    sorted_ = np.take_along_axis(np.take_along_axis(covariance, down, 1), across, 2)
+    upper = _feedback(sorted_, variance.mean(axis=1))
     left = np.take_along_axis(weight.astype(np.float64), across, 2)
     rounded = np.empty_like(left)
     for i in range(inputs):
@@ -67,6 +66,26 @@ def round_weights(
     result = np.empty_like(rounded)
     np.put_along_axis(result, np.broadcast_to(across, result.shape), rounded, 2)
     return result, steps
+
+
+def _feedback(covariance: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Row i tells how the error of the i-th weight is made up for by those after it.
+
+    Where numbers are so far apart that float64 does not invert the matrix, it is damped more; the
+    diagonal alone is rounding to the nearest.
+
+    Args:
+        covariance: [groups, inputs, inputs].
+        variance: the mean of its diagonal, [groups].
+    """
+    one = np.eye(covariance.shape[1])
+    for damping in (_DAMPING, 100 * _DAMPING):
+        damped = covariance + (damping * variance + np.finfo(np.float64).tiny)[:, None, None] * one
+        with contextlib.suppress(np.linalg.LinAlgError):
+            upper: np.ndarray = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+            if np.isfinite(upper).all():
+                return upper
+    return np.broadcast_to(one, covariance.shape)
 
 
 def _best_steps(

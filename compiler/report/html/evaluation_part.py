@@ -76,8 +76,10 @@ def _summary(result: EvaluationResult) -> Section:
                         f"per sample, estimate, unary; ANN: {energy(totals.get(ann))}",
                     )
                 )
+    measured = {latency.network for latency in result.latency}
+    shown = "snn" if "snn" in measured else "snn_functions"
     for latency in result.latency:
-        if latency.network == "snn":
+        if latency.network == shown:
             ratio = f"{number(latency.ratio, 3)} times the ANN's"
             facts.append((f"time, batch {latency.batch}", seconds(latency.seconds), ratio))
     return Section("summary", "Summary", facts=facts, warnings=list(result.warnings))

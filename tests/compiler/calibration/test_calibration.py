@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import model_from_text, resolved
-from histogram_by_hand import HistogramByHand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -15,6 +14,7 @@ from snn_compile.compiler.calibration.fitting.octave import find_octave
 from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
+from snn_compile.compiler.running.counted_histogram import CountedHistogram
 from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
@@ -28,7 +28,7 @@ from snn_compile.passes.neurons.neuron import (
 
 
 def signed(values, rows=1):
-    histogram = HistogramByHand(rows)
+    histogram = CountedHistogram(rows)
     histogram.add(np.asarray(values, np.float32).reshape(rows, -1))
     return histogram
 
@@ -109,9 +109,9 @@ def test_signed_histogram_is_silent_until_a_value_differs_from_zero():
 )
 def test_signed_result_does_not_depend_on_how_values_arrive(pieces, rows):
     whole = np.array(pieces, np.float32).T.reshape(rows, -1)
-    at_once = HistogramByHand(rows)
+    at_once = CountedHistogram(rows)
     at_once.add(whole)
-    step_by_step = HistogramByHand(rows)
+    step_by_step = CountedHistogram(rows)
     for column in whole.T[::-1]:
         step_by_step.add(np.ascontiguousarray(column[:, None]))
     np.testing.assert_array_equal(at_once.counts, step_by_step.counts)
@@ -134,7 +134,7 @@ def test_signed_histogram_takes_many_values_and_channels_at_once():
 
 def test_transposed_views_are_counted_by_value():
     x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
-    histogram = HistogramByHand(4)
+    histogram = CountedHistogram(4)
     histogram.add(x.T)
     np.testing.assert_array_equal(histogram.counts, signed(x.T.copy(), rows=4).counts)
 

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from helpers import export_model, level_counts, model_from_text, resolved, run_model
-from histogram_by_hand import HistogramByHand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting import fit_neuron as module
@@ -30,6 +29,7 @@ from snn_compile.compiler.calibration.fitting.uniform_calibrators import (
 )
 from snn_compile.compiler.calibration.tuning.shrink_levels import count_levels
 from snn_compile.compiler.errors import UsageError
+from snn_compile.compiler.running.counted_histogram import CountedHistogram
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.surgeon import export_network, import_model
@@ -48,7 +48,7 @@ from snn_compile.passes.neurons.replace_activation import replace_activation
 def histogram_of(x):
     """One row per row of x."""
     x = np.atleast_2d(np.asarray(x, np.float32))
-    histogram = HistogramByHand(len(x))
+    histogram = CountedHistogram(len(x))
     histogram.add(x)
     return histogram
 

@@ -10,7 +10,6 @@ from itertools import product
 import numpy as np
 import pytest
 from helpers import model_from_text, resolved
-from histogram_by_hand import HistogramByHand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting.distributions import distributions
@@ -25,6 +24,7 @@ from snn_compile.compiler.calibration.tuning.levels_budget import (
 )
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
+from snn_compile.compiler.running.counted_histogram import CountedHistogram
 from snn_compile.compiler.samples.files import FileSamples, input_specs
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
@@ -119,7 +119,7 @@ def test_kind_of_neuron_stays_when_levels_change():
 
 
 def histogram_of(values):
-    histogram = HistogramByHand(len(values))
+    histogram = CountedHistogram(len(values))
     histogram.add(np.asarray(values, np.float32))
     return histogram
 

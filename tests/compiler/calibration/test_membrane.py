@@ -8,9 +8,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from helpers import level_counts, model_from_text
-from histogram_by_hand import HistogramByHand
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration.fitting.membrane import BINS, MOST_LEVELS, Membrane
+from snn_compile.compiler.running.counted_histogram import CountedHistogram
 from snn_compile.passes.neurons.neuron import (
     DualNeuron,
     OctaveNeuron,
@@ -46,7 +46,7 @@ def staircase_neuron(scale, thresholds, levels):
 
 def histogram_of(values):
     """Of values [rows, n]."""
-    histogram = HistogramByHand(len(values))
+    histogram = CountedHistogram(len(values))
     histogram.add(np.ascontiguousarray(values, np.float32))
     return histogram
 

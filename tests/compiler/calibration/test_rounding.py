@@ -80,6 +80,17 @@ def test_inputs_that_never_vary_and_weights_of_zero_do_no_harm(rng):
     assert not rounded[1, 1].any()
 
 
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e150, 1e300])
+def test_variances_beyond_all_bounds_are_survived(scale, rng):
+    """Networks whose values explode on made-up samples have them."""
+    weight = rng.standard_normal((1, 3, 5))
+    matrix = covariance(rng, 5) * np.outer(*[np.array([1, 1e-8, 1, 1e-12, 1])] * 2) * scale
+    rounded, steps = round_weights(weight, matrix, 64, np.zeros(3))
+    step = steps.astype(np.float64)[None, :, None]
+    assert np.abs(weight - rounded * step).max() < 20 * step.max()
+    assert np.array_equal(rounded, np.rint(rounded))
+
+
 def test_a_step_is_smaller_than_the_largest_weight_asks_for_where_few_weights_are_large():
     weight = np.concatenate([[8.0], np.full(200, 0.9)])[None, None]
     matrix = np.eye(201)[None] * np.concatenate([[0.01], np.ones(200)])

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from helpers import model_from_text, resolved
-from histogram_by_hand import HistogramByHand
 from onnx import numpy_helper
 from snn_compile.compiler import CompileOptions, choose_neurons, compile_model
 from snn_compile.compiler.calibration.calibrate import calibrate
 from snn_compile.compiler.calibration.sequence.sequential import calibrate_sequentially
 from snn_compile.compiler.errors import DataError
 from snn_compile.compiler.progress import Progress
+from snn_compile.compiler.running.counted_histogram import CountedHistogram
 from snn_compile.compiler.running.histograms import Watch
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.compiler.samples.files import FileSamples, Samples, input_specs
@@ -130,7 +130,7 @@ class Prepared:
 def assert_saw(fit, tensor, *views):
     """The neuron was fitted to exactly these values (up to the order of a sum): those of the ANN,
     and those of the spiking network where they differ."""
-    expected = HistogramByHand(1)
+    expected = CountedHistogram(1)
     for values in views:
         expected.add(np.ascontiguousarray(values, np.float32).reshape(1, -1))
     got = fit.seen[tensor]
@@ -521,7 +521,7 @@ def test_neurons_in_bodies_of_if_are_fitted_to_the_ann_and_fire_meanwhile(tmp_pa
     [untaken] = found.silent
     assert untaken.output == ("q" if taken else "p")
     # The layer behind the If is corrected for what the neurons of the body fire.
-    settled = {name: FixedFit().neuron(a, HistogramByHand(1)) for name, a in _inner(prepared)}
+    settled = {name: FixedFit().neuron(a, CountedHistogram(1)) for name, a in _inner(prepared)}
     corrected, _ = prepared.sequentially(BIAS, settled=settled)
     a, inside = DATA[:200] @ prepared.weight("w1"), prepared.weight("w2" if taken else "w4")
     ann, snn = relu(relu(a) @ inside), fire(fire(a) @ inside)

@@ -6,11 +6,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from histogram_by_hand import HistogramByHand
 from snn_compile.compiler.calibration.fitting import staircase as module
 from snn_compile.compiler.calibration.fitting.channel_scales import channel_scales
 from snn_compile.compiler.calibration.fitting.distributions import distributions
 from snn_compile.compiler.calibration.fitting.staircase import find_scaled_staircase, find_staircase
+from snn_compile.compiler.running.counted_histogram import CountedHistogram
 
 
 def identity(x):
@@ -54,7 +54,7 @@ def by_name(f):
 
 
 def distribution_of(x):
-    histogram = HistogramByHand()
+    histogram = CountedHistogram()
     histogram.add(np.asarray(x, np.float32).reshape(1, -1))
     return histogram.distribution(0)
 
@@ -309,7 +309,7 @@ def test_function_may_overflow_on_its_way_but_not_in_the_end():
 
 
 def rows_of(x):
-    histogram = HistogramByHand(len(x))
+    histogram = CountedHistogram(len(x))
     histogram.add(np.asarray(x, np.float32))
     return distributions(histogram)
 

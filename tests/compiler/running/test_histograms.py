@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from helpers import model_from_text, run_model
-from histogram_by_hand import HistogramByHand
 from onnx import TensorProto, helper
+from snn_compile.compiler.running.counted_histogram import CountedHistogram
 from snn_compile.compiler.running.histograms import (
     TOOL_DOMAIN,
     Observations,
@@ -28,7 +28,7 @@ OUTPUTS = {
 
 def observe(x, axis=-1, rows=1, threads=1, element=TensorProto.FLOAT, **attributes):
     """Outputs of one Observe node."""
-    bins = HistogramByHand(1 if rows == 1 else 2)
+    bins = CountedHistogram(1 if rows == 1 else 2)
     attributes = {"leading": bins.leading, "octaves": bins.octaves} | attributes
     node = helper.make_node(
         "Observe",
@@ -106,7 +106,7 @@ def test_computes_its_specification(kind):
             rows = rows_of(x, axis)
             if len(rows) > 3000:
                 continue
-            histogram = HistogramByHand(len(rows))
+            histogram = CountedHistogram(len(rows))
             histogram.add(rows)
             for threads in (1, 2):
                 got = observe(x, axis, len(rows), threads)
@@ -117,7 +117,7 @@ def test_counters_are_emptied_before_they_overflow():
     x = np.full((2, (1 << 21) + 5), np.float32(1.9999999), np.float32)
     for axis in (-1, 0):
         rows = rows_of(x, axis)
-        histogram = HistogramByHand(len(rows))
+        histogram = CountedHistogram(len(rows))
         histogram.add(rows)
         for threads in (1, 2):
             assert_same_bits(observe(x, axis, len(rows), threads), outputs_of(histogram))
@@ -143,7 +143,7 @@ def test_a_top_that_is_known_is_not_looked_for(count):
     top = 130  # the largest magnitudes are below 16
     small = np.where(np.abs(x) < 16, x, np.float32(0))  # NaN is not
     small[0, :2] = 15, -15
-    histogram = HistogramByHand(1)
+    histogram = CountedHistogram(1)
     histogram.add(small)
     x[0, :2] = 15, -15
     for threads in (1, 2):
@@ -151,18 +151,18 @@ def test_a_top_that_is_known_is_not_looked_for(count):
         np.testing.assert_array_equal(counts, histogram.counts)
         assert not rests.any()
         assert tops == histogram.tops == top
-        np.testing.assert_array_equal(moments, outputs_of(HistogramByHand(1))[3])
+        np.testing.assert_array_equal(moments, outputs_of(CountedHistogram(1))[3])
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0, 2)])
 @pytest.mark.parametrize(("axis", "rows"), [(-1, 1), (1, 4), (7, 4)])
 def test_empty_tensors_of_any_shape_give_empty_histograms(shape, axis, rows):
     got = observe(np.zeros(shape, np.float32), axis, rows)
-    assert_same_bits(got, outputs_of(HistogramByHand(rows)))
+    assert_same_bits(got, outputs_of(CountedHistogram(rows)))
 
 
 def test_scalars_are_one_value():
-    histogram = HistogramByHand(1)
+    histogram = CountedHistogram(1)
     histogram.add(np.float32([[3]]))
     assert_same_bits(observe(np.array(3, np.float32)), outputs_of(histogram))
 
@@ -266,7 +266,7 @@ def test_observes_what_would_be_copied_out_and_keeps_outputs_first():
     observations = Observations(WATCHED)
     observations.add(observed)
     for name, tensor, axis in [("p", p, -1), ("y", y, 1), ("x", x, 1)]:
-        expected = HistogramByHand(1 if axis < 0 else tensor.shape[axis])
+        expected = CountedHistogram(1 if axis < 0 else tensor.shape[axis])
         expected.add(rows_of(tensor, axis))
         assert_same_bits(outputs_of(observations.histograms[name]), outputs_of(expected))
 
@@ -274,7 +274,7 @@ def test_observes_what_would_be_copied_out_and_keeps_outputs_first():
 def test_tensors_with_values_that_are_not_finite_are_named():
     observations = Observations([Watch("p", None, 1), Watch("q", 0, 2)])
     for bad in (np.float32(0), np.float32(np.nan)):
-        p, q = HistogramByHand(1), HistogramByHand(2)
+        p, q = CountedHistogram(1), CountedHistogram(2)
         p.add(np.float32([[1, 2]]))
         q.add(np.float32([[0], [bad]]))
         observations.add([*outputs_of(p), *outputs_of(q)])
@@ -320,4 +320,4 @@ def test_unknown_names_are_an_error():
 
 def test_outputs_of_another_number_of_watches_are_an_error():
     with pytest.raises(ValueError, match="zip"):
-        Observations([Watch("p", None, 1)]).add(2 * outputs_of(HistogramByHand(1)))
+        Observations([Watch("p", None, 1)]).add(2 * outputs_of(CountedHistogram(1)))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from histogram_by_hand import HistogramByHand
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snn_compile.compiler.running.counted_histogram import CountedHistogram
 
 INTEGERS = ["counts", "rests", "tops", "minima", "maxima", "not_finite"]
 
 
 def histogram_of(values):
-    histogram = HistogramByHand(len(values))
+    histogram = CountedHistogram(len(values))
     histogram.add(values)
     return histogram
 
@@ -103,7 +103,7 @@ def test_merging_shards_is_adding_everything_at_once(columns, shards, order, row
     values = np.array(columns, np.float32).T
     shard = np.array(shards[: len(columns)])
     at_once = histogram_of(np.ascontiguousarray(values).reshape(rows, -1))
-    merged = HistogramByHand(rows)
+    merged = CountedHistogram(rows)
     for number in order:
         part = np.ascontiguousarray(values[:, shard == number]).reshape(rows, -1)
         other = histogram_of(part)
@@ -130,6 +130,6 @@ def test_merging_keeps_the_octaves_below_the_largest_of_both():
 
 def test_histograms_of_other_rows_do_not_merge():
     with pytest.raises(ValueError, match=r"\(2, 513\) and \(3, 513\) do not merge"):
-        HistogramByHand(2).merge(HistogramByHand(3))
+        CountedHistogram(2).merge(CountedHistogram(3))
     with pytest.raises(ValueError, match="do not merge"):
-        HistogramByHand(2).merge_observed(*as_observed(HistogramByHand(1)))
+        CountedHistogram(2).merge_observed(*as_observed(CountedHistogram(1)))

@@ -1,9 +1,10 @@
-"""Histograms counted in numpy, value by value: the specification of the operator Observe."""
+"""Histograms counted in numpy, value by value: the specification of the operator ``Observe``."""
 
 from __future__ import annotations
 
 import numpy as np
-from snn_compile.compiler.running.signed_histogram import SignedHistogram
+
+from .signed_histogram import SignedHistogram
 
 #: Values counted at a time, at least: the temporaries stay in the cache.
 _BLOCK = 1 << 16
@@ -15,7 +16,7 @@ _MANTISSA_BITS = 23
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
-class HistogramByHand(SignedHistogram):
+class CountedHistogram(SignedHistogram):
     """A histogram that counts values itself."""
 
     def add(self, values: np.ndarray) -> None:
@@ -46,6 +47,22 @@ class HistogramByHand(SignedHistogram):
         if not all_finite:
             self.counts[:, self._side] -= np.count_nonzero(~finite, axis=1)
         self.rests[:, self._side] = 0
+
+    def add_below(self, top: int, values: np.ndarray) -> None:
+        """Count values in bins down from the biased exponent ``top``; the histogram is empty.
+
+        Larger values, and NaN, count as 0. Neither rests nor moments are gathered.
+
+        Args:
+            top: of the largest magnitudes that are told from 0.
+            values: float32 [rows, n].
+        """
+        self.tops[:] = top
+        end = np.int32((top + 1) << _MANTISSA_BITS)
+        for start in range(0, values.shape[1], _BLOCK):
+            bits = np.ascontiguousarray(values[:, start : start + _BLOCK]).view(np.int32)
+            self._count(np.where((bits & _MAGNITUDE) < end, bits, np.int32(0)))
+        self.rests[:] = 0
 
     def _count(self, bits: np.ndarray) -> None:
         shift = _MANTISSA_BITS - self.leading
