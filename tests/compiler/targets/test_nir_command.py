@@ -99,8 +99,12 @@ def test_operators_are_refused_before_calibration(folder, monkeypatch):
 
 
 def test_without_the_package(folder, monkeypatch):
-    def missing(name):
-        raise ImportError(name)
+    found = importlib.import_module
+
+    def missing(name, *within):
+        if name == "nir":
+            raise ImportError(name)
+        return found(name, *within)
 
     monkeypatch.setattr(package.importlib, "import_module", missing)
     result = snn_compile(folder, "plain.onnx", "snn.nir", "--timesteps", 4, "--target", "nir")
