@@ -1,9 +1,10 @@
-"""Fold the scales of octave neurons into the linear layers around them.
+"""Fold the scales of neurons into the linear layers around them.
 
 ScaleFire computes s K, K the level nearest to x / s. With 1 / s in the weights and the bias of the
 layer that makes x, and s in the weights of those that read the spikes, the neuron has scale 1 and
 its spikes are the whole numbers K: two products per value less where its function body runs, and
-what neuromorphic hardware sends.
+what neuromorphic hardware sends. The threshold of a uniform neuron folds in the same way, where
+that is asked for.
 
 1. x is made by a Conv, ConvTranspose or Gemm with constant parameters, or by the Add of a constant
    bias to a MatMul with one, and nothing but the neuron reads it or what is between.
@@ -42,7 +43,7 @@ from ..graph.graph import (
     values_of,
 )
 from ..graph.surgeon import constant
-from .neuron import Neuron, OctaveNeuron
+from .neuron import Neuron, OctaveNeuron, ThresholdNeuron
 
 _LARGEST = float(np.finfo(np.float32).max)
 #: Scales, and one over them, are folded up to here.
@@ -60,20 +61,22 @@ class _Parameter(NamedTuple):
 
 
 def fold_scales(
-    graph: Graph, neurons: Mapping[str, Neuron]
+    graph: Graph, neurons: Mapping[str, Neuron], thresholds: bool = False
 ) -> tuple[PassResult, dict[str, Neuron]]:
     """Apply the rules above to the main graph; the graph, and the neurons as they are by then.
 
     Args:
         graph: of the analog network.
         neurons: by the activation's output tensor.
+        thresholds: fold those of uniform neurons too.
     """
+    kinds = (OctaveNeuron, ThresholdNeuron) if thresholds else (OctaveNeuron,)
     found, changes = dict(neurons), []
     for node in graph.nodes:
         neuron = neurons.get(node.outputs[0].name) if node.outputs else None
-        if not isinstance(neuron, OctaveNeuron):
+        if not isinstance(neuron, kinds):
             continue
-        scale = neuron.scale.astype(np.float64)
+        scale = neuron.unit.astype(np.float64)
         if np.any(np.maximum(scale, 1 / scale) > _MOST):
             continue
         parameters = _folded(graph, node, scale, neuron.axis)
@@ -82,7 +85,10 @@ def fold_scales(
         for parameter in parameters:
             _set(graph, parameter)
         one = np.ones((), np.float32)
-        found[node.outputs[0].name] = replace(neuron, scale=one, folded=neuron.scale)
+        if isinstance(neuron, OctaveNeuron):
+            found[node.outputs[0].name] = replace(neuron, scale=one, folded=neuron.scale)
+        elif isinstance(neuron, ThresholdNeuron):
+            found[node.outputs[0].name] = replace(neuron, theta=one, folded=neuron.theta)
         changes.append(f"{node.op} {node.name}: its scale is in the layers around it")
     return PassResult(graph, changes), found
 
