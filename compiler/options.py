@@ -175,13 +175,11 @@ class CompileOptions:
     )
     neuron: str = _option(
         NEURONS,
-        "ScaleFire, whose levels grow apart by octaves; StaircaseFire, with levels where the "
-        "values are; MultiThresholdFire, with levels at multiples of one threshold; auto: of the "
-        "first two what the data ask for, the third above 255 levels and for unary spikes. Curves "
-        "(GELU, sigmoid) become StaircaseFire, or with scale stay in float and are encoded. Over "
-        "several timesteps multi-threshold: IntegrateFire, which fires positive spikes behind a "
-        "Relu; signed: negative ones too, which take back what came too early; auto: signed if "
-        "firing is immediate.",
+        "scale: ScaleFire, levels that grow apart by octaves; staircase: StaircaseFire, levels "
+        "where the values are; multi-threshold: MultiThresholdFire, multiples of one threshold, "
+        "over several timesteps IntegrateFire; signed: the latter, taking spikes back; auto: what "
+        "the data, the levels and the timesteps ask for. Curves (GELU, sigmoid) become "
+        "StaircaseFire, or with scale stay in float and are encoded.",
         fallback=AUTO,
         shown="auto; for standard, int8 and NIR multi-threshold",
         choices=(AUTO, SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED),
@@ -301,14 +299,13 @@ class CompileOptions:
     )
     batch: int | None = _option(
         TARGET,
-        "Fix the batch axis of a file of target standard, for runtimes that take no dynamic one.",
+        "Fix the batch axis of a file of target standard.",
         numbers=Numbers(int, 1, MOST_BATCH),
         symbol="B",
     )
     power_of_two: bool = _option(
         TARGET,
-        "Target standard: thresholds and scales that are powers of two, so that no runtime's way "
-        "to divide changes a level.",
+        "Target standard: steps that are powers of two, alike however a runtime divides.",
         False,
     )
     int8_weights: str = _option(

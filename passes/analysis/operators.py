@@ -54,6 +54,20 @@ class Inputs(Enum):
     ALL = auto()
 
 
+class Bytes(Enum):
+    """What runtimes do with an operator of integers of 8 bits (``quantise_linear.py``).
+
+    Attributes:
+        MOVED: its kernel takes bytes as it takes floats.
+        COMPUTED: between DequantizeLinear and QuantizeLinear it is a kernel of integers.
+        LOOKED_UP: so it is, but one with tables and approximations of its own.
+    """
+
+    MOVED = auto()
+    COMPUTED = auto()
+    LOOKED_UP = auto()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operator:
     """What one operator does.
@@ -79,6 +93,8 @@ class Operator:
         random: its outputs may differ from run to run.
         weighted: the second input is its weight where it is constant.
         convolves: the weight slides over spatial axes; channels are axis 1.
+        bytes: what kernels of 8 bits there are; None: it is computed in float.
+        rearranges: each value of the input is in the output just once, perhaps among zeros.
     """
 
     role: Role | None = None
@@ -95,6 +111,8 @@ class Operator:
     random: bool = False
     weighted: bool = False
     convolves: bool = False
+    bytes: Bytes | None = None
+    rearranges: bool = False
 
 
 _UNARY = Operator(elementwise=True, per_row=True)
@@ -193,8 +211,28 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"), _QUANTISED),
 )
 
+_BYTES: Mapping[Bytes, tuple[str, ...]] = {
+    Bytes.MOVED: (
+        *("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand"),
+        *("Slice", "Split", "Gather", "Pad", "MaxPool", "Resize"),
+    ),
+    Bytes.COMPUTED: (
+        *("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"),
+    ),
+    Bytes.LOOKED_UP: ("Softmax", "Sigmoid", "LeakyRelu"),
+}
+_REARRANGED = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Pad")
+
+
+def _complete(name: str, what: Operator) -> Operator:
+    found = next((kind for kind, names in _BYTES.items() if name in names), None)
+    return replace(what, bytes=found, rearranges=name in _REARRANGED)
+
+
 #: The operators by name.
-OPERATORS: Mapping[str, Operator] = {name: what for names, what in _TABLE for name in names}
+OPERATORS: Mapping[str, Operator] = {
+    name: _complete(name, what) for names, what in _TABLE for name in names
+}
 
 _UNKNOWN = Operator()
 

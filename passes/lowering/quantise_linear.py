@@ -16,16 +16,16 @@ QuantizeLinear is computed by one integer kernel where the runtime has one, and 
    behind DequantizeLinear, symmetric, with a step per output channel; the bias int32 in steps of
    theta times those of the weight. A MatMul of rank 2 and the Add of its bias become Gemm; behind
    one of higher rank the bias stays in float.
-4. Safe weights: |w| <= min(127, floor(32767 / (2 top))), with top the
-   largest q that the operator reads. On x86 without VNNI kernels add two products of uint8 and int8
-   in 16 bits, where more saturates in silence.
+4. Safe weights: |w| <= min(127, floor(32767 / (2 top))), with top the largest q that the operator
+   reads. On x86 without VNNI kernels add two products of uint8 and int8 in 16 bits, where more
+   saturates in silence.
 5. A table of float32 that Gather takes rows of (an embedding) becomes int8, with a step per row;
    the rows that are taken are multiplied by theirs, in float.
 6. All else is computed in float, between DequantizeLinear and QuantizeLinear, and listed with the
    reason.
 
-Scale and zero point have rank 0, those of weights [O]. Equal constants are shared, names
-are short: files are small.
+Scale and zero point have rank 0, those of weights [O] (of a ConvTranspose with groups the channels
+of one group). Equal constants are shared, names are short: files are small.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from onnx import TensorProto
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..analysis.layers import bias_add, multiplies, width
-from ..analysis.operators import Role, is_arithmetic, moved, properties
+from ..analysis.operators import Bytes, Role, is_arithmetic, moved, properties, standard
 from ..graph.graph import (
     Graph,
     Node,
@@ -59,14 +59,12 @@ from ..graph.graph import (
 from ..graph.surgeon import add_node, constant, variable
 from ..neurons.integer_edges import moves_integers
 
-#: Operators that have kernels of integers besides those with weights, where all operands are such.
-SUMS = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MatMul"})
 #: Levels besides silence of 8 bits, and the largest weight of int8 on either side of 0.
 MOST_LEVELS, MOST_WEIGHT = 255, 127
 #: Sums of two products that fit into 16 bits.
 _MOST_SUM = 32767
 #: Integers of a bias, at most: far enough below 2^31 for the sum that it is added to.
-_MOST_BIAS = 2.0**30
+MOST_BIAS = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ class _Writer:
                 self._list(node, "no kernel adds up its integers")
         elif _is_embedding(node):
             self._embed(node)
-        elif node.op not in SUMS or not all(map(self._holds_integers, node.inputs)):
+        elif not self._is_computed_on_integers(node):
             self._list(node, _why_in_float(node))
 
     def _list(self, node: Node, why: str) -> None:
@@ -153,6 +151,10 @@ class _Writer:
         if why and any(output.dtype == np.float32 for output in node.outputs):
             self.changes.append(f"{node.op} {node.name}: in float, {why}")
             self.in_float[node.op, why] = self.in_float.get((node.op, why), 0) + 1
+
+    def _is_computed_on_integers(self, node: Node) -> bool:
+        computed = standard(node).bytes is Bytes.COMPUTED
+        return computed and all(map(self._holds_integers, node.inputs))
 
     def _holds_integers(self, tensor: Tensor) -> bool:
         return id(tensor) in self._integers
@@ -248,19 +250,25 @@ class _Writer:
         if bias is not None and not (is_constant(bias) and bias.values.size in (1, outputs)):
             self._list(node, "its bias is no constant per output channel")
             return
-        offset = np.zeros(outputs) if bias is None else values_of(bias).astype(np.float64)
+        offset = np.zeros(outputs)
+        if bias is not None:
+            offset = values_of(bias).astype(np.float64).reshape(-1)
         values = rows_of(values_of(weight), axis).astype(np.float64)
         step = self._steps.get(weight.name)
         if step is None:
             most = MOST_WEIGHT if self._full else safe_weight(read.top)
-            step = weight_steps(values, most, np.abs(offset) / float(read.unit))
+            # The bias of a ConvTranspose with groups has a row of values for each of them.
+            largest = (
+                np.abs(np.broadcast_to(offset, [outputs])).reshape(-1, len(values)).max(axis=0)
+            )
+            step = weight_steps(values, most, largest / float(read.unit))
         rounded = np.rint(values / step.astype(np.float64)[:, None])
         shape = np.moveaxis(values_of(weight), axis, 0).shape
         integers = np.moveaxis(rounded.reshape(shape), 0, axis).astype(np.int8)
         node.inputs[1] = self._parameter("w", integers, step, axis)
         if bias is not None:
-            unit = step * read.unit
-            counts = np.rint(np.broadcast_to(offset.reshape(-1), [outputs]) / unit)
+            unit = np.tile(step * read.unit, outputs // len(step))
+            counts = np.rint(np.broadcast_to(offset, [outputs]) / unit)
             node.inputs[2] = self._parameter("b", counts.astype(np.int32), unit, 0)
 
     def _as_gemm(self, node: Node) -> Node:
@@ -352,5 +360,5 @@ def weight_steps(rows: np.ndarray, most: int, offset: np.ndarray) -> np.ndarray:
         offset: of the bias, in units of the input's step, [O] or one for all: times the step it
             has to fit into 32 bits.
     """
-    step = np.maximum(np.abs(rows).max(axis=1, initial=0.0) / most, offset / _MOST_BIAS)
+    step = np.maximum(np.abs(rows).max(axis=1, initial=0.0) / most, offset / MOST_BIAS)
     return np.where(step > 0, np.maximum(step, np.finfo(np.float32).tiny), 1.0).astype(np.float32)

@@ -33,32 +33,18 @@ from ..analysis.activations import (
     mark_membrane,
 )
 from ..analysis.edges import Carries, EdgeAnalysis
-from ..analysis.operators import is_linear, moved, moves_values, signal_inputs
+from ..analysis.operators import Bytes, is_linear, moved, moves_values, signal_inputs, standard
 from ..graph.graph import (
     Graph,
     Node,
     PassResult,
     Tensor,
     is_constant,
-    is_standard,
     redirect,
     tidy,
     unique_name,
 )
 from ..graph.surgeon import add_node, variable
-
-_JOINED = frozenset({"Add", "Mul", "Concat"})
-_POOLED = frozenset({"AveragePool", "GlobalAveragePool"})
-#: Operators whose kernels move integers of 8 bits.
-_MOVERS = frozenset(
-    (
-        *("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand"),
-        *("Slice", "Split", "Gather", "Pad", "MaxPool", "Resize"),
-    )
-)
-
-#: Those of them that keep all values.
-_REORDERED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Pad"})
 
 
 def integer_edges(graph: Graph, alike: bool) -> PassResult:
@@ -85,7 +71,7 @@ def integer_edges(graph: Graph, alike: bool) -> PassResult:
 
 def moves_integers(node: Node) -> bool:
     """Whether a node moves integers of one tensor: what it does to floats it can do to these."""
-    if node.op not in _MOVERS or not moves_values(node) or is_encoder(node):
+    if standard(node).bytes is not Bytes.MOVED or not moves_values(node) or is_encoder(node):
         return False
     return len(node.outputs) == 1 or node.op == "Split"  # MaxPool may give positions too
 
@@ -95,7 +81,7 @@ def _move_forward(graph: Graph, encoder: Node) -> None:
     while True:
         moved_last, output = encoder.inputs[0], encoder.outputs[0]
         mover = moved_last.inputs[0] if moved_last.inputs else None
-        if mover is None or mover.op not in _REORDERED or not moves_values(mover):
+        if mover is None or not standard(mover).rearranges or not moves_values(mover):
             return
         if len(moved_last.outputs) != 1 or moved_last in graph.outputs or output in graph.outputs:
             return
@@ -142,7 +128,7 @@ class _Edges:
         """Rule 1."""
         if is_linear(node):
             return True
-        if node.op not in _JOINED | _POOLED or not is_standard(node):
+        if standard(node).bytes is not Bytes.COMPUTED:
             return False
         if any(is_constant(operand) for operand in node.inputs):
             return False

@@ -99,12 +99,12 @@ def write_compiled(
     return paths
 
 
-def _quantised(ann: Path, samples: shared_networks.Feed, folder: str) -> Path:
+def quantised(ann: Path, samples: shared_networks.Feed, folder: Path) -> Path:
     """onnxruntime's own network of 8 bits."""
     count = len(next(iter(samples.values())))
     batches = range(0, count, BATCH)
     feeds = [{key: values[i : i + BATCH] for key, values in samples.items()} for i in batches]
-    return quantise(load_source(ann).network, feeds, Path(folder))
+    return quantise(load_source(ann).network, feeds, folder)
 
 
 def main() -> None:
@@ -152,7 +152,7 @@ def main() -> None:
                 candidates = {
                     "ANN": (paths["ann.onnx"], False),
                     "int8": (paths["snn.onnx"], False),
-                    "quantize_static": (_quantised(paths["ann.onnx"], samples, folder), False),
+                    "quantize_static": (quantised(paths["ann.onnx"], samples, Path(folder)), False),
                 }
                 sizes = [path.stat().st_size for path, _ in candidates.values()]
                 print(f"{name:28s} bytes  {sizes[0]:9d}     int8 {sizes[1] / sizes[0]:.3f}")

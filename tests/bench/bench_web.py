@@ -19,6 +19,7 @@ one line.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import queue
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,10 +44,10 @@ from snn_compile.compiler import CompileOptions
 _REPOSITORY = Path(__file__).parents[2]
 _PAGE = Path(__file__).with_suffix(".html")
 _BUILD = _REPOSITORY / "build" / "web"
-_PACKAGE, _VERSION = "onnxruntime-web", "1.30.0"
+_PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 #: Of Debian, of other systems.
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_FLAGS = (
+FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
@@ -56,6 +58,10 @@ _TIMES = {"warmUp": 1.0, "seconds": 1.0, "groupSeconds": 1e-3, "fewest": 12}
 _PATIENCE = 120
 _MISSING = 77
 _DIGITS = "digits"
+
+
+class MissingError(RuntimeError):
+    """A program or package that is not on this machine."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -72,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(self._request)
         if self.path == "/model":
             return self._send(self._model.read_bytes())
-        file = _PAGE if self.path == "/" else _dist() / Path(self.path).name
+        file = _PAGE if self.path == "/" else dist() / Path(self.path).name
         if not file.is_file():
             return self.send_error(404)
         return self._send(file.read_bytes(), _TYPES.get(file.suffix))
@@ -96,24 +102,20 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def time_runs(
-    browser: str, model: Path, feed: dict[str, np.ndarray]
-) -> tuple[float, list[np.ndarray]]:
-    """Median seconds of a run in a new browser, and the flat outputs.
+    browser: str, model: Path, feeds: Sequence[dict[str, np.ndarray]]
+) -> tuple[float, list[list[np.ndarray]]]:
+    """Median seconds of a run with the first feed in a new browser, and each feed's flat outputs.
 
     Raises:
         RuntimeError: the page reports an error, or nothing.
     """
-    values = {
-        name: {"shape": array.shape, "values": array.ravel().tolist()}
-        for name, array in feed.items()
-    }
-    request = json.dumps({"feed": values, **_TIMES}).encode()
+    request = json.dumps({"feeds": as_json(feeds), **_TIMES}).encode()
     results: queue.Queue[bytes] = queue.Queue()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, model, request, results))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         address = f"http://127.0.0.1:{server.server_port}/"
-        command = [browser, *_FLAGS, f"--user-data-dir={profile}", address]
+        command = [browser, *FLAGS, f"--user-data-dir={profile}", address]
         # A browser that is ended leaves temporary files of its own behind.
         process = subprocess.Popen(
             command,
@@ -134,7 +136,16 @@ def time_runs(
         raise RuntimeError(f"{model.name}: {result['error']}")
     if not result["isolated"]:
         raise RuntimeError("the page is not isolated, its clock is too coarse")
-    return float(np.median(result["times"])), [np.array(one) for one in result["outputs"]]
+    outputs = [[np.array(one) for one in sample] for sample in result["outputs"]]
+    return float(np.median(result["times"])), outputs
+
+
+def as_json(feeds: Sequence[dict[str, np.ndarray]]) -> list[dict[str, object]]:
+    """Inputs as scripts read them."""
+    return [
+        {name: {"shape": x.shape, "values": x.ravel().tolist()} for name, x in feed.items()}
+        for feed in feeds
+    ]
 
 
 def measure(browser: str, models: dict[str, Path], feed: dict[str, np.ndarray], rounds: int) -> str:
@@ -144,7 +155,7 @@ def measure(browser: str, models: dict[str, Path], feed: dict[str, np.ndarray], 
     expected = {name: _outputs(model, feed) for name, model in models.items()}
     for _ in range(rounds):
         for name, model in models.items():
-            seconds, outputs = time_runs(browser, model, feed)
+            seconds, (outputs,) = time_runs(browser, model, [feed])
             times[name].append(seconds)
             pairs = zip(outputs, expected[name], strict=True)
             off[name] = max(off[name], *(float(np.abs(a - b.ravel()).max()) for a, b in pairs))
@@ -168,28 +179,44 @@ def _outputs(model: Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     return list(session.run(None, feed))
 
 
-def _dist() -> Path:
+def dist() -> Path:
+    """Where onnxruntime-web's files are, once it is installed."""
     return _BUILD / "node_modules" / _PACKAGE / "dist"
 
 
-def _browser() -> str:
-    """The browser's path, once onnxruntime-web is installed; what is missing ends the process."""
+def browser_path() -> str:
+    """The browser's path, once onnxruntime-web is installed.
+
+    Raises:
+        MissingError: Chromium, npm or the package is missing.
+    """
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:
-        _stop("Chromium is not installed (Debian's package chromium)")
-    manifest = _dist().parent / "package.json"
-    if manifest.is_file() and json.loads(manifest.read_text())["version"] == _VERSION:
-        return browser
-    npm = shutil.which("npm")
-    if npm is None:
-        _stop(f"npm is not installed, and {_PACKAGE} {_VERSION} not in build/web")
-    _BUILD.mkdir(parents=True, exist_ok=True)
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"]
-    command += ["--prefix", str(_BUILD), f"{_PACKAGE}@{_VERSION}"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        _stop(f"npm could not install {_PACKAGE} {_VERSION} into build/web")
+        raise MissingError("Chromium is not installed (Debian's package chromium)")
+    install(_PACKAGE, _BUILD)
     return browser
+
+
+def install(package: str, folder: Path) -> None:
+    """Install version ``VERSION`` of an npm package into a folder, unless it is there.
+
+    Raises:
+        MissingError: npm or the package is missing.
+    """
+    where = f"build/{folder.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may install it
+        manifest = folder / "node_modules" / package / "package.json"
+        if manifest.is_file() and json.loads(manifest.read_text())["version"] == VERSION:
+            return
+        npm = shutil.which("npm")
+        if npm is None:
+            raise MissingError(f"npm is not installed, and {package} {VERSION} not in {where}")
+        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+        command += ["--prefix", str(folder), f"{package}@{VERSION}"]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            raise MissingError(f"npm could not install {package} {VERSION} into {where}")
 
 
 def _stop(reason: str) -> NoReturn:
@@ -197,20 +224,20 @@ def _stop(reason: str) -> NoReturn:
     raise SystemExit(_MISSING)
 
 
-def _load(name: str, data: Path | None) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def load(name: str, data: Path | None) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The network and its calibration samples."""
     if name == _DIGITS:
         folder = _REPOSITORY / "models"
         with np.load(folder / "digits_calibration.npz") as archive:
             return onnx.load(folder / "digits_resnet_dynamo.onnx"), dict(archive)
     if data is None:
-        raise AssertionError("_absent() was not asked")
+        raise AssertionError("absent() was not asked")
     network = shared_networks.NETWORKS[name]
     samples = shared_networks.calibration_samples(network, data, network.calibration, 0)
     return shared_networks.load_model(network, data), samples
 
 
-def _absent(name: str, data: Path | None) -> str | None:
+def absent(name: str, data: Path | None) -> str | None:
     """Why the network cannot be loaded, or None."""
     if name == _DIGITS:
         return None
@@ -226,14 +253,17 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=[_DIGITS, "kws_mlperf_dscnn"])
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    browser = _browser()
+    try:
+        browser = browser_path()
+    except MissingError as error:
+        _stop(str(error))
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks:
-            gone = _absent(name, arguments.data)
+            gone = absent(name, arguments.data)
             if gone:
                 print(f"{name}: left out, {gone}")
                 continue
-            model, samples = _load(name, arguments.data)
+            model, samples = load(name, arguments.data)
             paths = write_compiled(name, model, samples, CompileOptions(), Path(folder))
             models = {"ANN": paths["ann.onnx"], "SNN": paths["snn.onnx"]}
             with np.load(paths["npz"]) as feed:

@@ -47,26 +47,26 @@ def test_an_installed_version_is_not_installed_again(monkeypatch, tmp_path):
     )
     package = tmp_path / "node_modules" / "onnxruntime-web"
     (package / "dist").mkdir(parents=True)
-    (package / "package.json").write_text(json.dumps({"version": bench_web._VERSION}))
-    assert bench_web._browser() == "browser"
+    (package / "package.json").write_text(json.dumps({"version": bench_web.VERSION}))
+    assert bench_web.browser_path() == "browser"
 
 
 def test_a_shared_network_needs_the_data():
-    assert bench_web._absent("digits", None) is None
-    assert bench_web._absent("kws_mlperf_dscnn", None) == "no --data"
+    assert bench_web.absent("digits", None) is None
+    assert bench_web.absent("kws_mlperf_dscnn", None) == "no --data"
 
 
 @pytest.fixture
 def served(monkeypatch, tmp_path):
     """An address, and the results that come in."""
     monkeypatch.setattr(bench_web, "_BUILD", tmp_path)
-    dist = bench_web._dist()
+    dist = bench_web.dist()
     dist.mkdir(parents=True)
     (dist / "ort.mjs").write_text("export {}")
     (dist.parent / "package.json").write_text("{}")
     (tmp_path / "model.onnx").write_bytes(b"model")
     results: queue.Queue[bytes] = queue.Queue()
-    handler = partial(bench_web.Handler, tmp_path / "model.onnx", b'{"feed": {}}', results)
+    handler = partial(bench_web.Handler, tmp_path / "model.onnx", b'{"feeds": []}', results)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -82,7 +82,7 @@ def test_the_server_answers_with_what_the_page_needs(served):
         "/": ("text/html", Path(bench_web.__file__).with_suffix(".html").read_bytes()),
         "/ort/ort.mjs": ("text/javascript", b"export {}"),
         "/model": ("application/octet-stream", b"model"),
-        "/request": ("application/octet-stream", b'{"feed": {}}'),
+        "/request": ("application/octet-stream", b'{"feeds": []}'),
     }
     for path, (kind, body) in expected.items():
         with urllib.request.urlopen(address + path) as answer:

@@ -13,14 +13,14 @@ taken off the bias: b' = b + (W - W') mean(x).
 2. Without C, of layers with too many inputs for it, all weights are rounded to the nearest.
 3. The step of a channel is its largest weight over ``most``, or one of :data:`_SHARES` of that,
    with which rounding to the nearest leaves the least squared error, each input weighted by its
-   variance.
+   variance; never one in which the bias does not fit into 32 bits.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ....passes.lowering.quantise_linear import weight_steps
+from ....passes.lowering.quantise_linear import MOST_BIAS, weight_steps
 
 _DAMPING = 0.01
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
@@ -42,13 +42,14 @@ def round_weights(
     """
     groups, outputs, inputs = weight.shape
     rows = weight.reshape(-1, inputs)
-    least = weight_steps(rows, most, offset)
+    largest = weight_steps(rows, most, offset)
+    floor = offset / MOST_BIAS
     if covariance is None:
-        steps = _best_steps(rows, np.ones((1, inputs)), least, most)
+        steps = _best_steps(rows, np.ones((1, inputs)), largest, floor, most)
         nearest = np.rint(rows / steps.astype(np.float64)[:, None])
         return np.clip(nearest, -most, most).reshape(weight.shape), steps
     variance = np.einsum("gii->gi", covariance)
-    steps = _best_steps(rows, np.repeat(variance, outputs, axis=0), least, most)
+    steps = _best_steps(rows, np.repeat(variance, outputs, axis=0), largest, floor, most)
     step = steps.astype(np.float64).reshape(groups, outputs)
     damping = _DAMPING * variance.mean(axis=1) + np.finfo(np.float64).tiny
     damped = covariance + damping[:, None, None] * np.eye(inputs)
@@ -69,12 +70,16 @@ def round_weights(
 
 
 def _best_steps(
-    rows: np.ndarray, importance: np.ndarray, largest: np.ndarray, most: int
+    rows: np.ndarray,
+    importance: np.ndarray,
+    largest: np.ndarray,
+    floor: np.ndarray,
+    most: int,
 ) -> np.ndarray:
     """Rule 3: float32 [O]."""
     best, least = largest, np.full(len(rows), np.inf)
     for share in _SHARES:
-        step = (largest * np.float32(share)).astype(np.float32)
+        step = np.maximum(largest * np.float32(share), floor).astype(np.float32)
         wide = step.astype(np.float64)[:, None]
         rounded = np.clip(np.rint(rows / wide), -most, most) * wide
         error = ((rows - rounded) ** 2 * importance).sum(axis=1)

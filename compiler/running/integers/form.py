@@ -22,13 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
+from ....passes.analysis.operators import OPERATORS, Bytes
 from ....passes.graph.network import Network, constants_of
 from ....passes.graph.protos import attributes_of, graphs_below, nodes_below
 
-LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
 #: Operators that, with QuantizeLinear behind them, become one kernel of integers.
-KERNELS = LINEAR | {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"}
-HIDDEN = frozenset({"Softmax", "Sigmoid", "LeakyRelu"})
+KERNELS = frozenset(name for name, what in OPERATORS.items() if what.bytes is Bytes.COMPUTED)
+HIDDEN = frozenset(name for name, what in OPERATORS.items() if what.bytes is Bytes.LOOKED_UP)
 
 QUANTISE, LIMIT = "QuantizeLinear", "Min"
 _DEQUANTISE = "DequantizeLinear"

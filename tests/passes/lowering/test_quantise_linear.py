@@ -124,22 +124,23 @@ def test_a_pad_of_zeros_that_convolutions_alone_read_is_their_padding():
         ("y = Conv <group = 2> (a, w, b)", (6, 2, 3, 3), 0),
         ("y = Conv <group = 4> (a, w, b)", (4, 1, 3, 3), 0),
         ("y = ConvTranspose (a, w, b)", (4, 6, 2, 2), 1),
+        ("y = ConvTranspose <group = 2> (a, w, b)", (4, 3, 2, 2), 1),
     ],
 )
 def test_weights_and_biases_are_integers_per_output_channel(nodes, weight, axis):
-    outputs = weight[axis]
+    outputs = weight[axis] * (2 if "ConvTranspose <group = 2>" in nodes else 1)
     shape = ",".join(map(str, weight))
     model = spiking(f"a = Fire (x) {nodes}", f"float[{shape}] w, float[{outputs}] b")
     changed, _ = lowered(model)
     held, given = constants(changed), constants(model)
     w, step = held["w_1"] if "w_1" in held else held["w"], held["w_1.step"]
-    assert (w.dtype, step.shape, held["b_1"].dtype) == (np.int8, (outputs,), np.int32)
+    assert (w.dtype, step.shape, held["b_1"].dtype) == (np.int8, (weight[axis],), np.int32)
     shaped = step.reshape([-1 if i == axis else 1 for i in range(len(weight))])
     assert np.abs(w).max() == 64
     np.testing.assert_array_less(
         np.abs(w * shaped - given["w"]), 0.5001 * np.broadcast_to(shaped, weight)
     )
-    np.testing.assert_array_equal(held["b_1.step"], step * HALF)
+    np.testing.assert_array_equal(held["b_1.step"], np.tile(step * HALF, outputs // len(step)))
     assert (
         np.abs(held["b_1"] * held["b_1.step"] - given["b"]).max() <= 0.51 * held["b_1.step"].max()
     )
