@@ -109,10 +109,16 @@ def choose_neurons(
     )
 
 
-def quantise(chosen: Chosen, steps: Steps) -> Quantised:
-    """The network with these neurons, as quantised ANN and as SNN."""
+def quantise(chosen: Chosen, steps: Steps, fold_thresholds: bool = False) -> Quantised:
+    """The network with these neurons, as quantised ANN and as SNN.
+
+    Args:
+        chosen: the neurons.
+        steps: the steps so far.
+        fold_thresholds: thresholds go into the layers around uniform neurons where they can.
+    """
     with steps("fold_scales") as step:
-        folded, neurons = fold_scales(import_model(chosen.network), chosen.neurons)
+        folded, neurons = fold_scales(import_model(chosen.network), chosen.neurons, fold_thresholds)
         step.network, step.changes = export_network(folded.graph), folded.changes
         network = step.network
     graph = steps.rewrite(

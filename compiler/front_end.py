@@ -32,6 +32,7 @@ from ..runtime_ops.operators import register_schemas
 from .calibration.match_samples import matched_samples
 from .calibration.tuning.search_scale import hold_out, import_optuna
 from .errors import ModelError
+from .model_io.fix_batch import fix_batch
 from .model_io.load import load_source
 from .options import ALL, MEMBRANE, MOST_INT8, SCALE, CompileOptions
 from .progress import Progress
@@ -174,6 +175,10 @@ def prepare(
         source = load_source(model if isinstance(model, ModelProto) else Path(model))
         step.changes += source.changes
         step.network = ann = source.network
+    digest = ann.sha256()
+    if options.batch is not None:
+        with steps("fix_batch") as step:
+            step.network = ann = fix_batch(ann, options.batch)
     specs = input_specs(ann.proto)
     samples: Samples
     if calibration is None:
@@ -183,7 +188,7 @@ def prepare(
     described = {
         "file": None if isinstance(model, ModelProto) else Path(model).name,
         "producer": f"{ann.proto.producer_name} {ann.proto.producer_version}".strip(),
-        "sha256": ann.sha256(),
+        "sha256": digest,
     }
     # Before any pass sees it, the runtime has to accept the model.
     run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")

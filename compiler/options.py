@@ -24,6 +24,10 @@ MOST_LEVELS = 1 << 16
 MOST_PLACED = 255
 #: Timesteps: tensors have a row for each.
 MOST_TIMESTEPS = 1024
+#: Samples that run at once where the batch is fixed.
+MOST_BATCH = 1024
+#: The oldest opset of what is written in standard operators: Clip has had all its inputs since 12.
+OLDEST_OPSET = 13
 
 AUTO = "auto"
 SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED = "scale", "staircase", "multi-threshold", "signed"
@@ -39,7 +43,7 @@ MEMBRANE, SPIKES = "membrane", "spikes"
 ALL, ACTIVATIONS = "all", "activations"
 #: How spikes of several levels are sent.
 UNARY, BITS = "unary", "bits"
-ONNXRUNTIME, INT8, NIR = "onnxruntime", "int8", "nir"
+ONNXRUNTIME, STANDARD, INT8, NIR = "onnxruntime", "standard", "int8", "nir"
 #: Which weights a network of integers may have: such as no processor's sums overflow with, or all.
 SAFE, FULL = "safe", "full"
 #: Levels besides silence of a neuron whose spikes are 8 bits, of both signs together.
@@ -176,7 +180,8 @@ class CompileOptions:
         "over several timesteps IntegrateFire; signed: the latter, taking spikes back; auto: what "
         "the data, the levels and the timesteps ask for. Curves (GELU, sigmoid) become "
         "StaircaseFire, or with scale stay in float and are encoded.",
-        AUTO,
+        fallback=AUTO,
+        shown="auto; for standard, int8 and NIR multi-threshold",
         choices=(AUTO, SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED),
     )
     calibrator: str = _option(
@@ -278,11 +283,30 @@ class CompileOptions:
     )
     target: str = _option(
         TARGET,
-        "ONNX with neurons as operators of their own; with spikes and weights as integers of 8 "
-        "bits, for fast kernels; or, of a network over several timesteps, a NIR graph for "
-        "neuromorphic tools (needs the extra 'nir').",
+        "ONNX with neurons as operators of their own; of standard operators alone, for any "
+        "runtime; with spikes and weights as integers of 8 bits, for fast kernels; or, of a "
+        "network over several timesteps, a NIR graph for neuromorphic tools (needs the extra "
+        "'nir').",
         ONNXRUNTIME,
-        choices=(ONNXRUNTIME, INT8, NIR),
+        choices=(ONNXRUNTIME, STANDARD, INT8, NIR),
+    )
+    opset: int | None = _option(
+        TARGET,
+        "Opset of a file of target standard.",
+        shown="the lowest that its operators have",
+        numbers=Numbers(int, OLDEST_OPSET),
+        symbol="K",
+    )
+    batch: int | None = _option(
+        TARGET,
+        "Fix the batch axis of a file of target standard.",
+        numbers=Numbers(int, 1, MOST_BATCH),
+        symbol="B",
+    )
+    power_of_two: bool = _option(
+        TARGET,
+        "Target standard: steps that are powers of two, alike however a runtime divides.",
+        False,
     )
     int8_weights: str = _option(
         TARGET,
@@ -392,9 +416,10 @@ def resolve_common(options: CompileOptions, synthetic: bool) -> CompileOptions:
     if several:
         _check_time(options)
     options = filled(options, levels=1 if several else OPTIONS["levels"].fallback)
-    common = ("granularity", "shortcuts", "encode")
+    common = ("neuron", "granularity", "shortcuts", "encode")
     options = filled(options, **{name: OPTIONS[name].fallback for name in common})
     options = _used(options, "int8_weights", options.integers, "with --target int8")
+    _check_standard(options)
     percentile, search = options.calibrator == PERCENTILE, options.search_scale
     options = _used(options, "firing", several, "over several --timesteps")
     options = _used(options, "percentile", percentile, "with --calibrator percentile")
@@ -429,6 +454,20 @@ def _used(options: CompileOptions, name: str, in_effect: bool, where: str) -> Co
     if getattr(options, name) is not None:
         raise UsageError(f"{flag(name)} has an effect only {where}; leave it out")
     return options
+
+
+def _check_standard(options: CompileOptions) -> None:
+    """Refuse what has an effect on files of standard operators only."""
+    for name in ("opset", "batch", "power_of_two"):
+        if options.target != STANDARD and getattr(options, name):
+            raise UsageError(
+                f"{flag(name)} has an effect only with --target standard; leave it out"
+            )
+    if options.power_of_two and (options.search_scale or options.scale != 1):
+        raise UsageError(
+            "steps times a scale are no powers of two; leave out --power-of-two, or "
+            "--search-scale and --scale"
+        )
 
 
 def _check_time(options: CompileOptions) -> None:

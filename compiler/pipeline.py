@@ -16,7 +16,7 @@ from ..passes.graph.network import Network
 from .choose_neurons import Chosen, choose_neurons, quantise
 from .errors import DataError, ModelError
 from .front_end import Prepared, prepare
-from .options import CompileOptions
+from .options import STANDARD, CompileOptions
 from .progress import Progress
 from .report.data import CompileReport
 from .report.neurons import membrane_histograms, neuron_reports
@@ -105,7 +105,7 @@ def compile_prepared(
     target, steps = TARGETS[options.target], prepared.steps.fork()
     target.check(prepared)
     chosen = choose_neurons(prepared, options, steps, progress)
-    artifact = target.lower(quantise(chosen, steps), options, steps)
+    artifact = target.lower(quantise(chosen, steps, options.target == STANDARD), options, steps)
     report = _new_report(prepared, chosen, options)
     artifact.sign(report.provenance())
     with steps("verify"):

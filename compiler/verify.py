@@ -24,7 +24,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..passes.graph.network import Network
-from ..passes.lowering.spikes_of_integers import spiking_form
+from ..passes.lowering.spiking_form import spiking_form
 from ..runtime_ops import has_library
 from .counting.activity import ActivityMeter, NeuronActivity
 from .errors import VerificationError

@@ -2,9 +2,9 @@
 
 Memory grows with the networks, not with the samples. The SNN counts its own spikes inside the graph
 (``spikes.py``); of one that sends planes of binary spikes it is the same network without planes
-that runs (``planes.py``). A network of integers runs as it is, and beside it its spiking form,
-which counts (``spikes_of_integers.py``). Where spikes cannot be counted, or a membrane potential is
-NaN on a sample, that is a warning, and the outputs are compared.
+that runs (``planes.py``). A network of integers, or of standard operators alone, runs as it is, and
+beside it its spiking form, which counts (``spiking_form.py``). Where spikes cannot be counted, or a
+membrane potential is NaN on a sample, that is a warning, and the outputs are compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 import onnxruntime as ort
 
 from ...passes.graph.network import Network
-from ...passes.lowering.spikes_of_integers import spiking_form
+from ...passes.lowering.spikes_of_integers import holds_integers
+from ...passes.lowering.spiking_form import spiking_form
 from ...runtime_ops.operators import neurons_of
 from ..counting.results import NeuronResult, SynapseResult
 from ..counting.spikes import SpikeMeter
@@ -105,7 +106,7 @@ def compare(
         residue = []
         if with_residue:
             residue = float_residue(without_planes(spiking), sample, samples.count_in(sample))
-        integers = spiking is not snn
+        integers = holds_integers(snn)
         found.energy = estimate_energy(found.neurons, synapses, residue, table, integers)
     found.baselines = {one.name: one.comparison.results() for one in others}
     if snn_runner.problem:

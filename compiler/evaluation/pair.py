@@ -1,7 +1,8 @@
 """The two networks to compare, and whether they belong together.
 
-1. Inputs have the same names, types and shapes, outputs the same names and types, in the same
-   order; otherwise the pair is refused.
+1. Inputs have the same names, types and shapes, but that the SNN may fix lengths which the ANN
+   leaves open (``--batch``); outputs have the same names and types; both in the same order.
+   Otherwise the pair is refused.
 2. Warned of, not refused: an SNN without neurons, an ANN with neurons, and an SNN that says it was
    compiled from another network than this ANN, or by another version of the compiler. An ANN with
    neurons of one step and an SNN of several timesteps are a pair too: one network over time and
@@ -21,7 +22,8 @@ from onnx import TensorProto, ValueInfoProto
 
 from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network
-from ...passes.lowering.spikes_of_integers import spiking_form
+from ...passes.lowering.spikes_of_integers import holds_integers
+from ...passes.lowering.spiking_form import spiking_form
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
@@ -37,7 +39,7 @@ class Pair:
     Attributes:
         ann: the trained network.
         snn: the network to compare with it.
-        spiking: the same with neurons, of a network of integers; ``snn`` itself of others.
+        spiking: the same with neurons (``spiking_form.py``); ``snn`` itself where it has them.
         specs: inputs of both.
         provenance: what the SNN says of how it was compiled.
         warnings: what does not look like a pair.
@@ -53,7 +55,7 @@ class Pair:
     @property
     def integers(self) -> bool:
         """Whether the SNN holds its spikes as integers of 8 bits."""
-        return self.spiking is not self.snn
+        return holds_integers(self.snn)
 
 
 def read_pair(ann_path: Path, snn_path: Path) -> Pair:
@@ -64,6 +66,8 @@ def read_pair(ann_path: Path, snn_path: Path) -> Pair:
     """
     ann, snn = read_model(ann_path), read_model(snn_path)
     specs = [input_specs(network.proto) for network in (ann, snn)]
+    if _fixes_more(*specs):
+        specs[0] = specs[1]
     pairs = {
         "inputs": [[_describe(spec) for spec in own] for own in specs],
         "outputs": [_outputs(network) for network in (ann, snn)],
@@ -87,6 +91,18 @@ def read_pair(ann_path: Path, snn_path: Path) -> Pair:
     else:
         warnings += _origin_warnings(ann_path, snn_path, provenance)
     return Pair(ann, snn, spiking, specs[0], provenance, warnings)
+
+
+def _fixes_more(ann: list[InputSpec], snn: list[InputSpec]) -> bool:
+    """Whether the inputs of the SNN are those of the ANN, lengths fixed that are dynamic there."""
+    if [(spec.name, spec.dtype) for spec in ann] != [(spec.name, spec.dtype) for spec in snn]:
+        return False
+    pairs = [(first.shape, second.shape) for first, second in zip(ann, snn, strict=True)]
+    return all(
+        len(first) == len(second)
+        and all(a in (None, b) for a, b in zip(first, second, strict=True))
+        for first, second in pairs
+    )
 
 
 def check_report(report: CompileReport, pair: Pair) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ...passes.analysis.activations import Activation
 from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network
-from ...passes.lowering.spikes_of_integers import spiking_form
+from ...passes.lowering.spiking_form import spiking_form
 from ...passes.neurons.neuron import Neuron
 from ...runtime_ops.operators import neurons_of
 from ..calibration.fitting.membrane import Membrane, MembraneHistogram

@@ -45,7 +45,7 @@ class Int8:
                 "networks of int8 have one timestep; leave out --timesteps, --time-axis and "
                 "--firing"
             )
-        if options.neuron not in (AUTO, MULTI_THRESHOLD):
+        if options.neuron not in (None, AUTO, MULTI_THRESHOLD):
             raise UsageError(
                 f"the spikes of int8 are multiples of one threshold, {options.neuron} neurons have "
                 "other levels; leave out --neuron"

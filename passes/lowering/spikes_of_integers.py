@@ -43,9 +43,7 @@ from ..graph.protos import nodes_below
 from ..graph.surgeon import (
     add_node,
     constant,
-    export_network,
     import_model,
-    infer_shapes,
     make_constant,
     variable,
 )
@@ -71,14 +69,6 @@ def holds_integers(network: Network) -> bool:
         and any(p.key.startswith(METADATA_PREFIX) for p in node.metadata_props)
         for node in nodes_below(network.proto.graph)
     )
-
-
-def spiking_form(network: Network) -> Network:
-    """The network with neurons and float spikes; itself where it holds no integers of ours."""
-    if not holds_integers(network):
-        return network
-    graph = infer_shapes(import_model(network))  # the file leaves them out
-    return export_network(spikes_of_integers(graph).graph)
 
 
 def integers_by_neuron(network: Network) -> dict[str, str]:

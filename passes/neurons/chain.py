@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ class Chain:
         self._graph, self._x, self._output = graph, x, output
 
     def aligned(self, steps: np.ndarray, axis: int) -> np.ndarray:
-        """Steps () or [C] as they broadcast along an axis of x: [C, 1, ..., 1]."""
-        if not steps.ndim:
+        """Steps () or [C] as they broadcast along an axis of x: [C, 1, ..., 1].
+
+        What has rank 2 or more lies as it should.
+        """
+        if steps.ndim != 1:
             return steps
         return steps.reshape(-1, *[1] * (len(shape_of(self._x)) - axis - 1))
 
@@ -46,12 +50,24 @@ def reciprocal(steps: np.ndarray) -> np.ndarray:
     return np.asarray(np.float32(1) / steps.astype(np.float32), np.float32)
 
 
+def power_of_two(steps: np.ndarray) -> bool:
+    """Whether all are powers of two whose reciprocals are too: dividing is multiplying, exactly."""
+    tiny = np.finfo(np.float32).tiny
+    mantissas = np.frexp(steps)[0]
+    return bool(np.all((mantissas == 0.5) & (steps >= tiny) & (steps <= 1 / tiny)))
+
+
 def sole_producer(graph: Graph, tensor: Tensor, op: str) -> Node | None:
     """The ``op`` node that makes the tensor for one reader alone."""
-    if len(tensor.inputs) != 1 or len(tensor.outputs) != 1 or tensor in graph.outputs:
+    return producer(graph, tensor, (op,))
+
+
+def producer(graph: Graph, tensor: Tensor, ops: Collection[str], readers: int = 1) -> Node | None:
+    """The node, one of ``ops``, that makes a tensor which is read so often and not returned."""
+    if len(tensor.inputs) != 1 or len(tensor.outputs) != readers or tensor in graph.outputs:
         return None
     node = tensor.inputs[0]
-    return node if node.op == op and is_standard(node) else None
+    return node if node.op in ops and is_standard(node) else None
 
 
 def per_channel(values: np.ndarray, rank: int | None) -> tuple[np.ndarray | None, int]:

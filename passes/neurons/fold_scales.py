@@ -1,9 +1,10 @@
-"""Fold the scales of octave neurons into the linear layers around them.
+"""Fold the scales of neurons into the linear layers around them.
 
 ScaleFire computes s K, K the level nearest to x / s. With 1 / s in the weights and the bias of the
 layer that makes x, and s in the weights of those that read the spikes, the neuron has scale 1 and
 its spikes are the whole numbers K: two products per value less where its function body runs, and
-what neuromorphic hardware sends.
+what neuromorphic hardware sends. The threshold of a uniform neuron folds in the same way, where
+that is asked for.
 
 1. x is made by a Conv, ConvTranspose or Gemm with constant parameters, or by the Add of a constant
    bias to a MatMul with one, and nothing but the neuron reads it or what is between.
@@ -15,6 +16,9 @@ what neuromorphic hardware sends.
    scale beyond 2^-40..2^40, where parameters could overflow or lose bits, and where one does. So do
    those around weights of 2^20 values or more: what is saved is little beside such a product, and
    the folded weights are held beside those without scales.
+
+5. A threshold folds into the layers behind alone where the one in front cannot take it: what the
+   neuron reads is divided by it then.
 
 Parameters that something else reads too are copied. The function computed is the same up to the
 rounding of the parameters.
@@ -38,11 +42,13 @@ from ..graph.graph import (
     is_constant,
     optional_input,
     rank_of,
+    tidy,
     unique_name,
     values_of,
 )
-from ..graph.surgeon import constant
-from .neuron import Neuron, OctaveNeuron
+from ..graph.surgeon import add_node, constant, variable
+from .chain import power_of_two, reciprocal
+from .neuron import Neuron, OctaveNeuron, SingleNeuron, ThresholdNeuron
 
 _LARGEST = float(np.finfo(np.float32).max)
 #: Scales, and one over them, are folded up to here.
@@ -60,53 +66,74 @@ class _Parameter(NamedTuple):
 
 
 def fold_scales(
-    graph: Graph, neurons: Mapping[str, Neuron]
+    graph: Graph, neurons: Mapping[str, Neuron], thresholds: bool = False
 ) -> tuple[PassResult, dict[str, Neuron]]:
     """Apply the rules above to the main graph; the graph, and the neurons as they are by then.
 
     Args:
         graph: of the analog network.
         neurons: by the activation's output tensor.
+        thresholds: fold those of uniform neurons too.
     """
+    kinds = (OctaveNeuron, ThresholdNeuron) if thresholds else (OctaveNeuron,)
     found, changes = dict(neurons), []
-    for node in graph.nodes:
+    for node in list(graph.nodes):
         neuron = neurons.get(node.outputs[0].name) if node.outputs else None
-        if not isinstance(neuron, OctaveNeuron):
+        if not isinstance(neuron, kinds):
             continue
-        scale = neuron.scale.astype(np.float64)
+        scale = neuron.unit.astype(np.float64)
         if np.any(np.maximum(scale, 1 / scale) > _MOST):
             continue
-        parameters = _folded(graph, node, scale, neuron.axis)
-        if parameters is None:
+        behind = _layers_behind(graph, node, scale, neuron.axis)
+        if behind is None:
+            continue
+        front = _in_front(graph, node.inputs[0], scale, neuron.axis)
+        parameters = [*(front or []), *behind]
+        if not all(np.all(np.abs(parameter.values) <= _LARGEST) for parameter in parameters):
+            continue
+        if front is None and not _divide(graph, node, neuron):
             continue
         for parameter in parameters:
             _set(graph, parameter)
         one = np.ones((), np.float32)
-        found[node.outputs[0].name] = replace(neuron, scale=one, folded=neuron.scale)
+        if isinstance(neuron, OctaveNeuron):
+            found[node.outputs[0].name] = replace(neuron, scale=one, folded=neuron.scale)
+        elif isinstance(neuron, ThresholdNeuron):
+            found[node.outputs[0].name] = replace(neuron, theta=one, folded=neuron.theta)
         changes.append(f"{node.op} {node.name}: its scale is in the layers around it")
+    tidy(graph)
     return PassResult(graph, changes), found
 
 
-def _folded(graph: Graph, node: Node, scale: np.ndarray, axis: int) -> list[_Parameter] | None:
-    """The parameters of the layers around a neuron with its scale in them; None: rule 4."""
-    behind = list(_readers(graph, node.outputs[0]))
-    if not behind or any(layer is None for layer, _ in behind):
-        return None
-    parameters = _in_front(graph, node.inputs[0], scale, axis)
-    if parameters is None:
-        return None
-    done: set[int] = set()
-    for layer, direct in behind:
-        assert layer is not None
-        if id(layer) in done:
-            continue
-        done.add(id(layer))
-        weight = _behind(layer, direct, scale, axis)
-        if weight is None:
+def _layers_behind(
+    graph: Graph, node: Node, scale: np.ndarray, axis: int
+) -> list[_Parameter] | None:
+    """The weights of the layers that read a neuron, with its scale in them; None: rule 4."""
+    found: dict[int, _Parameter] = {}
+    for layer, direct in _readers(graph, node.outputs[0]):
+        weight = None if layer is None else _behind(layer, direct, scale, axis)
+        if layer is None or weight is None:
             return None
-        parameters.append(weight)
-    finite = all(np.all(np.abs(parameter.values) <= _LARGEST) for parameter in parameters)
-    return parameters if finite else None
+        found[id(layer)] = weight
+    return list(found.values()) or None
+
+
+def _divide(graph: Graph, node: Node, neuron: SingleNeuron) -> bool:
+    """Rule 5: let the node read its input over the threshold."""
+    x = node.inputs[0]
+    rank = rank_of(x)
+    if not isinstance(neuron, ThresholdNeuron) or rank is None:
+        return False
+    theta, op = neuron.theta, "Div"
+    if theta.ndim:
+        theta = theta.reshape(-1, *[1] * (rank - neuron.axis % rank - 1))
+    if power_of_two(theta):
+        theta, op = reciprocal(theta), "Mul"
+    divided = variable(unique_name(graph, f"{node.outputs[0].name}.scaled"), x)
+    by = constant(unique_name(graph, f"{node.outputs[0].name}.theta"), theta)
+    add_node(graph, op, divided.name, [x, by], divided)
+    node.inputs[0] = divided
+    return True
 
 
 def _in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> list[_Parameter] | None:

@@ -2,7 +2,8 @@
 
 In standard operators only, so that any runtime shows what spiking will do to the network.
 
-1. Relu, Clip, encoders that never fire below 0: with act the activation, Relu for an encoder,
+1. Relu, Clip, encoders that never fire below 0: with act the activation, Relu for an encoder and
+   where theta is folded into the layers around it,
        y = theta * Clip(Floor(act(x) / theta + v0), 0, N+)
 2. Encoders that fire below 0, in one neuron:
        y = theta * (Clip(Floor(Relu( x) / theta + v0), 0, N+)
@@ -128,7 +129,7 @@ def _quantise(graph: Graph, node: Node, neuron: ThresholdNeuron) -> None:
         _append_signed_chain(graph, node, neuron, x, output)
         return
     analog = variable(unique_name(graph, f"{output.name}.analog"), output)
-    if is_encoder(node):
+    if is_encoder(node) or neuron.folded is not None:
         node.outputs.clear()  # its name is free: tidy drops it
         add_node(graph, "Relu", node.name, [x], analog)
     else:
@@ -227,7 +228,10 @@ def _end_chain(
     name = unique_name(graph, f"{source.name}.quant_{polarity}")
     last = add_node(graph, "Mul", name, factors, output)
     inherit(last, source)
-    found = {"theta": describe_range(neuron.theta), "clip_rate": f"{neuron.clip_rate:.6g}"}
+    found = {"theta": describe_range(neuron.theta)}
+    if neuron.folded is not None:
+        found = {"theta": describe_range(neuron.folded), "folded": "into the layers around it"}
+    found["clip_rate"] = f"{neuron.clip_rate:.6g}"
     _describe(last, source, neuron, polarity, found)
 
 

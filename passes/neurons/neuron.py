@@ -173,6 +173,7 @@ class ThresholdNeuron(SingleNeuron):
         levels_neg: number of negative levels.
         clip_rate: share of the calibration values beyond the outermost levels.
         v0: initial membrane potential as a fraction of theta, in [0, 1).
+        folded: the theta that it had before the layers around it took it (``fold_scales.py``).
     """
 
     unit_name: ClassVar[str] = "theta"
@@ -182,6 +183,7 @@ class ThresholdNeuron(SingleNeuron):
     levels_neg: int = 0
     clip_rate: float = 0.0
     v0: float = V0
+    folded: np.ndarray | None = None
 
     @property
     def unit(self) -> np.ndarray:

@@ -6,7 +6,7 @@
     y = scale * (S - (S - c))
 
 These are the operations of ScaleFire's definition in the same order, so that the chain and the
-neuron give the same bits.
+neuron give the same bits. Where asked, a scale of 1 multiplies nothing.
 
 :func:`match_octave` goes by structure and constants alone. It refuses a scale that is not one value
 per channel of one axis, constants that are not those of an m, bounds that are no levels, and
@@ -21,7 +21,7 @@ import numpy as np
 
 from ...runtime_ops.scale_fire import MAX_LINEAR, is_level
 from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, rank_of, values_of
-from .chain import Chain, per_channel, reciprocal, sole_producer, usable_steps
+from .chain import Chain, per_channel, producer, reciprocal, sole_producer, usable_steps
 
 #: Float32's whole numbers, and where those begin that lie one apart, with room on either side.
 WHOLE, FLOOR = 2.0**24, 1.5 * 2.0**23
@@ -38,11 +38,24 @@ class OctaveChain(NamedTuple):
     axis: int
 
 
-def emit_octave(graph: Graph, octave: OctaveChain, output: Tensor, name: str) -> Node:
-    """Write the chain from ``octave.x`` to ``output``; returns its last node, ``name``."""
+def emit_octave(
+    graph: Graph, octave: OctaveChain, output: Tensor, name: str, short: bool = False
+) -> Node:
+    """Write the chain from ``octave.x`` to ``output``; returns its last node, ``name``.
+
+    Args:
+        graph: the scope of both.
+        octave: what is written.
+        output: nothing makes it yet.
+        name: free.
+        short: leave out products with 1.
+    """
     chain = Chain(graph, octave.x, output)
     scale = chain.aligned(octave.scale, octave.axis)
-    scaled = chain.emit("Mul", "scaled", octave.x, chain.constant("per_scale", reciprocal(scale)))
+    whole = short and bool(np.all(scale == 1))
+    scaled = octave.x
+    if not whole:
+        scaled = chain.emit("Mul", "scaled", scaled, chain.constant("per_scale", reciprocal(scale)))
     bounds = chain.constant("lowest", -octave.top_neg), chain.constant("highest", octave.top_pos)
     clipped = magnitude = chain.emit("Clip", "clipped", scaled, *bounds)
     if octave.top_neg:
@@ -53,35 +66,46 @@ def emit_octave(graph: Graph, octave: OctaveChain, output: Tensor, name: str) ->
     if octave.top_neg:
         shift = chain.emit("Mul", "signed_shift", chain.emit("Sign", "sign", clipped), shift)
     shifted = chain.emit("Sub", "shifted", shift, clipped)
+    if whole:
+        return chain.end("Sub", name, shift, shifted)
     level = chain.emit("Sub", "level", shift, shifted)
     return chain.end("Mul", name, level, chain.constant("scale", scale))
 
 
 def match_octave(graph: Graph, last: Node) -> OctaveChain | None:
     """The octave neuron that ends in ``last``, or None. ``graph`` is the scope of the node."""
-    factor = last.inputs[1] if last.op == "Mul" and len(last.inputs) == 2 else None
-    if factor is None or not is_constant(factor):
+    level: Node | None = last
+    scale = np.ones((), np.float32)
+    if last.op == "Mul":
+        factor = last.inputs[1]
+        if not is_constant(factor):
+            return None
+        level, scale = sole_producer(graph, last.inputs[0], "Sub"), factor.values
+    if level is None or level.op != "Sub" or not is_standard(level):
         return None
-    level = sole_producer(graph, last.inputs[0], "Sub")
-    shifted = sole_producer(graph, level.inputs[1], "Sub") if level is not None else None
-    if level is None or shifted is None or shifted.inputs[0] is not level.inputs[0]:
+    shifted = sole_producer(graph, level.inputs[1], "Sub")
+    if shifted is None or shifted.inputs[0] is not level.inputs[0]:
         return None
     shift, clipped = shifted.inputs
     found = _factor(graph, shift, clipped)
     if found is None:
         return None
     per_octave, signed = found
-    clip = _producer(graph, clipped, "Clip", readers=3 if signed else 2)
+    clip = producer(graph, clipped, ("Clip",), readers=3 if signed else 2)
     if clip is None or len(clip.inputs) != 3:
         return None
-    scaled = sole_producer(graph, clip.inputs[0], "Mul")
-    if scaled is None or not all(is_constant(t) for t in (*clip.inputs[1:], scaled.inputs[1])):
+    if not all(is_constant(bound) for bound in clip.inputs[1:]):
         return None
-    x, scale = scaled.inputs[0], factor.values
+    x = clip.inputs[0]
+    if level is not last:
+        scaled = sole_producer(graph, x, "Mul")
+        if scaled is None or not is_constant(scaled.inputs[1]):
+            return None
+        if not np.array_equal(scaled.inputs[1].values, reciprocal(scale)):
+            return None
+        x = scaled.inputs[0]
     steps, axis = per_channel(scale, rank_of(x))
     if steps is None or not usable_steps(steps):
-        return None
-    if not np.array_equal(values_of(scaled.inputs[1]), reciprocal(scale)):
         return None
     lowest, highest = (float(values_of(bound).reshape(())) for bound in clip.inputs[1:])
     linear = round(WHOLE / per_octave)
@@ -98,9 +122,9 @@ def match_octave(graph: Graph, last: Node) -> OctaveChain | None:
 
 def _factor(graph: Graph, shift: Tensor, clipped: Tensor) -> tuple[float, bool] | None:
     """2^24 / m of the shift M or sign * M of a clipped value, and whether it is signed."""
-    signed = _producer(graph, shift, "Mul", readers=2)
+    signed = producer(graph, shift, ("Mul",), readers=2)
     if signed is None:
-        most = _producer(graph, shift, "Max", readers=2)
+        most = producer(graph, shift, ("Max",), readers=2)
     else:
         sign = sole_producer(graph, signed.inputs[0], "Sign")
         if sign is None or sign.inputs[0] is not clipped:
@@ -122,11 +146,3 @@ def _factor(graph: Graph, shift: Tensor, clipped: Tensor) -> tuple[float, bool] 
     if magnitude is not clipped or factor.size != 1 or floor.size != 1 or floor.item() != FLOOR:
         return None
     return float(factor.item()), signed is not None
-
-
-def _producer(graph: Graph, tensor: Tensor, op: str, readers: int) -> Node | None:
-    """The ``op`` node that makes a tensor which is read as often as this chain does."""
-    if len(tensor.inputs) != 1 or len(tensor.outputs) != readers or tensor in graph.outputs:
-        return None
-    node = tensor.inputs[0]
-    return node if node.op == op and is_standard(node) else None

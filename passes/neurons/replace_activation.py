@@ -66,8 +66,8 @@ class _Count(NamedTuple):
     v0: float
 
 
-class _Neuron(NamedTuple):
-    """What a chain, or two, compute of ``x``."""
+class Fire(NamedTuple):
+    """What a MultiThresholdFire computes of ``x``."""
 
     x: Tensor
     theta: np.ndarray  # () or as it broadcasts against x
@@ -83,7 +83,7 @@ def replace_activation(graph: Graph) -> PassResult:
     for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
         for last in [node for node in scope.nodes if node.op == "Mul"]:
             neuron = (
-                _replace_levels(scope, last)
+                replace_levels(scope, last)
                 or _replace_chain(scope, last)
                 or _replace_signed_chain(scope, last)
             )
@@ -94,13 +94,14 @@ def replace_activation(graph: Graph) -> PassResult:
     return PassResult(graph, changes)
 
 
-def _replace_levels(graph: Graph, last: Node) -> Node | None:
-    """Rule 4."""
+def replace_levels(graph: Graph, last: Node) -> Node | None:
+    """The neuron in place of an octave chain or a staircase that ends in ``last``: rule 4."""
     octave, staircase = match_octave(graph, last), match_staircase(graph, last)
     found = octave or staircase
     if found is None:
         return None
-    arrays = {"scale": broadcast(values_of(last.inputs[1]))}
+    scale = values_of(last.inputs[1]) if last.op == "Mul" else found.scale
+    arrays = {"scale": broadcast(scale)}
     attributes: dict[str, float] = {"axis": found.axis}
     if octave is not None:
         operator = DUAL_SCALE_FIRE if octave.top_neg else SCALE_FIRE
@@ -149,9 +150,9 @@ def _replace_chain(graph: Graph, last: Node) -> Node | None:
     ):
         x, end, negative = mirror.inputs[0], consumers[0], True
     levels = (0, count.levels) if negative else (count.levels, 0)
-    neuron = _Neuron(x, values, axis, *levels, count.v0)
+    neuron = Fire(x, values, axis, *levels, count.v0)
     # The name is free: the activation goes with its chain.
-    return _emit_neuron(graph, neuron, last, end.outputs[0], count.activation.name)
+    return emit_fire(graph, neuron, last, end.outputs[0], count.activation.name)
 
 
 def _replace_signed_chain(graph: Graph, last: Node) -> Node | None:
@@ -177,12 +178,13 @@ def _replace_signed_chain(graph: Graph, last: Node) -> Node | None:
     values, axis = _usable(theta[0], rank_of(last.outputs[0]))
     if values is None:
         return None
-    neuron = _Neuron(x, values, axis, above.levels, below.levels, above.v0)
+    neuron = Fire(x, values, axis, above.levels, below.levels, above.v0)
     name = metadata(last).get(METADATA_PREFIX + "source_node", last.name)
-    return _emit_neuron(graph, neuron, last, last.outputs[0], name)
+    return emit_fire(graph, neuron, last, last.outputs[0], name)
 
 
-def _emit_neuron(graph: Graph, neuron: _Neuron, source: Node, output: Tensor, name: str) -> Node:
+def emit_fire(graph: Graph, neuron: Fire, source: Node, output: Tensor, name: str) -> Node:
+    """Let the neuron compute ``output`` in place of ``source``."""
     attributes = {
         "axis": neuron.axis,
         "levels_pos": neuron.levels_pos,

@@ -4,7 +4,8 @@
     y = scale * table[Cast(Clip(x * rate - start, 0, cells - 1))]
 
 These are the operations of StaircaseFire's definition in the same order, so that the chain and the
-neuron give the same bits for every x that is not NaN.
+neuron give the same bits for every x that is not NaN. Where asked, a scale of 1
+multiplies nothing.
 
 :func:`match_staircase` goes by structure and constants alone. It refuses a scale or rate that is
 not one value per channel of one axis, a rate that is not that of a scale (the Cast truncates, as
@@ -19,7 +20,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ...runtime_ops.staircase_fire import MAX_CELLS
-from ..graph.graph import Graph, Node, Tensor, is_constant, rank_of, values_of
+from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, rank_of, values_of
 from .chain import Chain, per_channel, reciprocal, sole_producer, usable_steps
 
 #: Last places that a quotient of rounded numbers may be off by.
@@ -37,8 +38,18 @@ class StaircaseChain(NamedTuple):
     axis: int
 
 
-def emit_staircase(graph: Graph, staircase: StaircaseChain, output: Tensor, name: str) -> Node:
-    """Write the chain from ``staircase.x`` to ``output``; returns its last node, ``name``."""
+def emit_staircase(
+    graph: Graph, staircase: StaircaseChain, output: Tensor, name: str, short: bool = False
+) -> Node:
+    """Write the chain from ``staircase.x`` to ``output``; returns its last node, ``name``.
+
+    Args:
+        graph: the scope of both.
+        staircase: what is written.
+        output: nothing makes it yet.
+        name: free.
+        short: leave out a product with 1.
+    """
     chain = Chain(graph, staircase.x, output)
     scale = chain.aligned(staircase.scale, staircase.axis)
     rate = reciprocal(scale) * np.float32(staircase.density)
@@ -49,17 +60,23 @@ def emit_staircase(graph: Graph, staircase: StaircaseChain, output: Tensor, name
     clipped = chain.emit("Clip", "clipped", moved, *bounds)
     cell = chain.emit("Cast", "cell", clipped, to=TensorProto.INT32)
     table = chain.constant("table", staircase.table)
+    if short and np.all(scale == 1):
+        return chain.end("Gather", name, table, cell)
     level = chain.emit("Gather", "level", table, cell)
     return chain.end("Mul", name, level, chain.constant("scale", scale))
 
 
 def match_staircase(graph: Graph, last: Node) -> StaircaseChain | None:
     """The staircase that ends in ``last``, or None. ``graph`` is the scope of the node."""
-    factor = last.inputs[1] if last.op == "Mul" and len(last.inputs) == 2 else None
-    if factor is None or not is_constant(factor):
+    gather: Node | None = last
+    factor = np.ones((), np.float32)
+    if last.op == "Mul":
+        if not is_constant(last.inputs[1]):
+            return None
+        gather, factor = sole_producer(graph, last.inputs[0], "Gather"), last.inputs[1].values
+    if gather is None or gather.op != "Gather" or not is_standard(gather):
         return None
-    gather = sole_producer(graph, last.inputs[0], "Gather")
-    if gather is None or not is_constant(gather.inputs[0]) or gather.attrs.get("axis", 0):
+    if not is_constant(gather.inputs[0]) or gather.attrs.get("axis", 0):
         return None
     cast = sole_producer(graph, gather.inputs[1], "Cast")
     clip = sole_producer(graph, cast.inputs[0], "Clip") if cast is not None else None
@@ -74,14 +91,14 @@ def match_staircase(graph: Graph, last: Node) -> StaircaseChain | None:
         return None
     first, end, start, rate, table = (values_of(tensor) for tensor in constants)
     x = scaled.inputs[0]
-    scale, axis = per_channel(factor.values, rank_of(x))
+    scale, axis = per_channel(factor, rank_of(x))
     if scale is None or not usable_steps(scale) or any(v.size != 1 for v in (first, end, start)):
         return None
     if table.ndim != 1 or len(table) > MAX_CELLS or not np.all(np.isfinite(table)):
         return None
     if first.item() != 0 or end.item() != len(table) - 1:
         return None
-    density = _density(rate, factor.values)
+    density = _density(rate, factor)
     if density is None:
         return None
     return StaircaseChain(x, scale, density, start.item(), table, axis)

@@ -2,10 +2,12 @@
 
     python tests/bench/bench_latency.py --data DATA [--networks NAME ...] [--rounds 9]
     python tests/bench/bench_latency.py --data DATA --target int8 [--levels 32]
+    python tests/bench/bench_latency.py --data DATA --target standard [--power-of-two]
 
 The shared networks (``shared_networks.py``) are compiled with default options and their calibration
-samples of seed 0; ``--target``, ``--neuron``, ``--levels`` and ``--granularity`` are handed on.
-Batch 1. Beside networks of int8 stands onnxruntime's own (``quantize_static``, uint8 and int8 per
+samples of seed 0; ``--target``, ``--neuron``, ``--levels``, ``--granularity`` and
+``--power-of-two`` are handed on. Batch 1. Networks of standard operators need no library. Beside
+networks of int8 stands onnxruntime's own (``quantize_static``, uint8 and int8 per
 channel, calibrated on the same samples) instead of a run without the library.
 
 - cpu1: CPU time of one thread, one session in each process, the processes of all candidates
@@ -111,16 +113,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", default=_DEFAULT)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--neuron", default="auto")
+    parser.add_argument("--neuron")
     parser.add_argument("--levels", type=int)
     parser.add_argument("--granularity")
-    parser.add_argument("--target", default="onnxruntime", choices=["onnxruntime", "int8"])
+    parser.add_argument("--power-of-two", action="store_true")
+    parser.add_argument(
+        "--target", default="onnxruntime", choices=["onnxruntime", "standard", "int8"]
+    )
     arguments = parser.parse_args()
     options = CompileOptions(
         target=arguments.target,
         neuron=arguments.neuron,
         levels=arguments.levels,
         granularity=arguments.granularity,
+        power_of_two=arguments.power_of_two,
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks:
@@ -139,7 +145,10 @@ def main() -> None:
                 "library": (paths["snn.onnx"], True),
                 "no library": (paths["snn.onnx"], False),
             }
-            if arguments.target == "int8":
+            if arguments.target == "standard":
+                del candidates["library"], candidates["no library"]
+                candidates["standard"] = (paths["snn.onnx"], False)
+            elif arguments.target == "int8":
                 candidates = {
                     "ANN": (paths["ann.onnx"], False),
                     "int8": (paths["snn.onnx"], False),

@@ -147,7 +147,8 @@ def test_every_option_reaches_the_compiler_and_no_other(monkeypatch, tmp_path):
             if option.choices:
                 value = next(c for c in option.choices if c != option.default)
             elif option.numbers is not None:
-                value = option.numbers.kind(1 if option.default != 1 else 2)
+                least = 1 if option.default != 1 else 2
+                value = option.numbers.kind(max(least, option.numbers.least))
             else:
                 value = tmp_path
             expected[name] = value

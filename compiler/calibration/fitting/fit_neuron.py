@@ -191,7 +191,14 @@ class _Fit:
 
         def candidate(calibrator: str) -> _Candidate[ThresholdNeuron]:
             found = find_thresholds(
-                rows, levels, calibrator, self._options.percentile, upper, signed, division
+                rows,
+                levels,
+                calibrator,
+                self._options.percentile,
+                upper,
+                signed,
+                division,
+                self._options.power_of_two,
             )
             neuron = ThresholdNeuron(
                 theta=found.theta,
@@ -218,12 +225,18 @@ class _Fit:
 
         def candidate(calibrator: str) -> _Candidate[OctaveNeuron]:
             if calibrator == DENSITY:
-                found = find_octave(rows, levels, upper, signed)
+                found = find_octave(rows, levels, upper, signed, self._options.power_of_two)
                 scale, error, fitted = found.scale, found.squared_error, found.scale.size + 2
                 linear, tops = found.linear, (found.top_pos, found.top_neg)
             else:
                 uniform = find_thresholds(
-                    rows, levels, calibrator, self._options.percentile, upper, signed
+                    rows,
+                    levels,
+                    calibrator,
+                    self._options.percentile,
+                    upper,
+                    signed,
+                    power_of_two=self._options.power_of_two,
                 )
                 scale, error = uniform.theta, uniform.squared_error
                 tops = uniform.levels_pos, uniform.levels_neg

@@ -18,6 +18,8 @@ m = N they are equally far apart; the smaller m is, the denser they are near 0.
 4. ``upper``, the largest value of a Clip, must not round below the highest level: values beyond it
    reach that level, whatever they are.
 5. Where every value is 0, any scale does: the highest level is 1, or ``upper``.
+6. Where powers of two are asked for, each scale becomes the one below or above it, whichever has
+   the least squared error.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import numpy as np
 from ....runtime_ops.scale_fire import MAX_LINEAR, octave_levels
 from .channel_scales import channel_scales
 from .distributions import Distribution, Side, pool
+from .powers_of_two import powers_of_two
 
 #: m that are tried.
 _LINEAR = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -78,6 +81,7 @@ def find_octave(
     levels: int,
     upper: float = np.inf,
     signed: bool = False,
+    power_of_two: bool = False,
 ) -> Octave:
     """The octave neuron with the least expected squared error.
 
@@ -86,7 +90,17 @@ def find_octave(
         levels: N, besides silence, of both signs together.
         upper: largest value there can be, inf if unbounded.
         signed: whether values below 0 may come even if there are none.
+        power_of_two: whether scales are powers of two.
     """
+    found, unit = _best(rows, levels, upper, signed)
+    octave = _bounded(found, unit, upper)
+    return _rounded(octave, rows, upper) if power_of_two else octave
+
+
+def _best(
+    rows: Sequence[Distribution], levels: int, upper: float, signed: bool
+) -> tuple[_Found, np.ndarray]:
+    """The best one, and the units that its scale is in: () or [rows]."""
     whole = rows[0] if len(rows) == 1 else pool(rows)
     shared = _find(whole, levels)
     if shared is None:
@@ -95,18 +109,31 @@ def find_octave(
         linear = min(max(levels, 1), MAX_LINEAR)
         step = ceiling / max(linear - negative, 1)
         shared = _Found(step, linear, linear - negative, negative, 0.0)
-        return _bounded(shared, np.ones(()), upper)
+        return shared, np.ones(())
     if len(rows) == 1:
-        return _bounded(shared, np.ones(()), upper)
+        return shared, np.ones(())
     unit = channel_scales(rows).astype(np.float64)
     own = _find(_pooled(rows, unit, unit), levels)
     alike = _pooled(rows, np.ones(len(rows)), 1 / unit)
     if own is None or own.squared_error >= _WORTHWHILE**2 * _error(alike, shared):
-        return _bounded(shared, np.ones(()), upper)
+        return shared, np.ones(())
     error = sum(
         _error(row, replace(own, scale=own.scale * c)) for row, c in zip(rows, unit, strict=True)
     )
-    return _bounded(replace(own, squared_error=error), unit, upper)
+    return replace(own, squared_error=error), unit
+
+
+def _rounded(octave: Octave, rows: Sequence[Distribution], upper: float) -> Octave:
+    """Rule 6."""
+    limits = octave.linear, octave.top_pos, octave.top_neg
+    of = rows if octave.scale.ndim else [rows[0] if len(rows) == 1 else pool(rows)]
+
+    def error(row: int, scale: float) -> float:
+        return _error(of[row], _Found(scale, *limits, 0.0))
+
+    scale = powers_of_two(octave.scale, error, np.inf)
+    total = sum(error(row, float(step)) for row, step in enumerate(scale.reshape(-1)))
+    return _bounded(_Found(1.0, *limits, total), scale.astype(np.float64), upper)
 
 
 def _pooled(rows: Sequence[Distribution], unit: np.ndarray, weight: np.ndarray) -> Distribution:

@@ -10,17 +10,20 @@ The neuron is a uniform quantiser (``uniform_calibrators.py``) whose step is the
 4. Where every value is 0 any theta will do: N * theta is 1, or what the activation can give.
 5. Where a division is asked for, of neurons over several timesteps for example, it is kept.
 6. N_pos * theta stays at or below ``upper``, as float32 numbers.
+7. Where powers of two are asked for, each theta becomes the one below or above it, whichever has
+   the least squared error; below it, where rule 6 does not let it grow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .channel_scales import channel_scales, rarely_active
 from .distributions import Distribution, pool
+from .powers_of_two import powers_of_two
 from .uniform_calibrators import Uniform, clip_rate, find_uniform, squared_error
 
 
@@ -51,6 +54,7 @@ def find_thresholds(
     upper: float = np.inf,
     signed: bool = False,
     division: tuple[int, int] | None = None,
+    power_of_two: bool = False,
 ) -> Thresholds:
     """The thresholds that a calibrator chooses.
 
@@ -62,6 +66,7 @@ def find_thresholds(
         upper: largest value there can be, inf if unbounded.
         signed: whether values below 0 may come even if there are none.
         division: N_pos and N_neg where they are given; ``levels`` is their sum.
+        power_of_two: whether thetas are powers of two.
     """
     whole = rows[0] if len(rows) == 1 else pool(rows)
     shared = find_uniform(whole, levels, calibrator, percentile, division)
@@ -80,6 +85,12 @@ def find_thresholds(
     theta = np.maximum(steps, np.finfo(np.float32).tiny).astype(np.float32)
     while (over := theta.astype(np.float64) > limit).any():  # rounding may have gone up
         theta = np.where(over, np.nextafter(theta, np.float32(0)), theta)
+    if power_of_two:
+
+        def error(row: int, step: float) -> float:
+            return squared_error(rows[row], replace(shared, step=step))
+
+        theta = powers_of_two(theta, error, limit)
     used = [Uniform(float(t), shared.levels_pos, shared.levels_neg) for t in theta]
     pairs = list(zip(rows, used, strict=True))
     clipped = sum(row.total * clip_rate(row, quantiser) for row, quantiser in pairs)

@@ -51,7 +51,7 @@ class Nir:
             )
         if options.binary_spikes is not None:
             raise UsageError("the spikes of a NIR graph are binary; leave out --binary-spikes")
-        if options.neuron == AUTO:
+        if options.neuron in (None, AUTO):
             options = replace(options, neuron=MULTI_THRESHOLD)
         return filled(options, shortcuts=SPIKES, encode=ACTIVATIONS)
 

@@ -19,7 +19,8 @@ from snn_compile.compiler.model_io.load import read_model
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.network import constants_of
-from snn_compile.passes.lowering.spikes_of_integers import integers_by_neuron, spiking_form
+from snn_compile.passes.lowering.spikes_of_integers import integers_by_neuron
+from snn_compile.passes.lowering.spiking_form import spiking_form
 
 NET = """g (float[N,4,6,6] x) => (float[N,3] y)
     <float[4,4,3,3] w, float[4] b, float[4,4,3,3] v, float[3,4] m> {

@@ -15,8 +15,8 @@ from snn_compile.passes.graph.protos import nodes_below
 from snn_compile.passes.lowering.spikes_of_integers import (
     holds_integers,
     integers_by_neuron,
-    spiking_form,
 )
+from snn_compile.passes.lowering.spiking_form import spiking_form
 from snn_compile.runtime_ops import register
 from snn_compile.runtime_ops.operators import neurons_of
 

@@ -22,10 +22,15 @@ def canonical(model):
     return canonicalise(import_model(model)).graph
 
 
-def folded(model, **neurons):
+def threshold(theta, axis=1, **known):
+    theta = np.asarray(theta, np.float32)
+    return ThresholdNeuron(theta=theta, levels_pos=8, axis=axis, calibrator="test", **known)
+
+
+def folded(model, thresholds=False, **neurons):
     """The outputs of the quantised ANN without and with folding, and whether each was folded."""
     plain = export_model(insert_quant_clip(canonical(model), neurons).graph)
-    result, changed = fold_scales(canonical(model), neurons)
+    result, changed = fold_scales(canonical(model), neurons, thresholds)
     after = export_model(insert_quant_clip(result.graph, changed).graph)
     onnx.checker.check_model(after, full_check=True)
     rng = np.random.default_rng(0)
@@ -176,3 +181,33 @@ def test_large_weights_stay(width, is_folded):
             y = MatMul (r, w)
         }}""")
     assert folded(model, r=octave(0.1)) == {"r": is_folded}
+
+
+@pytest.mark.parametrize("theta", [0.3, 0.25, PER_CHANNEL], ids=["scalar", "power", "channels"])
+@pytest.mark.parametrize("levels_neg", [0, 3])
+@pytest.mark.parametrize("activation", ["Relu (a)", "Clip (a, zero, six)"])
+@pytest.mark.parametrize("also", ["", "z = Add (y, a)"], ids=["both sides", "behind alone"])
+def test_thresholds_where_they_are_asked_for(also, activation, levels_neg, theta):
+    """Clip ends above the highest level; what else reads the potential still reads all of it."""
+    output = "z" if also else "y"
+    model = model_from_text(f"""
+        g (float[2,3,6,6] x) => (float[2,4,6,6] {output})
+        <float[4,3,1,1] v, float[4] c, float[4,4,1,1] w, float zero = {{0}}, float six = {{6}}> {{
+            a = Conv (x, v, c)
+            r = {activation}
+            y = Conv (r, w)
+            {also}
+        }}""")
+    neuron = threshold(theta, levels_neg=levels_neg)
+    assert folded(model, r=neuron) == {"r": False}
+    assert folded(model, thresholds=True, r=neuron) == {"r": True}
+
+
+def test_a_threshold_stays_where_what_reads_the_spikes_is_no_layer():
+    model = model_from_text("""
+        g (float[2,4,6,6] x) => (float[2,4,6,6] y) <float[4,4,1,1] v> {
+            a = Conv (x, v)
+            r = Relu (a)
+            y = Softmax (r)
+        }""")
+    assert folded(model, thresholds=True, r=threshold(0.1)) == {"r": False}
