@@ -20,6 +20,9 @@ that is asked for.
 5. A threshold folds into the layers behind alone where the one in front cannot take it: what the
    neuron reads is divided by it then.
 
+6. With the threshold goes the initial membrane potential of a neuron that fires on one side only:
+   into the bias in front, where there is one. So no runtime adds the two in another order.
+
 Parameters that something else reads too are copied. The function computed is the same up to the
 rounding of the parameters.
 """
@@ -88,6 +91,8 @@ def fold_scales(
         if behind is None:
             continue
         front = _in_front(graph, node.inputs[0], scale, neuron.axis)
+        if isinstance(neuron, ThresholdNeuron) and not neuron.levels_neg and front is not None:
+            front, neuron = _with_v0(front, neuron)
         parameters = [*(front or []), *behind]
         if not all(np.all(np.abs(parameter.values) <= _LARGEST) for parameter in parameters):
             continue
@@ -116,6 +121,16 @@ def _layers_behind(
             return None
         found[id(layer)] = weight
     return list(found.values()) or None
+
+
+def _with_v0(
+    front: list[_Parameter], neuron: ThresholdNeuron
+) -> tuple[list[_Parameter], ThresholdNeuron]:
+    """Rule 6."""
+    if len(front) < 2:
+        return front, neuron
+    weight, bias = front
+    return [weight, bias._replace(values=bias.values + neuron.v0)], replace(neuron, v0=0.0)
 
 
 def _divide(graph: Graph, node: Node, neuron: SingleNeuron) -> bool:

@@ -2,14 +2,14 @@
 
     u = x / theta                       x * (1 / theta), where theta is a power of two
     k = Floor(Clip(u + v0, 0, N+))                                          where N- = 0
+    k = Floor(Clip(u, 0, N+))                           where v0 = 0 too, and u is never -0
     k = Floor(Clip(u + v0, 0, N+)) - Floor(Clip(v0 - u, 0, N-))             elsewhere
     y = k * theta
 
 These are the operations of MultiThresholdFire's definition in the same order, but that the bounds,
 which are whole numbers, come before Floor: so the chain and the neuron give the same bits, and what
-runtimes know how to do together comes together. Behind a convolution v0 is there once per channel,
-as its bias is: runtimes make one of the two. What a threshold of 1 multiplies or divides stays as
-it is; where N+ = 0 the first count is 0.
+runtimes know how to do together comes together. What a threshold of 1 multiplies or divides stays
+as it is; where N+ = 0 the first count is 0.
 
 :func:`match_uniform` goes by structure and constants alone. It refuses a threshold that is not one
 value per channel of one axis, bounds that are no numbers of levels, and tensors that something else
@@ -50,10 +50,12 @@ def emit_uniform(graph: Graph, uniform: UniformChain, output: Tensor, name: str)
         scaled = chain.emit("Mul", "scaled", scaled, chain.constant("per_theta", reciprocal(theta)))
     elif unit is not None:
         scaled = chain.emit("Div", "scaled", scaled, unit)
-    v0 = chain.constant("v0", np.full(_bias_shape(scaled), uniform.v0))
+    v0 = chain.constant("v0", uniform.v0)
     above = below = None
     if uniform.levels_pos:
-        charged = chain.emit("Add", "charged", scaled, v0)
+        charged = scaled
+        if uniform.levels_neg or uniform.v0 != 0 or unit is not None or not _has_bias(uniform.x):
+            charged = chain.emit("Add", "charged", scaled, v0)
         bounds = zero, chain.constant("levels", uniform.levels_pos)
         above = chain.emit("Clip", "clipped", charged, *bounds)
     if uniform.levels_neg:
@@ -73,14 +75,21 @@ def emit_uniform(graph: Graph, uniform: UniformChain, output: Tensor, name: str)
     return chain.end("Mul", name, chain.emit(op, "spikes", *inputs), unit)
 
 
-def _bias_shape(x: Tensor) -> tuple[int, ...]:
-    """Of a convolution's output, the shape of its bias as it broadcasts: [C, 1, ..., 1]."""
-    if len(x.inputs) != 1 or x.inputs[0].op != "Conv" or not is_standard(x.inputs[0]):
-        return ()
-    weight = x.inputs[0].inputs[1]
-    if not is_constant(weight):
-        return ()
-    return (weight.shape[0], *[1] * (len(weight.shape) - 2))
+def _has_bias(x: Tensor) -> bool:
+    """Whether a constant that is nowhere -0 is added last: then no sum is -0, and adding 0 idle."""
+    layer = x.inputs[0] if len(x.inputs) == 1 else None
+    if layer is None or not is_standard(layer):
+        return False
+    if layer.op == "Add":
+        return any(_never_minus_zero(tensor) for tensor in layer.inputs)
+    with_bias = layer.op in ("Conv", "ConvTranspose", "Gemm") and len(layer.inputs) == 3
+    return with_bias and _never_minus_zero(layer.inputs[2])
+
+
+def _never_minus_zero(tensor: Tensor) -> bool:
+    if not is_constant(tensor):
+        return False
+    return not np.any((tensor.values == 0) & np.signbit(tensor.values))
 
 
 def match_uniform(graph: Graph, last: Node) -> UniformChain | None:
@@ -140,15 +149,28 @@ def _counted(graph: Graph, floor: Node | None) -> _Side | None:
     if not all(is_constant(bound) for bound in clip.inputs[1:]):
         return None
     low, high = (float(values_of(bound).reshape(())) for bound in clip.inputs[1:])
+    if low != 0 or not 1 <= high <= MAX_LEVELS or high != int(high):
+        return None
     charged = producer(graph, clip.inputs[0], ("Add", "Sub"))
-    if charged is None or low != 0 or not 1 <= high <= MAX_LEVELS or high != int(high):
+    mirrored = charged is not None and charged.op == "Sub"
+    scaled, v0 = clip.inputs[0], 0.0
+    if charged is not None:
+        terms = list(charged.inputs)
+        first, second = reversed(terms) if mirrored else terms
+        fraction = _fraction(second)
+        if not is_constant(first) and fraction is not None:
+            scaled, v0 = first, fraction
+        elif mirrored:
+            return None
+    return _Side(scaled, v0, int(high), mirrored)
+
+
+def _fraction(tensor: Tensor) -> float | None:
+    """An initial potential, in [0, 1)."""
+    if not is_constant(tensor) or tensor.values.size != 1:
         return None
-    mirrored = charged.op == "Sub"
-    scaled, v0 = reversed(charged.inputs) if mirrored else charged.inputs
-    if is_constant(scaled) or not is_constant(v0) or len(np.unique(v0.values)) != 1:
-        return None
-    fraction = float(v0.values.flat[0])
-    return _Side(scaled, fraction, int(high), mirrored) if 0 <= fraction < 1 else None
+    fraction = float(tensor.values.reshape(()))
+    return fraction if 0 <= fraction < 1 else None
 
 
 def _unscaled(graph: Graph, scaled: Tensor, theta: np.ndarray, readers: int) -> Tensor | None:

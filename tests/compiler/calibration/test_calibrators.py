@@ -882,3 +882,21 @@ def test_values_too_small_for_a_bin_are_counted_on_either_side_of_zero():
         ThresholdNeuron(tiny, 1, 1, **given),
     ):
         assert (count_levels(neuron, histogram)[""] > 0).tolist() == [True, True, True]
+
+
+@pytest.mark.parametrize("calibrator", ["mse", "max"])
+def test_thresholds_that_are_powers_of_two(calibrator):
+    """The better one of two, and never so large that the levels reach beyond the upper bound."""
+    x = [np.abs(RNG(i).normal(0, 0.3 * (i + 1), 4000)) for i in range(4)]
+    plain = find_thresholds(rows_of(x), 16, calibrator)
+    found = find_thresholds(rows_of(x), 16, calibrator, power_of_two=True)
+    assert np.all(np.frexp(found.theta)[0] == 0.5)
+    assert np.all(np.abs(np.log2(found.theta / plain.theta)) < 1)
+    assert found.squared_error >= plain.squared_error or calibrator == "max"
+    for row, theta in zip(rows_of(x), found.theta, strict=True):
+        errors = [
+            squared_error(row, Uniform(float(theta) * factor, 16)) for factor in (0.5, 1.0, 2.0)
+        ]
+        assert min(errors) == errors[1] or calibrator == "max"
+    bounded = find_thresholds(rows_of(x), 16, calibrator, 99.9, 1.0, power_of_two=True)
+    assert np.all(16 * bounded.theta <= 1)

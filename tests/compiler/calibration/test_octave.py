@@ -125,3 +125,17 @@ def test_values_in_bins_are_spread():
     """A bin wider than a step is no point: its error is that of values all over it."""
     wide = spread_bins(np.array([1.5]), np.array([1000.0]), 0)
     assert find_octave([wide], 2).squared_error > 1
+
+
+@pytest.mark.parametrize("upper", [np.inf, 2.0])
+def test_scales_that_are_powers_of_two(upper):
+    rng = np.random.default_rng(0)
+    rows = [distribution(np.minimum(np.abs(rng.normal(0, c, 3000)), upper)) for c in (0.3, 1, 7)]
+    for some in (rows, rows[:1]):
+        plain = find_octave(some, 16, upper)
+        found = find_octave(some, 16, upper, power_of_two=True)
+        assert np.all(np.frexp(found.scale)[0] == 0.5)
+        assert np.all(np.abs(np.log2(found.scale / plain.scale)) < 1)
+        assert found.linear == plain.linear
+        assert found.top_pos <= plain.top_pos
+        assert found.squared_error > 0

@@ -159,7 +159,7 @@ def test_it_is_read_back(name):
 
 CHANGES = {
     "another threshold": ("uniform", lambda t: t.endswith("theta"), 0.4),
-    "no count": ("uniform", lambda t: t.endswith("levels"), 2.5),
+    "no number of levels": ("uniform", lambda t: t.endswith("levels"), 2.5),
     "v0 of 1": ("uniform", lambda t: t.endswith("v0"), 1.0),
     "a bound below 0": ("uniform", lambda t: t.endswith("zero"), -1.0),
     "a reciprocal that is none": ("octave", lambda t: t.endswith("per_scale"), 2.0),
@@ -194,15 +194,31 @@ def test_what_else_reads_a_chain_keeps_it():
     assert not neurons_of(spiking_form(written).proto)
 
 
-def test_the_initial_potential_is_a_bias_behind_a_convolution():
-    given = network(*NEURONS["uniform, of threshold 1"][:3], x="u")
-    weight = numpy_helper.from_array(np.ones([C, C, 1], np.float32), "w")
-    given.proto.graph.initializer.append(weight)
-    given.proto.graph.node.insert(0, helper.make_node("Conv", ["x", "w"], ["u"], name="conv"))
+@pytest.mark.parametrize("bias", [0.0, 0.5, -0.0, None])
+def test_nothing_is_added_to_what_is_never_minus_zero(bias):
+    """A v0 of 0 makes +0 of -0, which no sum with another constant is."""
+    op, step, attributes, _ = NEURONS["uniform, of threshold 1"]
+    given = network(op, step, attributes | {"v0": 0.0}, x="u")
+    constants = {"w": np.ones([C, C, 1], np.float32)}
+    if bias is not None:
+        constants["b"] = np.full(C, bias, np.float32)
+    held = [numpy_helper.from_array(values, name) for name, values in constants.items()]
+    given.proto.graph.initializer.extend(held)
+    conv = helper.make_node("Conv", ["x", *constants], ["u"], name="conv")
+    given.proto.graph.node.insert(0, conv)
     written = as_standard(given)
-    shapes = {t.name.rpartition(".")[2]: list(t.dims) for t in written.proto.graph.initializer}
-    assert shapes["v0"] == [C, 1]
-    assert [n.op_type for n in neurons_of(spiking_form(written).proto)] == ["MultiThresholdFire"]
+    adds = bias is None or np.signbit(bias)
+    expected = ["Conv", *["Add"] * adds, "Clip", "Floor"]
+    assert [node.op_type for node in written.proto.graph.node] == expected
+    spiking = spiking_form(written)
+    (neuron,) = neurons_of(spiking.proto)
+    assert [node.op_type for node in spiking.proto.graph.node] == ["Conv", op]
+    assert next(a.f for a in neuron.attribute if a.name == "v0") == 0
+    feed = {"x": np.float32([[[-0.0, 0.0, -1.0, 0.4]] * C])}
+    (found,) = run_model(written.attached(), feed)
+    for library in (True, False):
+        (wanted,) = run_model(function_bodies(given).attached(), feed, library=library)
+        assert found.tobytes() == wanted.tobytes()
 
 
 def test_neurons_over_time_and_other_networks_stay():
