@@ -67,7 +67,7 @@ def test_static_standard_operators_and_the_bits_of_the_kernels(name, neuron, tmp
     """The compilation itself proves the bits; here it is that it claims so."""
     ann, x, result = compiled(name, tmp_path, neuron=neuron)
     (claim,) = result.report.verification.claims
-    assert "C++ kernels agree bit for bit" in claim
+    assert "as functions agree bit for bit" in claim
     model = result.model
     onnx.checker.check_model(model, full_check=True)
     nodes = list(nodes_below(model.graph))
