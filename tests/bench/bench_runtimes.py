@@ -1,7 +1,7 @@
 """Compiled networks in many runtimes: what loads, how far off, agreement, time against the ANN.
 
     python tests/bench/bench_runtimes.py [--targets NAME ...] [--data DATA] [--networks NAME ...]
-        [--runtimes NAME ...] [--venvs FOLDER] [--samples 50] [--rounds 1] [--out docs/runtimes.md]
+        [--runtimes NAME ...] [--venvs FOLDER] [--samples 40] [--rounds 1] [--out docs/runtimes.md]
 
 ``digits`` is the bundled network; others are shared networks with float32 inputs
 (``shared_networks.py``), which need ``--data``. Each is compiled to each target with default
@@ -20,8 +20,7 @@ cell (``runtimes_table.py``):
 
 1. The largest difference from what onnxruntime gives with the same file, relative to its largest
    output.
-2. Samples with the ANN's class, of those on which onnxruntime has it: with the file of target
-   onnxruntime where the target is float, with the same file where it is of integers.
+2. Samples with the ANN's class, of those on which onnxruntime has it with the same file.
 3. CPU time (web: wall time) against the same runtime's of the ANN, the ratio of medians; with
    several rounds the least and the largest ratio of one.
 
@@ -45,6 +44,7 @@ from typing import Any
 
 import bench_web
 import numpy as np
+import onnx
 from accuracy_page import replace_block
 from bench_latency import quantised, write_compiled
 from runtimes_table import Cell, Expected, Measured, cell, classes, short, table
@@ -60,17 +60,15 @@ _WEB, _NODE = "web", "node"
 _NAMES = {_WEB: "onnxruntime-web", _NODE: "onnxruntime-node"}
 _NODE_BUILD = Path(__file__).parents[2] / "build" / "node"
 _ANN, _THEIRS = "ANN", "quantize_static"
-#: Whose class counts for float files.
 _REFERENCE = "onnxruntime"
 _POWERS = "power-of-two"
-#: Options of what is compiled; all but int8 compute in float.
+#: Options of what is compiled.
 _OPTIONS: dict[str, dict[str, Any]] = {
     _REFERENCE: {"target": "onnxruntime"},
     "standard": {"target": "standard"},
     _POWERS: {"target": "standard", "power_of_two": True},
     "int8": {"target": "int8"},
 }
-_INTEGER = ("int8", _THEIRS)
 #: Seconds for samples, to time a run for, and until a process is given up.
 _SAMPLES, _TIME, _PATIENCE = 15, 0.4, 180
 #: Bytes of inputs that a script is handed as text at most.
@@ -177,15 +175,17 @@ def write_files(
 ) -> tuple[dict[str, Path], Path]:
     """The files, the ANN's first and then those of the targets, and the .npz of inputs."""
     model, calibration = bench_web.load(name, data)
-    files: dict[str, Path] = {}
+    (folder / name).mkdir()
+    files = {_ANN: folder / name / "ann.onnx"}
+    onnx.save(model, files[_ANN])
     for target in targets:
         own = folder / name / target
-        own.mkdir(parents=True)
+        own.mkdir()
         if target == _THEIRS:
             files[target] = quantised(files[_ANN], calibration, own)
             continue
-        paths = write_compiled(name, model, calibration, CompileOptions(**_OPTIONS[target]), own)
-        files |= {_ANN: paths["ann.onnx"], target: paths["snn.onnx"]}
+        options = CompileOptions(**_OPTIONS[target])
+        files[target] = write_compiled(name, model, calibration, options, own)["snn.onnx"]
     feed = folder / f"{name}.feed.npz"
     np.savez(feed, **{key: x[:samples] for key, x in calibration.items()})
     return files, feed
@@ -204,11 +204,7 @@ def expect(files: dict[str, Path], feed: Path) -> dict[str, Expected]:
             raise RuntimeError(f"onnxruntime: {name}: {found.reason}")
         outputs[name] = found.outputs
     ann = classes(outputs[_ANN])
-    same = {name: classes(values) == ann for name, values in outputs.items()}
-    return {
-        name: Expected(values, ann, same[name if name in _INTEGER else _REFERENCE])
-        for name, values in outputs.items()
-    }
+    return {name: Expected(values, ann) for name, values in outputs.items()}
 
 
 def _runners(names: list[str], venvs: Path | None) -> dict[str, Run]:
@@ -265,7 +261,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=_NETWORKS, choices=_TITLES)
     parser.add_argument("--runtimes", nargs="+", default=[*RUNTIMES, _NODE, _WEB])
     parser.add_argument("--venvs", type=Path)
-    parser.add_argument("--samples", type=int, default=50)
+    parser.add_argument("--samples", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="the page; docs/runtimes.md")
     arguments = parser.parse_args()
@@ -276,9 +272,9 @@ def main() -> None:
             replace_block(page, target, "")  # a page without markers is refused before the work
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    titles, rows = tables(arguments, targets)
+    rows, right = tables(arguments, targets)
     for target in targets:
-        lines = table(titles, rows[target])
+        lines = table(right[target], rows[target])
         if page:
             page = replace_block(page, target, "\n" + "\n".join(lines))
             arguments.out.write_text(page, "utf-8")
@@ -288,28 +284,30 @@ def main() -> None:
 
 def tables(
     arguments: argparse.Namespace, targets: list[str]
-) -> tuple[list[str], dict[str, dict[str, list[Cell]]]]:
-    """The networks' titles, and cells by target and runtime with its version."""
+) -> tuple[dict[str, dict[str, list[Cell]]], dict[str, dict[str, str]]]:
+    """By target: cells by runtime with its version, and the files' own classes by network.
+
+    The latter are samples on which onnxruntime has the ANN's class, of all, as text.
+    """
     runners = _runners(arguments.runtimes, arguments.venvs)
     versions: dict[str, str] = {}
     cells: dict[str, dict[str, list[Cell]]] = {
         target: {runtime: [] for runtime in runners} for target in targets
     }
-    titles = []
-    # Float targets are held against that of onnxruntime, so it is compiled in any case.
-    compiled = list(dict.fromkeys([_REFERENCE, *targets]))
+    right: dict[str, dict[str, str]] = {target: {} for target in targets}
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks:
             gone = bench_web.absent(name, arguments.data)
             if gone:
                 print(f"{name}: left out, {gone}", file=sys.stderr)
                 continue
-            titles.append(_TITLES[name])
             files, feed = write_files(
-                name, compiled, arguments.data, arguments.samples, Path(folder)
+                name, targets, arguments.data, arguments.samples, Path(folder)
             )
             expected = expect(files, feed)
-            files = {key: file for key, file in files.items() if key in (_ANN, *targets)}
+            for target in targets:
+                same = classes(expected[target].outputs) == expected[target].classes
+                right[target][_TITLES[name]] = f"{same.sum()}/{len(same)}"
             for runtime, run in runners.items():
                 found = measure(run, files, feed, arguments.rounds)
                 version = next((one.version for one in found.values() if one.version), "")
@@ -322,10 +320,10 @@ def tables(
         runtime: f"{_NAMES.get(runtime, runtime)} {version}".strip()
         for runtime, version in versions.items()
     }
-    return titles, {
+    return {
         target: {named[runtime]: row for runtime, row in rows.items()}
         for target, rows in cells.items()
-    }
+    }, right
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ import numpy as np
 #: Share of samples with the right class from which a runtime counts as running a network.
 _ENOUGH = 0.99
 #: Characters of a reason.
-_WIDTH = 200
+_WIDTH = 320
+#: What is said after a reason, and where it arose in the runtime's own code.
+_AFTER = re.compile("Stack backtrace:|Invoked with:")
+_WHERE = re.compile(r"Exception from \S+: ")
 
 
 @dataclass
@@ -38,12 +41,10 @@ class Expected:
     Attributes:
         outputs: of the same file, [samples, ...].
         classes: of the ANN, [samples].
-        counts: the samples on which the class is asked for, [samples] of bool.
     """
 
     outputs: np.ndarray
     classes: np.ndarray
-    counts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Cell:
     Attributes:
         text: what the table says.
         reason: why something is missing, for a note; or "".
-        agreement: share of the counted samples with the ANN's class; None where it does not run.
+        agreement: share of samples with the ANN's class, of those on which onnxruntime has it;
+            None where the file does not run.
     """
 
     text: str
@@ -85,8 +87,9 @@ def cell(file: Measured, ann: Measured, expected: Expected) -> Cell:
     outputs, reference = (x.reshape(count, -1) for x in (file.outputs, expected.outputs[:count]))
     if outputs.shape != reference.shape:
         return Cell("refused", f"{outputs.shape[1]} outputs instead of {reference.shape[1]}")
-    asked = expected.counts[:count]
-    right = asked & (classes(outputs) == expected.classes[:count])
+    wanted = expected.classes[:count]
+    asked = classes(reference) == wanted
+    right = asked & (classes(outputs) == wanted)
     parts = [_difference(outputs, reference), f"{right.sum()}/{asked.sum()}"]
     agreement = float(right.sum() / max(asked.sum(), 1))
     if ann.reason:
@@ -106,11 +109,12 @@ def _difference(outputs: np.ndarray, reference: np.ndarray) -> str:
     return f"{off / np.abs(reference).max():.0e}"
 
 
-def table(networks: Sequence[str], rows: Mapping[str, Sequence[Cell]]) -> list[str]:
+def table(networks: Mapping[str, str], rows: Mapping[str, Sequence[Cell]]) -> list[str]:
     """Markdown lines: the table, the reasons and what the table shows.
 
     Args:
-        networks: titles of the columns.
+        networks: titles of the columns, each with the samples on which onnxruntime has the ANN's
+            class with this file.
         rows: cells by runtime.
     """
     lines = [f"| runtime | {' | '.join(networks)} |", "| --- " * (len(networks) + 1) + "|"]
@@ -134,6 +138,8 @@ def table(networks: Sequence[str], rows: Mapping[str, Sequence[Cell]]) -> list[s
         f"{len(run)} of {len(tried)} runtimes run all of these networks, {len(good)} with",
     ]
     lines[-1] += f" the class on at least {100 * _ENOUGH:.0f} % of the samples."
+    own = ", ".join(f"{title} {share}" for title, share in networks.items())
+    lines += ["", f"With these files onnxruntime has the ANN's class on so many samples: {own}."]
     if notes:
         lines += ["", *(f"{i}. {note}" for i, note in enumerate(notes, 1))]
     return lines
@@ -141,7 +147,8 @@ def table(networks: Sequence[str], rows: Mapping[str, Sequence[Cell]]) -> list[s
 
 def short(reason: str) -> str:
     """One line of a reason as a runtime words it, without folders and backticks."""
-    line = " ".join(reason.split())
+    line = " ".join(_AFTER.split(reason)[0].split())
+    line = _WHERE.sub("", line)
     line = re.sub(r"(?<![\w.])/(?:[^\s/:'\",()]+/)+", "", line)
     line = line.replace("`", "'")
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
