@@ -88,8 +88,12 @@ def run_python(runtime: str, python: str, model: Path, feed: Path, outputs: bool
     """One process of ``runtimes_worker.py``."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outputs.npz"
-        request = {"runtime": runtime, "model": str(model), "feed": str(feed), "seconds": _TIME}
-        request |= {"outputs": str(file), "patience": _SAMPLES if outputs else 0}
+        request = {"runtime": runtime, "model": str(model.absolute()), "seconds": _TIME}
+        request |= {
+            "feed": str(feed.absolute()),
+            "outputs": str(file),
+            "patience": _SAMPLES if outputs else 0,
+        }
         path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
         try:
             done = subprocess.run(
@@ -98,6 +102,7 @@ def run_python(runtime: str, python: str, model: Path, feed: Path, outputs: bool
                 text=True,
                 check=False,
                 timeout=_PATIENCE,
+                cwd=folder,  # for what converters leave behind
                 env={**os.environ, **_ENVIRONMENT, "PATH": path},
             )
         except subprocess.TimeoutExpired:

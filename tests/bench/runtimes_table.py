@@ -12,6 +12,8 @@ import numpy as np
 _ENOUGH = 0.99
 #: Characters of a reason.
 _WIDTH = 320
+#: Reasons of a runtime that are alike so far are told once: the next names another node.
+_ALIKE = 28
 #: What is said after a reason, and where it arose in the runtime's own code.
 _AFTER = re.compile("Stack backtrace:|Invoked with:")
 _WHERE = re.compile(r"Exception from \S+: ")
@@ -118,17 +120,17 @@ def table(networks: Mapping[str, str], rows: Mapping[str, Sequence[Cell]]) -> li
         rows: cells by runtime.
     """
     lines = [f"| runtime | {' | '.join(networks)} |", "| --- " * (len(networks) + 1) + "|"]
-    notes: list[str] = []
+    notes: dict[tuple[str, str], str] = {}
     for runtime, cells in rows.items():
         texts = []
         for one in cells:
             if not one.reason:
                 texts.append(one.text)
                 continue
-            note = f"{runtime}: `{short(one.reason)}`"
-            if note not in notes:
-                notes.append(note)
-            texts.append(f"{one.text} [{notes.index(note) + 1}]")
+            reason = short(one.reason)
+            key = (runtime, reason[:_ALIKE])
+            notes.setdefault(key, f"{runtime}: `{reason}`")
+            texts.append(f"{one.text} [{list(notes).index(key) + 1}]")
         lines.append(f"| {runtime} | {' | '.join(texts)} |")
     tried = [cells for cells in rows.values() if any(one.text != "not tried" for one in cells)]
     run = [cells for cells in tried if all(one.agreement is not None for one in cells)]
@@ -141,7 +143,7 @@ def table(networks: Mapping[str, str], rows: Mapping[str, Sequence[Cell]]) -> li
     own = ", ".join(f"{title} {share}" for title, share in networks.items())
     lines += ["", f"With these files onnxruntime has the ANN's class on so many samples: {own}."]
     if notes:
-        lines += ["", *(f"{i}. {note}" for i, note in enumerate(notes, 1))]
+        lines += ["", *(f"{i}. {note}" for i, note in enumerate(notes.values(), 1))]
     return lines
 
 

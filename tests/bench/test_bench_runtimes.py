@@ -66,8 +66,9 @@ def test_a_reason_is_one_line_without_folders():
 
 def test_a_table_numbers_its_reasons_and_counts_the_runtimes():
     good, bad = Cell("same bits, 4/4, 1.00", "", 1.0), Cell("0.1, 3/4, 1.00", "", 0.75)
-    refused, absent = Cell("refused", "why"), Cell("not tried", "absent: x")
-    rows = {"a 1": [good, good], "b 2": [good, bad], "c": [refused, refused], "d": [absent, absent]}
+    refused = [Cell("refused", f"an operator that there is not: {node}") for node in ("a", "b")]
+    absent = Cell("not tried", "absent: x")
+    rows = {"a 1": [good, good], "b 2": [good, bad], "c": refused, "d": [absent, absent]}
     assert table({"one": "4/4", "two": "3/4"}, rows) == [
         "| runtime | one | two |",
         "| --- | --- | --- |",
@@ -81,7 +82,7 @@ def test_a_table_numbers_its_reasons_and_counts_the_runtimes():
         "",
         "With these files onnxruntime has the ANN's class on so many samples: one 4/4, two 3/4.",
         "",
-        "1. c: `why`",
+        "1. c: `an operator that there is not: a`",
         "2. d: `absent: x`",
     ]
 
