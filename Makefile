@@ -1,8 +1,8 @@
-# Checks that take more than pytest; none of them changes the working tree outside build/.
+# Checks that take more than pytest; only docs and runtimes change the working tree outside build/, in docs/.
 PYTHON ?= python3
 SECONDS ?= 60
 
-.PHONY: help types pass wheel docs fuzz fuzz-compiler mutate sanitize abi arm
+.PHONY: help types pass wheel docs fuzz fuzz-compiler mutate sanitize abi arm runtimes
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -48,3 +48,7 @@ arm:  ## The kernels on 64-bit Arm, emulated; needs a cross compiler and qemu-us
 
 abi:  ## The library against one release of ONNX Runtime after another
 	$(PYTHON) tests/abi/matrix.py
+
+runtimes:  ## Networks in other runtimes, each in an environment of its own, into docs/runtimes.md; DATA for all networks
+	$(PYTHON) tests/bench/make_runtimes.py build/runtimes
+	$(PYTHON) tests/bench/bench_runtimes.py --venvs build/runtimes $(addprefix --data ,$(DATA)) --out docs/runtimes.md

@@ -1,4 +1,4 @@
-// Runs one network in onnxruntime-node for bench_int8_runtimes.py, one thread.
+// Runs one network in onnxruntime-node for bench_runtimes.py, one thread.
 // The request is a file of JSON, its path the argument: model, feeds and seconds, as bench_web.html
 // has them. The answer is a line of JSON: outputs of each feed, and CPU seconds of a run.
 const fs = require("node:fs");

@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,10 @@ def onnx_reference(model: str) -> Run:
     from onnx.reference import ReferenceEvaluator
     from onnx.version_converter import convert_version
 
-    evaluator = ReferenceEvaluator(convert_version(onnx.load(model), 19))
+    proto = onnx.load(model)
+    if any(node.op_type == "DequantizeLinear" for node in proto.graph.node):
+        proto = convert_version(proto, 19)
+    evaluator = ReferenceEvaluator(proto)
     return lambda feed: evaluator.run(None, feed)[0]
 
 
@@ -181,6 +185,45 @@ def iree(model: str) -> Run:
     return lambda feed: np.asarray(main(*feed.values()))
 
 
+def ncnn(model: str) -> Run:
+    """Converted by pnnx, which wants the shapes of inputs; in float32, without a batch axis."""
+    import ncnn as runtime
+    import pnnx
+
+    networks = []
+
+    def load(feed: Feed) -> runtime.Net:
+        folder = Path(tempfile.mkdtemp())
+        shutil.copy(model, folder / "model.onnx")
+        shapes = ",".join(str(list(x.shape)).replace(" ", "") for x in feed.values())
+        tool = Path(pnnx.EXEC_PATH)
+        command = [tool, "model.onnx", f"inputshape={shapes}", "fp16=0"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if not (folder / "model.ncnn.param").is_file():
+            raise RuntimeError((done.stdout + done.stderr).strip().splitlines()[-1])
+        network = runtime.Net()
+        network.opt.num_threads = 1
+        network.opt.use_fp16_packed = network.opt.use_fp16_storage = False
+        network.opt.use_fp16_arithmetic = network.opt.use_bf16_storage = False
+        for part, read in (("param", network.load_param), ("bin", network.load_model)):
+            if read(str(folder / f"model.ncnn.{part}")):
+                raise RuntimeError(f"ncnn does not read what pnnx wrote ({part})")
+        return network
+
+    def run(feed: Feed) -> np.ndarray:
+        if not networks:
+            networks.append(load(feed))
+        extractor = networks[0].create_extractor()
+        for i, array in enumerate(feed.values()):
+            extractor.input(f"in{i}", runtime.Mat(np.ascontiguousarray(array[0])))
+        status, result = extractor.extract("out0")
+        if status:
+            raise RuntimeError(f"ncnn ends with {status}")
+        return np.array(result)[None]
+
+    return run
+
+
 #: By name: how a network is loaded, and the package whose version is told.
 RUNTIMES: dict[str, tuple[Callable[[str], Run], str]] = {
     "onnxruntime": (onnxruntime, "onnxruntime"),
@@ -193,6 +236,7 @@ RUNTIMES: dict[str, tuple[Callable[[str], Run], str]] = {
     "MNN": (mnn, "MNN"),
     "tvm": (tvm, "apache-tvm"),
     "iree": (iree, "iree-base-compiler"),
+    "ncnn": (ncnn, "ncnn"),
 }
 
 
