@@ -19,7 +19,9 @@ from snn_compile.compiler.model_io.save import save_network
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
 from snn_compile.passes.graph.network import constants_of, detach
+from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.lowering.spikes_of_integers import integers_by_neuron
+from snn_compile.passes.lowering.spiking_form import spiking_form
 from snn_compile.runtime_ops.operators import neurons_of
 
 REPOSITORY = Path(__file__).parent.parent
@@ -29,6 +31,7 @@ ANN, TEST = MODELS / "digits_resnet_dynamo.onnx", MODELS / "digits_test.npz"
 OPTIONS = {
     "onnxruntime": CompileOptions(),
     "int8": CompileOptions(target="int8"),
+    "standard": CompileOptions(target="standard"),
     "timesteps": CompileOptions(timesteps=2),
 }
 
@@ -76,7 +79,8 @@ def spikes_by_hand(path, images):
         values = make_session(type(network)(proto, network.weights)).run(None, {"image": images})
         pairs = zip(zeros.items(), values, strict=True)
         return {name: integers.astype(int) - zero for (name, zero), integers in pairs}
-    neurons = neurons_of(network.proto)
+    network = function_bodies(spiking_form(network))
+    constants, neurons = constants_of(network), neurons_of(network.proto)
     session = make_session(with_outputs(network, [n.output[0] for n in neurons]), library=False)
     values = session.run(None, {"image": images})
     steps = [constants[neuron.input[1]] for neuron in neurons]

@@ -34,7 +34,9 @@ from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.samples.files import FileSamples
 from snn_compile.passes.graph.network import Network, constants_of
 from snn_compile.passes.graph.protos import nodes_with_graphs
+from snn_compile.passes.lowering.function_bodies import function_bodies
 from snn_compile.passes.lowering.spikes_of_integers import holds_integers, integers_by_neuron
+from snn_compile.passes.lowering.spiking_form import spiking_form
 
 _PAGE = Path(__file__).parent
 _SITE = _PAGE.parents[1] / "build" / "browser"
@@ -123,7 +125,9 @@ def prepare(ann: Path, snn: Path, data: Path, site: Path, name: str, most: int =
     """
     pair = read_pair(ann, snn)
     values, labels = read_samples(pair, data, most)
-    spikes, outputs = with_spikes(pair.snn)
+    # Standard operators are read back as neurons; what has neurons stays as it is.
+    snn = pair.snn if holds_integers(pair.snn) else function_bodies(spiking_form(pair.snn))
+    spikes, outputs = with_spikes(snn)
     for network in (pair.ann, spikes):
         if network.nbytes() >= MAXIMUM_PROTOBUF:
             raise ModelError("the network is 2 GB or more, which a page cannot load as one file")
