@@ -1,8 +1,8 @@
 """The two networks to compare, and whether they belong together.
 
 1. Inputs have the same names, types and shapes, but that an SNN of standard operators may fix
-   lengths which the ANN leaves open (``--batch``); outputs have the same names and types; both in the same order.
-   Otherwise the pair is refused.
+   lengths which the ANN leaves open (``--batch``); outputs have the same names and types; both are
+   in the same order. Otherwise the pair is refused.
 2. Warned of, not refused: an SNN without neurons, an ANN with neurons, and an SNN that says it was
    compiled from another network than this ANN, or by another version of the compiler. An ANN with
    neurons of one step and an SNN of several timesteps are a pair too: one network over time and
