@@ -1,8 +1,8 @@
 """The two networks to compare, and whether they belong together.
 
-1. Inputs have the same names, types and shapes, but that the SNN may fix lengths which the ANN
-   leaves open (``--batch``); outputs have the same names and types; both in the same order.
-   Otherwise the pair is refused.
+1. Inputs have the same names, types and shapes, but that an SNN of standard operators may fix
+   lengths which the ANN leaves open (``--batch``); outputs have the same names and types; both are
+   in the same order. Otherwise the pair is refused.
 2. Warned of, not refused: an SNN without neurons, an ANN with neurons, and an SNN that says it was
    compiled from another network than this ANN, or by another version of the compiler. An ANN with
    neurons of one step and an SNN of several timesteps are a pair too: one network over time and
@@ -24,6 +24,7 @@ from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network
 from ...passes.lowering.spikes_of_integers import holds_integers
 from ...passes.lowering.spiking_form import spiking_form
+from ...passes.lowering.standard_ops import holds_chains
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
@@ -66,7 +67,7 @@ def read_pair(ann_path: Path, snn_path: Path) -> Pair:
     """
     ann, snn = read_model(ann_path), read_model(snn_path)
     specs = [input_specs(network.proto) for network in (ann, snn)]
-    if _fixes_more(*specs):
+    if holds_chains(snn) and _fixes_more(*specs):
         specs[0] = specs[1]
     pairs = {
         "inputs": [[_describe(spec) for spec in own] for own in specs],

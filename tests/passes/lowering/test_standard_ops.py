@@ -207,7 +207,7 @@ def test_nothing_is_added_to_what_is_never_minus_zero(bias):
     conv = helper.make_node("Conv", ["x", *constants], ["u"], name="conv")
     given.proto.graph.node.insert(0, conv)
     written = as_standard(given)
-    adds = bias is None or np.signbit(bias)
+    adds = bias is None or bool(np.signbit(bias))
     expected = ["Conv", *["Add"] * adds, "Clip", "Floor"]
     assert [node.op_type for node in written.proto.graph.node] == expected
     spiking = spiking_form(written)
