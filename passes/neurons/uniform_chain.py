@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...runtime_ops.definition import MAX_LEVELS
+from ..analysis.operators import properties
 from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, rank_of, values_of
 from .chain import Chain, per_channel, power_of_two, producer, reciprocal, usable_steps
 
@@ -82,7 +83,7 @@ def _has_bias(x: Tensor) -> bool:
         return False
     if layer.op == "Add":
         return any(_never_minus_zero(tensor) for tensor in layer.inputs)
-    with_bias = layer.op in ("Conv", "ConvTranspose", "Gemm") and len(layer.inputs) == 3
+    with_bias = properties(layer.op).weighted and len(layer.inputs) == 3
     return with_bias and _never_minus_zero(layer.inputs[2])
 
 

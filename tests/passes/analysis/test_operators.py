@@ -155,6 +155,7 @@ TABLES = {
     "passes/recognise/activations.py": "patterns",
     "passes/recognise/ann_functions.py": "emitter: the functions written for old opsets",
     "passes/lowering/spikes_of_integers.py": "emitter: the rounding of a neuron",
+    "passes/lowering/set_opset.py": "rules: what changed between versions of an operator",
     "compiler/model_io/upgrade.py": "rules: what changed between versions of an operator",
     "compiler/running/integers/reference.py": "rules: what each operator gives of integers",
     "compiler/targets/nir/translate.py": "rules: the translation of each operator",
