@@ -90,9 +90,8 @@ def choose_neurons(
     if options.scale != 1:
         with steps("scale_steps"):
             neurons = scale_steps(activations, neurons, options.scale)
-    if (
-        options.timesteps == 1 and not options.integers
-    ):  # several timesteps share the levels, all of them
+    # Several timesteps share the levels, all of them; 8 bits without the highest need a Min.
+    if options.timesteps == 1 and not options.integers:
         with steps("shrink_levels") as step:
             neurons, changes = shrink_levels(
                 corrected, activations, neurons, prepared.samples, block, progress

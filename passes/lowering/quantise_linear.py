@@ -94,6 +94,11 @@ def safe_weight(top: int) -> int:
     return min(MOST_WEIGHT, _MOST_SUM // (2 * top))
 
 
+def largest_weight(top: int, full: bool) -> int:
+    """The largest weight of an operator that reads integers up to ``top``: safe, or of 8 bits."""
+    return MOST_WEIGHT if full else safe_weight(top)
+
+
 def weight_axis(node: Node) -> int:
     """The axis of a linear operator's weight that its output channels lie along."""
     if node.op == "ConvTranspose":
@@ -256,7 +261,7 @@ class _Writer:
         values = rows_of(values_of(weight), axis).astype(np.float64)
         step = self._steps.get(weight.name)
         if step is None:
-            most = MOST_WEIGHT if self._full else safe_weight(read.top)
+            most = largest_weight(read.top, self._full)
             # The bias of a ConvTranspose with groups has a row of values for each of them.
             largest = (
                 np.abs(np.broadcast_to(offset, [outputs])).reshape(-1, len(values)).max(axis=0)

@@ -32,7 +32,7 @@ from onnx import ModelProto, helper
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.layers import Layer
 from ....passes.graph.network import Network, constant_of, set_constant
-from ....passes.lowering.quantise_linear import MOST_WEIGHT, safe_weight
+from ....passes.lowering.quantise_linear import largest_weight
 from ....passes.neurons.neuron import Neuron, SingleNeuron, ThresholdNeuron
 from ...options import FULL, CompileOptions
 from ...progress import Progress
@@ -232,8 +232,7 @@ class _Twins:
         neuron = self.result.neurons.get(name)
         if not isinstance(neuron, ThresholdNeuron):
             return None
-        top = neuron.level_count
-        most = MOST_WEIGHT if self._options.int8_weights == FULL else safe_weight(top)
+        most = largest_weight(neuron.level_count, self._options.int8_weights == FULL)
         return Rounding(most, float(neuron.theta))
 
     def _apply(self, layer: Layer, correction: Correction) -> None:

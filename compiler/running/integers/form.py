@@ -25,6 +25,7 @@ from onnx import NodeProto
 from ....passes.analysis.operators import OPERATORS, Bytes
 from ....passes.graph.network import Network, constants_of
 from ....passes.graph.protos import attributes_of, graphs_below, nodes_below
+from ....passes.lowering.quantise_linear import MOST_LEVELS
 
 #: Operators that, with QuantizeLinear behind them, become one kernel of integers.
 KERNELS = frozenset(name for name, what in OPERATORS.items() if what.bytes is Bytes.COMPUTED)
@@ -32,7 +33,6 @@ HIDDEN = frozenset(name for name, what in OPERATORS.items() if what.bytes is Byt
 
 QUANTISE, LIMIT = "QuantizeLinear", "Min"
 _DEQUANTISE = "DequantizeLinear"
-_MOST = 255
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class _Reader:
         zero = self._constants[node.input[2]] if len(node.input) > 2 else np.asarray(0)
         values = self._constants.get(tensor)
         if values is None:
-            return Operand(tensor, step, int(zero), self._tops.get(tensor, _MOST))
+            return Operand(tensor, step, int(zero), self._tops.get(tensor, MOST_LEVELS))
         axis = int(attributes_of(node).get("axis", 1)) if step.ndim else 0
         shape = [-1 if step.ndim and i == axis else 1 for i in range(values.ndim)]
         centred = values.astype(np.int32) - zero.astype(np.int32).reshape(shape)
@@ -204,7 +204,7 @@ def _tops(nodes: list[NodeProto], constants: Mapping[str, np.ndarray]) -> dict[s
     tops: dict[str, int] = {}
     for node in nodes:
         if node.op_type == QUANTISE:
-            top = _MOST
+            top = MOST_LEVELS
         elif node.op_type == _DEQUANTISE or not node.input or node.input[0] not in tops:
             continue
         elif node.op_type == LIMIT:

@@ -17,10 +17,10 @@ from onnx import NodeProto
 
 from ....passes.graph.network import Network, constant_of, constants_of
 from ....passes.graph.protos import attributes_of, nodes_below
+from ....passes.lowering.quantise_linear import MOST_LEVELS
 from ....runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from .form import LIMIT, IntegerOperator, Operand, integer_operators, weighted_operators
 
-_MOST = 255
 #: Half a step, but for the rounding of a quotient in float32.
 _HALF = 0.5 + 2.0**-16
 
@@ -55,7 +55,7 @@ def differing_parameters(network: Network, floats: Network) -> list[str]:
 def _is_neuron(operators: list[IntegerOperator], node: NodeProto, theta: np.float32) -> bool:
     attributes = attributes_of(node)
     below, above = (int(attributes.get(f"levels_{sign}", 0)) for sign in ("neg", "pos"))
-    tops = [o.present[0].top for o in operators if o.node.op_type == LIMIT] or [_MOST]
+    tops = [o.present[0].top for o in operators if o.node.op_type == LIMIT] or [MOST_LEVELS]
     steps = {operator.step for operator in operators}
     zeros = {operator.zero for operator in operators}
     return steps == {theta} and zeros == {below} and tops == [below + above]

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....passes.graph.protos import attributes_of
+from ....passes.lowering.quantise_linear import MOST_LEVELS
 from .form import IntegerOperator, Operand
 from .windows import window_pieces
 
-_MOST = 255
 #: Rounding errors of a few operations in float32, Arm's fixed point of 22 bits included, relative
 #: to the largest value met.
 _ROUNDING = 2.0**-20
@@ -119,7 +119,7 @@ def _multiply(
     transposed = [bool(attributes.get(name, 0)) for name in ("transA", "transB")]
     left = _integers(a, read)
     depth = left.shape[0] if transposed[0] else left.shape[-1]
-    largest = _MOST if b.values is None else int(np.abs(b.values).max(initial=0))
+    largest = MOST_LEVELS if b.values is None else int(np.abs(b.values).max(initial=0))
     kind = _kind_of_sums(float(largest * depth))
     matrices = [_centred(operand, read, kind) for operand in (a, b)]
     first, second = (m.T if t else m for m, t in zip(matrices, transposed, strict=True))
@@ -133,7 +133,7 @@ def _add(operator: IntegerOperator, read: Mapping[str, np.ndarray], _: tuple[int
     zeros = _fused(first, a.zero, second * np.float32(b.zero))
     values = _fused(second, _integers(b, read), np.float32(operator.zero) - zeros)
     values = _fused(first, _integers(a, read), values)
-    largest = _MOST * (1.0 + float(first) + float(second))
+    largest = MOST_LEVELS * (1.0 + float(first) + float(second))
     return _shifted_first(values, largest)
 
 
@@ -168,7 +168,7 @@ def _average(
         count += piece
     if attributes.get("count_include_pad", 0):
         count[...] = np.prod(kernel)
-    largest = _MOST * (1.0 + float(np.prod(kernel)) * float(x.step / step))
+    largest = MOST_LEVELS * (1.0 + float(np.prod(kernel)) * float(x.step / step))
     return _shifted_first(total / count / step + np.float32(operator.zero), largest)
 
 
@@ -226,20 +226,20 @@ def _fused(
 
 def _rounded_first(levels: np.ndarray, zero: int) -> Expected:
     """The zero point is added behind the rounding."""
-    levels = np.clip(levels, -zero, _MOST - zero)
+    levels = np.clip(levels, -zero, MOST_LEVELS - zero)
     integers = (np.rint(levels) + np.float32(zero)).astype(np.uint8)
-    return Expected(levels + np.float32(zero), integers, _ROUNDING * _MOST)
+    return Expected(levels + np.float32(zero), integers, _ROUNDING * MOST_LEVELS)
 
 
-def _shifted_first(values: np.ndarray, largest: float = _MOST) -> Expected:
+def _shifted_first(values: np.ndarray, largest: float = MOST_LEVELS) -> Expected:
     """The zero point is in the values already."""
-    values = np.clip(values, 0, _MOST)
+    values = np.clip(values, 0, MOST_LEVELS)
     return Expected(values, np.rint(values).astype(np.uint8), _ROUNDING * largest)
 
 
 def _kind_of_sums(most: float) -> type[np.floating]:
     """A type in which sums are exact, given sums of the magnitudes of one side's factors."""
-    return np.float32 if most * _MOST < _EXACT_FLOAT32 else np.float64
+    return np.float32 if most * MOST_LEVELS < _EXACT_FLOAT32 else np.float64
 
 
 def _step(operator: IntegerOperator) -> np.float32:
