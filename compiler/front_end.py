@@ -17,9 +17,10 @@ from onnx import ModelProto
 
 from ..passes.analysis.activations import Activation, find_activations
 from ..passes.analysis.layers import Layer, find_layers
+from ..passes.analysis.operators import is_fused
 from ..passes.canonicalise.canonicalise import canonicalise
 from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from ..passes.graph.graph import Graph, PassResult
+from ..passes.graph.graph import Graph, PassResult, scopes
 from ..passes.graph.network import Network
 from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.encode_edges import encode_edges
@@ -40,6 +41,7 @@ from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
 from .running.probe import probe
 from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
+from .running.types import with_types
 from .samples.files import FileSamples, Samples, input_specs
 from .samples.synthetic import SyntheticSamples
 from .steps import Steps
@@ -193,7 +195,8 @@ def prepare(
     # Before any pass sees it, the runtime has to accept the model.
     run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")
 
-    graph = apply_passes(import_model(ann), RECOGNITION, options, steps)
+    graph = apply_passes(import_model(with_types(ann)), RECOGNITION, options, steps)
+    _require_unfused(graph)
     if calibration is None:
         with steps("match_samples"):
             samples = matched_samples(
@@ -258,6 +261,16 @@ def _batches(
     held = [_FLOAT32 * math.prod(shapes[name]) for name in names if name in shapes]
     batch, block = batch_size(sum(held)), batch_size(_ALIVE * max(held, default=0))
     return max(batch // timesteps, 1), max(block // timesteps, 1)
+
+
+def _require_unfused(graph: Graph) -> None:
+    """What is inside an operator that canonicalisation could not take apart is in no line."""
+    for scope in scopes(graph):
+        for node in filter(is_fused, scope.graph.nodes):
+            raise ModelError(
+                f"{node.op} '{node.name}' of {node.domain} joins several operators, as a runtime's "
+                "graph optimisation does; export the model without graph optimisation"
+            )
 
 
 def _require_neurons(activations: list[Activation], coverage: Coverage, strict: bool) -> None:

@@ -28,7 +28,9 @@ from .external_data import external_tensors, read_external
 from .structure import check_source, check_structure
 from .upgrade import overridable_inputs, upgrade
 
-_WORTH_INLINING = with_role(Role.ACTIVATION, Role.NORMALISATION, Role.RECURRENT, Role.LINEAR)
+_WORTH_INLINING = with_role(
+    *(Role.ACTIVATION, Role.NORMALISATION, Role.RECURRENT, Role.LINEAR, Role.FUSED)
+)
 
 
 @dataclass
