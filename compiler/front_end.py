@@ -17,10 +17,10 @@ from onnx import ModelProto
 
 from ..passes.analysis.activations import Activation, find_activations
 from ..passes.analysis.layers import Layer, find_layers
-from ..passes.analysis.operators import is_fused
+from ..passes.analysis.unfit import unfit
 from ..passes.canonicalise.canonicalise import canonicalise
 from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
-from ..passes.graph.graph import Graph, PassResult, scopes
+from ..passes.graph.graph import Graph, PassResult
 from ..passes.graph.network import Network
 from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.encode_edges import encode_edges
@@ -196,7 +196,8 @@ def prepare(
     run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")
 
     graph = apply_passes(import_model(with_types(ann)), RECOGNITION, options, steps)
-    _require_unfused(graph)
+    for reason in unfit(graph):
+        raise ModelError(reason)
     if calibration is None:
         with steps("match_samples"):
             samples = matched_samples(
@@ -261,16 +262,6 @@ def _batches(
     held = [_FLOAT32 * math.prod(shapes[name]) for name in names if name in shapes]
     batch, block = batch_size(sum(held)), batch_size(_ALIVE * max(held, default=0))
     return max(batch // timesteps, 1), max(block // timesteps, 1)
-
-
-def _require_unfused(graph: Graph) -> None:
-    """What is inside an operator that canonicalisation could not take apart is in no line."""
-    for scope in scopes(graph):
-        for node in filter(is_fused, scope.graph.nodes):
-            raise ModelError(
-                f"{node.op} '{node.name}' of {node.domain} joins several operators, as a runtime's "
-                "graph optimisation does; export the model without graph optimisation"
-            )
 
 
 def _require_neurons(activations: list[Activation], coverage: Coverage, strict: bool) -> None:

@@ -20,7 +20,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import FunctionProto, ModelProto, TensorProto, inliner
 
-from ...passes.analysis.operators import Role, with_role
+from ...passes.analysis.operators import OPERATORS, Role, with_role
 from ...passes.graph.network import Network, attach, check, detach
 from ...passes.graph.protos import nodes_below
 from ..errors import ModelError
@@ -28,9 +28,10 @@ from .external_data import external_tensors, read_external
 from .structure import check_source, check_structure
 from .upgrade import overridable_inputs, upgrade
 
+#: What has a line in the report, or is refused.
 _WORTH_INLINING = with_role(
     *(Role.ACTIVATION, Role.NORMALISATION, Role.RECURRENT, Role.LINEAR, Role.FUSED)
-)
+) | {name for name, what in OPERATORS.items() if what.random}
 
 
 @dataclass

@@ -406,7 +406,12 @@ def _without(*names: str) -> Callable[[Step], list[NodeProto]]:
 def _only_test(step: Step) -> list[NodeProto]:
     is_test = step.take("is_test")
     if is_test is None or not is_test.i:
-        raise step.refuse("it is in training mode (is_test is 0)")
+        node = step.node
+        name = node.name or node.output[0]
+        raise ModelError(
+            f"{node.op_type} '{name}' of opset {step.opset} in training mode (is_test is 0): "
+            "export with model.eval()"
+        )
     return [step.node]
 
 

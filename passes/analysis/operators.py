@@ -205,6 +205,7 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("NonZero",), Operator(signal=False, at_most_one_each=True)),
     (("RandomNormal", "RandomNormalLike", "RandomUniform"), Operator(random=True)),
     (("RandomUniformLike", "Multinomial", "Bernoulli"), Operator(random=True)),
+    (("Sampling", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"), Operator(random=True)),
     # Operators of onnxruntime that join several, as its graph optimisation writes them.
     (("FusedConv", "FusedGemm", "FusedMatMul", "TransposeMatMul"), _JOINED),
     (("FusedMatMulActivation", "GemmFastGelu", "NhwcConv", "NhwcFusedConv"), _JOINED),
@@ -266,11 +267,6 @@ def standard(node: Node) -> Operator:
 def with_role(*roles: Role) -> frozenset[str]:
     """The names of the operators that have one of these roles."""
     return frozenset(name for name, what in OPERATORS.items() if what.role in roles)
-
-
-def is_fused(node: Node) -> bool:
-    """Whether a runtime's graph optimisation joined layers and activations in the node."""
-    return properties(node.op).role is Role.FUSED and not is_standard(node)
 
 
 def is_quantised(op: str) -> bool:
