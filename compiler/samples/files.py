@@ -61,7 +61,10 @@ def input_specs(model: ModelProto) -> list[InputSpec]:
             raise ModelError(f"input '{value.name}' is {what}; only tensors of known rank are fed")
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         if dtype.kind not in "fiub":
-            raise ModelError(f"input '{value.name}' holds {dtype}; only numbers are supported")
+            raise ModelError(
+                f"input '{value.name}' holds {dtype}, which NumPy cannot feed; export the model "
+                "with an input of float32 and a Cast behind it"
+            )
         # Some exporters write -1 for a dynamic dimension.
         dims = tuple(
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
