@@ -233,7 +233,7 @@ def prepare(
             described,
             source.external_data,
             steps,
-            list(source.warnings),
+            [*source.warnings, *samples.warnings],
         )
 
 
