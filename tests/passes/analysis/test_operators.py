@@ -148,6 +148,7 @@ def test_weights_belong_to_linear_operators():
 TABLES = {
     "passes/analysis/operators.py": "the table",
     "passes/analysis/functions.py": "rules: what each activation computes",
+    "passes/canonicalise/split_fused.py": "rules: what onnxruntime joined",
     "passes/canonicalise/simplify.py": "rules: when each operator does nothing, rewrites",
     "passes/fold_batchnorm/fold_batchnorm.py": "rules: the scale and shift of arithmetic",
     "passes/recognise/recognise.py": "patterns: by the operator that ends them",
@@ -156,6 +157,7 @@ TABLES = {
     "passes/recognise/ann_functions.py": "emitter: the functions written for old opsets",
     "passes/lowering/spikes_of_integers.py": "emitter: the rounding of a neuron",
     "passes/lowering/set_opset.py": "rules: what changed between versions of an operator",
+    "compiler/model_io/runtime_operators.py": "rules: operators that only onnxruntime has",
     "compiler/model_io/upgrade.py": "rules: what changed between versions of an operator",
     "compiler/running/integers/reference.py": "rules: what each operator gives of integers",
     "compiler/targets/nir/translate.py": "rules: the translation of each operator",
