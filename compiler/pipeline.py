@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from ..passes.analysis.time_rules import NotOverTimeError
 from ..passes.graph.network import Network
+from .balance import balanced
 from .choose_neurons import Chosen, choose_neurons, quantise
 from .errors import DataError, ModelError
 from .front_end import Prepared, prepare
@@ -104,6 +105,8 @@ def compile_prepared(
     """
     target, steps = TARGETS[options.target], prepared.steps.fork()
     target.check(prepared)
+    if options.integers:
+        prepared = balanced(prepared, options, steps, progress)
     chosen = choose_neurons(prepared, options, steps, progress)
     artifact = target.lower(quantise(chosen, steps, options.target == STANDARD), options, steps)
     report = _new_report(prepared, chosen, options)
