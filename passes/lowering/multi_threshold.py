@@ -85,7 +85,7 @@ _FUNCTIONS = (
         silent = ConstantOfShape <value = float[1] {{0}}> (shape)
         go = Constant <value = bool {{1}}> ()
         total = Loop (count, go, silent) <body = each
-                (int64 j, bool before, float so_far) => (bool after, float sum) {{
+                (int64 j, bool before, float[] so_far) => (bool after, float[] sum) {{
             after = Identity (before)
             column = Gather <axis = 1> (T, j)
             threshold = Reshape (column, along)

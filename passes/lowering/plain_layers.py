@@ -172,7 +172,8 @@ def _as_pool(graph: Graph, node: Node) -> None:
     x, output, keeps = node.inputs[0], node.outputs[0], node.attrs.get("keepdims", 1)
     shape = x.shape
     node.op, node.attrs = "GlobalAveragePool", {}
-    del node.inputs[1:]
+    while len(node.inputs) > 1:
+        node.inputs.pop()
     if keeps or shape is None:
         return
     pooled = variable(unique_name(graph, f"{output.name}.pooled"), output)
