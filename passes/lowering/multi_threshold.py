@@ -62,8 +62,8 @@ from .plain_layers import Weight
 #: Domain of the operators.
 QONNX_DOMAIN = "qonnx.custom_op.general"
 MULTI_THRESHOLD, QUANT = "MultiThreshold", "Quant"
-#: Of the node that writes K: the neuron's threshold.
-_NEURON = METADATA_PREFIX + "neuron"
+#: Of the node that fires: the neuron's threshold, and the factors that its thresholds hold.
+UNIT, FACTORS = METADATA_PREFIX + "unit", METADATA_PREFIX + "factors"
 _LAYOUTS = {1: "C", 2: "NC", 3: "NCW", 4: "NCHW", 5: "NCDHW"}
 
 _FUNCTIONS = (
@@ -174,7 +174,7 @@ def _functions() -> list[FunctionProto]:
 def holds_multi_thresholds(network: Network) -> bool:
     """Whether a network is what :func:`multi_threshold` made of one."""
     return any(
-        entry.key == _NEURON and node.domain == QONNX_DOMAIN
+        entry.key == UNIT and node.domain == QONNX_DOMAIN
         for node in nodes_below(network.proto.graph)
         for entry in node.metadata_props
     )
@@ -214,7 +214,7 @@ class _Writer:
                 *(self._graph, QUANT, node.name, [x, *inputs], output, attributes, QONNX_DOMAIN)
             )
             inherit(quant, node)
-            metadata(quant)[_NEURON] = node.op
+            metadata(quant)[UNIT] = repr(float(theta))
             return
         x, factors = self._through(x, bool(below))
         thresholds = find_thresholds(float(theta), float(given["v0"]), above, below, factors)
@@ -230,7 +230,9 @@ class _Writer:
             *(self._graph, MULTI_THRESHOLD, node.name, inputs, k, attributes, QONNX_DOMAIN)
         )
         inherit(fired, node)
-        metadata(fired)[_NEURON] = repr(float(theta))
+        metadata(fired)[UNIT] = repr(float(theta))
+        if len(factors) > 1 or factors[0] != 1:
+            metadata(fired)[FACTORS] = factors.astype("<f4").tobytes().hex()
         self._stands_for(output, _Spikes(k, self._constant(output, "theta", theta)))
 
     def _through(self, x: Tensor, below: bool) -> tuple[Tensor, np.ndarray]:
@@ -282,6 +284,13 @@ def _factors(node: Node) -> np.ndarray | None:
         else False
     )
     return values.reshape(-1) if channels_last else None
+
+
+def factors_of_text(text: str) -> np.ndarray:
+    """Factors as the metadata hold them, float32 [rows]; one of 1 where there are none."""
+    if not text:
+        return np.ones(1, np.float32)
+    return np.frombuffer(bytes.fromhex(text), "<f4").astype(np.float32)
 
 
 def find_thresholds(

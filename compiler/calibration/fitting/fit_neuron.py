@@ -201,6 +201,7 @@ class _Fit:
         rows = [row.of(function.evaluate) for row in self._rows]
         above = any(row.positive.peak > 0 for row in rows)
         below = any(row.negative.peak > 0 for row in rows)
+        signed = signed and not self._options.equal_steps  # bits are those of the values there are
         both = signed or (above and below)
         levels = self._levels(both)
         division = None
