@@ -33,7 +33,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import FunctionProto
 
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
@@ -57,7 +56,6 @@ from ..graph.network import Network
 from ..graph.protos import nodes_below
 from ..graph.surgeon import add_node, constant, variable
 from ..neurons.integer_edges import moves_integers
-from .plain_layers import Weight
 
 #: Domain of the operators.
 QONNX_DOMAIN = "qonnx.custom_op.general"
@@ -67,7 +65,7 @@ UNIT, FACTORS = METADATA_PREFIX + "unit", METADATA_PREFIX + "factors"
 _LAYOUTS = {1: "C", 2: "NC", 3: "NCW", 4: "NCHW", 5: "NCDHW"}
 
 _FUNCTIONS = (
-    f"""<domain: "{QONNX_DOMAIN}", opset_import: ["" : 15]>
+    f"""<domain: "{QONNX_DOMAIN}", opset_import: ["" : OPSET]>
     {MULTI_THRESHOLD} <out_bias: float = 0.0, out_scale: float = 1.0, out_dtype: string = "",
             data_layout: string = ""> (X, T) => (Y) {{
         zero = Constant <value = int64[1] {{0}}> ()
@@ -98,7 +96,7 @@ _FUNCTIONS = (
         scaled = Mul (total, scale)
         Y = Add (scaled, bias)
     }}""",
-    f"""<domain: "{QONNX_DOMAIN}", opset_import: ["" : 15]>
+    f"""<domain: "{QONNX_DOMAIN}", opset_import: ["" : OPSET]>
     {QUANT} <signed: int = 1, narrow: int = 1, rounding_mode: string = "ROUND">
             (X, s, z, b) => (Y) {{
         zero = Constant <value = float {{0}}> ()
@@ -135,27 +133,36 @@ class _Spikes:
     theta: Tensor
 
 
-def multi_threshold(
-    graph: Graph, weights: Mapping[str, Weight], bits: int, form: str
-) -> PassResult:
-    """Apply the rules above to the main graph.
+def multi_threshold(graph: Graph, form: str) -> PassResult:
+    """Apply rules 1 to 4 to the main graph.
 
     Args:
         graph: a spiking network whose neurons have one threshold each, its layers plain.
-        weights: by name, what they are multiples of.
-        bits: of the weights.
         form: "thresholds" or "quant".
     """
     writer = _Writer(graph, form)
     for node in list(graph.nodes):
         writer.visit(node)
-    for node in list(graph.nodes):
-        for position, tensor in enumerate(node.inputs):
-            if is_constant(tensor) and tensor.name in weights and node.op != QUANT:
-                held = _quantised(graph, tensor, weights[tensor.name].step, bits)
-                node.inputs[position] = held
     tidy(graph)
     return PassResult(graph, writer.changes)
+
+
+def quantise_weights(graph: Graph, steps: Mapping[str, np.ndarray], bits: int) -> PassResult:
+    """Apply rule 5 to the main graph.
+
+    Args:
+        graph: its layers are plain.
+        steps: what weights are multiples of, by name; see ``plain_layers``.
+        bits: of the weights.
+    """
+    changes = []
+    for node in list(graph.nodes):
+        for position, tensor in enumerate(node.inputs):
+            if is_constant(tensor) and tensor.name in steps and node.op != QUANT:
+                node.inputs[position] = _quantised(graph, tensor, steps[tensor.name], bits)
+                changes.append(f"{node.op} {node.name}: a weight of {bits} bits")
+    tidy(graph)  # sorts
+    return PassResult(graph, changes)
 
 
 def qonnx_network(network: Network) -> Network:
@@ -163,12 +170,12 @@ def qonnx_network(network: Network) -> Network:
     model = network.proto
     model.opset_import.add(domain=QONNX_DOMAIN, version=1)
     used = {node.op_type for node in nodes_below(model.graph) if node.domain == QONNX_DOMAIN}
-    model.functions.extend(function for function in _functions() if function.name in used)
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    for text in _FUNCTIONS:
+        function = onnx.parser.parse_function(text.replace("OPSET", str(opset)))
+        if function.name in used:
+            model.functions.append(function)
     return network
-
-
-def _functions() -> list[FunctionProto]:
-    return [onnx.parser.parse_function(text) for text in _FUNCTIONS]
 
 
 def holds_multi_thresholds(network: Network) -> bool:
@@ -197,7 +204,7 @@ class _Writer:
         """Rules 1 to 3."""
         given = MULTI_THRESHOLD_FIRE.defaults | node.attrs
         above, below = int(given["levels_pos"]), int(given["levels_neg"])
-        theta = values_of(node.inputs[1]).astype(np.float32).reshape(())
+        theta = np.float32(values_of(node.inputs[1]).item())
         x, output = node.inputs[0], node.outputs[0]
         bits = above.bit_length()
         output.inputs.clear()
@@ -314,7 +321,7 @@ def find_thresholds(
 
     def reached(at: np.ndarray) -> np.ndarray:
         """Whether each level is, at the float32 of this place among all of them."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             u = _float_at(at) * by
             fired = np.floor(np.abs(u) / np.float32(theta) + np.float32(v0))
         spikes = np.where(u < 0, -np.minimum(fired, below), np.minimum(fired, above))

@@ -1,9 +1,9 @@
 """Write linear layers as the tools for FPGAs read them, their weights as multiples of steps.
 
 1. A Conv or ConvTranspose has no bias: an Add of [1, C, 1, ...] follows it. Gemm becomes MatMul and
-   an Add; alpha, beta, transA and transB go into the constants.
+   an Add, its weight the other way round where transB says so.
 2. The weight of a linear operator that multiplies a signal by a constant becomes step * q, q an
-   integer of so many bits, with a step per output channel (:class:`Weight`).
+   integer of so many bits, with a step per output channel.
 3. An AveragePool of a whole map, and a ReduceMean of all axes behind the channels, become
    GlobalAveragePool, with Flatten behind it where the axes are dropped; a Reshape that keeps the
    first axis and joins all others becomes Flatten.
@@ -13,8 +13,8 @@ Rounding apart (rule 2, and the order of a sum with its bias), the function comp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,21 +38,9 @@ from ..graph.surgeon import add_node, constant, variable
 from .quantise_linear import rows_of, weight_axis, weight_steps
 
 
-@dataclass(frozen=True)
-class Weight:
-    """What a weight is a multiple of.
-
-    Attributes:
-        step: float32, of the weight's rank: its length along the axis of the output channels, 1
-            along all others.
-    """
-
-    step: np.ndarray
-
-
 def plain_layers(
     graph: Graph, steps: Mapping[str, np.ndarray], most: int
-) -> tuple[PassResult, dict[str, Weight]]:
+) -> tuple[PassResult, dict[str, np.ndarray]]:
     """Apply the rules above to the main graph.
 
     Args:
@@ -62,13 +50,14 @@ def plain_layers(
         most: largest integer of a weight.
 
     Returns:
-        The graph and its weights by name.
+        The graph, and the steps of its weights by name: float32, of the weight's rank, their length
+        along the axis of the output channels and 1 along all others.
     """
     changes: list[str] = []
-    weights: dict[str, Weight] = {}
+    found: dict[str, np.ndarray] = {}
     for node in list(graph.nodes):
         if multiplies(node):
-            weights.update(_layer(graph, node, steps, most))
+            found.update(_layer(graph, node, steps, most))
         elif node.op == "AveragePool" and _is_global(node):
             changes.append(f"AveragePool {node.name}: of the whole map")
             node.op, node.attrs = "GlobalAveragePool", {}
@@ -80,17 +69,16 @@ def plain_layers(
             node.op, node.attrs = "Flatten", {"axis": 1}
             node.inputs.pop()
     tidy(graph)
-    return PassResult(graph, changes), weights
+    return PassResult(graph, changes), found
 
 
 def _layer(
     graph: Graph, node: Node, steps: Mapping[str, np.ndarray], most: int
-) -> dict[str, Weight]:
+) -> dict[str, np.ndarray]:
     """Rules 1 and 2."""
     tensor, axis = node.inputs[1], weight_axis(node)
     values = values_of(tensor)
     bias = optional_input(node, 2)
-    alpha = float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0
     step = steps.get(tensor.name)
     if step is None:
         step = weight_steps(rows_of(values, axis).astype(np.float64), most, np.zeros(1))
@@ -99,38 +87,19 @@ def _layer(
     step = step.reshape(shape)
     integers = np.clip(np.rint(values.astype(np.float64) / step), -most, most)
     if node.op == "Gemm":
-        step = (step * np.float32(alpha)).astype(np.float32)
-        if alpha < 0:
-            step, integers = -step, -integers
         if node.attrs.get("transB", 0):
             step, integers = step.T, integers.T
-        _as_matmul(graph, node)
+        node.op, node.attrs = "MatMul", {}
     rounded = (integers.astype(np.float32) * step).astype(np.float32)
     name = unique_name(graph, f"{node.name}.weight")
     node.inputs[1] = constant(name, rounded)
     if bias is not None:
         _add_bias(graph, node, bias)
-    return {name: Weight(step)}
-
-
-def _as_matmul(graph: Graph, node: Node) -> None:
-    if node.attrs.get("transA", 0):
-        moved = variable(unique_name(graph, f"{node.inputs[0].name}.transposed"), node.inputs[0])
-        moved.shape = None
-        perm = {"perm": [1, 0]}
-        add_node(graph, "Transpose", moved.name, [node.inputs[0]], moved, perm)
-        node.inputs[0] = moved
-    beta = float(node.attrs.get("beta", 1.0))
-    bias = optional_input(node, 2)
-    if bias is not None and is_constant(bias) and beta != 1:
-        name = unique_name(graph, f"{bias.name}.scaled")
-        node.inputs[2] = constant(name, (values_of(bias) * np.float32(beta)).astype(np.float32))
-    node.op, node.attrs = "MatMul", {}
+    return {name: step}
 
 
 def _add_bias(graph: Graph, node: Node, bias: Tensor) -> None:
-    bias = node.inputs[2]
-    del node.inputs[2]
+    node.inputs.pop()
     if is_constant(bias):
         if not np.any(values_of(bias)):
             return
@@ -188,8 +157,8 @@ def _flattens(node: Node) -> bool:
     x, shape = node.inputs
     if not is_standard(node) or x.shape is None or len(x.shape) < 2:
         return False
-    rest = x.shape[1:]
-    size = int(np.prod([int(n) for n in rest])) if all(isinstance(n, int) for n in rest) else None
+    lengths = [n for n in x.shape[1:] if isinstance(n, int)]
+    size = math.prod(lengths) if len(lengths) == len(x.shape) - 1 else None
     if is_constant(shape):
         wanted = [int(n) for n in values_of(shape).reshape(-1)]
         if len(wanted) != 2:

@@ -80,7 +80,7 @@ def _of_thresholds(graph: Graph, node: Node) -> Node | None:
     factors = factors_of_text(metadata(node).get(FACTORS, ""))
     if node.op != MULTI_THRESHOLD or above < 0 or below < 0 or len(factors) != len(thresholds):
         return None
-    if not np.array_equal(find_thresholds(theta, V0, above, below, factors), thresholds):
+    if not np.array_equal(find_thresholds(float(theta), V0, above, below, factors), thresholds):
         return None
     rank = rank_of(x) or rank_of(node.outputs[0])
     if len(factors) > 1:
@@ -98,20 +98,23 @@ def _of_thresholds(graph: Graph, node: Node) -> Node | None:
     k = node.outputs[0]
     k.inputs.clear()
     fired = _fire(graph, node, x, theta, (above, below), k)
-    _drop_products(k, theta)
+    _drop_products(graph, k, theta)
     return fired
 
 
-def _drop_products(spikes: Tensor, theta: np.float32) -> None:
+def _drop_products(graph: Graph, spikes: Tensor, theta: np.float32) -> None:
     """Rule 4: what was multiplied by theta is already."""
     for reader in list(spikes.outputs):
         by = reader.inputs[1] if reader.op == "Mul" else None
         if by is not None and is_constant(by) and by.values.size == 1 and by.values.item() == theta:
             output = reader.outputs[0]
             redirect(list(output.outputs), output, spikes)
+            if output in graph.outputs:
+                reader.op = "Identity"
+                reader.inputs.pop()
         else:
             for output in reader.outputs:
-                _drop_products(output, theta)
+                _drop_products(graph, output, theta)
 
 
 def _fire(

@@ -85,6 +85,8 @@ _FEW = 1.1
 _WITHIN = 1.5
 #: Levels N up to which they are placed one by one.
 _FEW_LEVELS = 8
+#: Levels of one sign of an integer of 8 bits.
+_MOST_SIGNED = MOST_INT8 // 2
 _ENOUGH = "auto: enough values for levels that follow the density"
 
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
@@ -176,7 +178,7 @@ def levels_of_signs(rows: Sequence[Distribution], levels: int, signed: bool) -> 
     above = any(row.positive.peak > 0 for row in rows)
     below = any(row.negative.peak > 0 for row in rows)
     if signed or (above and below):
-        one = min(levels, MOST_INT8 // 2)
+        one = min(levels, _MOST_SIGNED)
         return one, one
     return (0, levels) if below else (levels, 0)
 

@@ -63,7 +63,7 @@ class SharedStep:
             for activation, _, levels in self.members.values()
             if levels[0] and np.isfinite(activation.upper)
         ]
-        step = np.float32(max(find_shared_step(seen), np.finfo(np.float32).tiny))
+        step = np.float32(max(find_shared_step(seen), float(np.finfo(np.float32).tiny)))
         while any(float(step) > limit for limit in limits):  # of a Clip
             step = np.nextafter(min(step, np.float32(min(limits))), np.float32(0))
         return step

@@ -155,6 +155,7 @@ TABLES = {
     "passes/recognise/patterns.py": "patterns",
     "passes/recognise/activations.py": "patterns",
     "passes/recognise/ann_functions.py": "emitter: the functions written for old opsets",
+    "passes/lowering/plain_layers.py": "rules: what stands for Gemm, pools and Reshape",
     "passes/lowering/spikes_of_integers.py": "emitter: the rounding of a neuron",
     "passes/lowering/set_opset.py": "rules: what changed between versions of an operator",
     "compiler/model_io/runtime_operators.py": "rules: operators that only onnxruntime has",
