@@ -162,7 +162,7 @@ class CompileOptions:
         "Levels N of each neuron and polarity, in each timestep; a neuron for both signs has 2 N, "
         "divided as the data ask.",
         fallback=32,
-        shown="32; over several timesteps 1; for standard and int8 255",
+        shown="32; over several timesteps 1; for NIR over one 8; for standard and int8 255",
         numbers=Numbers(int, 1, MOST_LEVELS),
         symbol="N",
     )
@@ -284,9 +284,8 @@ class CompileOptions:
     target: str = _option(
         TARGET,
         "ONNX with neurons as operators of their own; of standard operators alone, for any "
-        "runtime; with spikes and weights as integers of 8 bits, for fast kernels; or, of a "
-        "network over several timesteps, a NIR graph for neuromorphic tools (needs the extra "
-        "'nir').",
+        "runtime; with spikes and weights as integers of 8 bits, for fast kernels; or a NIR "
+        "graph for neuromorphic tools (needs the extra 'nir').",
         ONNXRUNTIME,
         choices=(ONNXRUNTIME, STANDARD, INT8, NIR),
     )

@@ -103,7 +103,7 @@ def compile_prepared(
         As :func:`compile_model`.
     """
     target, steps = TARGETS[options.target], prepared.steps.fork()
-    target.check(prepared)
+    target.check(prepared, options)
     chosen = choose_neurons(prepared, options, steps, progress)
     artifact = target.lower(quantise(chosen, steps, options.target == STANDARD), options, steps)
     report = _new_report(prepared, chosen, options)
