@@ -6,8 +6,8 @@ and N+ = T levels is an integrate-and-fire neuron of threshold T theta that fire
 step. NIR knows no number of steps; the metadata of the graph hold T, and the outputs of the ONNX
 network are the means of those of the NIR graph over T steps.
 
-Over one step a neuron of N+ = N levels is N neurons of one level, which all fire at once or never,
-so that it does not matter how they are reset. They read the input once.
+Over one step a neuron of N+ = N levels is N neurons, each of which fires at this step or never, so
+that it does not matter how they are reset. They read the input once.
 
 1. Conv of two dimensions -> Conv2d, with groups, strides and dilations. Where one end is padded
    more than the other, the kernel gets weights of 0, and both ends are padded like it. What a Pad
@@ -32,7 +32,9 @@ so that it does not matter how they are reset. They read the input once.
 9. Softmax and LogSoftmax over the classes that give an output -> none: the graph gives the scores
    that they read. Its metadata say so.
 10. An output over one step -> I, the potential of an integrator: some tools take what a graph gives
-   from neurons alone.
+    from neurons alone.
+11. Transpose and Reshape to [N, C, H, W] that alone read an input, as exporters of networks with
+    channels last put them -> none: the graph reads what they give. Its metadata say so.
 
 Everything else is refused with its reason: all that a network has is listed at once. Tensors have
 one axis of samples and [C] or [C, H, W] behind it, whose lengths are known.
@@ -75,7 +77,7 @@ from .start import NEURON_METADATA, Start
 
 #: Element types of inputs; behind one of float16 is a Cast.
 _FLOATS = (np.float32, np.float16)
-#: Metadata of a graph: what the ONNX network has behind it.
+#: Metadata of a graph: what the ONNX network has in front of it and behind it, a line each.
 LEFT_OUT = "left_out"
 #: Nodes that a refusal lists.
 _LISTED = 8
@@ -144,7 +146,7 @@ def summary(graph: Any) -> list[str]:
                 "charge the others at the first step (docs/nir.md)"
             )
     if LEFT_OUT in graph.metadata:
-        lines.append(f"{graph.metadata[LEFT_OUT]}: the graph gives the scores that it reads")
+        lines += graph.metadata[LEFT_OUT].splitlines()
     if graph.metadata["timesteps"] == 1:
         lines.append(_chain(graph))
     return lines
@@ -178,10 +180,11 @@ class _Translation:
         self._find_shapes(nodes)
         neurons = [n.outputs[0].name for n in nodes if n.op == MULTI_THRESHOLD_FIRE.name]
         self._start.reach(*(self._shapes[name] for name in neurons if name in self._shapes))
-        for tensor in self._graph.inputs:
+        for given in self._graph.inputs:
+            tensor = self._arranged(given, nodes)
             shape = self._shapes[tensor.name]
             single = len(self._graph.inputs) == 1
-            port = self._builder.port("input" if single else f"input_{tensor.name}", shape)
+            port = self._builder.port("input" if single else f"input_{given.name}", shape)
             self._start.offer(port, shape)
             self._keep(tensor, of_source(port, shape))
         refused = []
@@ -207,6 +210,18 @@ class _Translation:
             self._builder.port(name, signal.shape, sources)
         return self._builder.graph(self._metadata())
 
+    def _arranged(self, tensor: Tensor, nodes: list[Node]) -> Tensor:
+        """What the graph reads of an input; rule 11. The node is taken from those to come."""
+        for node in nodes:
+            if not _arranges(node, {id(tensor)}):
+                continue
+            shape = self._shapes.get(node.outputs[0].name, ())
+            if len(shape) == 3:
+                nodes.remove(node)
+                self._left_out.append(_line(node, f"is left out: the graph reads {list(shape)}"))
+                return node.outputs[0]
+        return tensor
+
     def _metadata(self) -> dict[str, Any]:
         once = self._steps == 1
         found = {
@@ -215,7 +230,7 @@ class _Translation:
             "input": "once, all potentials at 0" if once else "the same at every step",
             "output": "of this step" if once else "mean over the steps",
         }
-        return found | ({LEFT_OUT: "; ".join(self._left_out)} if self._left_out else {})
+        return found | ({LEFT_OUT: "\n".join(self._left_out)} if self._left_out else {})
 
     # What there is to translate -----------------------------------------------------------------
 
@@ -404,8 +419,12 @@ class _Translation:
         # Over all features up to opset 12, where axis 1 is the default.
         if len(signal.shape) != 1 or node.attrs.get("axis", 1) not in (1, -1):
             raise NotInNirError(_NOT_CLASSES)
-        self._left_out.append(f"{node.op} '{node.name}' is left out, the class is the same")
+        self._left_out.append(_line(node, "is left out: the graph gives scores, of the same class"))
         return signal
+
+    def transpose(self, node: Node) -> Signal:
+        """Any but those of rule 11."""
+        raise NotInNirError(_WHY[node.op])
 
     def average_pool(self, node: Node) -> Signal:
         """Rule 4."""
@@ -574,6 +593,7 @@ _RULES: dict[str, Callable[[_Translation, Node], Signal]] = {
     "Div": _Translation.scale,
     "Concat": _Translation.concat,
     "Slice": _Translation.slice,
+    "Transpose": _Translation.transpose,
     "Pad": _Translation.pad,
     "Cast": _Translation.cast,
     "Identity": _Translation.read,
@@ -583,6 +603,8 @@ _RULES: dict[str, Callable[[_Translation, Node], Signal]] = {
 #: Operators of rule 8, over one step, and of rule 9, at the end.
 _OF_SPIKES = frozenset(["MaxPool", "GlobalMaxPool"])
 _OF_CLASSES = frozenset(["Softmax", "LogSoftmax"])
+#: Operators of rule 11.
+_ARRANGING = frozenset(["Transpose", "Reshape"])
 #: Operators all of whose inputs that are not constant are signals; of others it is the first.
 _READ_ALL = frozenset(["Add", "Sub", "Mul", "Div", "Concat"])
 
@@ -607,7 +629,8 @@ def _nodes_with_signals(graph: Graph, neurons: Collection[str], timesteps: int) 
         if not made:
             continue
         last = made[0].outputs == [] and node.op in _OF_CLASSES
-        reason = None if last or made[0].name in neurons else _why_unknown(node, timesteps)
+        known = last or made[0].name in neurons or _arranges(node, inputs)
+        reason = None if known else _why_unknown(node, timesteps)
         if made != list(node.outputs[:1]):
             refused.append(_line(node, "gives more than one tensor"))
         elif reason is not None:
@@ -619,6 +642,15 @@ def _nodes_with_signals(graph: Graph, neurons: Collection[str], timesteps: int) 
             wanted |= {id(tensor) for tensor in _read(node)}
     _refuse(refused[::-1])
     return nodes[::-1]
+
+
+def _arranges(node: Node, inputs: Collection[int]) -> bool:
+    """Whether it may be one of rule 11, of inputs of these ids."""
+    if node.op not in _ARRANGING or not is_standard(node):
+        return False
+    read = node.inputs[0]
+    samples_first = node.op == "Reshape" or (node.attrs.get("perm") or [-1])[0] == 0
+    return id(read) in inputs and len(read.outputs) == 1 and samples_first
 
 
 def _why_unknown(node: Node, timesteps: int) -> str | None:
@@ -633,6 +665,8 @@ def _why_unknown(node: Node, timesteps: int) -> str | None:
         return _POOLS
     if node.op in _OF_CLASSES:
         return _NOT_CLASSES
+    if node.op == "Transpose":
+        return _WHY[node.op]
     if node.op in _RULES and any(True for _ in _read(node)):
         return None
     return _WHY.get(node.op, "is an operator that no node of NIR stands for")

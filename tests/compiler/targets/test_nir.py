@@ -269,6 +269,13 @@ def test_perceptrons(v0):
     assert "Conv2d" not in kinds(graph)
 
 
+def test_softmax_at_the_end_is_left_out():
+    text = f"""g (float[N, 4] x) => (float[N, 4] y) {{
+        r = {FIRE.format(v0=0.0)} (x, theta) y = Softmax (r) }}"""
+    graph = to_nir(network(text, theta=powers(4)), 4)
+    assert "Softmax 'Softmax of y' is left out" in graph.metadata["left_out"]
+
+
 @pytest.mark.parametrize("flatten", ["f = Flatten (p)", "f = Reshape (p, rows)"])
 def test_features_behind_images(flatten):
     spatial = network(

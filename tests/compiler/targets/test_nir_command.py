@@ -133,7 +133,7 @@ def test_over_one_step_pools_and_softmax_are_taken(tmp_path):
     result = snn_compile(tmp_path, "chain.onnx", "snn.nir", "--target", "nir", "--levels", 6)
     assert result.exit_code == 0, result.output
     assert "agree bit for bit" in result.stdout
-    assert "Softmax 'probabilities' is left out, the class is the same" in result.stdout
+    assert "Softmax 'probabilities' is left out: the graph gives scores" in result.stdout
     assert "the graph is a chain" in result.stdout
 
     graph = nir.read(tmp_path / "snn.nir")

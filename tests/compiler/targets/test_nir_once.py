@@ -231,14 +231,55 @@ def test_features_behind_images(middle, end):
     np.testing.assert_array_equal(found, scores)
     assert np.ptp(scores) > 0
     assert ("left_out" in graph.metadata) == bool(end)
-    told = [line for line in summary(graph) if "is left out, the class is the same" in line]
+    told = [line for line in summary(graph) if "is left out: the graph gives scores" in line]
     assert len(told) == bool(end)
 
 
-def test_softmax_is_left_out_over_time_too():
-    text = f"""g (float[N, 4] x) => (float[N, 4] y) {{
-        r = {FIRE.format(v0=0.0)} (x, theta) y = Softmax (r) }}"""
-    assert "left_out" in to_nir(network(text, theta=powers(4)), 5).metadata
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize(
+    ("shape", "node"),
+    [
+        ("6, 5, 3", "t = Transpose <perm = [0, 3, 1, 2]> (x)"),
+        ("6, 5, 1", "t = Reshape (x, channels)"),
+        ("30, 1, 1", "t = Reshape (x, image)"),
+    ],
+)
+def test_channels_last_are_moved_outside(shape, node, steps):
+    if steps > 1 and "v_reset" in nir.IF.__dataclass_fields__:
+        pytest.skip("this release has no neurons that are reset by subtraction")
+    channels = 3 if shape.endswith("3") else 1
+    constants = {"channels": np.array([0, 1, 6, 5]), "image": np.array([-1, 1, 6, 5])}
+    spatial = network(
+        f"""g (float[N, {shape}] x) => (float[N, 4, H, W] z) {{
+            {node} a = Conv (t, w) z = {FIRE.format(v0=0.0)} (a, theta) }}""",
+        w=grid(4, channels, 3, 3),
+        theta=powers(4),
+        **{name: value for name, value in constants.items() if name in node},
+    )
+    graph = to_nir(spatial, steps)
+    assert tuple(graph.nodes["input"].input_type["input"]) == (channels, 6, 5)
+    assert f"is left out: the graph reads [{channels}, 6, 5]" in graph.metadata["left_out"]
+    x = grid(2, *(int(length) for length in shape.split(",")), seed=3)
+    session = make_session(with_outputs(function_bodies(spatial), ["t", "z"]))
+    t, expected = session.run(["t", "z"], {"x": x})
+    found = nir_by_hand.Simulation(graph).run({"input": t}, steps)["output"]
+    if steps == 1:
+        np.testing.assert_array_equal(found[0], expected)
+        assert np.ptp(expected) > 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "t = Transpose <perm = [0, 1, 3, 2]> (r) z = Conv (t, u)",
+        "t = Transpose <perm = [0, 1, 3, 2]> (x) z = Conv <pads = [1, 1, 1, 1]> (t, w)",
+        "t = Transpose (x) z = Identity (t)",
+    ],
+)
+def test_other_transposes_are_refused(text):  # r reads x too
+    used = {"u": CONSTANTS["u"]} if "u)" in text else {}
+    with pytest.raises(ModelError, match="moves axes"):
+        to_nir(images(text, **used), 1)
 
 
 def test_several_outputs():
