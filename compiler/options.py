@@ -165,7 +165,7 @@ class CompileOptions:
         "Levels N of each neuron and polarity, in each timestep; a neuron for both signs has 2 N, "
         "divided as the data ask.",
         fallback=32,
-        shown="32; over several timesteps 1; for standard and int8 255, for qonnx 15",
+        shown="32; over several timesteps 1; for standard and int8 255, qonnx 15, NIR 8",
         numbers=Numbers(int, 1, MOST_LEVELS),
         symbol="N",
     )
@@ -288,8 +288,7 @@ class CompileOptions:
         TARGET,
         "ONNX with neurons as operators of their own; of standard operators alone, for any "
         "runtime; with spikes and weights as integers of 8 bits, for fast kernels; QONNX of few "
-        "bits, for FPGAs; or, of a network over several timesteps, a NIR graph for neuromorphic "
-        "tools (needs the extra 'nir').",
+        "bits, for FPGAs; or a NIR graph for neuromorphic tools (needs the extra 'nir').",
         ONNXRUNTIME,
         choices=(ONNXRUNTIME, STANDARD, INT8, QONNX, NIR),
     )

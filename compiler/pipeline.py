@@ -104,7 +104,7 @@ def compile_prepared(
         As :func:`compile_model`.
     """
     target, steps = TARGETS[options.target], prepared.steps.fork()
-    target.check(prepared)
+    target.check(prepared, options)
     if options.integers:
         prepared = balanced(prepared, options, steps, progress)
     chosen = choose_neurons(prepared, options, steps, progress)
