@@ -152,6 +152,7 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("SkipSimplifiedLayerNormalization",), _NORMALISATION),
     (("BatchNormalization",), replace(_NORMALISATION, affine=Inputs.FIRST)),
     (("MeanVarianceNormalization",), Operator(role=Role.NORMALISATION)),  # over the rows too
+    (("Attention",), Operator(per_row=True)),
     # Layers.
     (("LSTM", "GRU", "RNN"), Operator(role=Role.RECURRENT)),
     (("Conv", "ConvTranspose"), _CONVOLUTION),

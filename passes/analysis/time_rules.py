@@ -217,13 +217,10 @@ def _einsum_needs_it(node: Node, timed: set[int]) -> bool:
 
 def _grows(node: Node) -> bool:
     """Whether an Expand puts axes in front, or makes the first one longer."""
-    x, shape = node.inputs[:2]
-    lengths = shape.shape
-    if x.shape is None or not lengths or not isinstance(lengths[0], int):
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    if before is None or after is None:
         raise refused(node, "its rank is not known")
-    if lengths[0] != len(x.shape):
-        return lengths[0] > len(x.shape)
-    return x.shape[0] in (None, "", 1)
+    return len(after) > len(before) or before[0] in (None, "", 1)
 
 
 def _broadcast_needs_it(node: Node, timed: set[int], rows: Sequence[Found]) -> bool:

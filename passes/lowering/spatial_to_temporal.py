@@ -73,6 +73,8 @@ from .time_nodes import APART, INPUT_STEPS, OUTPUT, OUTPUT_STEPS, REPEATED, TIME
 
 #: Operands of a MatMul have rows of their own from this rank on.
 _BATCHED_RANK = 3
+#: The mask of an Attention has rows where it has all axes: [B, heads, L, M].
+_MASK, _MASK_RANK = 3, 4
 
 
 @dataclass
@@ -299,6 +301,7 @@ class _Rewriting:
             new = chain.end("Div", asked, self._put.integers(self._steps))
         else:
             new = chain.end("Concat", *self._put.without_time(chain, asked), axis=0)
+        new.shape = asked.shape  # a rule may ask how many lengths there are
         redirect(readers, asked, new)
 
     # Forms --------------------------------------------------------------------------------------
@@ -438,6 +441,8 @@ def _with_rows(node: Node, timed: set[int]) -> list[int]:
     ]
     if node.op in ("Concat", "GatherElements"):
         return others
+    if node.op == "Attention":
+        return [at for at in others if at != _MASK or _has_rows(node.inputs[at], _MASK_RANK)]
     if node.op == "Einsum":
         terms = str(node.attrs["equation"]).replace(" ", "").partition("->")[0].split(",")
         label = terms[min(timed)][0]
@@ -446,8 +451,12 @@ def _with_rows(node: Node, timed: set[int]) -> list[int]:
         others = [at for at in others if at == 2]
     elif not properties(node.op).broadcasts or (node.op == "MatMul" and largest < _BATCHED_RANK):
         return []
-    shapes = {at: shape_of(node.inputs[at]) for at in others}
-    return [at for at, shape in shapes.items() if len(shape) == largest and shape[0] != 1]
+    return [at for at in others if _has_rows(node.inputs[at], largest)]
+
+
+def _has_rows(tensor: Tensor, rank: int) -> bool:
+    shape = shape_of(tensor)
+    return len(shape) == rank and shape[0] != 1
 
 
 def _put_axis(graph: Graph, tensor: Tensor, steps: int) -> None:

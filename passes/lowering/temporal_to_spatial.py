@@ -81,7 +81,7 @@ def temporal_to_spatial(graph: Graph) -> PassResult:
         node.outputs.clear()
         if purpose in (OUTPUT, OUTPUT_STEPS):
             inner.name = name
-            tensors[name] = inner
+        tensors[name] = inner  # what stands for this one in turn
         if purpose in (INPUT_STEPS, OUTPUT_STEPS):
             del graph.interface[inner.name].type.tensor_type.shape.dim[0]
     tidy(graph)
