@@ -1,12 +1,14 @@
 """A network of multi-threshold neurons computed step by step, one array per step and no time axis.
 
 It is what ``spatial_to_temporal`` is compared with: neurons become integrate-and-fire neurons, an
-operator that is affine in what depends on time reads a step, any other the mean of the steps so far.
+operator that is affine in what depends on time reads a step, any other the mean of all steps so
+far.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
@@ -34,7 +36,7 @@ class Timed:
         if not self.mean:
             return self.values
         sums = [value * (at + 1) for at, value in enumerate(self.values)]
-        return [sums[0], *(now - before for before, now in zip(sums, sums[1:], strict=False))]
+        return [sums[0], *(now - before for before, now in pairwise(sums))]
 
     def means(self) -> list[np.ndarray]:
         if self.mean:

@@ -21,7 +21,8 @@ from .operators import properties
 
 #: Of [L, B, C].
 _SEQUENCE_RANK = 3
-#: Ends of a Slice from here on are those of any axis.
+#: Inputs of a Slice. Ends from here on are those of any axis.
+_BOUNDS, _STEP = (1, 2), 4
 _END = 2**31 - 1
 
 
@@ -124,9 +125,8 @@ def axes_of(node: Node) -> list[int] | None:
     if axes is None and tensor is not None:
         axes = tensor.values if is_constant(tensor) else None
     elif axes is None and node.op == "Slice":
-        starts = node.attrs.get("starts")
-        shape = (len(starts),) if starts is not None else node.inputs[1].shape
-        axes = None if not shape or not isinstance(shape[0], int) else range(shape[0])
+        (count,) = node.inputs[1].shape or (None,)
+        axes = range(count) if isinstance(count, int) else None
     elif axes is None and node.op == "Squeeze":
         lengths = node.inputs[0].shape
         if lengths is not None and all(isinstance(length, int) for length in lengths):
@@ -142,22 +142,16 @@ def takes_everything(node: Node, axis: int, rank: int) -> bool:
     at = next((at for at, listed in enumerate(axes) if listed % rank == axis), None)
     if at is None:
         return True
-    start, end, step = (
-        _listed(node, name, position, at)
-        for name, position in (("starts", 1), ("ends", 2), ("steps", 4))
-    )
+    start, end = (_listed(node, position, at) for position in _BOUNDS)
+    step = 1 if optional_input(node, _STEP) is None else _listed(node, _STEP, at)
     length = (node.inputs[0].shape or [None] * rank)[axis]
     last = length if isinstance(length, int) else _END
-    return start == 0 and step in (1, None) and end is not None and end >= last
+    return start == 0 and step == 1 and end is not None and end >= last
 
 
-def _listed(node: Node, name: str, position: int, at: int) -> int | None:
-    if name in node.attrs:
-        return int(node.attrs[name][at])
-    tensor = optional_input(node, position)
-    if tensor is None or not is_constant(tensor):
-        return None if tensor is None else _END - 1  # a step that is not known is none of 1
-    return int(np.asarray(tensor.values).reshape(-1)[at])
+def _listed(node: Node, position: int, at: int) -> int | None:
+    tensor = node.inputs[position]
+    return int(tensor.values.reshape(-1)[at]) if is_constant(tensor) else None
 
 
 # Rules --------------------------------------------------------------------------------------------
@@ -365,12 +359,9 @@ def _pad(node: Node, rows: Sequence[Found]) -> Found:
 
 def padding(node: Node, rank: int | None) -> np.ndarray | None:
     """How much a Pad puts in front of and behind each axis, [2, rank]; None where not known."""
-    pads = node.attrs.get("pads", optional_input(node, 1))
-    if not isinstance(pads, list | tuple):
-        if pads is None or not is_constant(pads):
-            return None
-        pads = pads.values
-    values = np.asarray(pads).reshape(2, -1)
+    if not is_constant(node.inputs[1]):
+        return None
+    values = np.asarray(node.inputs[1].values).reshape(2, -1)
     axes = optional_input(node, 3)
     if axes is None:
         return values

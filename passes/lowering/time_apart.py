@@ -19,8 +19,8 @@ from ..graph.graph import (
     Graph,
     Node,
     Tensor,
+    dtype_of,
     is_constant,
-    opset_version,
     optional_input,
     rank_of,
     unique_name,
@@ -28,8 +28,8 @@ from ..graph.graph import (
 )
 from ..graph.surgeon import constant
 
-#: Of Squeeze and Unsqueeze.
-_AXES_ARE_AN_INPUT = 13
+#: Inputs of a Pad without a list of axes.
+_PADS_AND_VALUE = 3
 
 #: Puts a length in front of a list of lengths that is computed while the network runs.
 Prefix = Callable[[Tensor, int], Tensor]
@@ -59,7 +59,7 @@ def with_time(graph: Graph, node: Node, timed: set[int], steps: int, prefix: Pre
         first = steps if node.op == "Reshape" else 1
         lengths = node.inputs[1]
         if is_constant(lengths):
-            _set_constant(graph, node, 1, np.concatenate([[first], lengths.values.reshape(-1)]))
+            _set_constant(graph, node, 1, np.insert(lengths.values, 0, first))
         else:
             node.inputs[1] = prefix(lengths, first)
     elif node.op == "GatherND":
@@ -82,7 +82,7 @@ def without_time(graph: Graph, node: Node) -> None:
     elif node.op == "Pad":
         pads = padding(node, None)
         if pads is not None:
-            _set_list(graph, node, "pads", 1, pads[:, 1:].reshape(-1))
+            _set_constant(graph, node, 1, pads[:, 1:].reshape(-1))
     elif node.op in ("Tile", "Reshape"):
         if is_constant(node.inputs[1]):
             _set_constant(graph, node, 1, node.inputs[1].values[1:])
@@ -107,8 +107,9 @@ def _set_pads(graph: Graph, node: Node) -> None:
     pads = padding(node, rank_of(node.inputs[0]))
     assert pads is not None  # as `needs_time_apart` has looked at them
     every = np.concatenate([np.zeros((2, 1), np.int64), pads], axis=1)
-    del node.inputs[3:]
-    _set_list(graph, node, "pads", 1, every.reshape(-1))
+    while len(node.inputs) > _PADS_AND_VALUE:
+        node.inputs.pop()
+    _set_constant(graph, node, 1, every.reshape(-1))
 
 
 def _move_axis(node: Node, by: int) -> None:
@@ -122,37 +123,27 @@ def _name_axes(graph: Graph, node: Node) -> None:
     axes, position = axes_of(node), properties(node.op).axes_input
     if axes is None or position is None:
         raise refused(node, "its axes are not known")
-    if node.attrs.get("axes") is not None or optional_input(node, position) is not None:
-        return
-    as_input = opset_version(graph) >= _AXES_ARE_AN_INPUT and "starts" not in node.attrs
-    if as_input:
-        _set_constant(graph, node, position, np.array(axes))
-    else:
-        node.attrs["axes"] = axes
+    if "axes" not in node.attrs and optional_input(node, position) is None:
+        kind = dtype_of(node.inputs[1]) if node.op == "Slice" else np.dtype(np.int64)
+        _set_constant(graph, node, position, np.array(axes, kind))
 
 
 def _move_axes(graph: Graph, node: Node, by: int) -> None:
     axes = axes_of(node)
     assert axes is not None
-    moved = np.array([axis + by if axis >= 0 else axis for axis in axes], np.int64)
+    moved = np.array([axis + by if axis >= 0 else axis for axis in axes])
     position = properties(node.op).axes_input
     assert position is not None
-    if node.op == "CumSum":
-        moved = moved.reshape(values_of(node.inputs[position]).shape)
-    _set_list(graph, node, "axes", position, moved)
-
-
-def _set_list(graph: Graph, node: Node, name: str, position: int, values: np.ndarray) -> None:
-    """Write an attribute where the node has it, otherwise an input."""
-    if name in node.attrs:
-        node.attrs[name] = [int(value) for value in values.reshape(-1)]
-    else:
-        _set_constant(graph, node, position, values)
+    if "axes" in node.attrs:
+        node.attrs["axes"] = moved.tolist()
+        return
+    listed = values_of(node.inputs[position])  # of CumSum a scalar
+    _set_constant(graph, node, position, moved.astype(listed.dtype).reshape(listed.shape))
 
 
 def _set_constant(graph: Graph, node: Node, position: int, values: np.ndarray) -> None:
     name = unique_name(graph, f"{node.name}.input_{position}")
-    tensor = constant(name, np.asarray(values, np.int64))
+    tensor = constant(name, values)
     if position == len(node.inputs):
         node.inputs.append(tensor)
     else:

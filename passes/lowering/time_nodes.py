@@ -32,9 +32,8 @@ APART = "apart"
 
 #: Behind the last element of any list of lengths.
 _END = 1 << 30
-#: Opsets from which axes are an input, of ReduceMean and of Unsqueeze.
-_REDUCED_AXES_ARE_AN_INPUT = 18
-_AXES_ARE_AN_INPUT = 13
+#: Of ReduceMean, from this opset on.
+_AXES_ARE_AN_INPUT = 18
 #: Steps whose mean is taken at once.
 _MOST_ROWS = 8
 
@@ -106,9 +105,7 @@ class TimeNodes:
     def align(self, chain: Chain, apart: Tensor, count: int) -> Tensor:
         """So many axes of length 1 behind T, the end of the chain."""
         axes = list(range(1, 1 + count))
-        if opset_version(self._graph) >= _AXES_ARE_AN_INPUT:
-            return chain.end("Unsqueeze", apart, self.integers(axes))
-        return chain.end("Unsqueeze", apart, axes=axes)
+        return chain.end("Unsqueeze", apart, self.integers(axes))
 
     def repeat(self, chain: Chain, tensor: Tensor, rank: int, apart: bool) -> Tensor:
         """What does not depend on time at every step, the end of the chain."""
@@ -192,7 +189,7 @@ class TimeNodes:
             shape = [self._steps, -1]
         result = chain.node("Reshape", rows, self.integers(shape))
         for axis in reversed(range(len(shape) - 1)):
-            if opset_version(self._graph) >= _REDUCED_AXES_ARE_AN_INPUT:
+            if opset_version(self._graph) >= _AXES_ARE_AN_INPUT:
                 result = chain.node("ReduceMean", result, self.integers([axis]), keepdims=0)
             else:
                 result = chain.node("ReduceMean", result, axes=[axis], keepdims=0)
