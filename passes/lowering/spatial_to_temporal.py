@@ -73,6 +73,8 @@ from .time_nodes import APART, INPUT_STEPS, OUTPUT, OUTPUT_STEPS, REPEATED, TIME
 
 #: Operands of a MatMul have rows of their own from this rank on.
 _BATCHED_RANK = 3
+#: Above this are no weights.
+_HUGE = 1e30
 #: The mask of an Attention has rows where it has all axes: [B, heads, L, M].
 _MASK, _MASK_RANK = 3, 4
 
@@ -248,6 +250,8 @@ class _Rewriting:
         if not affine and not (counts and stepwise):  # integers select, step by step
             stepwise = False
             self.changes.append(f"{node.op} {node.name}: on the running mean")
+        elif stepwise and not counts and _may_be_huge(node, timed):
+            stepwise = False
         form = _Form(mean=not stepwise, apart=apart)
         if apart:
             self._apart(node, timed, form)
@@ -419,6 +423,22 @@ def _check_float(tensor: Tensor) -> None:
         )
 
 
+def _may_be_huge(node: Node, timed: set[int]) -> bool:
+    """Whether a node puts in what sums of steps overflow with: the lowest float that masks write.
+
+    Of what is selected while the network runs nothing is known.
+    """
+    for at, tensor in enumerate(node.inputs):
+        if at in timed or not is_float(tensor):
+            continue
+        if not is_constant(tensor):
+            if node.op == "Where":
+                return True
+        elif tensor.values.size and np.abs(tensor.values).max() > _HUGE:
+            return True
+    return False
+
+
 def _largest_rank(node: Node) -> int:
     """What the inputs of a node are aligned to; 0 where they are not."""
     if node.op == "Expand":
@@ -460,8 +480,10 @@ def _has_rows(tensor: Tensor, rank: int) -> bool:
 
 
 def _put_axis(graph: Graph, tensor: Tensor, steps: int) -> None:
-    """Declare T as a new first axis of an input or output."""
+    """Declare T as a new first axis of an input or output whose rank is known."""
     value = graph.interface[tensor.name]
+    if not value.type.tensor_type.HasField("shape"):
+        return
     new = type(value)()
     new.CopyFrom(value)
     shape = new.type.tensor_type.shape

@@ -83,7 +83,9 @@ def temporal_to_spatial(graph: Graph) -> PassResult:
             inner.name = name
         tensors[name] = inner  # what stands for this one in turn
         if purpose in (INPUT_STEPS, OUTPUT_STEPS):
-            del graph.interface[inner.name].type.tensor_type.shape.dim[0]
+            declared = graph.interface[inner.name].type.tensor_type
+            if declared.HasField("shape"):
+                del declared.shape.dim[0]
     tidy(graph)
     return PassResult(graph, changes)
 

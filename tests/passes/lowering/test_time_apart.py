@@ -61,7 +61,9 @@ def weights(*shape, seed=0):
 
 
 def check(model, shape, rtol=0.0):
-    """Kernels and bodies of the network over time give what the reference gives; and the way back.
+    """Kernels and bodies of the network over time give what the reference gives.
+
+    So do the steps of a network with a time axis on average; and the way back.
 
     Returns:
         The lines of the pass.
@@ -76,6 +78,13 @@ def check(model, shape, rtol=0.0):
             assert ours.shape == theirs.shape
             np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
     assert any(np.unique(array).size > 1 for array in expected)
+    streamed = spatial_to_temporal(import_model(model), STEPS, time_axis=True).graph
+    streamed = function_bodies(Network(export_model(streamed))).proto
+    steps = run_model(streamed, {"x": np.stack([x] * STEPS)}, library=True)
+    for ours, theirs in zip(steps, expected, strict=True):
+        np.testing.assert_allclose(ours.mean(axis=0), theirs, rtol=1e-5, atol=1e-5)
+    back = export_model(temporal_to_spatial(import_model(streamed)).graph)
+    assert [n.op_type for n in back.graph.node] == [n.op_type for n in model.graph.node]
     back = export_model(temporal_to_spatial(import_model(over_time)).graph)
     assert [n.op_type for n in back.graph.node] == [n.op_type for n in model.graph.node]
     for ours, theirs in zip(
@@ -216,6 +225,29 @@ def test_a_batch_of_one_is_no_batch(case):
     given = {"w": weights(24, 3), "v": weights(6, 3), "ones": np.array([1, 1])}
     model = network(SINGLE[case], 1, **{**GIVEN, **given})
     check(model, (1, 4, 6), rtol=2e-6)
+
+
+MASKED = {
+    "selected": "m = Where (mask, lowest, s) r = Softmax <axis = -1> (m)",
+    "added": "m = Add (s, lowest_row) r = Softmax <axis = -1> (m)",
+    "selected by the network": """n = Shape (s) l = ConstantOfShape <value = float[1] {-3e38}> (n)
+        m = Where (mask, s, l) r = Softmax <axis = -1> (m)""",
+}
+
+
+@pytest.mark.parametrize("case", MASKED)
+def test_masks_do_not_overflow(case):
+    """A row that is masked as a whole: sums over steps of the lowest float are infinite."""
+    lowest = np.finfo(np.float32).min
+    row = np.where(np.arange(4)[:, None] < 2, lowest, np.zeros((4, 6), np.float32))
+    mask = np.isin(np.arange(24).reshape(4, 6), [0, 1, 2, 3, 4, 5, 9, 14])
+    given = {"lowest": lowest, "lowest_row": row.astype(np.float32), "mask": mask}
+    model = network(MASKED[case], **given)
+    x = (np.random.default_rng(1).integers(-9, 10, (BATCH, 4, 6)) / 8).astype(np.float32)
+    result = spatial_to_temporal(import_model(model), STEPS)
+    over_time = function_bodies(Network(export_model(result.graph))).proto
+    (_, got), (_, one_step) = (run_model(m, {"x": x}, library=True) for m in (over_time, model))
+    np.testing.assert_allclose(got, one_step, rtol=1e-5, atol=1e-6)
 
 
 MIXED = {
