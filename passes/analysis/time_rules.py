@@ -110,7 +110,7 @@ def rows_over_time(node: Node, timed: set[int], rows: dict[int, Found]) -> list[
 
 
 def check_over_time(graph: Graph, fired: Collection[str]) -> None:
-    """Refuse early what cannot be computed step by step.
+    """Refuse early what cannot be computed step by step; control flow is left for later.
 
     Args:
         graph: a network with known shapes.
@@ -128,7 +128,7 @@ def check_over_time(graph: Graph, fired: Collection[str]) -> None:
             continue
         if fires or not timed:
             follow_rows(node, rows)
-        else:
+        elif not bodies(node):
             is_affine(node, timed)
             needs_time_apart(node, timed, rows_over_time(node, timed, rows))
         if fires or timed:

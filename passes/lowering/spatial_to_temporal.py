@@ -60,6 +60,7 @@ from ..graph.graph import (
     bodies,
     is_constant,
     metadata,
+    rank_of,
     redirect,
     scopes,
     shape_of,
@@ -292,12 +293,12 @@ class _Rewriting:
     def _shape_without_time(self, node: Node) -> None:
         """Shape or Size of what depends on time."""
         tensor, asked = node.inputs[0], node.outputs[0]
-        start, rank = int(node.attrs.get("start", 0)), len(tensor.shape or ())
-        if not rank:
-            raise refused(node, "reads what may be a scalar, which has no rows")
+        start, rank = int(node.attrs.get("start", 0)), rank_of(tensor)
+        if rank == 0 or (rank is None and start < 0):
+            raise refused(node, "reads a scalar" if rank == 0 else "its rank is not known")
         joined = next(iter(self._forms[id(tensor)]))
         node.inputs[0] = self._get(tensor, replace(joined, apart=False))
-        if node.op == "Shape" and (start > 0 or -rank < start < 0):
+        if node.op == "Shape" and (start > 0 or -(rank or 0) < start < 0):
             return
         readers = list(asked.outputs)
         chain = self._put.chain(asked, "shape")
