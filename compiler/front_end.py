@@ -17,6 +17,8 @@ from onnx import ModelProto
 
 from ..passes.analysis.activations import Activation, find_activations
 from ..passes.analysis.layers import Layer, find_layers
+from ..passes.analysis.meetings import meetings
+from ..passes.analysis.unfit import unfit
 from ..passes.canonicalise.canonicalise import canonicalise
 from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
 from ..passes.graph.graph import Graph, PassResult
@@ -40,6 +42,7 @@ from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
 from .running.probe import probe
 from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
+from .running.types import with_types
 from .samples.files import FileSamples, Samples, input_specs
 from .samples.synthetic import SyntheticSamples
 from .steps import Steps
@@ -116,6 +119,7 @@ class Prepared:
         analog: the network as the front end leaves it, in standard operators.
         activations: what becomes neurons.
         layers: what calibration corrects.
+        meeting: groups of activations whose neurons are to have one step each.
         samples: of calibration and verification.
         batch: how many samples run at a time where what all neurons see is copied.
         block: how many where only some of it is.
@@ -133,6 +137,7 @@ class Prepared:
     analog: Network
     activations: list[Activation]
     layers: list[Layer]
+    meeting: list[list[Activation]]
     samples: Samples
     batch: int
     block: int
@@ -193,7 +198,9 @@ def prepare(
     # Before any pass sees it, the runtime has to accept the model.
     run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")
 
-    graph = apply_passes(import_model(ann), RECOGNITION, options, steps)
+    graph = apply_passes(import_model(with_types(ann)), RECOGNITION, options, steps)
+    for reason in unfit(graph):
+        raise ModelError(reason)
     if calibration is None:
         with steps("match_samples"):
             samples = matched_samples(
@@ -219,6 +226,7 @@ def prepare(
             analog,
             activations,
             layers,
+            _meeting(graph, activations) if options.equal_steps else [],
             samples,
             batch,
             block,
@@ -229,8 +237,13 @@ def prepare(
             described,
             source.external_data,
             steps,
-            list(source.warnings),
+            [*source.warnings, *samples.warnings],
         )
+
+
+def _meeting(graph: Graph, activations: list[Activation]) -> list[list[Activation]]:
+    by_output = {activation.output: activation for activation in activations}
+    return [[by_output[name] for name in group] for group in meetings(graph, by_output)]
 
 
 @contextmanager
