@@ -11,8 +11,9 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from ..passes.analysis.time_rules import NotOverTimeError
+from ..passes.analysis.time_rules import NotOverTimeError, check_over_time
 from ..passes.graph.network import Network
+from ..passes.graph.surgeon import import_model, infer_shapes
 from .balance import balanced
 from .choose_neurons import Chosen, choose_neurons, quantise
 from .errors import DataError, ModelError
@@ -105,6 +106,9 @@ def compile_prepared(
     """
     target, steps = TARGETS[options.target], prepared.steps.fork()
     target.check(prepared, options)
+    if options.timesteps > 1 and options.stepwise:
+        fired = {activation.output for activation in prepared.activations}
+        check_over_time(infer_shapes(import_model(prepared.analog)), fired)
     if options.integers:
         prepared = balanced(prepared, options, steps, progress)
     chosen = choose_neurons(prepared, options, steps, progress)

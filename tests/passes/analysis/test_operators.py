@@ -148,6 +148,7 @@ def test_weights_belong_to_linear_operators():
 TABLES = {
     "passes/analysis/operators.py": "the table",
     "passes/analysis/functions.py": "rules: what each activation computes",
+    "passes/analysis/rows.py": "rules: where each operator leaves the rows of the batch",
     "passes/canonicalise/split_fused.py": "rules: what onnxruntime joined",
     "passes/canonicalise/simplify.py": "rules: when each operator does nothing, rewrites",
     "passes/fold_batchnorm/fold_batchnorm.py": "rules: the scale and shift of arithmetic",
