@@ -20,7 +20,7 @@ graph that is sorted topologically stays so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from onnx import TensorProto
@@ -40,6 +40,7 @@ from ..graph.graph import (
 from ..graph.surgeon import add_node, constant, variable
 from .activations import match_activation
 from .ann_functions import ann_function
+from .by_values import match_values
 from .norms import match_norm
 from .patterns import Match, MatchScope, detach
 from .selections import match_selection
@@ -92,7 +93,7 @@ def _recognise_in(main: Graph, scope: MatchScope) -> list[str]:
     changes: list[str] = []
     removed: list[Node] = []
     for node in list(reversed(nodes)):
-        match = _find(scope, node)
+        match = _find(scope, node, position)
         if match is None:
             continue
         replaced = sorted(match.nodes, key=lambda node: position[id(node)])
@@ -109,15 +110,17 @@ def _recognise_in(main: Graph, scope: MatchScope) -> list[str]:
     return changes[::-1]
 
 
-def _find(scope: MatchScope, node: Node) -> Match | None:
-    """The first pattern that ends in or, for normalisations, divides in ``node``."""
+def _find(scope: MatchScope, node: Node, position: Mapping[int, int]) -> Match | None:
+    """The largest match that ends in or, for normalisations, divides in ``node``."""
     if not scope.holds(node):
         return None
+    found = match_values(scope, node, position)
     for pattern in _PATTERNS.get(node.op, ()):
         match = pattern(scope, node)
         if match is not None and scope.is_closed(match):
-            return match
-    return None
+            smaller = found is not None and len(match.nodes) < len(found.nodes)
+            return found if smaller else match
+    return found
 
 
 def _emit(main: Graph, scope: MatchScope, match: Match) -> Node:
