@@ -8,13 +8,14 @@ An exporter may write any activation so: as a selection, a mask, a maximum, or a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from ..graph.graph import Graph, Node, Tensor, bodies, is_constant, scopes
+from ..graph.graph import Constant, Graph, Node, Tensor, bodies, is_constant, scopes
 from .activations import is_activation, is_encoder
 from .arithmetic import compute, computes, differences
 from .functions import NotANeuron
@@ -159,9 +160,14 @@ def _signals(node: Node) -> list[Tensor]:
 
 def _is_part(node: Node) -> bool:
     """Whether a curve may go through the node."""
-    constants = [t for t in node.inputs if is_constant(t)]
-    small = all(t.values.size <= _MAX_CONSTANT and t.values.dtype.kind in "fiub" for t in constants)
-    return small and computes(node) and len(node.outputs) == 1
+    if not computes(node) or len(node.outputs) != 1:
+        return False
+    return all(_is_small(tensor) for tensor in node.inputs if is_constant(tensor))
+
+
+def _is_small(tensor: Constant) -> bool:
+    numbers = isinstance(tensor.dtype, np.dtype) and tensor.dtype.kind in "fiub"
+    return numbers and math.prod(tensor.shape) <= _MAX_CONSTANT
 
 
 def curves_ending_in(
