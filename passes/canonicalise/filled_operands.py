@@ -2,7 +2,7 @@
 
 1. Filled are: ConstantOfShape; a constant whose elements are all the same; what Expand, Tile,
    Reshape, Squeeze, Unsqueeze, Transpose, Flatten, Identity, Cast and CastLike make of a filled
-   tensor.
+   tensor, and element-wise operators of filled tensors.
 2. An element-wise operator reads a scalar in its place where that does not change the shape of the
    result: another operand has the filled tensor's shape. A constant may also be broadcast into it,
    where it is compared or selected; as a summand or factor it may be a parameter per channel.
@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..analysis.arithmetic import compute, computes
+from ..analysis.functions import NotANeuron
 from ..analysis.operators import Inputs, standard
 from ..graph.graph import (
     Graph,
@@ -31,6 +33,8 @@ from ..graph.surgeon import constant
 
 #: How far to look back for what fills a tensor, and for where a shape comes from.
 _DEPTH = 32
+#: How much of that each arithmetic operator takes: it looks back twice.
+_OF_ARITHMETIC = 8
 _KEEPS_FILLED = frozenset(
     [
         *("Expand", "Tile", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten", "Identity"),
@@ -90,11 +94,28 @@ def _fill(tensor: Tensor, depth: int = _DEPTH) -> np.ndarray | None:
     elif node.op == "ConstantOfShape":
         held = node.attrs.get("value")
         value = np.zeros(()) if held is None else held.values.reshape(())
+    elif node.op in _KEEPS_FILLED:
+        value = _fill(node.inputs[0], depth - 1)
     else:
-        value = _fill(node.inputs[0], depth - 1) if node.op in _KEEPS_FILLED else None
+        value = _computed(node, depth - _OF_ARITHMETIC)
     if value is None or (depth == _DEPTH and dtype.kind != "f"):
         return None
     return np.asarray(value, dtype)
+
+
+def _computed(node: Node, depth: int) -> np.ndarray | None:
+    """What an element-wise operator gives of filled tensors."""
+    if depth <= 0 or not standard(node).elementwise or not computes(node):
+        return None
+    values = [_fill(tensor, depth) for tensor in node.inputs]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    try:
+        floats = [v.astype(np.float64) if v.dtype.kind == "f" else v for v in known]
+        return compute(node, floats)
+    except NotANeuron:
+        return None
 
 
 def _only_value(values: np.ndarray) -> np.ndarray | None:

@@ -5,8 +5,9 @@ have the operator's name, inputs and formula:
 
 * Gelu(X), GeluTanh(X), Swish<alpha>(X), Mish(X): elementwise, in X's element type.
 * LayerNormalization<axes, epsilon, stash_type>(X, Scale, Bias) and
-  RMSNormalization<axes, epsilon, stash_type>(X, Scale): over the trailing ``axes``, which are
-  negative; ``stash_type`` is the element type that is computed in, an ONNX type number.
+  RMSNormalization<axes, epsilon, stash_type>(X, Scale): over ``axes``, which are negative and
+  neighbours; Scale and Bias are broadcast to X; ``stash_type`` is the element type that is computed
+  in, an ONNX type number.
 
 The bodies use operators of opset 15 and newer.
 """

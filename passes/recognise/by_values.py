@@ -123,26 +123,33 @@ def _named(curve: Curve) -> _Candidate | None:
 def _candidates(curve: Curve, y: np.ndarray) -> Iterator[_Candidate]:
     """The activations, with the parameters that the values ``y`` of the probe tell."""
     f = dict(zip(_PROBE.tolist(), y.tolist(), strict=True))
-    yield _candidate("Relu", 0.0)
+    yield from _candidate("Relu", 0.0)
     yield from _clips(curve)
     slope = -f[-1]
     if slope > 0 and slope != 1:
-        yield _candidate("LeakyRelu", 0.0, alpha=slope)
+        yield from _candidate("LeakyRelu", 0.0, alpha=slope)
         yield from _exponential(f)
-    yield from (_candidate(op) for op in _FIXED)
+    for op in _FIXED:
+        yield from _candidate(op)
     if 0 < f[1] < 1 and f[1] != 0.5:
-        yield _candidate("Swish", alpha=math.log(f[1] / (1 - f[1])))
+        yield from _candidate("Swish", alpha=math.log(f[1] / (1 - f[1])))
     if 0 < f[0] < 1:
         step = 2**-14
         near = float(curve(np.array([step]))[0])
-        yield _candidate("HardSigmoid", alpha=(near - f[0]) / step, beta=f[0])
+        yield from _candidate("HardSigmoid", alpha=(near - f[0]) / step, beta=f[0])
     if f[0] == 0:
         yield from _thresholded(curve, f)
 
 
-def _candidate(op: str, slack: float = _ABSOLUTE, **attributes: float) -> _Candidate:
-    rounded = {name: float(np.float32(value)) for name, value in attributes.items()}
-    return _Candidate(op, function_of(op, **rounded).evaluate, rounded, slack=slack)
+def _candidate(op: str, slack: float = _ABSOLUTE, **attributes: float) -> Iterator[_Candidate]:
+    """One, or none if that has no such parameters."""
+    with np.errstate(over="ignore"):
+        rounded = {name: float(np.float32(value)) for name, value in attributes.items()}
+    try:
+        function = function_of(op, **rounded)
+    except NotANeuron:
+        return
+    yield _Candidate(op, function.evaluate, rounded, slack=slack)
 
 
 def _clips(curve: Curve) -> Iterator[_Candidate]:
@@ -157,11 +164,13 @@ def _clips(curve: Curve) -> Iterator[_Candidate]:
 
 def _exponential(f: Mapping[float, float]) -> Iterator[_Candidate]:
     alpha, gamma = f[-1] / math.expm1(-1), f[1]
-    yield _candidate("Elu", _ABSOLUTE * alpha, alpha=alpha)
+    yield from _candidate("Elu", _ABSOLUTE * alpha, alpha=alpha)
     if gamma > 0:
-        yield _candidate("Selu", _ABSOLUTE * min(alpha, gamma), alpha=alpha / gamma, gamma=gamma)
+        yield from _candidate(
+            "Selu", _ABSOLUTE * min(alpha, gamma), alpha=alpha / gamma, gamma=gamma
+        )
     if math.isfinite(f[-1e6]) and f[-1e6] < 0:
-        yield _candidate("Celu", _ABSOLUTE * -f[-1e6], alpha=-f[-1e6])
+        yield from _candidate("Celu", _ABSOLUTE * -f[-1e6], alpha=-f[-1e6])
 
 
 def _thresholded(curve: Curve, f: Mapping[float, float]) -> Iterator[_Candidate]:
@@ -172,9 +181,9 @@ def _thresholded(curve: Curve, f: Mapping[float, float]) -> Iterator[_Candidate]
     if not zero.any():
         return
     threshold, bias = float(curve.grid[zero].max()), 1e6 - f[1e6]
-    yield _candidate("ThresholdedRelu", 0.0, alpha=threshold)
+    yield from _candidate("ThresholdedRelu", 0.0, alpha=threshold)
     if math.isfinite(bias):
-        yield _candidate("Shrink", 0.0, lambd=threshold, bias=bias)
+        yield from _candidate("Shrink", 0.0, lambd=threshold, bias=bias)
 
 
 def _prelu(curve: Curve) -> _Candidate | None:

@@ -128,13 +128,14 @@ def _emit(main: Graph, scope: MatchScope, match: Match) -> Node:
     op, attributes, constants = match.op, dict(match.attributes), list(match.constants)
     x, last = match.inputs[0], match.last
     opset = opset_version(main)
-    is_function = opset < _SINCE.get(op, 0)
+    axes = attributes.pop("axes", None)
+    # ONNX normalises the last axes alone, the function any.
+    is_function = opset < _SINCE.get(op, 0) or (axes is not None and axes[-1] != -1)
     if is_function:
         define_function(main, ann_function(op, opset))
     if op == "GeluTanh" and not is_function:
         op, attributes = "Gelu", {"approximate": "tanh"}
-    if op in ("LayerNormalization", "RMSNormalization"):
-        axes = attributes.pop("axes")
+    if axes is not None:
         if is_function:
             stash_type = TensorProto.DOUBLE if x.dtype == np.float64 else TensorProto.FLOAT
             attributes |= {"axes": list(axes), "stash_type": stash_type}
