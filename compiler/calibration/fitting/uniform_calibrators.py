@@ -228,7 +228,8 @@ def _side_error(side: Side, steps: np.ndarray, levels: np.ndarray) -> np.ndarray
     at_low, at_high = level(low), level(high)
     # (integral up to high) - (integral up to low)
     total = (at_high - at_low) / 12 + ((high - at_high) ** 3 - (low - at_low) ** 3) / 3
-    errors += (total / (high - low)) @ side.counts[wide]
+    width = high - low  # 0 where the ends are neighbours among floats
+    errors += np.divide(total, width, out=(low - at_low) ** 2, where=width > 0) @ side.counts[wide]
     return np.asarray(errors * steps * steps)
 
 

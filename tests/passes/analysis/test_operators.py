@@ -156,6 +156,7 @@ TABLES = {
     "passes/recognise/patterns.py": "patterns",
     "passes/recognise/activations.py": "patterns",
     "passes/recognise/by_values.py": "patterns: the activations that values tell",
+    "passes/recognise/norms.py": "patterns",
     "passes/recognise/ann_functions.py": "emitter: the functions written for old opsets",
     "passes/lowering/spikes_of_integers.py": "emitter: the rounding of a neuron",
     "passes/lowering/set_opset.py": "rules: what changed between versions of an operator",
