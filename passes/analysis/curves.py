@@ -22,7 +22,7 @@ from .functions import NotANeuron
 from .operators import Inputs, is_linear, moves_values, properties, standard
 
 #: Larger expressions are somebody's arithmetic. The limits bound the time.
-_MAX_NODES = 24
+_MAX_NODES = 16
 _MAX_CONSTANT = 1 << 16
 _MAX_BREAKS = 32
 #: Halvings of an interval of float32 that leave two neighbours.
@@ -61,6 +61,11 @@ class Curve:
     def is_scalar(self) -> bool:
         """Whether each of its constants is one value, so that it is one function everywhere."""
         return all(values.size == 1 for values in self.constants)
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether each of its operators is, so that it is, too."""
+        return all(_is_affine(node) for node in self.nodes)
 
     @property
     def numbers(self) -> list[float]:
@@ -280,7 +285,7 @@ def _is_float(tensor: Tensor) -> bool:
 
 def _bends(curve: Curve) -> bool:
     """Whether it is not affine."""
-    if all(_is_affine(node) for node in curve.nodes):
+    if curve.is_affine:
         return False
     if not curve.is_scalar:
         return True

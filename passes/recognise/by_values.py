@@ -94,6 +94,8 @@ def match_values(scope: MatchScope, last: Node, position: Mapping[int, int]) -> 
     for curve in curves_ending_in(last, position, is_hidden):
         if len(curve.nodes) == 1 and properties(last.op).role is Role.ACTIVATION:
             continue
+        if curve.is_affine:
+            continue
         try:
             one = _named(curve)
         except NotANeuron:

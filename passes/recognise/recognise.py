@@ -1,11 +1,12 @@
 """Recognise: one node for each activation and normalisation that exporters write as arithmetic.
 
-1. The patterns are those of ``recognise_activations``, ``recognise_selections`` and
-   ``recognise_norms``, in every spelling that exporters use.
+1. The patterns are those of ``activations``, ``selections`` and ``norms``, in every spelling that
+   exporters use; ``by_values`` knows activations however they are written.
 2. The new node is the standard operator, where the model's opset has it; otherwise it calls a
    function of :data:`~.graph.ANN_DOMAIN`, defined by ``ann_functions``. It has the name, metadata
    and output tensor of the last node it replaces.
-3. Larger patterns come first: nodes are visited from the outputs to the inputs.
+3. Larger ones come first: nodes are visited from the outputs to the inputs, and of a pattern and
+   what values tell the one with more nodes is taken.
 4. Left as it is: whatever has an intermediate result that another node, a body or a graph output
    reads, a constant that is none or has another value, or another element type than float32 (for
    normalisations: float16 and float64 as well).

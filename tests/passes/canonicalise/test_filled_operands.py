@@ -45,7 +45,9 @@ def canonical(text):
 )
 def test_a_tensor_filled_to_the_shape_of_another_operand(body):
     """The lengths have no names, so the construction alone tells."""
-    text = f"g (float[?,?] x) => (float[?,?] y) <float one = {{1}}, float half = {{0.5}}> {{ {body} }}"
+    text = (
+        f"g (float[?,?] x) => (float[?,?] y) <float one = {{1}}, float half = {{0.5}}> {{ {body} }}"
+    )
     assert not {"Shape", "ConstantOfShape", "Expand"} & set(canonical(text))
 
 
