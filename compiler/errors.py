@@ -6,6 +6,18 @@ Each message says what was found, where, and what to do about it.
 from __future__ import annotations
 
 
+def readable(text: str) -> str:
+    """Text with file names in it, such that any stream of UTF-8 takes it.
+
+    Bytes of a name that are not UTF-8, which Python keeps as lone surrogates, become ``\\xff``.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # other surrogates than those of bytes
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
+
+
 class SnnCompileError(Exception):
     """Base of all refusals. ``exit_code`` is what the command line exits with."""
 

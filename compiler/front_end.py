@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from ..passes.analysis.activations import Activation, find_activations
 from ..passes.analysis.layers import Layer, find_layers
+from ..passes.analysis.unfit import unfit
 from ..passes.canonicalise.canonicalise import canonicalise
 from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
 from ..passes.graph.graph import Graph, PassResult
@@ -40,6 +41,7 @@ from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
 from .running.probe import probe
 from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
+from .running.types import with_types
 from .samples.files import FileSamples, Samples, input_specs
 from .samples.synthetic import SyntheticSamples
 from .steps import Steps
@@ -193,7 +195,9 @@ def prepare(
     # Before any pass sees it, the runtime has to accept the model.
     run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")
 
-    graph = apply_passes(import_model(ann), RECOGNITION, options, steps)
+    graph = apply_passes(import_model(with_types(ann)), RECOGNITION, options, steps)
+    for reason in unfit(graph):
+        raise ModelError(reason)
     if calibration is None:
         with steps("match_samples"):
             samples = matched_samples(
@@ -229,7 +233,7 @@ def prepare(
             described,
             source.external_data,
             steps,
-            list(source.warnings),
+            [*source.warnings, *samples.warnings],
         )
 
 

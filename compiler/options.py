@@ -162,7 +162,7 @@ class CompileOptions:
         "Levels N of each neuron and polarity, in each timestep; a neuron for both signs has 2 N, "
         "divided as the data ask.",
         fallback=32,
-        shown="32; over several timesteps 1; for int8 255",
+        shown="32; over several timesteps 1; for standard and int8 255",
         numbers=Numbers(int, 1, MOST_LEVELS),
         symbol="N",
     )
@@ -181,7 +181,7 @@ class CompileOptions:
         "the data, the levels and the timesteps ask for. Curves (GELU, sigmoid) become "
         "StaircaseFire, or with scale stay in float and are encoded.",
         fallback=AUTO,
-        shown="auto; for standard, int8 and NIR multi-threshold",
+        shown="auto; for standard scale; for int8 and NIR multi-threshold",
         choices=(AUTO, SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED),
     )
     calibrator: str = _option(

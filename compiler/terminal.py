@@ -23,7 +23,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
-from .errors import SnnCompileError, UsageError
+from .errors import SnnCompileError, UsageError, readable
 from .progress import Progress
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ def say(text: str) -> None:
         UsageError: standard output cannot be written; that nobody reads it any more is fine.
     """
     try:
-        click.echo(text)
+        click.echo(readable(text))
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -184,7 +184,7 @@ def warn_without_kernels() -> None:
 
 def _tell(text: str) -> None:
     try:
-        click.echo(text, err=True)
+        click.echo(readable(text), err=True)
     except OSError:
         _discard(sys.stderr)
 

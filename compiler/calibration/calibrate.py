@@ -22,6 +22,7 @@ from ..errors import DataError
 from ..options import CompileOptions
 from ..progress import Progress
 from ..running.histograms import observe_samples
+from ..running.probe import first_not_finite
 from ..samples.files import Samples
 from .fitting.watches import Fit, NotFiniteError, watches_of
 from .sequence.sequential import Calibrated, calibrate_sequentially
@@ -77,8 +78,9 @@ def calibrate(
     except NotFiniteError as error:
         read = [a for a in activations if a.input in error.tensors]
         where = ", ".join(f"{a.op} {a.name}" for a in read[:3])
+        advice = _advice(network, [a.input for a in read[:3]], samples)
         raise DataError(
-            f"the samples make the input of {where} NaN or infinite; {_advice(network)}"
+            f"the samples make the input of {where} NaN or infinite; {advice}"
         ) from error
     return result
 
@@ -107,9 +109,10 @@ def _in_one_pass(
     return result
 
 
-def _advice(network: Network) -> str:
+def _advice(network: Network, tensors: Sequence[str], samples: Samples) -> str:
     """What to check when values are not finite: the weights, if they are not, or the samples."""
     for name, values in constants_of(network).items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             return f"the weight '{name}' holds NaN or inf, train or export the network again"
-    return "check their scaling"
+    first = first_not_finite(network, tensors, samples)
+    return f"check their scaling: {first}" if first else "check their scaling"

@@ -147,7 +147,7 @@ def evaluate(
             FileSamples(options.calibration, pair.specs)  # refused before any long work
         labels = read_labels(samples, {spec.name for spec in pair.specs})
         baselines: dict[str, Path] = {}
-        warnings = list(pair.warnings)
+        warnings = [*pair.warnings, *samples.warnings]
         if INT8 in options.baselines:
             baselines[INT8] = _int8_baseline(pair, options, folder, warnings, progress)
         found = compare(pair.ann, pair.snn, baselines, samples, labels, options.energy, progress)

@@ -40,6 +40,7 @@ from ...passes.lowering.quantise_linear import MOST_LEVELS, safe_weight
 from ..errors import ModelError, SnnCompileError
 from ..model_io.load import read_model
 from ..model_io.save import save_network
+from ..model_io.to_float32 import to_float32
 from ..model_io.upgrade import upgrade
 from ..samples.files import Feed
 
@@ -70,8 +71,9 @@ def quantise(
         ModelError: the runtime cannot quantise the network.
     """
     source, prepared, output = (folder / f"{i}.onnx" for i in ("source", "prepared", "quantised"))
-    newer = Network(ModelProto(), ann.weights)
+    newer = Network(ModelProto(), dict(ann.weights))
     newer.proto.CopyFrom(ann.proto)
+    to_float32(newer)  # of other types nothing is quantised
     upgrade(newer.proto)
     save_network(newer, source)
     try:

@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..samples.files import UNREADABLE, FileSamples
-
-_NAME = "labels"
+from ..samples.files import LABELS, UNREADABLE, FileSamples
 
 
 def read_labels(samples: FileSamples, inputs: Collection[str]) -> np.ndarray | None:
@@ -28,7 +26,7 @@ def read_labels(samples: FileSamples, inputs: Collection[str]) -> np.ndarray | N
     Raises:
         DataError: they do not fit the samples.
     """
-    if _NAME in inputs:
+    if LABELS in inputs:
         return None
     found = {file: _labels_in(file) for file in samples.files}
     arrays = [labels for labels in found.values() if labels is not None]
@@ -36,7 +34,9 @@ def read_labels(samples: FileSamples, inputs: Collection[str]) -> np.ndarray | N
         return None
     if len(arrays) < len(found):
         without = next(file for file, labels in found.items() if labels is None)
-        raise DataError(f"{without}: holds no 'labels', but other files of the folder do")
+        raise DataError(
+            f"{without}: holds no 'labels', but other files of the folder do; save them in it too"
+        )
     for file, labels in found.items():
         if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
             raise DataError(_not_fitting(file, labels, samples.count))
@@ -51,7 +51,7 @@ def read_labels(samples: FileSamples, inputs: Collection[str]) -> np.ndarray | N
             "classes count from 0"
         )
     if int(joined.max()) > np.iinfo(np.int64).max:
-        raise DataError(f"'labels' has {int(joined.max())}, which is no class")
+        raise DataError(f"'labels' has {int(joined.max())}, which is no class; save class indices")
     return joined.astype(np.int64)
 
 
@@ -81,10 +81,10 @@ def _labels_in(file: Path) -> np.ndarray | None:
         return None
     try:
         with np.load(file, allow_pickle=False) as archive:
-            labels: np.ndarray | None = archive.get(_NAME)
+            labels: np.ndarray | None = archive.get(LABELS)
             return labels
     except UNREADABLE as error:
-        raise DataError(f"{file}: 'labels' is not readable: {error}") from error
+        raise DataError(f"{file}: 'labels' is not readable: {error}; save it again") from error
 
 
 def _not_fitting(place: Path, labels: np.ndarray, count: int) -> str:

@@ -20,15 +20,19 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import FunctionProto, ModelProto, TensorProto, inliner
 
-from ...passes.analysis.operators import Role, with_role
+from ...passes.analysis.operators import OPERATORS, Role, with_role
 from ...passes.graph.network import Network, attach, check, detach
 from ...passes.graph.protos import nodes_below
 from ..errors import ModelError
 from .external_data import external_tensors, read_external
 from .structure import check_source, check_structure
+from .to_float32 import short_floats, to_float32
 from .upgrade import overridable_inputs, upgrade
 
-_WORTH_INLINING = with_role(Role.ACTIVATION, Role.NORMALISATION, Role.RECURRENT, Role.LINEAR)
+#: What has a line in the report, or is refused.
+_WORTH_INLINING = with_role(
+    *(Role.ACTIVATION, Role.NORMALISATION, Role.RECURRENT, Role.LINEAR, Role.FUSED)
+) | {name for name, what in OPERATORS.items() if what.random}
 
 
 @dataclass
@@ -69,6 +73,7 @@ def load_source(model: Path | ModelProto) -> Source:
         external_data = _data_files(proto, model.resolve().parent)
         network = _with_weights(proto, model.resolve().parent)
     changes: list[str] = []
+    warnings = to_float32(network)
     _spell_domain(network.proto)
     overridable = overridable_inputs(network.proto)
     before = _opset(network.proto)
@@ -78,19 +83,24 @@ def load_source(model: Path | ModelProto) -> Source:
         changes.append(f"opset {before} became {after}")
     network = Network(_inline_functions(network.proto, changes), network.weights)
     _check(network.proto)
-    warnings = [f"input '{name}' has a default and is now a constant" for name in overridable]
+    warnings += [f"input '{name}' has a default and is now a constant" for name in overridable]
     return Source(network, external_data, changes, warnings)
 
 
 def read_model(path: Path) -> Network:
     """Read any ONNX model, compiled ones included, weights included.
 
+    One with bfloat16, which the runtime cannot be fed, is brought to float32.
+
     Raises:
         ModelError: the file is missing, not an ONNX model, or unsafe to read.
     """
     proto = _read(path)
     check_structure(proto)
-    return _with_weights(proto, path.resolve().parent)
+    network = _with_weights(proto, path.resolve().parent)
+    if "bfloat16" in short_floats(network.proto):
+        to_float32(network)
+    return network
 
 
 def _read(path: Path) -> ModelProto:

@@ -18,7 +18,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from ...passes.graph.network import Network, is_detached
-from ..errors import UsageError
+from ..errors import UsageError, readable
 from .stream import write_network
 
 _ALIGNMENT = 4096  # of tensors in a data file, so that runtimes can map them
@@ -92,7 +92,7 @@ def save_files(
         UsageError: one of them cannot be written; old files are unchanged.
     """
     data_files = {
-        path: path.with_name(path.name + ".data")
+        path: path.with_name(readable(path.name) + ".data")  # the model names it, in UTF-8
         for path, content in contents.items()
         if isinstance(content, Network) and _goes_apart(content, external_data)
     }

@@ -5,8 +5,9 @@ In Python alone, in one walk over the model, before anything else looks at it:
 1. Text is UTF-8, and nothing is nested deeper than protobuf itself reads.
 2. The IR version and the standard opset are ones that the installed onnx knows; a domain is
    imported in one version.
-3. Every operator is a function of the model, an operator of ONNX at the imported version, or of a
-   domain that the runtime has (it decides later whether it knows the operator).
+3. Every operator is a function of the model, an operator of ONNX at the imported version, one that
+   the runtime has there (:mod:`.runtime_operators`), or of a domain that the runtime has (it
+   decides later whether it knows the operator).
 4. In every graph each tensor is made once, before it is read, and has a name that no enclosing
    graph uses. Outputs exist. What a graph of a node (If, Loop, Scan, ...) may read: its own tensors
    and those of the enclosing graphs made before the node.
@@ -51,6 +52,7 @@ from .protos import (
     invalid,
     is_utf8,
 )
+from .runtime_operators import is_run
 
 #: Messages within messages; protobuf reads no more than this.
 MAX_NESTING = 100
@@ -63,6 +65,8 @@ MAX_INPUT_BYTES = 1 << 32
 _EXPORT = "export the model again"
 #: Domains without schemas in onnx whose operators onnxruntime brings along, or our library.
 _RUNTIME_DOMAINS = {"com.microsoft", DOMAIN}
+#: Domains of operators that onnxruntime's optimisation writes for its own kernels.
+_LAYOUT_DOMAINS = ("com.microsoft.", "com.ms.")
 #: Domains of onnx, whose operators have schemas.
 _ONNX_DOMAINS = {"", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training"}
 
@@ -219,11 +223,18 @@ def _check_operator(node: NodeProto, context: _Context) -> None:
     if (domain, node.op_type, node.overload) in context.functions:
         return
     version = context.imports.get(domain)
+    if domain == "" and version is not None and is_run(node.op_type, version):
+        return
     if not defs.has(node.op_type, domain) and domain not in _RUNTIME_DOMAINS:
         if domain in _ONNX_DOMAINS:
             raise ModelError(
                 f"{where} is an operator that onnx {onnx.__version__} does not know; update onnx, "
                 "or export the model without it"
+            )
+        if domain.startswith(_LAYOUT_DOMAINS):
+            raise ModelError(
+                f"{where} is of the domain '{domain}', which onnxruntime makes for the machine "
+                "that it optimises on; export the model without graph optimisation"
             )
         raise ModelError(
             f"{where} is an operator of the domain '{domain}', which neither onnx nor onnxruntime "

@@ -17,7 +17,8 @@
 6. Opset 6: the axis at which a second operand (or the slopes of PRelu) was broadcast becomes
    dimensions of 1; BatchNormalization and Dropout that are not marked ``is_test`` are refused.
 7. Scatter is renamed ScatterElements. Scan before 9 had a batch axis: refused.
-8. Inputs that have an initializer are dropped and the initializer stays as a constant. Up to IR
+8. Operators that onnxruntime has and onnx does not, or no longer: ``runtime_operators.py``.
+9. Inputs that have an initializer are dropped and the initializer stays as a constant. Up to IR
    version 3 every weight had to be such an input; since 4 it is a default that the caller may
    override, which a compiled network, calibrated with the defaults, cannot honour
    (:func:`overridable_inputs` names them). The other inputs keep names, order and types.
@@ -34,13 +35,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+)
 from onnx.helper import make_attribute, make_node
 from onnx.numpy_helper import from_array, to_array
 
-from ...passes.graph.protos import bodies_in, names_below, reads
+from ...passes.graph.protos import bodies_in, names_below, nodes_below, reads
 from ...runtime_ops.definition import MIN_OPSET
 from ..errors import ModelError
+from .runtime_operators import RUNTIME_OPERATORS, is_run
 
 OLDEST_OPSET = 6
 
@@ -75,7 +85,7 @@ def upgrade(model: ModelProto) -> ModelProto:
             "install a newer onnx, or export the model with an older opset"
         )
     _drop_inputs_with_initializers(model.graph)
-    if opset < MIN_OPSET:
+    if opset < MIN_OPSET or _needs_runtime(model.graph, opset):
         rewriter = _Rewriter(opset, names_below(model.graph))
         rewriter.rewrite_graph(model.graph, _inferred(model), _Types())
         _set_opset(model.opset_import)
@@ -86,12 +96,18 @@ def upgrade(model: ModelProto) -> ModelProto:
                 f"function {function.name}: opset {own} is too old, {OLDEST_OPSET} is the oldest "
                 f"that is read; export the model with opset {MIN_OPSET} or newer"
             )
-        if own < MIN_OPSET:
+        if own < MIN_OPSET or _needs_runtime(function, own):
             inner = _Rewriter(own, names_below(function))
             inner.rewrite_nodes(function.node, _Types(), set(function.output))
             _set_opset(function.opset_import)
     model.ir_version = max(model.ir_version, _MIN_IR)
     return model
+
+
+def _needs_runtime(proto: GraphProto | FunctionProto, opset: int) -> bool:
+    """Whether it has operators that onnx does not know at its opset."""
+    nodes = nodes_below(proto)
+    return any(is_run(node.op_type, opset) for node in nodes if node.domain in _STANDARD)
 
 
 def overridable_inputs(model: ModelProto) -> list[str]:
@@ -120,7 +136,7 @@ def _standard_opset(imports: Iterable[onnx.OperatorSetIdProto], default: int | N
 def _set_opset(imports: Iterable[onnx.OperatorSetIdProto]) -> None:
     for opset in imports:
         if opset.domain in _STANDARD:
-            opset.version = MIN_OPSET
+            opset.version = max(opset.version, MIN_OPSET)
 
 
 def _initializer_names(graph: GraphProto) -> set[str]:
@@ -206,16 +222,18 @@ class _Rewriter:
                 self.rewrite_graph(body, next(remaining, body), types)
             self._remember(node)
             if node.domain in _STANDARD:
-                result += self._replacements(_Step(self, node, types, read))
+                result += self._replacements(Step(self, node, types, read))
             else:
                 result.append(node)
         del nodes[:]
         nodes.extend(result)
 
-    def _replacements(self, step: _Step) -> list[NodeProto]:
+    def _replacements(self, step: Step) -> list[NodeProto]:
         before: list[NodeProto] = []
         if self.opset < 7:
             *before, step.node = _ADAPTERS_TO_7.get(step.node.op_type, _as_it_is)(step)
+        if is_run(step.node.op_type, self.opset):
+            return RUNTIME_OPERATORS[step.node.op_type].adapt(step)
         last, adapter = _ADAPTERS.get(step.node.op_type, (0, _as_it_is))
         return [*before, *(adapter(step) if self.opset < last else [step.node])]
 
@@ -241,7 +259,7 @@ class _Rewriter:
 
 
 @dataclass
-class _Step:
+class Step:
     """One node on its way; an adapter returns the nodes that take its place."""
 
     rewriter: _Rewriter
@@ -250,6 +268,7 @@ class _Step:
     read: set[str]
 
     def refuse(self, what: str) -> ModelError:
+        """The error for a node whose old meaning cannot be expressed."""
         node = self.node
         return ModelError(
             f"{node.op_type} {node.name or node.output[0]} of opset {self.rewriter.opset}: {what}; "
@@ -267,6 +286,7 @@ class _Step:
         return None
 
     def new_name(self, what: str) -> str:
+        """A name that nothing has yet, after the node's."""
         return self.rewriter.unique(f"{self.node.name or self.node.output[0]}.{what}")
 
     def emit(self, op: str, what: str, inputs: list[str], **attributes: Any) -> NodeProto:
@@ -275,6 +295,7 @@ class _Step:
         return make_node(op, inputs, [output], name=self.new_name(f"{what}_op"), **attributes)
 
     def constant(self, what: str, values: np.ndarray) -> NodeProto:
+        """A Constant node."""
         node = self.emit("Constant", what, [], value=from_array(values))
         self.rewriter._remember(node)
         return node
@@ -312,23 +333,36 @@ class _Step:
             return [constant, self.emit("CastLike", "typed", inputs)]
         return [constant, self.emit("Cast", "typed", [constant.output[0]], to=element)]
 
+    @property
+    def opset(self) -> int:
+        """Of the model or function around it, before it is rewritten."""
+        return self.rewriter.opset
+
+    def become(self, op: str, inputs: list[str]) -> None:
+        """Make another operator of the node, without attributes."""
+        self.node.op_type = op
+        del self.node.input[:], self.node.attribute[:]
+        self.node.input.extend(inputs)
+
     def set_input(self, index: int, name: str) -> None:
+        """Let the node read ``name`` as this input."""
         while len(self.node.input) <= index:
             self.node.input.append("")
         self.node.input[index] = name
 
     def keep_first_output(self, why: str) -> None:
+        """Drop the others; refuse where something reads them."""
         for name in self.node.output[1:]:
             if name and name in self.read:
                 raise self.refuse(f"its output {name} is used, {why}")
         del self.node.output[1:]
 
 
-def _as_it_is(step: _Step) -> list[NodeProto]:
+def _as_it_is(step: Step) -> list[NodeProto]:
     return [step.node]
 
 
-def _broadcast(step: _Step) -> list[NodeProto]:
+def _broadcast(step: Step) -> list[NodeProto]:
     broadcast, axis = step.take("broadcast"), step.take("axis")
     if broadcast is None or not broadcast.i or axis is None:
         return [step.node]
@@ -339,7 +373,7 @@ def _broadcast(step: _Step) -> list[NodeProto]:
     return _with_trailing_ones(step, ranks[1], ranks[0] - first)
 
 
-def _prelu(step: _Step) -> list[NodeProto]:
+def _prelu(step: Step) -> list[NodeProto]:
     rank, slope_rank = (step.types.rank.get(name) for name in step.node.input[:2])
     if slope_rank == 0 or (slope_rank == 1 and rank == 2) or (slope_rank == rank is not None):
         return [step.node]
@@ -348,7 +382,7 @@ def _prelu(step: _Step) -> list[NodeProto]:
     return _with_trailing_ones(step, slope_rank, rank - 1 - slope_rank)
 
 
-def _with_trailing_ones(step: _Step, rank: int, ones: int) -> list[NodeProto]:
+def _with_trailing_ones(step: Step, rank: int, ones: int) -> list[NodeProto]:
     """Give the second input dimensions of 1 at its end."""
     if ones <= 0:
         return [step.node]
@@ -358,10 +392,10 @@ def _with_trailing_ones(step: _Step, rank: int, ones: int) -> list[NodeProto]:
     return [axes, shaped, step.node]
 
 
-def _without(*names: str) -> Callable[[_Step], list[NodeProto]]:
+def _without(*names: str) -> Callable[[Step], list[NodeProto]]:
     """Attributes without effect on the result are dropped."""
 
-    def adapt(step: _Step) -> list[NodeProto]:
+    def adapt(step: Step) -> list[NodeProto]:
         for name in names:
             step.take(name)
         return [step.node]
@@ -369,14 +403,19 @@ def _without(*names: str) -> Callable[[_Step], list[NodeProto]]:
     return adapt
 
 
-def _only_test(step: _Step) -> list[NodeProto]:
+def _only_test(step: Step) -> list[NodeProto]:
     is_test = step.take("is_test")
     if is_test is None or not is_test.i:
-        raise step.refuse("it is in training mode (is_test is 0)")
+        node = step.node
+        name = node.name or node.output[0]
+        raise ModelError(
+            f"{node.op_type} '{name}' of opset {step.opset} in training mode (is_test is 0): "
+            "export with model.eval()"
+        )
     return [step.node]
 
 
-def _upsample_by_height_and_width(step: _Step) -> list[NodeProto]:
+def _upsample_by_height_and_width(step: Step) -> list[NodeProto]:
     factors = [step.take("height_scale"), step.take("width_scale")]
     if any(factor is None or factor.ref_attr_name for factor in factors):
         raise step.refuse("it has no scales of its own")
@@ -388,10 +427,10 @@ def _upsample_by_height_and_width(step: _Step) -> list[NodeProto]:
     return [step.node]
 
 
-def _move(*names: str) -> Callable[[_Step], list[NodeProto]]:
+def _move(*names: str) -> Callable[[Step], list[NodeProto]]:
     """Integer attributes become inputs 1, 2, ... in this order."""
 
-    def adapt(step: _Step) -> list[NodeProto]:
+    def adapt(step: Step) -> list[NodeProto]:
         before = []
         for index, name in enumerate(names, start=1):
             attribute = step.take(name)
@@ -404,7 +443,7 @@ def _move(*names: str) -> Callable[[_Step], list[NodeProto]]:
     return adapt
 
 
-def _clip(step: _Step) -> list[NodeProto]:
+def _clip(step: Step) -> list[NodeProto]:
     before: list[NodeProto] = []
     for index, name in enumerate(("min", "max"), start=1):
         attribute = step.take(name)
@@ -415,7 +454,7 @@ def _clip(step: _Step) -> list[NodeProto]:
     return [*before, step.node]
 
 
-def _pad(step: _Step) -> list[NodeProto]:
+def _pad(step: Step) -> list[NodeProto]:
     value = step.take("value")
     before = _move("pads")(step)[:-1]
     if len(step.node.input) < 2:
@@ -426,7 +465,7 @@ def _pad(step: _Step) -> list[NodeProto]:
     return [*before, step.node]
 
 
-def _dropout(step: _Step) -> list[NodeProto]:
+def _dropout(step: Step) -> list[NodeProto]:
     step.keep_first_output("and masks have another meaning since opset 12")
     ratio = step.take("ratio")
     before = []
@@ -436,7 +475,7 @@ def _dropout(step: _Step) -> list[NodeProto]:
     return [*before, step.node]
 
 
-def _topk(step: _Step) -> list[NodeProto]:
+def _topk(step: Step) -> list[NodeProto]:
     k = step.take("k")
     if k is None:
         return [step.node]
@@ -450,7 +489,7 @@ def _topk(step: _Step) -> list[NodeProto]:
     return [*before, step.node]
 
 
-def _softmax(step: _Step) -> list[NodeProto]:
+def _softmax(step: Step) -> list[NodeProto]:
     node = step.node
     x, output = node.input[0], node.output[0]
     axis = step.take("axis") or make_attribute("axis", 1)
@@ -469,7 +508,7 @@ def _softmax(step: _Step) -> list[NodeProto]:
     return [shape, flat, node, restored]
 
 
-def _resize(step: _Step) -> list[NodeProto]:
+def _resize(step: Step) -> list[NodeProto]:
     node = step.node
     mode = next((a.s.decode() for a in node.attribute if a.name == "mode"), "nearest")
     before = []
@@ -500,7 +539,7 @@ def _resize(step: _Step) -> list[NodeProto]:
     return [*before, node]
 
 
-def _batch_normalization(step: _Step) -> list[NodeProto]:
+def _batch_normalization(step: Step) -> list[NodeProto]:
     step.keep_first_output("which only training fills")
     node = step.node
     spatial = step.take("spatial")
@@ -522,12 +561,12 @@ def _batch_normalization(step: _Step) -> list[NodeProto]:
     return [*typed, variance, deviation, centred, normed, scaled, node]
 
 
-def _scatter(step: _Step) -> list[NodeProto]:
+def _scatter(step: Step) -> list[NodeProto]:
     step.node.op_type = "ScatterElements"
     return [step.node]
 
 
-def _scan(step: _Step) -> list[NodeProto]:
+def _scan(step: Step) -> list[NodeProto]:
     node = step.node
     lengths, *inputs = node.input
     if lengths or any(step.types.first.get(name) != 1 for name in inputs):
@@ -551,7 +590,7 @@ def _scan(step: _Step) -> list[NodeProto]:
 
 
 # What opset 7 changed.
-_ADAPTERS_TO_7: dict[str, Callable[[_Step], list[NodeProto]]] = {
+_ADAPTERS_TO_7: dict[str, Callable[[Step], list[NodeProto]]] = {
     **dict.fromkeys(("Add", "And", "Div", "Equal", "Greater", "Less"), _broadcast),
     **dict.fromkeys(("Mul", "Or", "Pow", "Sub", "Xor"), _broadcast),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _without("output_sequence")),
@@ -563,7 +602,7 @@ _ADAPTERS_TO_7: dict[str, Callable[[_Step], list[NodeProto]]] = {
 }
 
 # Operator: the opset from which on it needs no rewriting, and what rewrites it before.
-_ADAPTERS: dict[str, tuple[int, Callable[[_Step], list[NodeProto]]]] = {
+_ADAPTERS: dict[str, tuple[int, Callable[[Step], list[NodeProto]]]] = {
     "BatchNormalization": (14, _batch_normalization),
     "Clip": (11, _clip),
     "Dropout": (12, _dropout),

@@ -10,6 +10,7 @@ from typing import Any
 from ..calibration.fitting.membrane import MembraneHistogram
 from ..calibration.tuning.levels_budget import BudgetReport
 from ..calibration.tuning.search_scale import SearchReport
+from ..errors import readable
 from ..verify import Verification
 from .coverage import Coverage
 
@@ -96,9 +97,11 @@ class CompileReport:
 
 
 def finite(value: Any) -> Any:
-    """JSON knows no NaN: what does not apply is null."""
+    """JSON knows no NaN: what does not apply is null. File names are shown as UTF-8."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
         return [finite(item) for item in value]
+    if isinstance(value, str):
+        return readable(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

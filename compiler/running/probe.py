@@ -1,11 +1,13 @@
-"""One run of a network, for what only a run tells: shapes."""
+"""Runs of a network for what only a run tells: shapes, and which sample overflows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from ...passes.graph.network import Network
-from ..samples.files import Feed
+from ..samples.files import Feed, Samples
 from .expose import with_outputs
 from .session import make_session, run_samples
 
@@ -30,3 +32,35 @@ def probe(network: Network, names: Iterable[str], feed: Feed) -> dict[str, tuple
         return {}
     values = run_samples(make_session(with_outputs(network, wanted)), feed, "the model")
     return {name: value.shape for name, value in zip(wanted, values, strict=True) if value.size}
+
+
+def first_not_finite(network: Network, names: Iterable[str], samples: Samples) -> str:
+    """Which sample first makes NaN or infinity of float32 tensors, and how large its arrays are.
+
+    Args:
+        network: any valid model.
+        names: of its tensors.
+        samples: they are run one by one, or in the batches that the model fixes.
+
+    Returns:
+        Text for a message; empty if none does.
+    """
+    session = make_session(with_outputs(network, list(names)))
+    start = 0
+    for feed in samples.batches(1):
+        count = samples.count_in(feed)
+        outputs = run_samples(session, feed, "the model")
+        if not all(np.isfinite(values).all() for values in outputs):
+            which = (
+                f"sample {start} is"
+                if count == 1
+                else f"samples {start} to {start + count - 1} are"
+            )
+            floats = {name: array for name, array in feed.items() if array.dtype.kind == "f"}
+            sizes = [
+                f"array '{name}' up to {np.abs(array).max(initial=0):.3g}"
+                for name, array in floats.items()
+            ]
+            return f"{which} the first, {', '.join(sizes) or 'with integers alone'}"
+        start += count
+    return ""

@@ -31,8 +31,10 @@ class Reference:
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
         count = samples.batch_count(batch)
         try:
+            done = 0
             for feed in progress.track(samples.batches(batch), count, "running the ANN"):
-                outputs = run_samples(session, feed, "the ANN")
+                outputs = run_samples(session, feed, f"the ANN, from sample {done} on,")
+                done += samples.count_in(feed)
                 self._batches += 1
                 for position, _ in self.positions:
                     np.save(self._file, outputs[position], allow_pickle=False)

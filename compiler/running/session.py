@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto
 from ...passes.graph.network import Network, detach
 from ...runtime_ops import has_library, register
 from ..errors import DataError, ModelError
-from ..samples.files import Feed
+from ..samples.files import NO_BATCH_AXIS, Feed
 from .bodies import ObservingSession, on_bodies
 
 #: Bytes of activations per batch that may leave the runtime at once.
@@ -100,8 +100,10 @@ def run_samples(session: ort.InferenceSession, feed: Feed, what: str) -> list[np
         return run.outputs
     _raise_if_out_of_memory(run.error)
     shapes = {name: list(array.shape) for name, array in feed.items()}
-    message = f"{what} does not run on inputs of shape {shapes}: {run.error}"
-    raise DataError(message) from run.error
+    raise DataError(
+        f"{what} does not run on inputs of shape {shapes}: {run.error}; check lengths and values, "
+        f"indices above all; {NO_BATCH_AXIS}"
+    ) from run.error
 
 
 class _Run(threading.Thread):

@@ -15,7 +15,7 @@ import hashlib
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -33,6 +33,16 @@ UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError),
     *(NotImplementedError, RuntimeError),
 )
+
+
+#: What to do about inputs whose first dimension does not count samples.
+NO_BATCH_AXIS = (
+    "where the first dimension of an input is no batch axis, give the arrays of all inputs one "
+    "dimension more, the first for the samples"
+)
+
+#: The array of class indices; evaluation reads it, calibration does not.
+LABELS = "labels"
 
 
 class InputSpec(NamedTuple):
@@ -61,7 +71,10 @@ def input_specs(model: ModelProto) -> list[InputSpec]:
             raise ModelError(f"input '{value.name}' is {what}; only tensors of known rank are fed")
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         if dtype.kind not in "fiub":
-            raise ModelError(f"input '{value.name}' holds {dtype}; only numbers are supported")
+            raise ModelError(
+                f"input '{value.name}' holds {dtype}; only numbers that NumPy has can be fed: "
+                "export the model with an input of float32 and a Cast behind it"
+            )
         # Some exporters write -1 for a dynamic dimension.
         dims = tuple(
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
@@ -87,6 +100,7 @@ class Samples(ABC):
         synthetic: whether they were made up.
         fixed_batch: the model's batch size, or None if it is dynamic.
         unbatched: inputs without a batch axis; then ``fixed_batch`` is 1.
+        warnings: what the user should know of them.
     """
 
     count: int
@@ -94,6 +108,7 @@ class Samples(ABC):
     synthetic: bool
     fixed_batch: int | None
     unbatched: frozenset[str]
+    warnings: Sequence[str] = ()
 
     @abstractmethod
     def _blocks(self, size: int) -> Iterator[Feed]:
@@ -176,10 +191,15 @@ class FileSamples(Samples):
         counts, unbatched = [], set()
         digest = hashlib.sha256()
         for file in self.files:
-            headers = _headers(file, specs)
+            headers, others = _headers(file, specs)
+            self.warnings = self.warnings or _unread(file, others, specs)
             rows = {spec.name: _check_array(file, spec, headers[spec.name]) for spec in specs}
             if len(set(rows.values())) > 1:
-                raise DataError(f"{file}: inputs have different numbers of samples: {rows}")
+                lengths = ", ".join(f"'{name}' {count}" for name, count in rows.items())
+                raise DataError(
+                    f"{file}: the arrays have different numbers of samples, the lengths of their "
+                    f"first axes: {lengths}; save as many of each, or {NO_BATCH_AXIS}"
+                )
             counts.append(next(iter(rows.values())))
             unbatched |= {s.name for s in specs if len(headers[s.name].shape) > len(s.shape)}
             with file.open("rb") as stream:
@@ -189,7 +209,8 @@ class FileSamples(Samples):
         self.unbatched = frozenset(unbatched)
         self.fixed_batch = fixed_batch(specs, self.unbatched)
         if self.count == 0:
-            raise DataError(f"{path}: no samples, the arrays are empty")
+            names = ", ".join(f"'{spec.name}'" for spec in specs)
+            raise DataError(f"{path}: no samples, the arrays are empty ({names}); save some")
         if self.fixed_batch and self.count < self.fixed_batch:
             raise DataError(
                 f"{path}: {self.count} samples do not fill one batch of {self.fixed_batch}, "
@@ -199,8 +220,8 @@ class FileSamples(Samples):
         self.origin = f"{self.count} samples, sha256 {self.sha256[:16]}"
 
     def _blocks(self, size: int) -> Iterator[Feed]:
-        position = 0
         for file in self.files:
+            position = 0
             with ExitStack() as stack:
                 readers = {
                     spec.name: stack.enter_context(_Reader(file, spec.name)) for spec in self._specs
@@ -211,8 +232,8 @@ class FileSamples(Samples):
                     if rows == 0:
                         break
                     for spec in self._specs:
-                        _check_finite(file, spec.name, block[spec.name], position)
-                        block[spec.name] = block[spec.name].astype(spec.dtype, copy=False)
+                        place = f"{file}: array '{spec.name}'"
+                        block[spec.name] = _as_type(block[spec.name], spec, place, position)
                     position += rows
                     yield block
 
@@ -239,12 +260,12 @@ def _list_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy") and p.is_file())
         if not files:
-            raise DataError(f"{path}: the folder holds no .npz or .npy file")
+            raise DataError(f"{path}: the folder holds no .npz or .npy file; save samples in it")
         return files
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
     if path.suffix not in (".npz", ".npy"):
-        raise DataError(f"{path}: expected .npz, .npy or a folder of them")
+        raise DataError(f"{path}: expected .npz, .npy or a folder of them; numpy.savez writes one")
     return [path]
 
 
@@ -261,7 +282,9 @@ def _read_header(file: Path, name: str, stream: IO[bytes]) -> _Header:
             raise DataError(f"{file}: array '{name}' uses .npy version {version}; save it again")
         shape, fortran_order, dtype = read[version](stream)
     except UNREADABLE as error:
-        raise DataError(f"{file}: array '{name}' is not readable: {error}") from error
+        raise DataError(
+            f"{file}: array '{name}' is not readable: {error}; save it again"
+        ) from error
     if dtype.hasobject:
         raise DataError(f"{file}: array '{name}' holds Python objects; save plain numbers")
     if fortran_order and len(shape) > 1:
@@ -272,14 +295,14 @@ def _read_header(file: Path, name: str, stream: IO[bytes]) -> _Header:
     return _Header(shape, dtype)
 
 
-def _headers(file: Path, specs: list[InputSpec]) -> dict[str, _Header]:
-    """Headers of the arrays that belong to the inputs."""
+def _headers(file: Path, specs: list[InputSpec]) -> tuple[dict[str, _Header], list[str]]:
+    """Headers of the arrays that belong to the inputs, and the names of the others."""
     if file.suffix == ".npy":
         if len(specs) != 1:
             names = ", ".join(spec.name for spec in specs)
             raise DataError(f"{file}: the model has {len(specs)} inputs ({names}); give an .npz")
         with file.open("rb") as stream:
-            return {specs[0].name: _read_header(file, specs[0].name, stream)}
+            return {specs[0].name: _read_header(file, specs[0].name, stream)}, []
     try:
         with zipfile.ZipFile(file) as archive:
             found = {n[: -len(".npy")] for n in archive.namelist() if n.endswith(".npy")}
@@ -290,15 +313,30 @@ def _headers(file: Path, specs: list[InputSpec]) -> dict[str, _Header]:
             for spec in specs:
                 with archive.open(f"{spec.name}.npy") as stream:
                     headers[spec.name] = _read_header(file, spec.name, stream)
-            return headers
+            return headers, sorted(found - set(headers))
     except UNREADABLE as error:
-        raise DataError(f"{file}: not a readable .npz archive: {error}") from error
+        raise DataError(
+            f"{file}: not a readable .npz archive: {error}; save it again with numpy.savez"
+        ) from error
+
+
+def _unread(file: Path, others: Iterable[str], specs: list[InputSpec]) -> list[str]:
+    """A warning for each array that nothing reads."""
+    known = [LABELS, *(spec.name for spec in specs)]
+    warnings = []
+    for name in others:
+        if name == LABELS:
+            continue
+        close = difflib.get_close_matches(name.lower(), known, 1)
+        hint = f"; is it '{close[0]}'?" if close else ""
+        warnings.append(f"{file}: array '{name}' is not read, no input is called so{hint}")
+    return warnings
 
 
 def _missing(file: Path, name: str, found: list[str]) -> str:
     message = f"{file}: no array named '{name}', which the model's input is called; found {found}"
     close = difflib.get_close_matches(name, found, 1)
-    others = [key for key in found if key != "labels"]
+    others = [key for key in found if key != LABELS]
     hint = close or (others if len(others) == 1 else [])
     return f"{message}; rename '{hint[0]}'" if hint else message
 
@@ -308,28 +346,51 @@ def _check_array(file: Path, spec: InputSpec, header: _Header) -> int:
     wanted = [dim if dim is not None else "?" for dim in spec.shape]
     place = f"{file}: array '{spec.name}' {header.dtype} {list(header.shape)}"
     rank = len(spec.shape)
-    if len(header.shape) not in (rank, rank + 1) or not header.shape:
-        raise DataError(f"{place} does not fit the input {spec.dtype} {wanted}")
     own = spec.shape[1:] if len(header.shape) == rank else spec.shape
     got = header.shape[1:]
-    if any(dim is not None and dim != length for dim, length in zip(own, got, strict=True)):
+    fits = len(header.shape) in (rank, rank + 1) and header.shape != ()
+    if not fits or any(dim not in (None, n) for dim, n in zip(own, got, strict=True)):
+        saved = ", ".join(["samples", *map(str, wanted[1:])])
         raise DataError(
-            f"{place} does not fit the input {spec.dtype} {wanted}; first axis: samples"
+            f"{place} does not fit the input {spec.dtype} {wanted}; its first axis counts samples: "
+            f"save it as [{saved}]; {NO_BATCH_AXIS}"
         )
     both_float = header.dtype.kind == "f" and spec.dtype.kind == "f"
     if header.dtype != spec.dtype and not both_float:
         raise DataError(
-            f"{place} has another element type than the input ({spec.dtype}); "
-            "prepare the samples exactly as the network expects them (scaling, normalisation)"
+            f"{place} has another element type than the input ({spec.dtype}); prepare the samples "
+            "exactly as the network expects them (scaling, normalisation) and save "
+            f"array.astype('{spec.dtype}')"
         )
     return header.shape[0]
 
 
-def _check_finite(file: Path, name: str, block: np.ndarray, position: int) -> None:
-    if block.dtype.kind != "f" or np.isfinite(block).all():
-        return
-    rows = np.flatnonzero(~np.isfinite(block.reshape(len(block), -1)).all(axis=1))
-    raise DataError(f"{file}: array '{name}' has NaN or inf in sample {position + int(rows[0])}")
+def _as_type(block: np.ndarray, spec: InputSpec, place: str, position: int) -> np.ndarray:
+    """The samples in the input's element type, all of them finite."""
+    if block.dtype.kind == "f":
+        wrong = _first(~np.isfinite(block))
+        if wrong is not None:
+            raise DataError(
+                f"{place} has NaN or inf in sample {position + wrong}; repair the sample, or leave "
+                "it out"
+            )
+    with np.errstate(over="ignore"):
+        converted = block.astype(spec.dtype, copy=False)
+    if block.dtype.kind == "f" and converted is not block:
+        wrong = _first(~np.isfinite(converted))
+        if wrong is not None:
+            raise DataError(
+                f"{place} has {np.abs(block[wrong]).max():.3g} in sample {position + wrong}, "
+                f"beyond {spec.dtype}, the element type of the input; scale the samples as the "
+                "network expects them"
+            )
+    return converted
+
+
+def _first(marked: np.ndarray) -> int | None:
+    """The first row that has a mark."""
+    rows = np.flatnonzero(marked.reshape(len(marked), -1).any(axis=1))
+    return int(rows[0]) if rows.size else None
 
 
 class _Reader:
@@ -360,7 +421,9 @@ class _Reader:
         try:
             data = self._stream.read(size)
         except UNREADABLE as error:
-            raise DataError(f"{self._file}: array '{self._name}' is damaged: {error}") from error
+            raise DataError(
+                f"{self._file}: array '{self._name}' is damaged: {error}; save it again"
+            ) from error
         if len(data) != size:
-            raise DataError(f"{self._file}: array '{self._name}' ends too early; it is truncated")
+            raise DataError(f"{self._file}: array '{self._name}' ends too early; save it again")
         return np.frombuffer(data, self._header.dtype).reshape(shape)

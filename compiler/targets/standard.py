@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...passes.canonicalise.canonicalise import canonicalise
 from ...passes.graph.network import Network
 from ...passes.graph.protos import nodes_below
@@ -12,7 +14,7 @@ from ...passes.lowering.set_opset import OpsetError, lowest_opset, require_opset
 from ...passes.lowering.standard_ops import standard_ops
 from ..errors import ModelError, UsageError
 from ..front_end import Prepared
-from ..options import MULTI_THRESHOLD, OLDEST_OPSET, CompileOptions, filled
+from ..options import AUTO, MOST_PLACED, OLDEST_OPSET, SCALE, CompileOptions, filled
 from ..steps import Steps
 from ..verify import Agreement, BitExact, Claim, Run
 from .target import Artifact, Quantised
@@ -28,7 +30,9 @@ class Standard:
     name = "standard"
 
     def resolve(self, options: CompileOptions) -> CompileOptions:
-        """Multi-threshold neurons: theirs are the fewest operators.
+        """Neurons without octaves, which only clip and round, and as many levels as int8 has.
+
+        A level costs these operators nothing.
 
         Raises:
             UsageError: the options ask for what needs operators of our own, or dynamic shapes.
@@ -43,7 +47,9 @@ class Standard:
                 "neurons of standard operators fire whole levels; leave out --binary-spikes, or "
                 "use --target onnxruntime"
             )
-        return filled(options, neuron=MULTI_THRESHOLD)
+        if options.neuron is None and options.calibrator == AUTO:
+            options = replace(options, neuron=SCALE, calibrator="mse")
+        return filled(options, neuron=SCALE, levels=MOST_PLACED)
 
     def check(self, prepared: Prepared) -> None:
         """Refuse operators of other domains, and an opset that the network cannot have.

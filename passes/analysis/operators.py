@@ -29,6 +29,7 @@ class Role(Enum):
         RECURRENT: a layer with a state.
         LINEAR: sums of products, which spikes are for.
         QUANTISATION: part of a network that is already quantised.
+        FUSED: layers and activations that a runtime's graph optimisation joined.
     """
 
     ACTIVATION = auto()
@@ -36,6 +37,7 @@ class Role(Enum):
     RECURRENT = auto()
     LINEAR = auto()
     QUANTISATION = auto()
+    FUSED = auto()
 
 
 class Inputs(Enum):
@@ -134,6 +136,7 @@ _POOL = Operator(per_row=True)
 _REDUCTION = Operator(per_row=True, axes_input=1)
 _MEAN = replace(_REDUCTION, affine=Inputs.FIRST)
 _INDEX = Operator(per_row=True, axis=("axis", 0))
+_JOINED = Operator(role=Role.FUSED)
 _QUANTISED = Operator(role=Role.QUANTISATION)
 _OF_SHAPE = Operator(signal=False, shape_only=True)
 
@@ -202,6 +205,16 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("NonZero",), Operator(signal=False, at_most_one_each=True)),
     (("RandomNormal", "RandomNormalLike", "RandomUniform"), Operator(random=True)),
     (("RandomUniformLike", "Multinomial", "Bernoulli"), Operator(random=True)),
+    (("Sampling", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"), Operator(random=True)),
+    # Operators of onnxruntime that join several, as its graph optimisation writes them.
+    (("FusedConv", "FusedGemm", "FusedMatMul", "TransposeMatMul"), _JOINED),
+    (("FusedMatMulActivation", "GemmFastGelu", "NhwcConv", "NhwcFusedConv"), _JOINED),
+    (("EmbedLayerNormalization", "BiasSoftmax", "BiasSplitGelu", "SwiGLU"), _JOINED),
+    (("GroupNorm", "SkipGroupNorm", "AttnLSTM", "MoE"), _JOINED),
+    (("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", "DecoderAttention"), _JOINED),
+    (("DecoderMaskedSelfAttention", "GroupQueryAttention", "SparseAttention"), _JOINED),
+    (("PackedAttention", "PackedMultiHeadAttention", "LongformerAttention"), _JOINED),
+    (("LinearAttention", "PagedAttention", "Attention"), _JOINED),  # the last one ONNX has as well
     # Networks that are already quantised; the lines after the second are of com.microsoft.
     (("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), _QUANTISED),
     (("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"), _QUANTISED),

@@ -1,13 +1,15 @@
 """Canonicalise: one form for what exporters write in many.
 
 1. Every node gets a name, so that reports and provenance can speak of it.
-2. What depends on constants and static shapes alone is computed, and If with a constant condition
+2. Operators in which a runtime's graph optimisation joined several become these again:
+   ``split_fused.py``.
+3. What depends on constants and static shapes alone is computed, and If with a constant condition
    becomes its branch: ``fold_constants.py``.
-3. Operands with one value all over, such as zeros_like, become scalars: ``filled_operands.py``.
-4. Operators that do nothing are removed, others take the form that later passes know:
+4. Operands with one value all over, such as zeros_like, become scalars: ``filled_operands.py``.
+5. Operators that do nothing are removed, others take the form that later passes know:
    ``simplify.py``.
-5. Nodes that no output needs are dropped.
-6. Shapes and element types are inferred first, and again as constants become known.
+6. Nodes that no output needs are dropped.
+7. Shapes and element types are inferred first, and again as constants become known.
 
 All of it inside control-flow bodies too. The function computed is unchanged; inputs and outputs
 keep names, order and types. Postcondition: the graph is sorted topologically.
@@ -20,6 +22,7 @@ from ..graph.surgeon import infer_shapes
 from .filled_operands import filled_operands
 from .fold_constants import budget_for, fold_constants
 from .simplify import simplify
+from .split_fused import split_fused
 
 # Constants make shapes static, and static shapes make constants; two rounds are the most that an
 # exporter was seen to need.
@@ -32,6 +35,11 @@ def canonicalise(graph: Graph) -> PassResult:
     before = _count(graph)
     _name_nodes(graph)
     graph = infer_shapes(graph)
+    split = split_fused(graph)
+    if split:
+        changes += split
+        tidy(graph)
+        graph = infer_shapes(graph)
     budget = budget_for(graph)
     for _ in range(_ROUNDS):
         nodes = _count(graph)

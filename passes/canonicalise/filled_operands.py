@@ -15,6 +15,8 @@ Floats only; integers are shapes.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..analysis.arithmetic import compute, computes
@@ -73,7 +75,7 @@ def _broadcasts(node: Node) -> bool:
 
 
 def _is_scalar(tensor: Tensor) -> bool:
-    return is_constant(tensor) and tensor.values.size == 1
+    return is_constant(tensor) and math.prod(tensor.shape) == 1
 
 
 def _producer(tensor: Tensor) -> Node | None:

@@ -2,7 +2,7 @@
 
 Removed, where shapes and constants prove that the output is the input (x):
 
-1. Identity, Dropout in inference, Cast and CastLike to the type that x has.
+1. Identity, Dropout in inference or of nothing, Cast and CastLike to the type that x has.
 2. Reshape, Flatten, Squeeze, Unsqueeze and Expand to the shape that x has; Transpose that keeps the
    order; Tile by 1; Pad by zeros; Slice of everything.
 3. Concat, Sum, Max, Min and Mean of one input; Clip without bounds.
@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import helper
 
+from ..analysis.unfit import drops
 from ..graph.graph import (
     Graph,
     Node,
@@ -123,9 +124,7 @@ def _when(holds: bool, node: Node) -> Tensor | None:
 
 def _dropout(node: Node) -> Tensor | None:
     mask_used = len(node.outputs) > 1 and bool(node.outputs[1].outputs)
-    training = optional_input(node, 2)
-    off = training is None or (is_constant(training) and not np.any(training.values))
-    return _when(off and not mask_used, node)
+    return _when(not drops(node) and not mask_used, node)
 
 
 def _cast(node: Node) -> Tensor | None:

@@ -1,9 +1,10 @@
 """Write every neuron as static standard operators with constants, and read them back.
 
 1. MultiThresholdFire becomes the chain of ``uniform_chain.py``, ScaleFire and DualScaleFire that of
-   ``octave_chain.py``, StaircaseFire that of ``staircase_chain.py``: the operations of the neuron's
-   definition in the same order, what is known at compile time computed. So neuron and chain give
-   the same bits, of a StaircaseFire for every potential that is not NaN.
+   ``octave_chain.py``, or of ``rounded_chain.py`` where they have no octaves, StaircaseFire that of
+   ``staircase_chain.py``: the operations of the neuron's definition in the same order, what is
+   known at compile time computed. So neuron and chain give the same bits, of a StaircaseFire for
+   every potential that is not NaN.
 2. The last node of a chain has the neuron's name, metadata and output, and says which neuron it is.
    By that :func:`spikes_of_standard` knows it; what the neuron is it reads from the chain.
 
@@ -38,7 +39,8 @@ from ..graph.network import Network
 from ..graph.protos import nodes_below
 from ..neurons.chain import broadcast, reciprocal
 from ..neurons.octave_chain import OctaveChain, emit_octave
-from ..neurons.replace_activation import Fire, emit_fire, replace_levels
+from ..neurons.replace_activation import Fire, emit_fire, emit_levels, replace_levels
+from ..neurons.rounded_chain import emit_rounded, match_rounded, only_rounds
 from ..neurons.staircase_chain import StaircaseChain, emit_staircase
 from ..neurons.uniform_chain import UniformChain, emit_uniform, match_uniform
 
@@ -84,6 +86,8 @@ def _octave(graph: Graph, node: Node, output: Tensor) -> Node:
     x, scale = node.inputs[0], values_of(node.inputs[1])
     linear, top_pos, top_neg = (int(given[name]) for name in ("linear", "top_pos", "top_neg"))
     octave = OctaveChain(x, scale, linear, top_pos, top_neg, int(given["axis"]))
+    if only_rounds(linear, top_pos, top_neg):
+        return emit_rounded(graph, octave, output, node.name)
     return emit_octave(graph, octave, output, node.name, short=True)
 
 
@@ -127,7 +131,12 @@ def spikes_of_standard(graph: Graph) -> PassResult:
     changes = []
     for scope in [scope.graph for scope in scopes(graph) if not scope.closed]:
         for last in [node for node in scope.nodes if _NEURON in metadata(node)]:
-            neuron = replace_levels(scope, last) or _replace_uniform(scope, last)
+            rounded = match_rounded(scope, last)
+            neuron = (
+                emit_levels(scope, last, rounded)
+                if rounded is not None
+                else replace_levels(scope, last) or _replace_uniform(scope, last)
+            )
             if neuron is not None:
                 del metadata(neuron)[_NEURON]
                 changes.append(f"{last.name}: now {neuron.op}")

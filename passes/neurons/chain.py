@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..graph.graph import Graph, Node, Tensor, is_standard, shape_of, unique_name
+from ..analysis.operators import properties
+from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, shape_of, unique_name
 from ..graph.surgeon import add_node, constant, variable
 
 
@@ -93,3 +94,20 @@ def broadcast(values: np.ndarray) -> np.ndarray:
 def usable_steps(steps: np.ndarray) -> bool:
     """Whether thresholds or scales are what a neuron takes."""
     return bool(steps.dtype == np.float32 and np.all(np.isfinite(steps)) and np.all(steps > 0))
+
+
+def has_bias(x: Tensor) -> bool:
+    """Whether a constant that is nowhere -0 is added last: then no sum is -0, and adding 0 idle."""
+    layer = x.inputs[0] if len(x.inputs) == 1 else None
+    if layer is None or not is_standard(layer):
+        return False
+    if layer.op == "Add":
+        return any(_never_minus_zero(tensor) for tensor in layer.inputs)
+    with_bias = properties(layer.op).weighted and len(layer.inputs) == 3
+    return with_bias and _never_minus_zero(layer.inputs[2])
+
+
+def _never_minus_zero(tensor: Tensor) -> bool:
+    if not is_constant(tensor):
+        return False
+    return not np.any((tensor.values == 0) & np.signbit(tensor.values))

@@ -53,8 +53,8 @@ from ..graph.graph import (
 from ..graph.surgeon import add_node, constant
 from .chain import broadcast, per_channel, usable_steps
 from .insert_quant_clip import WHOLE
-from .octave_chain import match_octave
-from .staircase_chain import match_staircase
+from .octave_chain import OctaveChain, match_octave
+from .staircase_chain import StaircaseChain, match_staircase
 
 
 class _Count(NamedTuple):
@@ -96,24 +96,26 @@ def replace_activation(graph: Graph) -> PassResult:
 
 def replace_levels(graph: Graph, last: Node) -> Node | None:
     """The neuron in place of an octave chain or a staircase that ends in ``last``: rule 4."""
-    octave, staircase = match_octave(graph, last), match_staircase(graph, last)
-    found = octave or staircase
-    if found is None:
-        return None
+    found = match_octave(graph, last) or match_staircase(graph, last)
+    return None if found is None else emit_levels(graph, last, found)
+
+
+def emit_levels(graph: Graph, last: Node, found: OctaveChain | StaircaseChain) -> Node:
+    """The neuron in place of the chain ``found`` that ends in ``last``."""
     scale = values_of(last.inputs[1]) if last.op == "Mul" else found.scale
     arrays = {"scale": broadcast(scale)}
     attributes: dict[str, float] = {"axis": found.axis}
-    if octave is not None:
-        operator = DUAL_SCALE_FIRE if octave.top_neg else SCALE_FIRE
+    if isinstance(found, OctaveChain):
+        operator = DUAL_SCALE_FIRE if found.top_neg else SCALE_FIRE
         attributes |= {
-            "linear": octave.linear,
-            "top_pos": octave.top_pos,
-            "top_neg": octave.top_neg,
+            "linear": found.linear,
+            "top_pos": found.top_pos,
+            "top_neg": found.top_neg,
         }
-    elif staircase is not None:
+    else:
         operator = STAIRCASE_FIRE
-        arrays["table"] = staircase.table
-        attributes |= {"density": staircase.density, "start": staircase.start}
+        arrays["table"] = found.table
+        attributes |= {"density": found.density, "start": found.start}
     output = last.outputs[0]
     output.inputs.clear()
     inputs = [

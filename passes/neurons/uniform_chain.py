@@ -23,9 +23,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ...runtime_ops.definition import MAX_LEVELS
-from ..analysis.operators import properties
 from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, rank_of, values_of
-from .chain import Chain, per_channel, power_of_two, producer, reciprocal, usable_steps
+from .chain import (
+    Chain,
+    has_bias,
+    per_channel,
+    power_of_two,
+    producer,
+    reciprocal,
+    usable_steps,
+)
 
 
 class UniformChain(NamedTuple):
@@ -55,7 +62,7 @@ def emit_uniform(graph: Graph, uniform: UniformChain, output: Tensor, name: str)
     above = below = None
     if uniform.levels_pos:
         charged = scaled
-        if uniform.levels_neg or uniform.v0 != 0 or unit is not None or not _has_bias(uniform.x):
+        if uniform.levels_neg or uniform.v0 != 0 or unit is not None or not has_bias(uniform.x):
             charged = chain.emit("Add", "charged", scaled, v0)
         bounds = zero, chain.constant("levels", uniform.levels_pos)
         above = chain.emit("Clip", "clipped", charged, *bounds)
@@ -74,23 +81,6 @@ def emit_uniform(graph: Graph, uniform: UniformChain, output: Tensor, name: str)
     if unit is None:
         return chain.end(op, name, *inputs)
     return chain.end("Mul", name, chain.emit(op, "spikes", *inputs), unit)
-
-
-def _has_bias(x: Tensor) -> bool:
-    """Whether a constant that is nowhere -0 is added last: then no sum is -0, and adding 0 idle."""
-    layer = x.inputs[0] if len(x.inputs) == 1 else None
-    if layer is None or not is_standard(layer):
-        return False
-    if layer.op == "Add":
-        return any(_never_minus_zero(tensor) for tensor in layer.inputs)
-    with_bias = properties(layer.op).weighted and len(layer.inputs) == 3
-    return with_bias and _never_minus_zero(layer.inputs[2])
-
-
-def _never_minus_zero(tensor: Tensor) -> bool:
-    if not is_constant(tensor):
-        return False
-    return not np.any((tensor.values == 0) & np.signbit(tensor.values))
 
 
 def match_uniform(graph: Graph, last: Node) -> UniformChain | None:

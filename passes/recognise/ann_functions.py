@@ -14,9 +14,25 @@ The bodies use operators of opset 15 and newer.
 
 from __future__ import annotations
 
-from onnx import FunctionProto, parser
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from ..graph.graph import ANN_DOMAIN
+import numpy as np
+from onnx import FunctionProto, TensorProto, parser
+
+from ..graph.graph import ANN_DOMAIN, Graph, define_function, opset_version
+
+#: Opset in which ONNX got the operator; the others are as old as the oldest opset we rewrite.
+_SINCE = {
+    "LayerNormalization": 17,
+    "Mish": 18,
+    "Gelu": 20,
+    "GeluTanh": 20,
+    "RMSNormalization": 23,
+    # ONNX has it since 24, but onnxruntime, 1.32 too, runs it in models of opset 24 alone.
+    "Swish": math.inf,
+}
 
 _SIGNATURES = {
     "Gelu": "Gelu (X)",
@@ -118,3 +134,37 @@ def ann_function(name: str, opset: int) -> FunctionProto:
         body = "\n        axes = Constant <value_ints: ints = @axes> ()" + body
     text = f'<domain: "{ANN_DOMAIN}", opset_import: ["" : {opset}]>\n{_SIGNATURES[name]} => (Y)'
     return parser.parse_function(f"{text}\n{{{body}\n}}")
+
+
+class Spelled(NamedTuple):
+    """How a node of a model calls an activation or a normalisation."""
+
+    op: str
+    attributes: dict[str, Any]
+    domain: str | None
+
+
+def spelled(graph: Graph, op: str, attributes: Mapping[str, Any], dtype: object) -> Spelled:
+    """The operator, where the model's opset has it, else the function, which is defined there.
+
+    Args:
+        graph: of the model, whose opset is 15 or newer.
+        op: an operator of ONNX of any opset, or GeluTanh.
+        attributes: the operator's; of normalisations ``axes``, negative, and ``epsilon``.
+        dtype: element type of what it is applied to.
+    """
+    opset, given = opset_version(graph), dict(attributes)
+    axes = given.pop("axes", None)
+    # ONNX normalises the last axes alone, the function any.
+    is_function = opset < _SINCE.get(op, 0) or (axes is not None and axes[-1] != -1)
+    if is_function:
+        define_function(graph, ann_function(op, opset))
+    if op == "GeluTanh" and not is_function:
+        op, given = "Gelu", {"approximate": "tanh"}
+    if axes is not None:
+        if is_function:
+            stash_type = TensorProto.DOUBLE if dtype == np.float64 else TensorProto.FLOAT
+            given |= {"axes": list(axes), "stash_type": stash_type}
+        else:
+            given["axis"] = axes[0]
+    return Spelled(op, given, ANN_DOMAIN if is_function else None)

@@ -20,18 +20,15 @@ graph that is sorted topologically stays so.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from onnx import TensorProto
 
 from ..graph.graph import (
     ANN_DOMAIN,
     Graph,
     Node,
     PassResult,
-    define_function,
     dtype_of,
     inherit,
     opset_version,
@@ -40,22 +37,11 @@ from ..graph.graph import (
 )
 from ..graph.surgeon import add_node, constant, variable
 from .activations import match_activation
-from .ann_functions import ann_function
+from .ann_functions import spelled
 from .by_values import match_values
 from .norms import match_norm
 from .patterns import Match, MatchScope, detach
 from .selections import match_selection
-
-#: Opset in which ONNX got the operator; the others are as old as the oldest opset we rewrite.
-_SINCE = {
-    "LayerNormalization": 17,
-    "Mish": 18,
-    "Gelu": 20,
-    "GeluTanh": 20,
-    "RMSNormalization": 23,
-    # ONNX has it since 24, but onnxruntime, 1.32 too, runs it in models of opset 24 alone.
-    "Swish": math.inf,
-}
 
 #: The functions and HardSwish need operators of this opset.
 _OLDEST_OPSET = 15
@@ -126,24 +112,10 @@ def _find(scope: MatchScope, node: Node, position: Mapping[int, int]) -> Match |
 
 def _emit(main: Graph, scope: MatchScope, match: Match) -> Node:
     """The node that stands for the match; it is in no list of nodes yet."""
-    op, attributes, constants = match.op, dict(match.attributes), list(match.constants)
-    x, last = match.inputs[0], match.last
-    opset = opset_version(main)
-    axes = attributes.pop("axes", None)
-    # ONNX normalises the last axes alone, the function any.
-    is_function = opset < _SINCE.get(op, 0) or (axes is not None and axes[-1] != -1)
-    if is_function:
-        define_function(main, ann_function(op, opset))
-    if op == "GeluTanh" and not is_function:
-        op, attributes = "Gelu", {"approximate": "tanh"}
-    if axes is not None:
-        if is_function:
-            stash_type = TensorProto.DOUBLE if x.dtype == np.float64 else TensorProto.FLOAT
-            attributes |= {"axes": list(axes), "stash_type": stash_type}
-        else:
-            attributes["axis"] = axes[0]
-        if is_function and op == "LayerNormalization" and len(constants) == 1:
-            constants.append(("bias", np.zeros(1)))
+    x, last, constants = match.inputs[0], match.last, list(match.constants)
+    op, attributes, domain = spelled(main, match.op, match.attributes, x.dtype)
+    if domain == ANN_DOMAIN and op == "LayerNormalization" and len(constants) == 1:
+        constants.append(("bias", np.zeros(1)))
     inputs = list(match.inputs)
     for item in constants:
         if item is None:
@@ -154,7 +126,6 @@ def _emit(main: Graph, scope: MatchScope, match: Match) -> Node:
             inputs.append(constant(name, values.astype(dtype_of(x))))
     result = last.outputs[0]
     result.inputs.clear()
-    domain = ANN_DOMAIN if is_function else None
     new = add_node(scope.graph, op, last.name, inputs, result, attributes, domain)
     scope.graph.nodes.pop()  # it takes the place of the last node instead
     inherit(new, last)

@@ -56,6 +56,7 @@ from ....passes.neurons.neuron import (
     StaircaseNeuron,
     ThresholdNeuron,
 )
+from ....passes.neurons.rounded_chain import linear_of
 from ...options import (
     AUTO,
     CHANNEL,
@@ -240,7 +241,8 @@ class _Fit:
                 )
                 scale, error = uniform.theta, uniform.squared_error
                 tops = uniform.levels_pos, uniform.levels_neg
-                linear, fitted = max(tops), 0 if calibrator == "max" else scale.size + 1
+                linear = linear_of(max(tops))
+                fitted = 0 if calibrator == "max" else scale.size + 1
             neuron = OctaveNeuron(
                 scale=scale,
                 linear=linear,

@@ -226,10 +226,14 @@ def _side_error(side: Side, steps: np.ndarray, levels: np.ndarray) -> np.ndarray
     wide = ~point
     low, high = side.low[wide] / step, side.high[wide] / step
     at_low, at_high = level(low), level(high)
+    above, below = high - at_high, low - at_low
+    # Between two thresholds there is no difference of cubes, which narrow bounds would lose.
+    same = at_low == at_high
+    width = np.where(same, 1, high - low)
     # (integral up to high) - (integral up to low)
-    total = (at_high - at_low) / 12 + ((high - at_high) ** 3 - (low - at_low) ** 3) / 3
-    width = high - low  # 0 where the ends are neighbours among floats
-    errors += np.divide(total, width, out=(low - at_low) ** 2, where=width > 0) @ side.counts[wide]
+    total = (at_high - at_low) / 12 + (above**3 - below**3) / 3
+    mean = np.where(same, (above * above + above * below + below * below) / 3, total / width)
+    errors += mean @ side.counts[wide]
     return np.asarray(errors * steps * steps)
 
 

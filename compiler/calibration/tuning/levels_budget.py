@@ -48,6 +48,7 @@ from ...progress import Progress
 from ...running.expose import with_outputs
 from ...running.fidelity import FidelityMeter, float_outputs
 from ...running.histograms import observe_samples
+from ...running.probe import first_not_finite
 from ...running.session import make_session, run_samples
 from ...running.signed_histogram import SignedHistogram
 from ...samples.files import Feed, Samples
@@ -427,8 +428,11 @@ def _observe(
     fixed = samples.fixed_batch
     seen = samples.batch_count(size) * fixed if fixed else samples.count
     if observations.not_finite:
-        names = ", ".join(sorted(observations.not_finite))
-        raise DataError(f"the samples make the input of a neuron NaN or infinite: {names}")
+        names = sorted(observations.not_finite)
+        raise DataError(
+            f"the samples make the input of a neuron NaN or infinite: {', '.join(names)}; check "
+            f"their scaling: {first_not_finite(network, names, samples)}"
+        )
     return {a.output: observations.histograms[a.input] for a in activations}, seen
 
 

@@ -12,6 +12,7 @@ from importlib import metadata, resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from ...errors import readable
 from .svg import with_prefix
 
 
@@ -83,12 +84,10 @@ def render(title: str, sections: Sequence[Section]) -> str:
     files = resources.files(__package__)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.from_string(files.joinpath("page.html").read_text("utf-8"))
-    return (
-        page.render(
-            title=title,
-            sections=shown,
-            style=Markup(files.joinpath("page.css").read_text("utf-8").strip()),
-            version=metadata.version("snn-compile"),
-        )
-        + "\n"
+    text = page.render(
+        title=title,
+        sections=shown,
+        style=Markup(files.joinpath("page.css").read_text("utf-8").strip()),
+        version=metadata.version("snn-compile"),
     )
+    return readable(text) + "\n"

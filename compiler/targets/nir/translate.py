@@ -19,7 +19,8 @@ the means of those of the NIR graph over T steps.
 5. Flatten, Reshape and Squeeze that give [N, features] -> Flatten.
 6. Add and Sub of signals -> edges to one node. Concat of channels, zero channels from Pad, Slice of
    channels and every n-th row and column -> Conv2d of 1 x 1 with the weights 0 and 1.
-7. Mul, Div, Add, Sub with a constant per channel -> factors and biases. Identity, Dropout -> none.
+7. Mul, Div, Add, Sub with a constant per channel -> factors and biases. Identity, Dropout, Cast
+   between floats -> none.
 
 Everything else is refused with its reason: all that a network has is listed at once. Tensors have
 one axis of samples and [C] or [C, H, W] behind it, whose lengths are known.
@@ -37,7 +38,15 @@ from typing import Any
 import numpy as np
 
 from ....passes.analysis.activations import is_shortcut
-from ....passes.graph.graph import Graph, Node, Tensor, is_constant, is_standard, optional_input
+from ....passes.graph.graph import (
+    Graph,
+    Node,
+    Tensor,
+    is_constant,
+    is_standard,
+    may_be_float,
+    optional_input,
+)
 from ....passes.graph.network import Network
 from ....passes.graph.surgeon import import_model
 from ....runtime_ops.definition import DOMAIN
@@ -50,6 +59,8 @@ from .package import load_nir
 from .signals import Signal, added, of_source
 from .start import NEURON_METADATA, Start
 
+#: Element types of inputs; behind one of float16 is a Cast.
+_FLOATS = (np.float32, np.float16)
 #: Nodes that a refusal lists.
 _LISTED = 8
 #: Samples of the feed by which shapes are found, where their number is free.
@@ -176,17 +187,17 @@ class _Translation:
         for spec in input_specs(self._network.proto):
             batch, *lengths = spec.shape or (None,)
             known = [length for length in lengths if length is not None]
-            if spec.dtype != np.float32 or known != lengths or len(lengths) not in (1, 3):
+            if spec.dtype not in _FLOATS or known != lengths or len(lengths) not in (1, 3):
                 refused.append(
                     f"the input '{spec.name}' is {spec.dtype} {_dims(spec.shape)}; NIR nodes need "
                     "float32 of [N, C] or [N, C, H, W], with known lengths but for N: export the "
                     "model with a fixed size"
                 )
                 continue
-            feed[spec.name] = np.zeros((batch or _SAMPLES, *known), np.float32)
+            feed[spec.name] = np.zeros((batch or _SAMPLES, *known), spec.dtype)
         _refuse(refused)
-        names = [*feed, *(node.outputs[0].name for node in nodes)]
-        found = probe(self._network, names, feed)
+        found = probe(self._network, [node.outputs[0].name for node in nodes], feed)
+        found |= {name: array.shape for name, array in feed.items()}
         batches = {len(array) for array in feed.values()}
         for name, shape in found.items():
             if len(shape) in (2, 4) and {shape[0]} == batches:
@@ -211,6 +222,12 @@ class _Translation:
         if np.any(signal.border):
             raise NotInNirError(BORDER)
         return signal
+
+    def cast(self, node: Node) -> Signal:
+        """Rule 7."""
+        if not may_be_float(node.inputs[0]) or not may_be_float(node.outputs[0]):
+            raise NotInNirError("gives or takes something else than floats")
+        return self.read(node)
 
     # Rules --------------------------------------------------------------------------------------
 
@@ -481,6 +498,7 @@ _RULES: dict[str, Callable[[_Translation, Node], Signal]] = {
     "Concat": _Translation.concat,
     "Slice": _Translation.slice,
     "Pad": _Translation.pad,
+    "Cast": _Translation.cast,
     "Identity": _Translation.read,
     "Dropout": _Translation.read,
 }

@@ -307,5 +307,9 @@ def test_activation_below_zero_is_silent_where_that_gives_zero(tmp_path, correct
 @BOTH_WAYS
 def test_overflowing_activations_are_refused(tmp_path, corrections):
     data = np.full((8, 3), 3e38, np.float32)
-    with pytest.raises(DataError, match=r"input of Relu Relu:b NaN or infinite; check their sc"):
+    data[:2] = 1
+    says = (
+        r"input of Relu Relu:b NaN or infinite; check their scaling: sample 2 is the first, array"
+    )
+    with pytest.raises(DataError, match=says):
         calibrated(tmp_path, data, corrections=corrections)

@@ -12,7 +12,7 @@ from helpers import export_model, level_counts, model_from_text, resolved, run_m
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting import fit_neuron as module
-from snn_compile.compiler.calibration.fitting.distributions import distributions, pool
+from snn_compile.compiler.calibration.fitting.distributions import Side, distributions, pool
 from snn_compile.compiler.calibration.fitting.fit_neuron import (
     channel_axis,
     fit_neuron,
@@ -21,6 +21,7 @@ from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.calibration.fitting.uniform_calibrators import (
     UNIFORM_CALIBRATORS,
     Uniform,
+    _side_error,
     clip_rate,
     divide,
     entropy,
@@ -43,6 +44,7 @@ from snn_compile.passes.neurons.neuron import (
     ThresholdNeuron,
 )
 from snn_compile.passes.neurons.replace_activation import replace_activation
+from snn_compile.passes.neurons.rounded_chain import only_rounds
 
 
 def histogram_of(x):
@@ -617,9 +619,9 @@ def test_uniform_staircases_have_levels_equally_far_apart(case, calibrator):
 @pytest.mark.parametrize("calibrator", UNIFORM_CALIBRATORS)
 @pytest.mark.parametrize("case", ["relu", "relu6", "encoder"])
 def test_uniform_octave_neurons_stay_below_m(case, calibrator):
-    """Up to m every integer is a level."""
+    """Up to m every integer is a level, and with room to it they are rounded to."""
     _, _, neuron, _ = fitted(case, resolved(levels=16, neuron="scale", calibrator=calibrator))
-    assert max(neuron.top_pos, neuron.top_neg) == neuron.linear
+    assert only_rounds(neuron.linear, neuron.top_pos, neuron.top_neg)
     assert neuron.top_pos + neuron.top_neg == neuron.level_count == (32 if neuron.top_neg else 16)
 
 
@@ -900,3 +902,14 @@ def test_thresholds_that_are_powers_of_two(calibrator):
         assert min(errors) == errors[1] or calibrator == "max"
     bounded = find_thresholds(rows_of(x), 16, calibrator, 99.9, 1.0, power_of_two=True)
     assert np.all(16 * bounded.theta <= 1)
+
+
+def test_bounds_that_are_the_same_number_of_steps():
+    """Values that differ by one bit: the error over them is that of either."""
+    high = np.nextafter(1.0, 2)
+    steps, levels = np.geomspace(0.01, 0.9, 50), np.full(50, 255)
+    errors = [
+        _side_error(Side(np.array([low]), np.array([high]), np.ones(1)), steps, levels)
+        for low in (1.0, high)
+    ]
+    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-9, atol=1e-12)

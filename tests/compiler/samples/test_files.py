@@ -167,6 +167,55 @@ def test_refuses(tmp_path, write, message):
         collect(FileSamples(tmp_path / "a.npz", [IMAGE]), 4)
 
 
+def test_the_sample_is_counted_in_its_file(tmp_path):
+    np.savez(tmp_path / "a.npz", image=DATA)
+    np.savez(tmp_path / "b.npz", image=WITH_NAN)
+    with pytest.raises(DataError, match=r"b\.npz: array 'image' has NaN or inf in sample 7"):
+        collect(FileSamples(tmp_path, [IMAGE]), 4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "kept"),
+    [(np.float32, 1e300, np.float64), (np.float16, 1e5, np.float32), (np.float16, -1e300, "f8")],
+)
+def test_values_beyond_the_type_of_the_input_are_refused(tmp_path, dtype, value, kept):
+    """Nor does NumPy's warning of an overflow show; warnings are errors here."""
+    data = DATA.astype(kept)
+    data[3, 1, 2] = value
+    np.savez(tmp_path / "a.npz", image=data)
+    spec = IMAGE._replace(dtype=np.dtype(dtype))
+    says = rf"array 'image' has .* in sample 3, beyond {np.dtype(dtype)}.*scale the samples"
+    with pytest.raises(DataError, match=says):
+        collect(FileSamples(tmp_path / "a.npz", [spec]), 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "hints"),
+    [
+        (["label"], ["'label' is not read, no input is called so; is it 'labels'?"]),
+        (["Labels"], ["'Labels' is not read, no input is called so; is it 'labels'?"]),
+        (["image_2"], ["'image_2' is not read, no input is called so; is it 'image'?"]),
+        (["zzz", "labels"], ["'zzz' is not read, no input is called so"]),
+        (["labels"], []),
+    ],
+)
+def test_arrays_that_nothing_reads_are_named(tmp_path, names, hints):
+    np.savez(tmp_path / "a.npz", image=DATA, **dict.fromkeys(names, np.zeros(10)))
+    warnings = FileSamples(tmp_path / "a.npz", [IMAGE]).warnings
+    assert [text.partition("array ")[2] for text in warnings] == hints
+
+
+def test_inputs_without_a_batch_axis_are_explained(tmp_path):
+    """The nodes and edges of one graph."""
+    nodes, edges = InputSpec("nodes", F32, (None, 6)), InputSpec("edges", F32, (2, None))
+    arrays = {"nodes": np.zeros((12, 6), np.float32), "edges": np.zeros((2, 30), np.float32)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=r"'nodes' 12, 'edges' 2;.*one dimension more, the first"):
+        FileSamples(tmp_path / "a.npz", [nodes, edges])
+    np.savez(tmp_path / "a.npz", **{name: array[None] for name, array in arrays.items()})
+    assert FileSamples(tmp_path / "a.npz", [nodes, edges]).count == 1
+
+
 def test_refuses_missing_and_foreign_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         FileSamples(tmp_path / "a.npz", [IMAGE])

@@ -86,19 +86,20 @@ def test_static_standard_operators_and_the_bits_of_the_kernels(name, neuron, tmp
 
 def test_thresholds_go_into_the_layers_around_a_neuron(tmp_path):
     """The initial potential too. Channels are not those of a layer behind Reshape."""
-    _, _, result = compiled("relu", tmp_path)
-    assert [node.op_type for node in result.model.graph.node] == [
-        *("Conv", "Clip", "Floor"),
-        *("Conv", "Div", "Add", "Clip", "Floor", "Mul"),
-        *("Reshape", "Gemm"),
-    ]
-    folded, _ = result.report.neurons
-    assert folded.theta.endswith("over 8 channels")
-    _, _, result = compiled("relu", tmp_path, granularity="tensor")
-    assert [node.op_type for node in result.model.graph.node] == [
-        *("Conv", "Clip", "Floor") * 2,
-        *("Reshape", "Gemm"),
-    ]
+    chains = {
+        "scale": (["Clip", "Round"], ["Mul", "Add", "Clip", "Round", "Mul"]),
+        "multi-threshold": (["Clip", "Floor"], ["Div", "Add", "Clip", "Floor", "Mul"]),
+    }
+    for neuron, (short, long) in chains.items():
+        options = {"neuron": neuron, "calibrator": "mse"}
+        _, _, result = compiled("relu", tmp_path, **options)
+        found = [node.op_type for node in result.model.graph.node]
+        assert found == ["Conv", *short, "Conv", *long, "Reshape", "Gemm"]
+        folded, _ = result.report.neurons
+        assert folded.theta.endswith("over 8 channels")
+        _, _, result = compiled("relu", tmp_path, granularity="tensor", **options)
+        found = [node.op_type for node in result.model.graph.node]
+        assert found == [*["Conv", *short] * 2, "Reshape", "Gemm"]
 
 
 def test_bounds_of_a_clip_are_those_of_the_neuron_where_its_threshold_is_in_the_layers(tmp_path):
@@ -191,7 +192,10 @@ def test_its_options_have_no_effect_elsewhere(target, options):
 
 def test_defaults():
     found = resolved(target="standard")
-    assert (found.neuron, found.levels, found.granularity) == ("multi-threshold", 32, "channel")
+    assert (found.neuron, found.levels, found.granularity) == ("scale", 255, "channel")
+    assert found.calibrator == "mse"
+    assert resolved(target="standard", neuron="scale").calibrator == "auto"
+    assert resolved(target="standard", calibrator="max").calibrator == "max"
     assert resolved(target="standard", neuron="auto").neuron == "auto"
     assert resolved(target="standard", neuron="auto", levels=300).neuron == "multi-threshold"
 
@@ -252,5 +256,5 @@ def test_the_same_bytes_twice_and_spikes_are_counted(batch, tmp_path):
     assert not evaluation["warnings"]
     named = [(n["name"], n["op"]) for n in compiled_["neurons"]]
     assert [(n["name"], n["op"]) for n in evaluation["neurons"]] == named
-    assert all(op == "MultiThresholdFire" for _, op in named)
+    assert {op for _, op in named} == {"ScaleFire"}
     assert not evaluation["snn"]["integers"]
