@@ -165,7 +165,7 @@ class CompileOptions:
         "Levels N of each neuron and polarity, in each timestep; a neuron for both signs has 2 N, "
         "divided as the data ask.",
         fallback=32,
-        shown="32; over several timesteps 1; for standard and int8 255, qonnx 15, NIR 8",
+        shown="32; over several timesteps 1; standard, int8 255; qonnx 15; NIR 8",
         numbers=Numbers(int, 1, MOST_LEVELS),
         symbol="N",
     )
@@ -307,20 +307,19 @@ class CompileOptions:
     )
     power_of_two: bool = _option(
         TARGET,
-        "Target standard: steps that are powers of two, alike however a runtime divides.",
+        "Target standard: steps that are powers of two.",
         False,
     )
     int8_weights: str = _option(
         TARGET,
-        "Weights of int8: so small that no sum of two products overflows 16 bits on x86 without "
-        "VNNI, or all of their 8 bits, for VNNI and Arm only.",
+        "Weights of int8: such that no sum of two products overflows 16 bits on x86 without VNNI, "
+        "or all of 8 bits.",
         fallback=SAFE,
         choices=(SAFE, FULL),
     )
     qonnx_form: str = _option(
         TARGET,
-        "Neurons of qonnx: lists of thresholds for FINN, or, those of one sign, Quant, which "
-        "hls4ml reads too.",
+        "Neurons of qonnx: thresholds, or Quant where they have one sign.",
         fallback=THRESHOLDS,
         choices=(THRESHOLDS, QUANT),
     )

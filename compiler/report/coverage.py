@@ -5,8 +5,10 @@ One line each:
 - activation: *converted* (it is a neuron), *shortcut* (a copy of one that is a neuron; it carries
   the membrane potential past the linear operators), *encoded* (over several timesteps: it stays in
   float, and linear operators read the neuron that follows it), or *kept*, with the reason.
+  A curve, element-wise operators that read one tensor, counts as an activation if it is not affine
+  and a linear operator reads it, under the name of its last operator: *kept*.
 - Softmax, normalisation: *encoded* (it stays in float; linear operators read its output as spikes),
-  or *kept*: no linear operator reads it.
+  or *kept*: no linear operator reads it. So are curves that are part of one.
 - recurrent layer: *kept*.
 - linear operator: *converted* (everything it reads are spikes of activations), *encoded* (it reads
   the spikes of an encoder) or *kept*: an operand is analog, with the reason.
@@ -26,6 +28,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from ...passes.analysis.activations import Activation, Kept, is_activation, is_shortcut
+from ...passes.analysis.curves import RemainingCurve, remaining_curves
 from ...passes.analysis.edges import Carries, EdgeAnalysis
 from ...passes.analysis.operators import Role, is_linear, properties, signal_inputs
 from ...passes.graph.graph import Graph, Node, Tensor, is_constant, scopes, type_name
@@ -111,10 +114,13 @@ def measure_coverage(
     encoders = {activation.output for activation in activations if activation.encodes}
     reasons = {(item.name, item.op): item.reason for item in kept}
     analysis = EdgeAnalysis(graph, fired)
+    curves = {id(one.curve.last): one for one in remaining_curves(graph)}
     coverage = Coverage()
     for scope in scopes(graph):
         for node in scope.graph.nodes:
             status = _status(node, analysis, fired, encoders, reasons, scope.closed)
+            if id(node) in curves:
+                status = _status_of_curve(curves[id(node)], analysis, encoders, scope.closed)
             if status is None:
                 continue
             kind, verdict, reason = status
@@ -184,6 +190,21 @@ def _status(
         return "linear", KEPT, analog if types != ["float32"] else "reads analog values"
     encoded = any(_comes_from(tensor, encoders) for tensor in operands)
     return "linear", ENCODED if encoded else CONVERTED, ""
+
+
+def _status_of_curve(
+    remaining: RemainingCurve, analysis: EdgeAnalysis, encoders: set[str], closed: str
+) -> tuple[str, str, str] | None:
+    curve = remaining.curve
+    if analysis.of(curve.source) is Carries.CONSTANT:
+        return None
+    if remaining.normalises:
+        if not closed and _is_encoded(curve.last, encoders):
+            return "normalisation", ENCODED, ""
+        return "normalisation", KEPT, closed or "part of a normalisation; stays in float"
+    ops = ", ".join(dict.fromkeys(node.op for node in curve.nodes))
+    reason = f"a function of one value ({ops}) that is no known activation; stays in float"
+    return "activation", KEPT, closed or reason
 
 
 def _is_encoded(node: Node, encoders: set[str]) -> bool:

@@ -162,8 +162,10 @@ def layer_in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> lis
     position = 2
     if layer.op == "Add":
         products = [t.inputs[0] for t in layer.inputs if len(t.inputs) == 1]
-        found = bias_add(graph, products[0]) if len(products) == 1 else None
-        if found is None or found[0] is not layer or not _takes_scales(products[0]):
+        if len(products) != 1 or not _takes_scales(products[0]):
+            return None
+        found = bias_add(graph, products[0])
+        if found is None or found[0] is not layer:
             return None
         layer, (bias, position) = products[0], found
     elif layer.op == "MatMul" or not _takes_scales(layer):
