@@ -312,8 +312,7 @@ class CompileOptions:
     )
     int8_weights: str = _option(
         TARGET,
-        "Weights of int8: such that no sum of two products overflows 16 bits on x86 without VNNI, "
-        "or all of 8 bits.",
+        "Weights of int8: such that sums fit into 16 bits, for x86 without VNNI, or all.",
         fallback=SAFE,
         choices=(SAFE, FULL),
     )
