@@ -281,7 +281,7 @@ class CompileOptions:
     )
     time_axis: bool = _option(
         TIME,
-        "Give inputs and outputs the timesteps as their first axis: for events and streams.",
+        "Give inputs and outputs the timesteps as their first axis, for streams.",
         False,
     )
     target: str = _option(
