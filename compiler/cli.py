@@ -192,11 +192,18 @@ def _show(report: CompileReport) -> None:
     for claim in verification.claims:
         say(claim)
     for step in report.passes:
-        told = "in float" if step.name == "quantise_linear" else ""
-        if step.name in ("to_nir", "quantise_linear", "hardware"):
-            for line in step.changes:
-                if line.startswith(told):
-                    say(line)
+        for line in step.changes:
+            if line.startswith(_TOLD.get(step.name, _NOTHING)):
+                say(line)
+
+
+#: Lines of steps that the user is told, by how they begin.
+_TOLD: dict[str, tuple[str, ...]] = {
+    "to_nir": ("",),
+    "quantise_linear": ("in float",),
+    "hardware": ("hardware", "not hardware"),
+}
+_NOTHING: tuple[str, ...] = ()
 
 
 def _show_coverage(coverage: Coverage) -> None:

@@ -50,17 +50,19 @@ class _Floats:
 
 
 _Signal = _Integers | _Sums | _Floats
-_INPUT = "it reads the network's input, which is in float"
+_READS = "it reads "
+_INPUT = _READS + "the network's input, which is in float"
 
 
 def hardware(graph: Graph) -> list[str]:
-    """How many layers and neurons FINN can map, and a line for each that it cannot.
+    """How many layers and neurons FINN can map, what it cannot by kind, and a line for each.
 
     Args:
         graph: what ``multi_threshold`` made, shapes inferred.
     """
     signals: dict[int, _Signal] = {id(tensor): _Floats(_INPUT) for tensor in graph.inputs}
     lines, mapped, all_ = [], 0, 0
+    kinds: dict[str, int] = {}
     for node in graph.nodes:
         if all(is_constant(tensor) for tensor in node.inputs):
             continue
@@ -70,8 +72,12 @@ def hardware(graph: Graph) -> list[str]:
         counted = _is_neuron(node) or standard(node).role is Role.LINEAR
         all_, mapped = all_ + counted, mapped + (counted and not why)
         if why:
-            lines.append(f"not hardware: {node.op} {node.name}: {why}")
-    return [f"hardware: {mapped} of {all_} layers and neurons can be, as FINN reads them", *lines]
+            lines.append(f"{node.op} {node.name}: no hardware, {why}")
+            inherited = why.startswith(_READS) and why != _INPUT
+            kind = f"{node.op}, {'it reads what is in float' if inherited else why}"
+            kinds[kind] = kinds.get(kind, 0) + 1
+    first = f"hardware: {mapped} of {all_} layers and neurons can be, as FINN reads them"
+    return [first, *(f"not hardware: {n} {kind}" for kind, n in kinds.items()), *lines]
 
 
 def _of_node(node: Node, signals: dict[int, _Signal]) -> tuple[_Signal, str]:
@@ -88,8 +94,7 @@ def _of_node(node: Node, signals: dict[int, _Signal]) -> tuple[_Signal, str]:
         return _joined(inputs), ""
     if standard(node).role is Role.LINEAR:
         why = _why_no_product(node, first)
-        given = _Floats(f"it reads {node.op} {node.name}, which is in float") if why else _Sums()
-        return given, why
+        return _in_float(node) if why else _Sums(), why
     if node.op == "GlobalAveragePool" and isinstance(first, _Integers):
         return _Sums(), ""
     if node.op in ("Mul", "Add") and len(read) == 1 and not isinstance(first, _Floats):
@@ -99,11 +104,15 @@ def _of_node(node: Node, signals: dict[int, _Signal]) -> tuple[_Signal, str]:
         if isinstance(joined, _Integers):
             return _Integers(joined.bits + 1, joined.step), ""
         return joined, "its operands have different steps"
-    signal = _Floats(f"it reads {node.op} {node.name}, which is in float")
+    signal = _in_float(node)
     if not any(map(may_be_float, node.outputs)):
         return signal, ""  # a shape, an index
     inherited = [one.why for one in read if isinstance(one, _Floats)]
     return signal, inherited[0] if inherited and inherited[0] else "it has no layer in hardware"
+
+
+def _in_float(node: Node) -> _Floats:
+    return _Floats(f"{_READS}{node.op} {node.name}, which is in float")
 
 
 def _is_neuron(node: Node) -> bool:
@@ -129,7 +138,7 @@ def _joined(signals: list[_Signal]) -> _Signal:
     if len(signals) == 1:
         return signals[0]
     floats = [one for one in signals if isinstance(one, _Floats)]
-    return floats[0] if floats else _Floats("what it reads has different steps")
+    return floats[0] if floats else _Floats("different steps come in")
 
 
 def _by_constant(node: Node, signal: _Signal) -> _Signal:
@@ -146,11 +155,11 @@ def _why_no_product(node: Node, read: _Signal) -> str:
     if node.op not in ("Conv", "MatMul"):
         return f"{node.op} has no layer in hardware"
     if isinstance(read, _Floats):
-        return read.why or "it reads floats"
+        return read.why or "floats come in"
     if not isinstance(read, _Integers):
-        return "it reads sums that no neuron has quantised"
+        return "no neuron has quantised the sums that come in"
     if read.bits > _MOST_BITS:
-        return f"it reads integers of {read.bits} bits, more than {_MOST_BITS}"
+        return f"{read.bits} bits come in, more than {_MOST_BITS}"
     weight = node.inputs[1]
     if is_constant(weight) or not any(_is_weight(maker) for maker in weight.inputs):
         return "what it multiplies is no constant weight"

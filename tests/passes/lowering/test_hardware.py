@@ -31,7 +31,7 @@ CASES = {
     "a weight that is not Quant": (FIRST + "y = Conv (a, w)", 0, 2, ["Conv", "no constant weight"]),
     "no neuron in between": (
         SUM + "y = Conv (r, v)",
-        *(1, 3, ["Conv", "sums that no neuron has quantised"]),
+        *(1, 3, ["Conv", "no neuron has quantised the sums"]),
     ),
     "an operator without hardware": (
         SUM + f"e = Erf (r) f = {NEURON % 'UINT4'} (e, t) y = Mul (f, k)",
