@@ -26,6 +26,7 @@ from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.encode_edges import encode_edges
 from ..passes.neurons.integer_edges import integer_edges
 from ..passes.neurons.keep_activations import keep_activations
+from ..passes.neurons.keep_preprocessing import keep_preprocessing
 from ..passes.neurons.membrane_shortcuts import membrane_shortcuts
 from ..passes.neurons.own_parameters import own_parameters
 from ..passes.recognise.recognise import recognise
@@ -80,6 +81,7 @@ RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
 FRONT_END: tuple[FrontEndPass, ...] = (
     *RECOGNITION,
     FrontEndPass(fold_batchnorm),
+    FrontEndPass(keep_preprocessing, wanted=lambda o: o.integers or not o.encode_input),
     FrontEndPass(
         keep_activations,
         lambda o: (o.signed, o.integers),

@@ -137,8 +137,13 @@ def is_membrane(node: Node) -> bool:
 
 
 def mark_kept(node: Node, reason: str) -> None:
-    """Let an activation stay in float."""
+    """Let an activation stay in float, or a linear operator read values without an encoder."""
     metadata(node)[_KEPT] = reason
+
+
+def why_kept(node: Node) -> str:
+    """The reason that :func:`mark_kept` was given; empty where it was not called."""
+    return metadata(node).get(_KEPT, "")
 
 
 def op_of(node: Node) -> str:
@@ -192,8 +197,8 @@ def _as_neuron(node: Node) -> Activation:
         raise NotANeuron(f"its element type is {what}, neurons are float32")
     if is_constant(x):
         raise NotANeuron("its input is a constant")
-    if _KEPT in metadata(node):
-        raise NotANeuron(metadata(node)[_KEPT])
+    if why_kept(node):
+        raise NotANeuron(why_kept(node))
     if any(_is_infinite_at_zero(reader, node.outputs[0]) for reader in node.outputs[0].outputs):
         raise NotANeuron("what reads it is infinite at a level of 0")
     signed = node.op in ("LeakyRelu", "PRelu") and is_standard(node)
