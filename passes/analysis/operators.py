@@ -98,8 +98,8 @@ class Operator:
         bytes: what kernels of 8 bits there are; None: it is computed in float.
         rearranges: each value of the input is in the output just once, perhaps among zeros.
         power: of the first input, by which the outputs grow: f(a x) = a^power f(x) for a > 0. Of
-            operators that are not affine or move values, where it is 1, and no products; None:
-            there is none.
+            operators that are not affine or move values, where it is 1, and no products; a shift
+            that they add left aside. None: there is none.
     """
 
     role: Role | None = None
@@ -153,13 +153,14 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("PRelu",), replace(_ACTIVATION, broadcasts=True)),
     (("FastGelu", "QuickGelu", "BiasGelu", "GeluTanh"), _ACTIVATION),
     # Normalisations.
-    (("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization"), _ALONG_LAST),
-    (("RMSNormalization", "LpNormalization"), _ALONG_LAST),
-    (("InstanceNormalization", "GroupNormalization", "LRN"), _NORMALISATION),
-    (("SimplifiedLayerNormalization", "SkipLayerNormalization"), _NORMALISATION),
-    (("SkipSimplifiedLayerNormalization",), _NORMALISATION),
+    (("Softmax", "LogSoftmax", "Hardmax"), _ALONG_LAST),
+    (("LayerNormalization", "RMSNormalization", "LpNormalization"), replace(_ALONG_LAST, power=0)),
+    (("InstanceNormalization", "GroupNormalization"), replace(_NORMALISATION, power=0)),
+    (("SimplifiedLayerNormalization",), replace(_NORMALISATION, power=0)),
+    (("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "LRN"), _NORMALISATION),
     (("BatchNormalization",), replace(_NORMALISATION, affine=Inputs.FIRST)),
-    (("MeanVarianceNormalization",), Operator(role=Role.NORMALISATION)),  # over the rows too
+    # Over the rows too.
+    (("MeanVarianceNormalization",), Operator(role=Role.NORMALISATION, power=0)),
     # Layers.
     (("LSTM", "GRU", "RNN"), Operator(role=Role.RECURRENT)),
     (("Conv", "ConvTranspose"), _CONVOLUTION),

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..graph.graph import Graph, Node, Tensor, bodies, is_constant, is_standard, optional_input
-from .activations import find_activations, is_activation, is_encoder
+from .activations import find_activations, is_activation
 from .edges import Carries, EdgeAnalysis
 from .operators import Inputs, Role, is_linear, moves_values, standard
 
@@ -46,11 +46,21 @@ def find_preprocessing(graph: Graph) -> Preprocessing:
     ends = _Ends(graph, degrees)
     found = Preprocessing(degrees=degrees.of_tensors)
     for node in graph.nodes:
-        if degrees.has(node) and (is_linear(node) or is_activation(node)):
+        if degrees.has(node) and (is_linear(node) or is_floor(node)):
             compression = ends.behind(node)
             if compression is not None and _is_followed(compression):
                 found.nodes.append((node, compression))
     return found
+
+
+def is_floor(node: Node) -> bool:
+    """Whether it is a Clip whose one bound is a constant above 0, from below."""
+    low, high = optional_input(node, 1), optional_input(node, 2)
+    if node.op != "Clip" or not is_standard(node) or low is None or not is_constant(low):
+        return False
+    largest = np.finfo(np.float32).max
+    unbounded = high is None or (is_constant(high) and bool(np.all(high.values >= largest)))
+    return unbounded and bool(np.all(low.values > 0))
 
 
 class _Degrees:
@@ -78,9 +88,9 @@ class _Degrees:
         return id(node) in self._nodes
 
     def _made(self, node: Node) -> float | None:
-        if not is_standard(node) or is_encoder(node):
+        if not is_standard(node):
             return None
-        if is_activation(node) and not self._is_floor(node):
+        if is_activation(node) and not (is_floor(node) or self._is_kept(node)):
             return None
         signals = [t for t in node.inputs if self.edges.of(t) != Carries.CONSTANT]
         if len(signals) == 1 and self._of_log(node, signals[0]):
@@ -134,17 +144,9 @@ class _Degrees:
         self._of_logs[id(node.outputs[0])] = slope
         return True
 
-    def _is_floor(self, node: Node) -> bool:
-        """A Clip with a constant lower bound above 0 alone, or what is no neuron."""
-        if node.op not in ("Clip", "Relu"):
-            return False
-        if node.outputs[0].name not in self._fired:
-            return True
-        low, high = optional_input(node, 1), optional_input(node, 2)
-        if low is None or not is_constant(low) or not np.all(low.values > 0):
-            return False
-        largest = np.finfo(np.float32).max
-        return high is None or (is_constant(high) and bool(np.all(high.values >= largest)))
+    def _is_kept(self, node: Node) -> bool:
+        """Whether it bounds values and is no neuron, as in front of a Log."""
+        return node.op in ("Clip", "Relu") and node.outputs[0].name not in self._fired
 
 
 class _Ends:

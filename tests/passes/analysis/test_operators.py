@@ -131,7 +131,10 @@ LINEAR_ABOVE_0 = {
 
 
 #: Operators with a power that take more than one input, or have no kernel in this opset.
-POWERS_UNTRIED = {"STFT", "GlobalLpPool"}
+POWERS_UNTRIED = {
+    *("STFT", "GlobalLpPool", "LayerNormalization", "RMSNormalization"),
+    *("InstanceNormalization", "GroupNormalization", "SimplifiedLayerNormalization"),
+}
 
 
 @pytest.mark.parametrize(
