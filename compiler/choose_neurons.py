@@ -76,7 +76,7 @@ def choose_neurons(
     with steps("calibrate") as step:
         calibrated = calibrate(
             *(analog, activations, prepared.layers, prepared.seen, block),
-            *(options, progress, levels),
+            *(options, progress, levels, prepared.meeting),
         )
         step.changes += calibrated.changes
     graph = import_model(analog)

@@ -193,7 +193,7 @@ def _show(report: CompileReport) -> None:
         say(claim)
     for step in report.passes:
         told = "in float" if step.name == "quantise_linear" else ""
-        if step.name in ("to_nir", "quantise_linear"):
+        if step.name in ("to_nir", "quantise_linear", "hardware"):
             for line in step.changes:
                 if line.startswith(told):
                     say(line)

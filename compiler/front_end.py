@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from ..passes.analysis.activations import Activation, find_activations
 from ..passes.analysis.layers import Layer, find_layers
+from ..passes.analysis.meetings import meetings
 from ..passes.analysis.unfit import unfit
 from ..passes.canonicalise.canonicalise import canonicalise
 from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
@@ -128,6 +129,7 @@ class Prepared:
         analog: the network as the front end leaves it, in standard operators.
         activations: what becomes neurons.
         layers: what calibration corrects.
+        meeting: groups of activations whose neurons are to have one step each.
         samples: of calibration and verification.
         batch: how many samples run at a time where what all neurons see is copied.
         block: how many where only some of it is.
@@ -145,6 +147,7 @@ class Prepared:
     analog: Network
     activations: list[Activation]
     layers: list[Layer]
+    meeting: list[list[Activation]]
     samples: Samples
     batch: int
     block: int
@@ -235,6 +238,7 @@ def prepare(
             analog,
             activations,
             layers,
+            _meeting(graph, activations) if options.equal_steps else [],
             samples,
             batch,
             block,
@@ -265,6 +269,11 @@ def _measured(
         "adjust_encoders", lambda: adjust_encoders(graph, costs.left_out, costs.relative)
     )
     return graph, list(costs.left_out.values())
+
+
+def _meeting(graph: Graph, activations: list[Activation]) -> list[list[Activation]]:
+    by_output = {activation.output: activation for activation in activations}
+    return [[by_output[name] for name in group] for group in meetings(graph, by_output)]
 
 
 @contextmanager

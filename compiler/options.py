@@ -43,7 +43,10 @@ MEMBRANE, SPIKES = "membrane", "spikes"
 ALL, ACTIVATIONS = "all", "activations"
 #: How spikes of several levels are sent.
 UNARY, BITS = "unary", "bits"
-ONNXRUNTIME, STANDARD, INT8, NIR = "onnxruntime", "standard", "int8", "nir"
+ONNXRUNTIME, STANDARD, INT8 = "onnxruntime", "standard", "int8"
+QONNX, NIR = "qonnx", "nir"
+#: How neurons of target qonnx are written.
+THRESHOLDS, QUANT = "thresholds", "quant"
 #: Which weights a network of integers may have: such as no processor's sums overflow with, or all.
 SAFE, FULL = "safe", "full"
 #: Levels besides silence of a neuron whose spikes are 8 bits, of both signs together.
@@ -162,7 +165,7 @@ class CompileOptions:
         "Levels N of each neuron and polarity, in each timestep; a neuron for both signs has 2 N, "
         "divided as the data ask.",
         fallback=32,
-        shown="32; over several timesteps 1; for standard and int8 255",
+        shown="32; over several timesteps 1; standard, int8 255; qonnx 15; NIR 8",
         numbers=Numbers(int, 1, MOST_LEVELS),
         symbol="N",
     )
@@ -181,7 +184,7 @@ class CompileOptions:
         "the data, the levels and the timesteps ask for. Curves (GELU, sigmoid) become "
         "StaircaseFire, or with scale stay in float and are encoded.",
         fallback=AUTO,
-        shown="auto; for standard scale; for int8 and NIR multi-threshold",
+        shown="auto; for standard scale; for int8, qonnx and NIR multi-threshold",
         choices=(AUTO, SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED),
     )
     calibrator: str = _option(
@@ -278,17 +281,16 @@ class CompileOptions:
     )
     time_axis: bool = _option(
         TIME,
-        "Give inputs and outputs the timesteps as their first axis: for events and streams.",
+        "Give inputs and outputs the timesteps as their first axis, for streams.",
         False,
     )
     target: str = _option(
         TARGET,
         "ONNX with neurons as operators of their own; of standard operators alone, for any "
-        "runtime; with spikes and weights as integers of 8 bits, for fast kernels; or, of a "
-        "network over several timesteps, a NIR graph for neuromorphic tools (needs the extra "
-        "'nir').",
+        "runtime; with spikes and weights as integers of 8 bits, for fast kernels; QONNX of few "
+        "bits, for FPGAs; or a NIR graph for neuromorphic tools (needs the extra 'nir').",
         ONNXRUNTIME,
-        choices=(ONNXRUNTIME, STANDARD, INT8, NIR),
+        choices=(ONNXRUNTIME, STANDARD, INT8, QONNX, NIR),
     )
     opset: int | None = _option(
         TARGET,
@@ -305,15 +307,27 @@ class CompileOptions:
     )
     power_of_two: bool = _option(
         TARGET,
-        "Target standard: steps that are powers of two, alike however a runtime divides.",
+        "Target standard: steps that are powers of two.",
         False,
     )
     int8_weights: str = _option(
         TARGET,
-        "Weights of int8: so small that no sum of two products overflows 16 bits on x86 without "
-        "VNNI, or all of their 8 bits, for VNNI and Arm only.",
+        "Weights of int8: such that sums fit into 16 bits, for x86 without VNNI, or all.",
         fallback=SAFE,
         choices=(SAFE, FULL),
+    )
+    qonnx_form: str = _option(
+        TARGET,
+        "Neurons of qonnx: thresholds, or Quant where they have one sign.",
+        fallback=THRESHOLDS,
+        choices=(THRESHOLDS, QUANT),
+    )
+    weight_bits: int = _option(
+        TARGET,
+        "Bits of the weights of qonnx.",
+        fallback=8,
+        numbers=Numbers(int, 2, 8),
+        symbol="BITS",
     )
     binary_spikes: str | None = _option(
         TARGET,
@@ -355,8 +369,13 @@ class CompileOptions:
 
     @property
     def integers(self) -> bool:
-        """Whether spikes and weights are integers of 8 bits."""
-        return self.target == INT8
+        """Whether spikes and weights are integers of at most 8 bits."""
+        return self.target in (INT8, QONNX)
+
+    @property
+    def equal_steps(self) -> bool:
+        """Whether neurons whose spikes meet in a sum have one step."""
+        return self.target == QONNX
 
     @property
     def corrects_layers(self) -> bool:
@@ -418,7 +437,9 @@ def resolve_common(options: CompileOptions, synthetic: bool) -> CompileOptions:
     options = filled(options, levels=1 if several else OPTIONS["levels"].fallback)
     common = ("neuron", "granularity", "shortcuts", "encode")
     options = filled(options, **{name: OPTIONS[name].fallback for name in common})
-    options = _used(options, "int8_weights", options.integers, "with --target int8")
+    options = _used(options, "int8_weights", options.target == INT8, "with --target int8")
+    for name in ("qonnx_form", "weight_bits"):
+        options = _used(options, name, options.target == QONNX, "with --target qonnx")
     _check_standard(options)
     percentile, search = options.calibrator == PERCENTILE, options.search_scale
     options = _used(options, "firing", several, "over several --timesteps")

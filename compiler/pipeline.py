@@ -11,8 +11,10 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from ..passes.analysis.time_rules import NotOverTimeError
+from ..passes.analysis.time_rules import NotOverTimeError, check_over_time
 from ..passes.graph.network import Network
+from ..passes.graph.surgeon import import_model, infer_shapes
+from .balance import balanced
 from .choose_neurons import Chosen, choose_neurons, quantise
 from .errors import DataError, ModelError
 from .front_end import Prepared, prepare
@@ -103,7 +105,12 @@ def compile_prepared(
         As :func:`compile_model`.
     """
     target, steps = TARGETS[options.target], prepared.steps.fork()
-    target.check(prepared)
+    target.check(prepared, options)
+    if options.timesteps > 1 and options.stepwise:
+        fired = {activation.output for activation in prepared.activations}
+        check_over_time(infer_shapes(import_model(prepared.analog)), fired)
+    if options.integers:
+        prepared = balanced(prepared, options, steps, progress)
     chosen = choose_neurons(prepared, options, steps, progress)
     artifact = target.lower(quantise(chosen, steps, options.target == STANDARD), options, steps)
     report = _new_report(prepared, chosen, options)

@@ -31,6 +31,7 @@ from .errors import VerificationError
 from .progress import Progress
 from .running.fidelity import FidelityMeter, OutputFidelity
 from .running.integers import claims as integers
+from .running.qonnx_executor import NotRunError, has_qonnx, run_in_qonnx
 from .running.reference import Reference
 from .running.session import make_session, run_samples
 from .samples.files import Feed, Samples
@@ -66,6 +67,19 @@ class BitExact:
     statement: str
     runs: Sequence[Run]
     time_axis: int | None = None
+
+
+@dataclass(frozen=True)
+class InQonnx:
+    """The executor of qonnx gives the bits of the quantised ANN; only where it is installed.
+
+    Attributes:
+        network: in QONNX.
+        ann: the quantised ANN, its weights behind Quant: so all multiply alike.
+    """
+
+    network: Network
+    ann: Network
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,9 @@ class SameSpikes:
     floats: Network
 
 
-Claim: TypeAlias = BitExact | Agreement | SameParameters | Integers | NoOverflow | SameSpikes
+Claim: TypeAlias = (
+    BitExact | InQonnx | Agreement | SameParameters | Integers | NoOverflow | SameSpikes
+)
 
 
 @dataclass
@@ -184,6 +200,8 @@ def verify(
     for claim in claims:
         if isinstance(claim, BitExact):
             found.claims.append(_prove(claim, samples, reference.batch))
+        elif isinstance(claim, InQonnx):
+            found.claims += _in_qonnx(claim, samples)
         elif isinstance(claim, SameParameters):
             found.claims.append(integers.parameters(claim.network, claim.floats))
         elif isinstance(claim, NoOverflow):
@@ -219,6 +237,25 @@ def _prove(claim: BitExact, samples: Samples, batch: int) -> str:
     if not any(run.library for run in claim.runs):
         return claim.statement
     return claim.statement + (_BOTH if kernels else _BODIES)
+
+
+def _in_qonnx(claim: InQonnx, samples: Samples) -> list[str]:
+    """What was shown; nothing where the package is not installed."""
+    if not has_qonnx():
+        return []
+    feed = next(samples.batches(1))
+    try:
+        got = run_in_qonnx(claim.network, feed)
+    except NotRunError as error:
+        return [f"not run in the executor of qonnx: {error}"]
+    session = make_session(claim.ann, library=False, optimise=False)
+    expected = run_samples(session, feed, "the network")
+    if [_bits(array) for array in got] != [_bits(array) for array in expected]:
+        raise VerificationError(
+            "the executor of qonnx does not give the bits of the quantised ANN; please report this "
+            "model"
+        )
+    return ["the executor of qonnx gives the same bits for the first sample"]
 
 
 def _bits(output: object) -> bytes:

@@ -50,10 +50,14 @@ class Simulation:
             case nir.Affine():
                 return x @ node.weight.T + node.bias
             case nir.SumPool2d():
-                return windows(x, node.kernel_size, node.stride, (1, 1)).sum((-2, -1))
+                padded = pad(x, node.padding)
+                return windows(padded, node.kernel_size, node.stride, (1, 1)).sum((-2, -1))
             case nir.Flatten():
                 assert (node.start_dim, node.end_dim) == (0, -1)
                 return x.reshape(len(x), -1)
+            case nir.I():
+                self._potentials[name] = self._potentials.get(name, 0) + node.r * x
+                return self._potentials[name]
             case nir.IF():
                 return self._fire(name, node, x)
             case nir.Output():
@@ -84,10 +88,15 @@ def windows(x, kernel, stride, dilation):
     return views[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
 
 
+def pad(x, padding):
+    """Zeros at both ends of rows and columns."""
+    rows, columns = padding
+    return np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
+
+
 def conv2d(node, x):
-    (rows, columns), groups = node.padding, int(node.groups)
-    padded = np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
-    seen = windows(padded, node.weight.shape[2:], node.stride, node.dilation)
+    groups = int(node.groups)
+    seen = windows(pad(x, node.padding), node.weight.shape[2:], node.stride, node.dilation)
     out, wide = node.weight.shape[:2]
     result = []
     for c in range(out):

@@ -23,6 +23,7 @@ from ..options import CompileOptions
 from ..progress import Progress
 from ..running.histograms import observe_samples
 from ..running.probe import first_not_finite
+from ..running.signed_histogram import SignedHistogram
 from ..samples.files import Samples
 from .fitting.watches import Fit, NotFiniteError, watches_of
 from .sequence.sequential import Calibrated, calibrate_sequentially
@@ -37,6 +38,7 @@ def calibrate(
     options: CompileOptions,
     progress: Progress,
     levels: Mapping[str, int] | None = None,
+    meeting: Sequence[Sequence[Activation]] = (),
 ) -> Calibrated:
     """Thresholds and levels for every activation, corrected parameters for every layer.
 
@@ -49,6 +51,7 @@ def calibrate(
         options: resolved; how neurons are chosen and fitted, and which errors are corrected.
         progress: told how far it is.
         levels: numbers of levels other than the options', by the activation's output tensor.
+        meeting: groups of activations whose neurons have one step each.
 
     Raises:
         DataError: the network does not run on the samples, or gives NaN or inf.
@@ -58,6 +61,8 @@ def calibrate(
     outer = [a for a in activations if a.output in made] if options.corrects else []
     inner = [a for a in activations if a not in outer]
     try:
+        if meeting:
+            fit.share(meeting, _observed(network, meeting, samples, size, fit, progress))
         result = _in_one_pass(network, inner, samples, size, fit, progress)
         if outer:
             found = calibrate_sequentially(
@@ -97,16 +102,29 @@ def _in_one_pass(
     result = Calibrated()
     if not activations:
         return result
-    watches = watches_of(activations, fit.watch)
-    observations = observe_samples(network, watches, samples, size, progress, "calibrating")
-    if observations.not_finite:
-        raise NotFiniteError(observations.not_finite)
+    histograms = _observed(network, [activations], samples, size, fit, progress)
     for activation in progress.track(activations, len(activations), "thresholds"):
-        histogram = observations.histograms[activation.input]
+        histogram = histograms[activation.input]
         result.neurons[activation.output] = fit.neuron(activation, histogram)
         if fit.silent(activation, histogram):
             result.silent.append(activation)
     return result
+
+
+def _observed(
+    network: Network,
+    groups: Sequence[Sequence[Activation]],
+    samples: Samples,
+    size: int,
+    fit: Fit,
+    progress: Progress,
+) -> Mapping[str, SignedHistogram]:
+    """What activations see in the ANN, by their inputs."""
+    watches = watches_of([one for group in groups for one in group], fit.watch)
+    observations = observe_samples(network, watches, samples, size, progress, "calibrating")
+    if observations.not_finite:
+        raise NotFiniteError(observations.not_finite)
+    return observations.histograms
 
 
 def _advice(network: Network, tensors: Sequence[str], samples: Samples) -> str:

@@ -35,7 +35,7 @@ from ...passes.graph.graph import (
 )
 from ...passes.graph.network import Network
 from ...passes.graph.surgeon import import_model
-from ...passes.lowering.spatial_to_temporal import INPUT_STEPS, OUTPUT, REPEATED, STANDS_FOR, TIME
+from ...passes.lowering.time_nodes import INPUT_STEPS, OUTPUT, REPEATED, STANDS_FOR, TIME
 from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.staircase_fire import STAIRCASE_FIRE, cell_of, spikes_of_levels

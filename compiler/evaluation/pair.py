@@ -22,6 +22,8 @@ from onnx import TensorProto, ValueInfoProto
 
 from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network
+from ...passes.lowering.function_bodies import function_bodies
+from ...passes.lowering.multi_threshold import holds_multi_thresholds
 from ...passes.lowering.spikes_of_integers import holds_integers
 from ...passes.lowering.spiking_form import spiking_form
 from ...passes.lowering.standard_ops import holds_chains
@@ -91,6 +93,11 @@ def read_pair(ann_path: Path, snn_path: Path) -> Pair:
         warnings += _one_source(ann_path, snn_path, _provenance(ann), provenance)
     else:
         warnings += _origin_warnings(ann_path, snn_path, provenance)
+    if holds_multi_thresholds(snn):  # as functions, which have the same bits, thresholds are slow
+        snn = spiking = function_bodies(spiking)
+        warnings.append(
+            f"{snn_path} is for the qonnx tools: latency is that of its neurons in onnxruntime"
+        )
     return Pair(ann, snn, spiking, specs[0], provenance, warnings)
 
 

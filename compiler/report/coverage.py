@@ -5,9 +5,11 @@ One line each:
 - activation: *converted* (it is a neuron), *shortcut* (a copy of one that is a neuron; it carries
   the membrane potential past the linear operators), *encoded* (over several timesteps: it stays in
   float, and linear operators read the neuron that follows it), or *kept*, with the reason.
+  A curve, element-wise operators that read one tensor, counts as an activation if it is not affine
+  and a linear operator reads it, under the name of its last operator: *kept*.
 - Softmax, normalisation: *encoded* (it stays in float; linear operators read its output as spikes),
-  or *kept*: no linear operator reads it.
-- floor of preprocessing (``keep_preprocessing.py``): *kept*.
+  or *kept*: no linear operator reads it. So are curves that are part of one.
+- floor or curve of preprocessing (``keep_preprocessing.py``): *kept*.
 - recurrent layer: *kept*.
 - linear operator: *converted* (everything it reads are spikes of activations), *encoded* (it reads
   the spikes of an encoder) or *kept*: an operand is analog, with the reason.
@@ -33,6 +35,7 @@ from ...passes.analysis.activations import (
     is_shortcut,
     why_kept,
 )
+from ...passes.analysis.curves import RemainingCurve, remaining_curves
 from ...passes.analysis.edges import Carries, EdgeAnalysis
 from ...passes.analysis.operators import Role, is_linear, properties, signal_inputs
 from ...passes.graph.graph import Graph, Node, Tensor, is_constant, scopes, type_name
@@ -54,7 +57,7 @@ class CoverageLine:
     Attributes:
         name: node name.
         op: operator type.
-        kind: "activation", "floor", "normalisation", "recurrent" or "linear".
+        kind: "activation", "preprocessing", "normalisation", "recurrent" or "linear".
         status: "converted", "encoded", "shortcut" or "kept".
         reason: why it was not converted; empty where it was.
         location: where it is in the source: file and line if the exporter says so, and position.
@@ -75,7 +78,7 @@ class Coverage:
     """Coverage of a network.
 
     Attributes:
-        lines: one per activation, floor, normalisation, recurrent layer and linear operator.
+        lines: one per activation, curve, normalisation, recurrent layer and linear operator.
         counts: number of lines by "kind status".
         macs: multiply-accumulates of one sample, of all linear operators where they are known.
         spiking_macs: those whose operands are all spikes (or constants).
@@ -95,7 +98,7 @@ class Coverage:
 
     def kept_activations(self) -> list[CoverageLine]:
         """Everything nonlinear that stays and feeds no neuron."""
-        listed = [line for line in self.lines if line.kind not in ("linear", "floor")]
+        listed = [line for line in self.lines if line.kind not in ("linear", "preprocessing")]
         return [line for line in listed if line.status == KEPT]
 
 
@@ -120,10 +123,13 @@ def measure_coverage(
     encoders = {activation.output for activation in activations if activation.encodes}
     reasons = {(item.name, item.op): item.reason for item in kept}
     analysis = EdgeAnalysis(graph, fired)
+    curves = {id(one.curve.last): one for one in remaining_curves(graph)}
     coverage = Coverage()
     for scope in scopes(graph):
         for node in scope.graph.nodes:
             status = _status(node, analysis, fired, encoders, reasons, scope.closed)
+            if id(node) in curves:
+                status = _status_of_curve(curves[id(node)], analysis, encoders, scope.closed)
             if status is None:
                 continue
             kind, verdict, reason = status
@@ -168,7 +174,7 @@ def _status(
         if node.outputs[0].name in fired:
             return "activation", CONVERTED, ""
         if is_preprocessing(node):
-            return "floor", KEPT, why_kept(node)
+            return "preprocessing", KEPT, why_kept(node)
         reason = reasons.get((node.name, node.op), "")
         followed = reason in FOLLOWED and _is_encoded(node, encoders)
         return "activation", ENCODED if followed else KEPT, reason
@@ -197,6 +203,24 @@ def _status(
         return "linear", KEPT, analog if types != ["float32"] else "reads analog values"
     encoded = any(_comes_from(tensor, encoders) for tensor in operands)
     return "linear", ENCODED if encoded else CONVERTED, ""
+
+
+def _status_of_curve(
+    remaining: RemainingCurve, analysis: EdgeAnalysis, encoders: set[str], closed: str
+) -> tuple[str, str, str] | None:
+    curve = remaining.curve
+    fixed = [node for node in curve.nodes if is_preprocessing(node)]
+    if fixed:
+        return "preprocessing", KEPT, why_kept(fixed[0])
+    if analysis.of(curve.source) is Carries.CONSTANT:
+        return None
+    if remaining.normalises:
+        if not closed and _is_encoded(curve.last, encoders):
+            return "normalisation", ENCODED, ""
+        return "normalisation", KEPT, closed or "part of a normalisation; stays in float"
+    ops = ", ".join(dict.fromkeys(node.op for node in curve.nodes))
+    reason = f"a function of one value ({ops}) that is no known activation; stays in float"
+    return "activation", KEPT, closed or reason
 
 
 def _is_encoded(node: Node, encoders: set[str]) -> bool:

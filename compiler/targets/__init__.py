@@ -8,10 +8,11 @@ from ..options import CompileOptions, check_values, resolve_common
 from .int8 import Int8
 from .nir.target import Nir
 from .onnxruntime import OnnxRuntime
+from .qonnx import Qonnx
 from .standard import Standard
 from .target import Target
 
-_ALL: tuple[Target, ...] = (OnnxRuntime(), Standard(), Int8(), Nir())
+_ALL: tuple[Target, ...] = (OnnxRuntime(), Standard(), Int8(), Qonnx(), Nir())
 
 #: By name.
 TARGETS: Mapping[str, Target] = {target.name: target for target in _ALL}

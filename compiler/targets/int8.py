@@ -71,7 +71,7 @@ class Int8:
         options = filled(options, shortcuts=shortcuts)
         return replace(options, neuron=MULTI_THRESHOLD, encode_input=True)
 
-    def check(self, prepared: Prepared) -> None:
+    def check(self, prepared: Prepared, options: CompileOptions) -> None:
         """Every network that the front end takes can be expressed."""
 
     def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:

@@ -30,7 +30,7 @@ class OnnxRuntime:
         """Nothing is particular to it."""
         return options
 
-    def check(self, prepared: Prepared) -> None:
+    def check(self, prepared: Prepared, options: CompileOptions) -> None:
         """Every network that the front end takes can be expressed."""
 
     def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:

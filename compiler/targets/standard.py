@@ -51,7 +51,7 @@ class Standard:
             options = replace(options, neuron=SCALE, calibrator="mse")
         return filled(options, neuron=SCALE, levels=MOST_PLACED)
 
-    def check(self, prepared: Prepared) -> None:
+    def check(self, prepared: Prepared, options: CompileOptions) -> None:  # noqa: ARG002
         """Refuse operators of other domains, and an opset that the network cannot have.
 
         Raises:

@@ -84,8 +84,12 @@ class Target(Protocol):
             UsageError: options do not go with the target, or a package is not installed.
         """
 
-    def check(self, prepared: Prepared) -> None:
+    def check(self, prepared: Prepared, options: CompileOptions) -> None:
         """Refuse early, before calibration, what is known to be refused later.
+
+        Args:
+            prepared: by the front end.
+            options: resolved.
 
         Raises:
             ModelError: the target cannot express the network.

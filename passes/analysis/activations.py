@@ -16,8 +16,9 @@ timesteps functions of rule 3 are kept: levels in each step are multiples of one
 
 Kept, with the reason: activations of other element types than float32, in bodies that are left
 alone, with parameters that are not constant or not finite, or read by an operator that is infinite
-at 0 (Log, a divisor), where a silent neuron would end in infinity, or behind constants (1 - s,
-s + 1e-6) would lose what counts (:mod:`.small_values`).
+at 0 (Log, a divisor), where a silent neuron would end in infinity, or would but for an epsilon (the
+root of a variance, which divides), or behind constants (1 - s, s + 1e-6) would lose what counts
+(:mod:`.small_values`).
 
 Softmax and normalisations combine values, so no neuron stands for them: they stay in float and what
 linear operators read of them is encoded. Recurrent layers are kept whole. Activations of integers
@@ -48,7 +49,7 @@ from ..graph.graph import (
 )
 from ..graph.protos import nodes_below
 from .functions import ActivationFunction, NotANeuron, activation_function
-from .operators import Role, is_arithmetic, properties
+from .operators import Role, is_arithmetic, properties, standard
 from .small_values import close_reader
 
 _ENCODER = METADATA_PREFIX + "encoder"
@@ -218,6 +219,8 @@ def _as_neuron(node: Node) -> Activation:
         raise NotANeuron(why_kept(node))
     if any(_is_infinite_at_zero(reader, node.outputs[0]) for reader in node.outputs[0].outputs):
         raise NotANeuron("what reads it is infinite at a level of 0")
+    if _divides_as_root(node.outputs[0]):
+        raise NotANeuron("its root divides, which a level of 0 would make too large")
     signed = node.op in ("LeakyRelu", "PRelu") and is_standard(node)
     if signed and not _slope_is_finite(node):
         raise NotANeuron("its slope is not finite")
@@ -265,6 +268,25 @@ def _is_infinite_at_zero(node: Node, read: Tensor) -> bool:
     if node.op in ("Log", "Reciprocal"):
         return True
     return bool(node.op == "Div" and len(node.inputs) > 1 and node.inputs[1] is read)
+
+
+def _divides_as_root(tensor: Tensor) -> bool:
+    """Whether the root of the tensor and of constants, or a power below 0, is a divisor."""
+    is_root = False
+    while len(tensor.outputs) == 1:
+        node = tensor.outputs[0]
+        if is_root and _is_infinite_at_zero(node, tensor):
+            return True
+        others = [t for t in node.inputs if t is not tensor]
+        if not standard(node).elementwise or not all(map(_is_one_value, others)):
+            return False
+        if node.op == "Pow":
+            exponent = values_of(node.inputs[1]) if node.inputs[0] is tensor else np.ones(())
+            if exponent < 0:
+                return True
+        is_root = is_root or node.op in ("Sqrt", "Pow")
+        tensor = node.outputs[0]
+    return False
 
 
 def _slope_is_finite(node: Node) -> bool:

@@ -13,11 +13,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from ..graph.graph import ANN_DOMAIN, Node, is_constant, is_standard, optional_input
+from ..graph.graph import (
+    ANN_DOMAIN,
+    Node,
+    NodeExtras,
+    Tensor,
+    is_constant,
+    is_standard,
+    optional_input,
+)
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -58,7 +67,29 @@ def activation_function(node: Node) -> ActivationFunction:
     build = known.get(node.op)
     if build is None:
         raise NotANeuron(f"{node.op} is not a known activation function")
-    function = build(node)
+    return _quiet(build(node))
+
+
+@dataclass
+class _Described:
+    """A node of no graph, without inputs."""
+
+    op: str
+    attrs: dict[str, Any]
+    name: str = ""
+    domain: str | None = None
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    extras: NodeExtras = field(default_factory=NodeExtras)
+
+
+def function_of(op: str, **attributes: float) -> ActivationFunction:
+    """What an operator of ONNX, or a function of :data:`~.graph.ANN_DOMAIN`, computes."""
+    build = _ANN.get(op) or _STANDARD[op]
+    return _quiet(build(_Described(op, attributes)))
+
+
+def _quiet(function: ActivationFunction) -> ActivationFunction:
     evaluate = function.evaluate
 
     def quietly(x: np.ndarray) -> np.ndarray:

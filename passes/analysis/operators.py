@@ -227,7 +227,8 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", "DecoderAttention"), _JOINED),
     (("DecoderMaskedSelfAttention", "GroupQueryAttention", "SparseAttention"), _JOINED),
     (("PackedAttention", "PackedMultiHeadAttention", "LongformerAttention"), _JOINED),
-    (("LinearAttention", "PagedAttention", "Attention"), _JOINED),  # the last one ONNX has as well
+    (("LinearAttention", "PagedAttention"), _JOINED),
+    (("Attention",), replace(_JOINED, per_row=True)),  # ONNX has it as well
     # Networks that are already quantised; the lines after the second are of com.microsoft.
     (("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), _QUANTISED),
     (("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"), _QUANTISED),

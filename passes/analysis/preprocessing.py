@@ -10,9 +10,9 @@ bands that the logarithm shows.
    constant weights, sums, products, powers, norms, the largest of several, floors, Loops and Scans
    of these, and what only moves values. Inputs have d = 1. Exp of a multiple of a Log is a power.
 2. A compression is a Log, or a power that leaves a degree below 1 (cube roots, PCEN).
-3. Preprocessing are linear operators and floors that read a tensor with a degree, where all that is
-   made of what they give ends in compressions, and a linear operator or an activation comes behind
-   one of these.
+3. Preprocessing are linear operators that read a tensor with a degree, where all that is made of
+   what they give ends in compressions, and a linear operator or an activation comes behind one of
+   these; and all operators between them, the compressions included.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Preprocessing:
     """What of a graph is preprocessing.
 
     Attributes:
-        nodes: linear operators and floors, each with a compression behind it.
+        nodes: the operators, each with a compression behind it, which may be itself.
         degrees: of the tensors of rule 1, by id.
     """
 
@@ -45,11 +45,15 @@ def find_preprocessing(graph: Graph) -> Preprocessing:
     degrees = _Degrees(graph)
     ends = _Ends(graph, degrees)
     found = Preprocessing(degrees=degrees.of_tensors)
+    between: set[int] = set()
     for node in graph.nodes:
-        if degrees.has(node) and (is_linear(node) or is_floor(node)):
+        if id(node) in between and ends.compresses(node):
+            found.nodes.append((node, node))
+        elif degrees.has(node) and (is_linear(node) or id(node) in between):
             compression = ends.behind(node)
             if compression is not None and _is_followed(compression):
                 found.nodes.append((node, compression))
+                between |= {id(reader) for tensor in node.outputs for reader in tensor.outputs}
     return found
 
 
@@ -168,7 +172,7 @@ class _Ends:
         for reader in (reader for tensor in node.outputs for reader in tensor.outputs):
             if all(self._degrees.edges.of(t) == Carries.CONSTANT for t in reader.outputs):
                 continue  # it reads the shape
-            if self._compresses(reader):
+            if self.compresses(reader):
                 end: Node | None = reader
             else:
                 end = self.behind(reader) if self._degrees.has(reader) else None
@@ -178,7 +182,8 @@ class _Ends:
         returned = any(id(tensor) in self._outputs for tensor in node.outputs)
         return None if returned else found
 
-    def _compresses(self, node: Node) -> bool:
+    def compresses(self, node: Node) -> bool:
+        """Rule 2."""
         if node.op in ("Log", "ReduceLogSum"):
             return is_standard(node)
         if node.op not in ("Pow", "Sqrt") or not self._degrees.has(node):

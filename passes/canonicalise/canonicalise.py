@@ -5,10 +5,11 @@
    ``split_fused.py``.
 3. What depends on constants and static shapes alone is computed, and If with a constant condition
    becomes its branch: ``fold_constants.py``.
-4. Operators that do nothing are removed, others take the form that later passes know:
+4. Operands with one value all over, such as zeros_like, become scalars: ``filled_operands.py``.
+5. Operators that do nothing are removed, others take the form that later passes know:
    ``simplify.py``.
-5. Nodes that no output needs are dropped.
-6. Shapes and element types are inferred first, and again as constants become known.
+6. Nodes that no output needs are dropped.
+7. Shapes and element types are inferred first, and again as constants become known.
 
 All of it inside control-flow bodies too. The function computed is unchanged; inputs and outputs
 keep names, order and types. Postcondition: the graph is sorted topologically.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from ..graph.graph import Graph, PassResult, scopes, tidy, unique_name
 from ..graph.surgeon import infer_shapes
+from .filled_operands import filled_operands
 from .fold_constants import budget_for, fold_constants
 from .simplify import simplify
 from .split_fused import split_fused
@@ -43,6 +45,7 @@ def canonicalise(graph: Graph) -> PassResult:
         nodes = _count(graph)
         changes += fold_constants(graph, budget)
         tidy(graph)
+        changes += filled_operands(graph)
         changes += simplify(graph)
         tidy(graph)
         done = _count(graph) == nodes

@@ -7,24 +7,25 @@ potential to the next:
 
 Firing immediately, as spikes come in (``delayed = False``):
 
-1. Rows of a tensor that depends on time are T times as many, time-major: step t of row b is
+1. Axis 0 of a tensor that depends on time is T times as long, time-major: step t of row b is
    t * B + b. What does not depend on time is computed once, and repeated where an operator that
    does reads it. The network's inputs are presented at every step; the first layer is computed
    once. With ``time_axis`` inputs and outputs have T as a new first axis.
 2. A tensor is there step by step, as what it stands for at each step (its mean over steps is what
    it stands for in the spatial network), or as running mean: row t is the mean of steps 0 to t.
-   Operators that are affine (``timesteps.py``) take either. The others take running means, and are
+   Operators that are affine (``time_rules.py``) take either. The others take running means, and are
    listed: neurons read step by step, m_t t - m_(t-1) (t - 1) from running means m.
 3. The outputs are means over all steps.
-4. Where a Transpose moves the rows, or a Gather selects some, time is an axis of its own meanwhile.
+4. Where a node does not treat what lies along axis 0 apart (a Transpose that moves it, a Split of
+   it, sums of tensors of different ranks), time is an axis of its own meanwhile: ``time_apart.py``.
 5. Shapes are those of the spatial network: what asks for the shape of a tensor that depends on time
-   gets it without the T, and Reshape and Expand multiply the rows by T.
+   gets it without the T, and Reshape and Expand multiply the first length by T.
 
 Delayed firing: a neuron fires once it has integrated all T steps of its input, whose mean it then
 sees at each step. Layers run one after the other, T steps each. Nothing but the neurons depends on
 time, and the network computes what the spatial one does (docs/equivalence.md).
 
-Refused (:class:`timesteps.NotOverTimeError`): neurons whose N is no multiple of T or whose levels
+Refused (:class:`NotOverTimeError`): neurons whose N is no multiple of T or whose levels
 are placed freely (ScaleFire); of immediate firing also operators that mix the rows of a batch, or
 of which it is not known, neurons in control flow, inputs without a batch axis.
 
@@ -34,8 +35,7 @@ Nodes that are put in say so in their metadata, for ``temporal_to_spatial.py``.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,18 +43,24 @@ from ...runtime_ops.definition import DOMAIN
 from ...runtime_ops.integrate_fire import INTEGRATE_FIRE
 from ...runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ..analysis.operators import properties
-from ..analysis.time_rules import NotOverTimeError, is_affine, is_float, moves_rows
+from ..analysis.rows import Found, follow_rows, rows_of_input
+from ..analysis.time_rules import (
+    NotOverTimeError,
+    is_affine,
+    is_float,
+    needs_time_apart,
+    refused,
+    rows_over_time,
+)
 from ..graph.graph import (
-    METADATA_PREFIX,
     Graph,
     Node,
     PassResult,
     Tensor,
     bodies,
-    dtype_of,
     is_constant,
     metadata,
-    opset_version,
+    rank_of,
     redirect,
     scopes,
     shape_of,
@@ -62,26 +68,16 @@ from ..graph.graph import (
     unique_name,
     values_of,
 )
-from ..graph.surgeon import add_node, constant, infer_shapes, variable
+from ..graph.surgeon import constant, infer_shapes, variable
+from .time_apart import with_time
+from .time_nodes import APART, INPUT_STEPS, OUTPUT, OUTPUT_STEPS, REPEATED, TIME, TimeNodes
 
-#: Behind the last element of any list of lengths.
-_END = 1 << 30
 #: Operands of a MatMul have rows of their own from this rank on.
 _BATCHED_RANK = 3
-_AXES_ARE_AN_INPUT = 18
-#: Steps whose mean is taken at once.
-_MOST_ROWS = 8
-
-
-#: What a node that was put in is there for; of the last node of several, with what it stands for.
-TIME = METADATA_PREFIX + "time"
-STANDS_FOR = METADATA_PREFIX + "stands_for"
-#: Values of :data:`TIME`: an input or output that has T as an axis, and what has its name without.
-INPUT_STEPS, OUTPUT_STEPS, OUTPUT = "input_steps", "output_steps", "output"
-#: What does not depend on time, at every step.
-REPEATED = "repeated"
-#: Of a Transpose or Gather: T is the first axis of what it moves.
-UNFOLDED = "unfolded"
+#: Above this are no weights.
+_HUGE = 1e30
+#: The mask of an Attention has rows where it has all axes: [B, heads, L, M].
+_MASK, _MASK_RANK = 3, 4
 
 
 @dataclass
@@ -95,19 +91,20 @@ class TimedResult(PassResult):
     timed: set[str] = field(default_factory=set)
 
 
-@dataclass
-class _Views:
-    """A tensor that depends on time: rule 2."""
+@dataclass(frozen=True)
+class _Form:
+    """How a tensor that depends on time is there.
 
-    step: Tensor | None = None
-    mean: Tensor | None = None
+    Attributes:
+        mean: as running mean, not step by step; rule 2.
+        apart: T is an axis of its own; rule 4.
+    """
 
-    @property
-    def rows(self) -> Tensor:
-        """The one that there is, ``step`` where there are both."""
-        rows = self.mean if self.step is None else self.step
-        assert rows is not None
-        return rows
+    mean: bool = False
+    apart: bool = False
+
+
+_STEPS, _APART = _Form(), _Form(apart=True)
 
 
 def spatial_to_temporal(
@@ -117,7 +114,7 @@ def spatial_to_temporal(
     delayed: bool = False,
     time_axis: bool = False,
     timed: Collection[str] = (),
-    kept: Collection[str] = (),
+    kept: Collection[str] | None = None,
 ) -> TimedResult:
     """Apply the rules above.
 
@@ -127,23 +124,28 @@ def spatial_to_temporal(
         delayed: neurons fire once all of their input is there.
         time_axis: inputs and outputs have T as a new first axis; not with ``delayed``.
         timed: inputs whose rows are T times as many, step by step.
-        kept: outputs that are wanted like that.
+        kept: outputs that are wanted like that, of a part of a network: its inputs may have the
+            rows of the batch along any axis, and nothing is refused for mixing them.
 
     Raises:
         NotOverTimeError: what is refused.
         ValueError: the arguments do not go together.
     """
-    if timesteps < 1 or (delayed and (time_axis or timed or kept)):
+    if timesteps < 1 or (delayed and (time_axis or timed or kept is not None)):
         raise ValueError("T is below 1, or delayed firing is combined with a time axis")
-    return _Rewriting(infer_shapes(graph), timesteps, set(kept)).run(delayed, time_axis, timed)
+    return _Rewriting(infer_shapes(graph), timesteps, kept).run(delayed, time_axis, timed)
 
 
 class _Rewriting:
-    def __init__(self, graph: Graph, timesteps: int, kept: set[str]) -> None:
-        self._graph, self._steps, self._kept = graph, timesteps, kept
-        self._views: dict[int, _Views] = {}
-        self._repeated: dict[int, Tensor] = {}
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
+    def __init__(self, graph: Graph, timesteps: int, kept: Collection[str] | None) -> None:
+        self._graph, self._steps, self._kept = graph, timesteps, set(kept or ())
+        self._put = TimeNodes(graph, timesteps)
+        self._forms: dict[int, dict[_Form, Tensor]] = {}
+        self._aligned: dict[tuple[int, int], Tensor] = {}
+        self._repeated: dict[tuple[int, bool], Tensor] = {}
+        self._rows: dict[int, Found] = {}
+        if kept is None:
+            self._rows = {id(tensor): rows_of_input(tensor) for tensor in graph.inputs}
         self._timed: list[Tensor] = []  # also keeps ids valid
         self._alive: list[Tensor] = []
         self.changes: list[str] = []
@@ -157,12 +159,14 @@ class _Rewriting:
             if time_axis:
                 self._open_axis(tensor)
             elif tensor.name in timed:
-                self._now(tensor, step=tensor)
+                self._now(tensor, _STEPS)
         for node in list(graph.nodes):
             if node.domain == DOMAIN:
                 self._fire(node, delayed)
             elif any(self._of(tensor) for tensor in node.inputs):
                 self._compute(node)
+            else:
+                follow_rows(node, self._rows)
             for body in bodies(node):
                 self._check_body(node, body)
         for position, tensor in enumerate(outputs):
@@ -217,15 +221,20 @@ class _Rewriting:
         node.op = INTEGRATE_FIRE.name
         node.attrs.update(levels_pos=positive, levels_neg=negative, timesteps=self._steps)
         node.inputs[1] = constant(unique_name(self._graph, f"{theta.name}.timed"), scaled)
-        node.inputs[0] = self._step(x) if self._of(x) else self._repeat(x)
+        if self._of(x):
+            node.inputs[0] = self._get(x, _STEPS)
+        else:
+            node.inputs[0] = self._repeat(x, apart=False)
         y = node.outputs[0]
+        self._rows[id(y)] = self._rows.get(id(x))
         if not delayed:
-            self._now(y, step=y)
+            self._now(y, _STEPS)
             return
         spikes = variable(unique_name(self._graph, f"{y.name}.spikes"))
         spikes.dtype = y.dtype
         node.outputs[0] = spikes
-        self._mean_of_all(_Views(step=spikes), spikes, y)
+        chain = self._put.chain(spikes, OUTPUT, y)
+        self._put.mean_of_all(chain, spikes, mean=False, apart=False)
 
     # Other nodes --------------------------------------------------------------------------------
 
@@ -234,138 +243,127 @@ class _Rewriting:
         if node.op in ("Shape", "Size"):
             self._shape_without_time(node)
             return
-        stepwise = any(self._views[id(node.inputs[at])].step is not None for at in timed)
+        stepwise = any(not form.mean for at in timed for form in self._forms[id(node.inputs[at])])
         affine = is_affine(node, timed)
+        rows = rows_over_time(node, timed, self._rows)
+        apart = needs_time_apart(node, timed, rows)
         counts = any(not is_float(node.inputs[at]) for at in timed)
         if not affine and not (counts and stepwise):  # integers select, step by step
             stepwise = False
             self.changes.append(f"{node.op} {node.name}: on the running mean")
+        elif stepwise and not counts and _may_be_huge(node, timed):
+            stepwise = False
+        form = _Form(mean=not stepwise, apart=apart)
+        if apart:
+            self._apart(node, timed, form)
+        else:
+            self._joined(node, timed, form)
+        if node.op == "Flatten":  # [T, D, ...] as [T, -1]: what was one row is T
+            form = replace(form, apart=False)
+        for output in node.outputs:
+            self._now(output, form)
+
+    def _joined(self, node: Node, timed: set[int], form: _Form) -> None:
+        """Let a node read steps that are joined."""
         repeated = _with_rows(node, timed)
         for at in timed:
-            tensor = node.inputs[at]
-            node.inputs[at] = self._step(tensor) if stepwise else self._mean(tensor)
+            node.inputs[at] = self._get(node.inputs[at], form)
         for at in repeated:
-            node.inputs[at] = self._repeat(node.inputs[at])
+            node.inputs[at] = self._repeat(node.inputs[at], apart=False)
         if node.op in ("Reshape", "Expand"):
-            node.inputs[1] = self._timed_shape(node.inputs[1], 0 if node.op == "Reshape" else 1)
+            above = 0 if node.op == "Reshape" else 1
+            node.inputs[1] = self._put.timed_shape(node.inputs[1], above)
         if node.op == "Resize" and len(node.inputs) > 3:
-            node.inputs[3] = self._timed_shape(node.inputs[3], 0)
-        outputs = list(node.outputs)
-        if moves_rows(node, timed):
-            self._unfold(node)
-        for output in outputs:
-            self._now(output, **{"step" if stepwise else "mean": output})
+            node.inputs[3] = self._put.timed_shape(node.inputs[3], 0)
 
-    def _unfold(self, node: Node) -> None:
+    def _apart(self, node: Node, timed: set[int], form: _Form) -> None:
         """Rule 4."""
-        x, y = node.inputs[0], node.outputs[0]
-        chain = _Chain(self._graph, x, "unfolded")
-        lengths = self._without_time(chain, chain.node("Shape", x))
-        steps = self._integers([self._steps])
-        node.inputs[0] = chain.end("Reshape", x, chain.node("Concat", steps, *lengths, axis=0))
-        if node.op == "Gather":
-            node.attrs["axis"] = 1
-        else:
-            order = node.attrs.get("perm", range(len(shape_of(y)))[::-1])
-            node.attrs["perm"] = [0, *(int(axis) + 1 for axis in order)]
-        metadata(node)[TIME] = UNFOLDED
-        moved = variable(unique_name(self._graph, f"{y.name}.{UNFOLDED}"))
-        moved.dtype, node.outputs[0] = y.dtype, moved
-        self._steps_as_rows(_Chain(self._graph, moved, OUTPUT, y), moved)
-
-    def _timed_shape(self, shape: Tensor, above: int) -> Tensor:
-        """The first length T times as large; up to ``above``, where it is none, as it is."""
-        chain = _Chain(self._graph, shape, "shape")
-        first, rest = self._first_and_rest(chain, shape)
-        larger = chain.node("Mul", first, self._integers([self._steps]))
-        known = chain.node("Greater", first, self._integers([above]))
-        return chain.end("Concat", chain.node("Where", known, larger, first), rest, axis=0)
+        with_time(self._graph, node, timed, self._steps, self._put.prefix)
+        largest = _largest_rank(node)
+        whole = node.op in ("Concat", "GatherElements") or "batch_dims" in node.attrs
+        for at, tensor in enumerate(node.inputs):
+            if at in timed:
+                node.inputs[at] = self._get(tensor, form)
+                if largest > len(shape_of(tensor)):
+                    node.inputs[at] = self._align(tensor, node.inputs[at], largest)
+            elif whole:
+                node.inputs[at] = self._repeat(tensor, apart=True)
+        metadata(node)[TIME] = APART
 
     def _shape_without_time(self, node: Node) -> None:
         """Shape or Size of what depends on time."""
-        views, asked = self._views[id(node.inputs[0])], node.outputs[0]
-        node.inputs[0] = views.rows
-        if node.op == "Shape" and int(node.attrs.get("start", 0)) != 0:
+        tensor, asked = node.inputs[0], node.outputs[0]
+        start, rank = int(node.attrs.get("start", 0)), rank_of(tensor)
+        if rank == 0 or (rank is None and start < 0):
+            raise refused(node, "reads a scalar" if rank == 0 else "its rank is not known")
+        joined = next(iter(self._forms[id(tensor)]))
+        node.inputs[0] = self._get(tensor, replace(joined, apart=False))
+        if node.op == "Shape" and (start > 0 or -(rank or 0) < start < 0):
             return
         readers = list(asked.outputs)
-        chain = _Chain(self._graph, asked, "shape")
+        chain = self._put.chain(asked, "shape")
         if node.op == "Size":
-            new = chain.end("Div", asked, self._integers(self._steps))
+            new = chain.end("Div", asked, self._put.integers(self._steps))
         else:
-            new = chain.end("Concat", *self._without_time(chain, asked), axis=0)
+            new = chain.end("Concat", *self._put.without_time(chain, asked), axis=0)
+        new.shape = asked.shape  # a rule may ask how many lengths there are
         redirect(readers, asked, new)
 
-    def _first_and_rest(self, chain: _Chain, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        zero, one, end = (self._integers([at]) for at in (0, 1, _END))
-        return chain.node("Slice", lengths, zero, one), chain.node("Slice", lengths, one, end)
+    # Forms --------------------------------------------------------------------------------------
 
-    def _without_time(self, chain: _Chain, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of rows without the T, and all lengths behind it."""
-        first, rest = self._first_and_rest(chain, lengths)
-        return chain.node("Div", first, self._integers([self._steps])), rest
+    def _of(self, tensor: Tensor) -> dict[_Form, Tensor] | None:
+        return self._forms.get(id(tensor))
 
-    def _steps_as_rows(self, chain: _Chain, tensor: Tensor) -> Tensor:
-        """[T, B, ...] as [T * B, ...], the end of the chain."""
-        lengths = chain.node("Shape", tensor)
-        rest = chain.node("Slice", lengths, self._integers([2]), self._integers([_END]))
-        rows = chain.node("Concat", self._integers([-1]), rest, axis=0)
-        return chain.end("Reshape", tensor, rows)
-
-    # Views --------------------------------------------------------------------------------------
-
-    def _of(self, tensor: Tensor) -> _Views | None:
-        return self._views.get(id(tensor))
-
-    def _now(self, tensor: Tensor, **views: Tensor) -> None:
+    def _now(self, tensor: Tensor, form: _Form) -> None:
         """From here on the tensor depends on time."""
         self._timed.append(tensor)
-        self._views[id(tensor)] = _Views(**views)
+        self._forms[id(tensor)] = {form: tensor}
         self._graph.extras.value_infos.pop(tensor.name, None)
 
-    def _step(self, tensor: Tensor) -> Tensor:
-        views = self._views[id(tensor)]
-        if views.step is None:
-            self._check_float(tensor)
-            chain = _Chain(self._graph, views.rows, "steps")
-            table = chain.node("Reshape", views.rows, self._integers([self._steps, -1]))
-            sums = chain.node("Mul", table, self._counts(tensor))
-            zero, last = self._integers([0]), self._integers([self._steps - 1])
-            earlier = chain.node("Slice", sums, zero, last, zero)
-            before = chain.node("Pad", earlier, self._integers([1, 0, 0, 0]))
-            steps = chain.node("Sub", sums, before)
-            views.step = chain.end("Reshape", steps, chain.node("Shape", views.rows))
-        return views.step
+    def _get(self, tensor: Tensor, form: _Form) -> Tensor:
+        """A tensor that depends on time as it is wanted; made of what there is."""
+        forms = self._forms[id(tensor)]
+        if form in forms:
+            return forms[form]
+        turned = replace(form, apart=not form.apart)
+        if turned not in forms:  # first of the other kind, then laid out
+            other = next(iter(forms))
+            source, turned = forms[other], replace(form, apart=other.apart)
+            _check_float(tensor)
+            chain = self._put.chain(source, "means" if form.mean else "steps")
+            turn = self._put.means_of if form.mean else self._put.steps_of
+            forms[turned] = turn(chain, source, tensor)
+        if form not in forms:
+            source = forms[turned]
+            if form.apart:
+                forms[form] = self._put.part(self._put.chain(source, "parted"), source)
+            else:
+                forms[form] = self._put.join(self._put.chain(source, "joined"), source)
+        return forms[form]
 
-    def _mean(self, tensor: Tensor) -> Tensor:
-        views = self._views[id(tensor)]
-        if views.mean is None:
-            self._check_float(tensor)
-            chain = _Chain(self._graph, views.rows, "means")
-            table = chain.node("Reshape", views.rows, self._integers([self._steps, -1]))
-            sums = chain.node("CumSum", table, self._integers(0))
-            means = chain.node("Div", sums, self._counts(tensor))
-            views.mean = chain.end("Reshape", means, chain.node("Shape", views.rows))
-        return views.mean
+    def _align(self, tensor: Tensor, apart: Tensor, rank: int) -> Tensor:
+        """A tensor that is apart, with as many axes behind T as the others have."""
+        key = id(apart), rank
+        if key not in self._aligned:
+            chain = self._put.chain(apart, "aligned")
+            count = rank - len(shape_of(tensor))
+            self._alive.append(apart)
+            self._aligned[key] = self._put.align(chain, apart, count)
+        return self._aligned[key]
 
-    def _check_float(self, tensor: Tensor) -> None:
-        if not is_float(tensor):
-            raise NotOverTimeError(
-                f"'{tensor.name}' holds no floats and depends on time: it has no mean over steps"
-            )
-
-    def _repeat(self, tensor: Tensor) -> Tensor:
+    def _repeat(self, tensor: Tensor, *, apart: bool) -> Tensor:
         """What does not depend on time, at every step."""
-        if id(tensor) not in self._repeated:
+        key = id(tensor), apart
+        if key not in self._repeated:
             rank = len(tensor.shape or ())
             if rank == 0:
                 raise NotOverTimeError(
                     f"'{tensor.name}' has to be repeated at every step, and has no known batch axis"
                 )
-            chain = _Chain(self._graph, tensor, REPEATED)
             self._alive.append(tensor)
-            repeats = self._integers([self._steps] + [1] * (rank - 1))
-            self._repeated[id(tensor)] = chain.end("Tile", tensor, repeats)
-        return self._repeated[id(tensor)]
+            chain = self._put.chain(tensor, REPEATED)
+            self._repeated[key] = self._put.repeat(chain, tensor, rank, apart)
+        return self._repeated[key]
 
     # The network's interface --------------------------------------------------------------------
 
@@ -374,126 +372,81 @@ class _Rewriting:
         if not tensor.shape:
             raise NotOverTimeError(f"the input '{tensor.name}' has no batch axis to put T before")
         readers = list(tensor.outputs)
-        chain = _Chain(self._graph, tensor, INPUT_STEPS)
-        inside = self._steps_as_rows(chain, tensor)
+        inside = self._put.join(self._put.chain(tensor, INPUT_STEPS), tensor)
         inside.shape = list(tensor.shape)  # of the spatial network, as all rules speak of it
         redirect(readers, tensor, inside)
-        self._now(inside, step=inside)
+        self._rows[id(inside)] = self._rows.get(id(tensor))
+        self._now(inside, _STEPS)
         _put_axis(self._graph, tensor, self._steps)
 
     def _close(self, position: int, tensor: Tensor, time_axis: bool) -> None:
         """What the network gives: all steps, rows step by step, or the mean over steps."""
-        graph, views = self._graph, self._of(tensor)
-        if views is None and not time_axis:
-            return
-        if views is not None and tensor.name in self._kept and views.step is tensor:
+        graph, forms = self._graph, self._of(tensor)
+        if forms is None and not time_axis:
             return
         name = tensor.name
+        if forms is not None and name in self._kept and forms.get(_STEPS) is tensor:
+            return
         steps: Tensor | None = None
-        if views is None:
-            steps = self._repeat(tensor)
+        if forms is None:
+            steps = self._repeat(tensor, apart=False)
         elif time_axis or name in self._kept:
-            steps = self._step(tensor)
+            steps = forms.get(_APART) if time_axis else None
+            steps = self._get(tensor, _STEPS) if steps is None else steps
         tensor.name = unique_name(graph, f"{name}.inside")
         output = variable(name, tensor)
         graph.outputs[position] = output
         if steps is None:
-            assert views is not None
-            self._mean_of_all(views, tensor, output)
-            return
-        if not time_axis:
-            _Chain(graph, tensor, OUTPUT, output).end("Identity", steps)
-            return
-        chain = _Chain(graph, tensor, OUTPUT_STEPS, output)
-        lengths = chain.node("Shape", steps)
-        _, rest = self._first_and_rest(chain, lengths)
-        every = chain.node("Concat", self._integers([self._steps, -1]), rest, axis=0)
-        chain.end("Reshape", steps, every)
-        _put_axis(graph, output, self._steps)
-
-    def _mean_of_all(self, views: _Views, tensor: Tensor, into: Tensor) -> None:
-        """The mean over all steps, without time."""
-        chain = _Chain(self._graph, tensor, OUTPUT, into)
-        rows = views.rows
-        if views.step is not None:
-            self._check_float(tensor)
-            result = self._mean_over_steps(chain, rows)
+            self._mean_of_all(tensor, output)
+        elif not time_axis:
+            self._put.chain(tensor, OUTPUT, output).end("Identity", steps)
         else:
-            table = chain.node("Reshape", rows, self._integers([self._steps, -1]))
-            result = chain.node("Gather", table, self._integers(self._steps - 1), axis=0)
-        lengths = self._without_time(chain, chain.node("Shape", rows))
-        chain.end("Reshape", result, chain.node("Concat", *lengths, axis=0))
-
-    def _mean_over_steps(self, chain: _Chain, rows: Tensor) -> Tensor:
-        """[T B, ...] as one row, the mean over T.
-
-        Of some steps at a time, then of these means: the runtime takes a sixth of the time that it
-        takes for 32 rows at once, which lie a power of two apart and share a line of the cache.
-        """
-        together = max(n for n in range(1, _MOST_ROWS + 1) if self._steps % n == 0)
-        shape = [self._steps // together, together, -1]
-        if together in (1, self._steps):
-            shape = [self._steps, -1]
-        result = chain.node("Reshape", rows, self._integers(shape))
-        for axis in reversed(range(len(shape) - 1)):
-            if opset_version(self._graph) >= _AXES_ARE_AN_INPUT:
-                result = chain.node("ReduceMean", result, self._integers([axis]), keepdims=0)
+            chain = self._put.chain(tensor, OUTPUT_STEPS, output)
+            if forms is not None and steps is forms.get(_APART):
+                chain.end("Identity", steps)
             else:
-                result = chain.node("ReduceMean", result, axes=[axis], keepdims=0)
-        return result
+                self._put.part(chain, steps)
+            _put_axis(graph, output, self._steps)
 
-    # Constants ----------------------------------------------------------------------------------
-
-    def _integers(self, values: int | list[int]) -> Tensor:
-        return self._constant(np.array(values, np.int64))
-
-    def _counts(self, tensor: Tensor) -> Tensor:
-        """1 to T in a column, in the tensor's element type."""
-        return self._constant(np.arange(1, self._steps + 1, dtype=dtype_of(tensor))[:, None])
-
-    def _constant(self, values: np.ndarray) -> Tensor:
-        key = str(values.dtype), values.shape, values.tobytes()
-        if key not in self._constants:
-            self._constants[key] = constant(unique_name(self._graph, "time.constant"), values)
-        return self._constants[key]
+    def _mean_of_all(self, tensor: Tensor, into: Tensor) -> None:
+        """The mean over all steps, without time."""
+        form, source = next(iter(self._forms[id(tensor)].items()))
+        if not form.mean:
+            _check_float(tensor)
+        chain = self._put.chain(tensor, OUTPUT, into)
+        self._put.mean_of_all(chain, source, mean=form.mean, apart=form.apart)
 
 
-class _Chain:
-    """Nodes that are put in for one purpose, one reading the other.
+def _check_float(tensor: Tensor) -> None:
+    if not is_float(tensor):
+        raise NotOverTimeError(
+            f"'{tensor.name}' holds no floats and depends on time: it has no mean over steps"
+        )
 
-    Args:
-        graph: the graph.
-        tensor: what the end of the chain stands for in the spatial network.
-        purpose: goes into the metadata.
-        into: what the end writes, if there is such a tensor; it takes the name over.
+
+def _may_be_huge(node: Node, timed: set[int]) -> bool:
+    """Whether a node puts in what sums of steps overflow with: the lowest float that masks write.
+
+    Of what is selected while the network runs nothing is known.
     """
+    for at, tensor in enumerate(node.inputs):
+        if at in timed or not is_float(tensor):
+            continue
+        if not is_constant(tensor):
+            if node.op == "Where":
+                return True
+        elif tensor.values.size and np.abs(tensor.values).max() > _HUGE:
+            return True
+    return False
 
-    def __init__(
-        self, graph: Graph, tensor: Tensor, purpose: str, into: Tensor | None = None
-    ) -> None:
-        self._graph, self._tensor, self._purpose, self._into = graph, tensor, purpose, into
 
-    def node(
-        self, op: str, *inputs: Tensor, into: Tensor | None = None, **attributes: Any
-    ) -> Tensor:
-        """A node and what it gives."""
-        base = f"{self._tensor.name}.{self._purpose}"
-        output = variable(unique_name(self._graph, base)) if into is None else into
-        name = unique_name(self._graph, f"{base}.{op}")
-        added = add_node(self._graph, op, name, list(inputs), output, attributes)
-        metadata(added)[TIME] = self._purpose
-        return output
-
-    def end(self, op: str, *inputs: Tensor, **attributes: Any) -> Tensor:
-        """The last node, and what it gives."""
-        output = self._into
-        if output is None:
-            name = unique_name(self._graph, f"{self._tensor.name}.{self._purpose}")
-            output = variable(name)
-            output.dtype = self._tensor.dtype
-        output = self.node(op, *inputs, into=output, **attributes)
-        metadata(output.inputs[0])[STANDS_FOR] = str(self._tensor.name)
-        return output
+def _largest_rank(node: Node) -> int:
+    """What the inputs of a node are aligned to; 0 where they are not."""
+    if node.op == "Expand":
+        return len(shape_of(node.outputs[0]))
+    ranks = [len(tensor.shape or ()) for tensor in node.inputs]
+    aligned = properties(node.op).broadcasts and not (node.op == "MatMul" and 1 in ranks)
+    return max(ranks) if aligned else 0
 
 
 def _levels(node: Node) -> tuple[int, int]:
@@ -509,6 +462,8 @@ def _with_rows(node: Node, timed: set[int]) -> list[int]:
     ]
     if node.op in ("Concat", "GatherElements"):
         return others
+    if node.op == "Attention":
+        return [at for at in others if at != _MASK or _has_rows(node.inputs[at], _MASK_RANK)]
     if node.op == "Einsum":
         terms = str(node.attrs["equation"]).replace(" ", "").partition("->")[0].split(",")
         label = terms[min(timed)][0]
@@ -517,13 +472,19 @@ def _with_rows(node: Node, timed: set[int]) -> list[int]:
         others = [at for at in others if at == 2]
     elif not properties(node.op).broadcasts or (node.op == "MatMul" and largest < _BATCHED_RANK):
         return []
-    shapes = {at: shape_of(node.inputs[at]) for at in others}
-    return [at for at, shape in shapes.items() if len(shape) == largest and shape[0] != 1]
+    return [at for at in others if _has_rows(node.inputs[at], largest)]
+
+
+def _has_rows(tensor: Tensor, rank: int) -> bool:
+    shape = shape_of(tensor)
+    return len(shape) == rank and shape[0] != 1
 
 
 def _put_axis(graph: Graph, tensor: Tensor, steps: int) -> None:
-    """Declare T as a new first axis of an input or output."""
+    """Declare T as a new first axis of an input or output whose rank is known."""
     value = graph.interface[tensor.name]
+    if not value.type.tensor_type.HasField("shape"):
+        return
     new = type(value)()
     new.CopyFrom(value)
     shape = new.type.tensor_type.shape

@@ -29,7 +29,8 @@ from ..graph.graph import (
     unique_name,
 )
 from ..graph.surgeon import constant
-from .spatial_to_temporal import INPUT_STEPS, OUTPUT, OUTPUT_STEPS, STANDS_FOR, TIME, UNFOLDED
+from .time_apart import without_time
+from .time_nodes import APART, INPUT_STEPS, OUTPUT, OUTPUT_STEPS, STANDS_FOR, TIME
 
 
 def timesteps_of(graph: Graph) -> int:
@@ -61,11 +62,8 @@ def temporal_to_spatial(graph: Graph) -> PassResult:
         if node.domain == DOMAIN and node.op == INTEGRATE_FIRE.name:
             _join_steps(graph, node, steps)
             changes.append(f"{node.op} {node.name}: one timestep")
-        if metadata(node).get(TIME) == UNFOLDED and node.op in ("Transpose", "Gather"):
-            if node.op == "Transpose":
-                node.attrs["perm"] = [axis - 1 for axis in node.attrs["perm"][1:]]
-            else:
-                node.attrs["axis"] -= 1
+        if metadata(node).get(TIME) == APART:
+            without_time(graph, node)
             del metadata(node)[TIME]
     tensors = dict(graph.tensors())
     for node in list(graph.nodes):
@@ -83,9 +81,11 @@ def temporal_to_spatial(graph: Graph) -> PassResult:
         node.outputs.clear()
         if purpose in (OUTPUT, OUTPUT_STEPS):
             inner.name = name
-            tensors[name] = inner
+        tensors[name] = inner  # what stands for this one in turn
         if purpose in (INPUT_STEPS, OUTPUT_STEPS):
-            del graph.interface[inner.name].type.tensor_type.shape.dim[0]
+            declared = graph.interface[inner.name].type.tensor_type
+            if declared.HasField("shape"):
+                del declared.shape.dim[0]
     tidy(graph)
     return PassResult(graph, changes)
 

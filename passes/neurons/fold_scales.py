@@ -60,7 +60,7 @@ _MOST = 2.0**40
 _LARGE = 1 << 20
 
 
-class _Parameter(NamedTuple):
+class Parameter(NamedTuple):
     """A constant input of a node, and what it becomes."""
 
     node: Node
@@ -87,10 +87,10 @@ def fold_scales(
         scale = neuron.unit.astype(np.float64)
         if np.any(np.maximum(scale, 1 / scale) > _MOST):
             continue
-        behind = _layers_behind(graph, node, scale, neuron.axis)
+        behind = layers_behind(graph, node, scale, neuron.axis)
         if behind is None:
             continue
-        front = _in_front(graph, node.inputs[0], scale, neuron.axis)
+        front = layer_in_front(graph, node.inputs[0], scale, neuron.axis)
         if isinstance(neuron, ThresholdNeuron) and not neuron.levels_neg and front is not None:
             front, neuron = _with_v0(front, neuron)
         parameters = [*(front or []), *behind]
@@ -99,7 +99,7 @@ def fold_scales(
         if front is None and not _divide(graph, node, neuron):
             continue
         for parameter in parameters:
-            _set(graph, parameter)
+            set_parameter(graph, parameter)
         one = np.ones((), np.float32)
         if isinstance(neuron, OctaveNeuron):
             found[node.outputs[0].name] = replace(neuron, scale=one, folded=neuron.scale)
@@ -110,11 +110,9 @@ def fold_scales(
     return PassResult(graph, changes), found
 
 
-def _layers_behind(
-    graph: Graph, node: Node, scale: np.ndarray, axis: int
-) -> list[_Parameter] | None:
+def layers_behind(graph: Graph, node: Node, scale: np.ndarray, axis: int) -> list[Parameter] | None:
     """The weights of the layers that read a neuron, with its scale in them; None: rule 4."""
-    found: dict[int, _Parameter] = {}
+    found: dict[int, Parameter] = {}
     for layer, direct in _readers(graph, node.outputs[0]):
         weight = None if layer is None else _behind(layer, direct, scale, axis)
         if layer is None or weight is None:
@@ -124,8 +122,8 @@ def _layers_behind(
 
 
 def _with_v0(
-    front: list[_Parameter], neuron: ThresholdNeuron
-) -> tuple[list[_Parameter], ThresholdNeuron]:
+    front: list[Parameter], neuron: ThresholdNeuron
+) -> tuple[list[Parameter], ThresholdNeuron]:
     """Rule 6."""
     if len(front) < 2:
         return front, neuron
@@ -144,14 +142,19 @@ def _divide(graph: Graph, node: Node, neuron: SingleNeuron) -> bool:
         theta = theta.reshape(-1, *[1] * (rank - neuron.axis % rank - 1))
     if power_of_two(theta):
         theta, op = reciprocal(theta), "Mul"
-    divided = variable(unique_name(graph, f"{node.outputs[0].name}.scaled"), x)
-    by = constant(unique_name(graph, f"{node.outputs[0].name}.theta"), theta)
-    add_node(graph, op, divided.name, [x, by], divided)
-    node.inputs[0] = divided
+    scale_input(graph, node, op, theta)
     return True
 
 
-def _in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> list[_Parameter] | None:
+def scale_input(graph: Graph, node: Node, op: str, values: np.ndarray) -> None:
+    """Let the node read its input times ("Mul"), or over ("Div"), a constant."""
+    scaled = variable(unique_name(graph, f"{node.outputs[0].name}.scaled"), node.inputs[0])
+    by = constant(unique_name(graph, f"{node.outputs[0].name}.theta"), values)
+    add_node(graph, op, scaled.name, [node.inputs[0], by], scaled)
+    node.inputs[0] = scaled
+
+
+def layer_in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> list[Parameter] | None:
     """Rule 1: weight and bias, divided."""
     if len(x.inputs) != 1 or len(x.outputs) != 1 or x in graph.outputs:
         return None
@@ -159,8 +162,10 @@ def _in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> list[_Pa
     position = 2
     if layer.op == "Add":
         products = [t.inputs[0] for t in layer.inputs if len(t.inputs) == 1]
-        found = bias_add(graph, products[0]) if len(products) == 1 else None
-        if found is None or found[0] is not layer or not _takes_scales(products[0]):
+        if len(products) != 1 or not _takes_scales(products[0]):
+            return None
+        found = bias_add(graph, products[0])
+        if found is None or found[0] is not layer:
             return None
         layer, (bias, position) = products[0], found
     elif layer.op == "MatMul" or not _takes_scales(layer):
@@ -168,12 +173,12 @@ def _in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> list[_Pa
     if scale.ndim and not (scale.size == width(layer) and _has_channels(layer, x, axis)):
         return None
     weight = values_of(layer.inputs[1])
-    parameters = [_Parameter(layer, 1, weight / _by_channel(layer, scale, output=True))]
+    parameters = [Parameter(layer, 1, weight / _by_channel(layer, scale, output=True))]
     added = optional_input(bias, position)
     if added is not None:
         if not is_constant(added) or added.values.shape != (width(layer),):
             return None
-        parameters.append(_Parameter(bias, position, added.values / scale))
+        parameters.append(Parameter(bias, position, added.values / scale))
     return parameters
 
 
@@ -193,12 +198,12 @@ def _readers(graph: Graph, tensor: Tensor) -> Iterator[tuple[Node | None, bool]]
                 yield None, direct
 
 
-def _behind(layer: Node, direct: bool, scale: np.ndarray, axis: int) -> _Parameter | None:
+def _behind(layer: Node, direct: bool, scale: np.ndarray, axis: int) -> Parameter | None:
     """The weight of a layer that reads the spikes, times the scale."""
     if scale.ndim and not (direct and _has_channels(layer, layer.inputs[0], axis)):
         return None
     weight = values_of(layer.inputs[1])
-    return _Parameter(layer, 1, weight * _by_channel(layer, scale, output=False))
+    return Parameter(layer, 1, weight * _by_channel(layer, scale, output=False))
 
 
 def _takes_scales(node: Node) -> bool:
@@ -227,7 +232,8 @@ def _by_channel(layer: Node, scale: np.ndarray, output: bool) -> np.ndarray:
     return each.reshape(*shape[:2], *spatial)
 
 
-def _set(graph: Graph, parameter: _Parameter) -> None:
+def set_parameter(graph: Graph, parameter: Parameter) -> None:
+    """Give a layer what a constant input of it becomes."""
     node, position, values = parameter
     tensor = node.inputs[position]
     assert is_constant(tensor)

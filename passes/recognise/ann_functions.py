@@ -5,8 +5,9 @@ have the operator's name, inputs and formula:
 
 * Gelu(X), GeluTanh(X), Swish<alpha>(X), Mish(X): elementwise, in X's element type.
 * LayerNormalization<axes, epsilon, stash_type>(X, Scale, Bias) and
-  RMSNormalization<axes, epsilon, stash_type>(X, Scale): over the trailing ``axes``, which are
-  negative; ``stash_type`` is the element type that is computed in, an ONNX type number.
+  RMSNormalization<axes, epsilon, stash_type>(X, Scale): over ``axes``, which are negative and
+  neighbours; Scale and Bias are broadcast to X; ``stash_type`` is the element type that is computed
+  in, an ONNX type number.
 
 The bodies use operators of opset 15 and newer.
 """
@@ -153,13 +154,14 @@ def spelled(graph: Graph, op: str, attributes: Mapping[str, Any], dtype: object)
         dtype: element type of what it is applied to.
     """
     opset, given = opset_version(graph), dict(attributes)
-    is_function = opset < _SINCE.get(op, 0)
+    axes = given.pop("axes", None)
+    # ONNX normalises the last axes alone, the function any.
+    is_function = opset < _SINCE.get(op, 0) or (axes is not None and axes[-1] != -1)
     if is_function:
         define_function(graph, ann_function(op, opset))
     if op == "GeluTanh" and not is_function:
         op, given = "Gelu", {"approximate": "tanh"}
-    if op in ("LayerNormalization", "RMSNormalization"):
-        axes = given.pop("axes")
+    if axes is not None:
         if is_function:
             stash_type = TensorProto.DOUBLE if dtype == np.float64 else TensorProto.FLOAT
             given |= {"axes": list(axes), "stash_type": stash_type}

@@ -3,9 +3,12 @@
     LayerNormalization:  (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * scale + bias
     RMSNormalization:    x / sqrt(mean(x^2) + epsilon) * scale
 
-1. The means are over one or several trailing axes and keep them.
-2. The division may be one, or a multiplication by a reciprocal (Reciprocal, 1 / .. or a power);
-   the square may be Pow or Mul; x - mean(x) may be computed twice.
+1. The means are over one or several neighbouring axes, the trailing ones or, as for channels that
+   are axis 1, others but the first. They keep the axes, or Unsqueeze or Reshape puts them back. A
+   mean may be a sum over the number of elements, and be expanded to the shape of x.
+2. The division may be one, or a multiplication by a reciprocal (Reciprocal, 1 / .. or a power),
+   times the scale or not; the square may be Pow or Mul; x - mean(x) may be computed twice. The
+   variance may be mean(x^2) - mean(x)^2, as flax writes it, with 0 as the least.
 3. Scale and bias belong to it where they are constants of the normalised axes alone. Without a
    constant scale the normalised shape must be known, as the operator needs ones of that shape.
 4. Casts to float around the arithmetic belong to it where they are undone at the end; the operator
@@ -18,14 +21,19 @@ It is found at the node that divides, in Keras' order at the last Add.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from ..graph.graph import Node, Tensor, is_constant, shape_of, values_of
-from .patterns import Match, MatchScope, scalar, with_scalar
+from ..graph.graph import Node, Tensor, is_constant, rank_of, values_of
+from .patterns import Match, MatchScope, clamp, is_exactly, scalar, with_scalar
 
 _FLOATS = (np.float16, np.float32, np.float64)
+_REDUCTIONS, _SHAPES = ("ReduceMean", "ReduceSum"), ("Unsqueeze", "Reshape", "Expand")
+#: Nodes of a mean that is a sum, divided and brought into shape.
+_MOST_OF_A_MEAN = 5
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,27 @@ class _Core:
 
     x: Tensor
     centred: bool
-    axes: tuple[int, ...]  # negative and ascending, the last one is -1
+    axes: tuple[int, ...]  # negative and ascending by 1
     epsilon: float
+    nodes: tuple[Node, ...]
+    scale: Tensor | None = None
+
+
+class _Spread(NamedTuple):
+    """mean(of^2, axes) + epsilon, or with ``centred`` the variance of it + epsilon."""
+
+    of: Tensor
+    centred: bool
+    axes: tuple[int, ...]
+    epsilon: float
+    nodes: tuple[Node, ...]
+
+
+class _Mean(NamedTuple):
+    """mean(of, axes), with axes of length 1 or of their own length in their place."""
+
+    of: Tensor
+    axes: tuple[int, ...]
     nodes: tuple[Node, ...]
 
 
@@ -56,15 +83,18 @@ def match_norm(scope: MatchScope, node: Node) -> Match | None:
 
 
 def _core(scope: MatchScope, node: Node) -> _Core | None:
-    for dividend, square_root, nodes in _quotients(scope, node):
-        deviation = _deviation(scope, square_root)
-        if deviation is None:
+    for dividend, square_root, scale, nodes in _quotients(scope, node):
+        spread = _spread(scope, square_root)
+        if spread is None:
             continue
-        squared, axes, epsilon, more = deviation
-        core = _same_or_centred(scope, dividend, squared, axes)
-        if core is not None:
-            x, centred, rest = core
-            return _Core(x, centred, axes, epsilon, _distinct(node, *nodes, *more, *rest))
+        core = _same_or_centred(scope, dividend, spread)
+        if core is None:
+            continue
+        x, centred, rest = core
+        if scale is not None and not _is_per_element(scale, x, spread.axes):
+            continue
+        involved = _distinct(node, *nodes, *spread.nodes, *rest)
+        return _Core(x, centred, spread.axes, spread.epsilon, involved, scale)
     return None
 
 
@@ -72,17 +102,30 @@ def _distinct(*nodes: Node) -> tuple[Node, ...]:
     return tuple({id(node): node for node in nodes}.values())
 
 
-def _quotients(scope: MatchScope, node: Node) -> list[tuple[Tensor, Tensor, tuple[Node, ...]]]:
-    """(dividend, v, nodes) for each way to read the node as dividend / sqrt(v)."""
+def _quotients(
+    scope: MatchScope, node: Node
+) -> list[tuple[Tensor, Tensor, Tensor | None, tuple[Node, ...]]]:
+    """(dividend, v, scale, nodes) for each way to read the node as dividend * scale / sqrt(v)."""
     if node.op == "Div":
         root = _root(scope, node.inputs[1], 0.5)
-        return [] if root is None else [(node.inputs[0], *root)]
-    found = []
+        return [] if root is None else [(node.inputs[0], root[0], None, root[1])]
+    found: list[tuple[Tensor, Tensor, Tensor | None, tuple[Node, ...]]] = []
     for dividend, factor in _both_orders(node):
-        root = _inverse_root(scope, factor)
-        if root is not None:
-            found.append((dividend, *root))
+        for tensor, scale, nodes in _scaled(scope, factor):
+            root = _inverse_root(scope, tensor)
+            if root is not None:
+                found.append((dividend, root[0], scale, (*nodes, *root[1])))
     return found
+
+
+def _scaled(
+    scope: MatchScope, tensor: Tensor
+) -> list[tuple[Tensor, Tensor | None, tuple[Node, ...]]]:
+    """(factor, scale, nodes) for each way to read the tensor as a factor times a scale."""
+    product = scope.producer(tensor, "Mul")
+    if product is None:
+        return [(tensor, None, ())]
+    return [(factor, scale, (product,)) for factor, scale in _both_orders(product)]
 
 
 def _root(
@@ -106,56 +149,138 @@ def _inverse_root(scope: MatchScope, tensor: Tensor) -> tuple[Tensor, tuple[Node
     return None if root is None else (root[0], (node, *root[1]))
 
 
-def _deviation(
-    scope: MatchScope, tensor: Tensor
-) -> tuple[Tensor, tuple[int, ...], float, tuple[Node, ...]] | None:
-    """(d, axes, epsilon, nodes) of mean(d^2, axes) + epsilon; exporters drop a tiny epsilon."""
+def _spread(scope: MatchScope, tensor: Tensor) -> _Spread | None:
+    """What is under the root; exporters drop a tiny epsilon."""
     add = scope.producer(tensor, "Add")
     epsilon, nodes = 0.0, []
     if add is not None:
         tensor, epsilon = next(with_scalar(add), (tensor, -1.0))
         nodes.append(add)
-    mean = scope.producer(tensor, "ReduceMean")
-    if mean is None or epsilon < 0:
+    if epsilon < 0:
         return None
-    axes, square = _axes(mean), scope.producer(mean.inputs[0], "Pow", "Mul")
-    if axes is None or square is None:
+    moment = _moment(scope, tensor)
+    if moment is not None:
+        return _Spread(moment.of, False, moment.axes, epsilon, (*nodes, *moment.nodes))
+    variance = _variance(scope, tensor)
+    if variance is None:
         return None
-    squared = square.inputs[0]
-    if square.op == "Pow" and not _is_two(square.inputs[1]):
+    return _Spread(variance.of, True, variance.axes, epsilon, (*nodes, *variance.nodes))
+
+
+def _moment(scope: MatchScope, tensor: Tensor) -> _Mean | None:
+    """mean(d^2) as a mean of d."""
+    mean = _mean(scope, tensor)
+    square = None if mean is None else _square(scope, mean.of)
+    if mean is None or square is None:
         return None
-    if square.op == "Mul" and square.inputs[1] is not squared:
+    return _Mean(square[0], mean.axes, (*mean.nodes, square[1]))
+
+
+def _variance(scope: MatchScope, tensor: Tensor) -> _Mean | None:
+    """mean(x^2) - mean(x)^2, or 0 if that is larger, as a mean of x."""
+    nodes: tuple[Node, ...] = ()
+    least = clamp(scope, tensor)
+    if least is not None and (least.low, least.high) == (0, np.inf):
+        tensor, nodes = least.base, least.nodes
+    sub = scope.producer(tensor, "Sub")
+    if sub is None:
         return None
-    return squared, axes, epsilon, (*nodes, mean, square)
+    moment, square = _moment(scope, sub.inputs[0]), _square(scope, sub.inputs[1])
+    mean = None if square is None else _mean(scope, square[0])
+    if moment is None or mean is None or square is None:
+        return None
+    if moment.of is not mean.of or moment.axes != mean.axes:
+        return None
+    return _Mean(mean.of, mean.axes, (*nodes, sub, *moment.nodes, square[1], *mean.nodes))
+
+
+def _square(scope: MatchScope, tensor: Tensor) -> tuple[Tensor, Node] | None:
+    square = scope.producer(tensor, "Pow", "Mul")
+    if square is None:
+        return None
+    base, other = square.inputs
+    is_square = _is_two(other) if square.op == "Pow" else other is base
+    return (base, square) if is_square else None
+
+
+def _mean(scope: MatchScope, tensor: Tensor) -> _Mean | None:
+    nodes: list[Node] = []
+    reached, factor, reshaped = tensor, 1.0, False
+    while True:
+        node = scope.producer(reached, *_REDUCTIONS, *_SHAPES, "Mul", "Div")
+        if node is None or len(nodes) == _MOST_OF_A_MEAN:
+            return None
+        nodes.append(node)
+        if node.op in _REDUCTIONS:
+            break
+        reached = node.inputs[0]
+        if node.op in _SHAPES:
+            reshaped = True
+            continue
+        reached, by = next(with_scalar(node), (reached, 0.0))
+        if by == 0 or (node.op == "Div" and reached is not node.inputs[0]):
+            return None
+        factor *= by if node.op == "Mul" else 1 / by
+    x, axes = node.inputs[0], _axes(node)
+    if axes is None:
+        return None
+    if node.op == "ReduceSum":
+        factor *= math.prod(_lengths(x, axes) or (0,))
+    in_place = _has_ones(tensor, x, axes) if reshaped else node.attrs.get("keepdims", 1) == 1
+    return _Mean(x, axes, tuple(nodes)) if in_place and is_exactly(factor, 1) else None
+
+
+def _lengths(x: Tensor, axes: tuple[int, ...]) -> tuple[int, ...] | None:
+    if x.shape is None or len(x.shape) < -axes[0]:
+        return None
+    lengths = [x.shape[axis] for axis in axes]
+    known = tuple(length for length in lengths if isinstance(length, int) and length > 0)
+    return known if len(known) == len(axes) else None
+
+
+def _has_ones(mean: Tensor, x: Tensor, axes: tuple[int, ...]) -> bool:
+    """Whether the mean has the shape of x, but for the axes, which may have length 1."""
+    if mean.shape is None or x.shape is None or len(mean.shape) != len(x.shape):
+        return False
+    rank = len(x.shape)
+    return all(
+        (n == m and n is not None) or (i - rank in axes and n == 1)
+        for i, (n, m) in enumerate(zip(mean.shape, x.shape, strict=True))
+    )
 
 
 def _is_two(tensor: Tensor) -> bool:
     return is_constant(tensor) and tensor.values.size == 1 and tensor.values.reshape(()) == 2
 
 
-def _axes(mean: Node) -> tuple[int, ...] | None:
-    """The axes of a ReduceMean counted from the end, if they are the trailing ones and kept."""
-    if mean.attrs.get("keepdims", 1) != 1:
-        return None
-    axes = mean.attrs.get("axes")
-    if axes is None and len(mean.inputs) > 1 and is_constant(mean.inputs[1]):
-        axes = mean.inputs[1].values.tolist()
+def _axes(reduction: Node) -> tuple[int, ...] | None:
+    """The axes of a reduction counted from the end, if they are as rule 1 says."""
+    axes = reduction.attrs.get("axes")
+    if axes is None and len(reduction.inputs) > 1 and is_constant(reduction.inputs[1]):
+        axes = reduction.inputs[1].values.tolist()
     if not axes:
         return None
-    shape = mean.inputs[0].shape
-    if shape is None and any(axis >= 0 for axis in axes):
+    rank = rank_of(reduction.inputs[0])
+    if rank is None and any(axis >= 0 for axis in axes):
         return None
-    counted = sorted(axis if axis < 0 else axis - len(shape_of(mean.inputs[0])) for axis in axes)
-    return tuple(counted) if counted == list(range(-len(counted), 0)) else None
+    counted = sorted(axis if axis < 0 else axis - (rank or 0) for axis in axes)
+    if counted != list(range(counted[0], counted[0] + len(counted))):
+        return None
+    is_trailing = counted[-1] == -1
+    return tuple(counted) if is_trailing or (rank is not None and counted[0] > -rank) else None
 
 
 def _same_or_centred(
-    scope: MatchScope, dividend: Tensor, squared: Tensor, axes: tuple[int, ...]
+    scope: MatchScope, dividend: Tensor, spread: _Spread
 ) -> tuple[Tensor, bool, tuple[Node, ...]] | None:
-    """(x, True, nodes) if both are x - mean(x); (x, False, nodes) if both are x itself."""
+    """(x, True, nodes) if both are of x - mean(x); (x, False, nodes) if both are of x itself."""
+    squared, axes = spread.of, spread.axes
     divided, cast_before = _uncast(scope, dividend)
     measured, cast_after = _uncast(scope, squared)
     x = _centred(scope, divided, axes)
+    if spread.centred:
+        same = x is not None and x[0] is squared
+        return (squared, True, (*cast_before, *x[1])) if x is not None and same else None
     y = _centred(scope, measured, axes)
     if x is not None and y is not None and x[0] is y[0]:
         return x[0], True, (*cast_before, *cast_after, *x[1], *y[1])
@@ -177,10 +302,10 @@ def _centred(
     scope: MatchScope, tensor: Tensor, axes: tuple[int, ...]
 ) -> tuple[Tensor, tuple[Node, ...]] | None:
     sub = scope.producer(tensor, "Sub")
-    mean = None if sub is None else scope.producer(sub.inputs[1], "ReduceMean")
-    if sub is None or mean is None or mean.inputs[0] is not sub.inputs[0] or _axes(mean) != axes:
+    mean = None if sub is None else _mean(scope, sub.inputs[1])
+    if sub is None or mean is None or mean.of is not sub.inputs[0] or mean.axes != axes:
         return None
-    return sub.inputs[0], (sub, mean)
+    return sub.inputs[0], (sub, *mean.nodes)
 
 
 def _with_scale_and_bias(
@@ -194,7 +319,7 @@ def _with_scale_and_bias(
             return None
         x = cast.inputs[0]
         nodes.append(cast)
-    scale: Tensor | None = None
+    scale: Tensor | None = core.scale
     bias: Tensor | None = None
     while (after := scope.consumer(last.outputs[0], "Mul", "Add", "Cast")) is not None:
         if after.op == "Cast":
@@ -221,8 +346,9 @@ def _is_per_element(tensor: Tensor, x: Tensor, axes: tuple[int, ...]) -> bool:
     if not is_constant(tensor) or tensor.values.dtype not in _FLOATS:
         return False
     shape = tensor.values.shape
-    known_rank = len(x.shape) if x.shape is not None else len(axes)
-    return len(shape) <= known_rank and all(n == 1 for n in shape[: -len(axes)])
+    known_rank = len(x.shape) if x.shape is not None else -axes[0]
+    others = [n for i, n in enumerate(shape) if i - len(shape) not in axes]
+    return len(shape) <= known_rank and all(n == 1 for n in others)
 
 
 def _norm(
@@ -243,7 +369,7 @@ def _norm(
         if tensor is None and what == "bias":
             continue
         values = np.ones(1) if tensor is None else values_of(tensor)
-        values = values.reshape(values.shape[-len(core.axes) :])
+        values = values.reshape(values.shape[core.axes[0] :])
         if np.broadcast_shapes(values.shape, shape) != shape:
             return None
         constants.append((what, np.broadcast_to(values, shape)))
@@ -255,15 +381,17 @@ def _norm(
 def _normalised_shape(
     x: Tensor, axes: tuple[int, ...], scale: Tensor | None
 ) -> tuple[int, ...] | None:
-    if x.shape is not None:
-        shape = tuple(dim for dim in x.shape[-len(axes) :] if isinstance(dim, int) and dim > 0)
-        if len(shape) == min(len(axes), len(x.shape)):
-            return shape
+    """The lengths of the axes, with 1 for those behind them."""
+    behind = (1,) * (-1 - axes[-1])
+    lengths = _lengths(x, axes)
+    if lengths is not None:
+        return lengths + behind
     # A scale that is not broadcast has the shape, unless a length of 1 hides it.
     values = np.ones(1) if scale is None else values_of(scale)
-    if 1 in values.shape[-len(axes) :]:
+    shape = tuple(values.shape)
+    if len(shape) != -axes[0] or 1 in shape[: len(axes)]:
         return None
-    return values.shape if values.ndim == len(axes) else None
+    return shape
 
 
 def _keras(scope: MatchScope, last: Node) -> Match | None:
@@ -313,26 +441,23 @@ def _keras_core(
         if negation is None:
             return None
         mean, nodes = negation.inputs[0], (*nodes, negation)
-    scaling = scope.producer(inverse, "Mul")
-    readings: list[tuple[Tensor, Tensor | None, tuple[Node, ...]]] = [(inverse, None, ())]
-    if scaling is not None:
-        readings = [(root, scale, (scaling,)) for root, scale in _both_orders(scaling)]
-    for tensor, scale, factor in readings:
+    for tensor, scale, factor in _scaled(scope, inverse):
         root = _inverse_root(scope, tensor)
-        deviation = None if root is None else _deviation(scope, root[0])
-        if root is None or deviation is None:
+        spread = None if root is None else _spread(scope, root[0])
+        if root is None or spread is None:
             continue
-        squared, axes, epsilon, more = deviation
-        centred = _centred(scope, squared, axes)
-        mean_of_x = scope.producer(mean, "ReduceMean")
+        axes, more = spread.axes, spread.nodes
+        centred = (spread.of, ()) if spread.centred else _centred(scope, spread.of, axes)
+        mean_of_x = _mean(scope, mean)
         if centred is None or centred[0] is not x or mean_of_x is None:
             continue
-        if mean_of_x.inputs[0] is not x or _axes(mean_of_x) != axes:
+        if mean_of_x.of is not x or mean_of_x.axes != axes:
             continue
         if not all(_is_per_element(t, x, axes) for t in (scale, bias) if t is not None):
             continue
-        involved = _distinct(*nodes, *factor, *root[1], *more, *centred[1], mean_of_x)
-        return _norm(x, _Core(x, True, axes, epsilon, involved), scale, bias, involved, nodes[0])
+        involved = _distinct(*nodes, *factor, *root[1], *more, *centred[1], *mean_of_x.nodes)
+        core = _Core(x, True, axes, spread.epsilon, involved)
+        return _norm(x, core, scale, bias, involved, nodes[0])
     return None
 
 

@@ -1,11 +1,12 @@
 """Recognise: one node for each activation and normalisation that exporters write as arithmetic.
 
-1. The patterns are those of ``recognise_activations``, ``recognise_selections`` and
-   ``recognise_norms``, in every spelling that exporters use.
+1. The patterns are those of ``activations``, ``selections`` and ``norms``, in every spelling that
+   exporters use; ``by_values`` knows activations however they are written.
 2. The new node is the standard operator, where the model's opset has it; otherwise it calls a
    function of :data:`~.graph.ANN_DOMAIN`, defined by ``ann_functions``. It has the name, metadata
    and output tensor of the last node it replaces.
-3. Larger patterns come first: nodes are visited from the outputs to the inputs.
+3. Larger ones come first: nodes are visited from the outputs to the inputs, and of a pattern and
+   what values tell the one with more nodes is taken.
 4. Left as it is: whatever has an intermediate result that another node, a body or a graph output
    reads, a constant that is none or has another value, or another element type than float32 (for
    normalisations: float16 and float64 as well).
@@ -19,7 +20,7 @@ graph that is sorted topologically stays so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from ..graph.graph import (
 from ..graph.surgeon import add_node, constant, variable
 from .activations import match_activation
 from .ann_functions import spelled
+from .by_values import match_values
 from .norms import match_norm
 from .patterns import Match, MatchScope, detach
 from .selections import match_selection
@@ -78,7 +80,7 @@ def _recognise_in(main: Graph, scope: MatchScope) -> list[str]:
     changes: list[str] = []
     removed: list[Node] = []
     for node in list(reversed(nodes)):
-        match = _find(scope, node)
+        match = _find(scope, node, position)
         if match is None:
             continue
         replaced = sorted(match.nodes, key=lambda node: position[id(node)])
@@ -95,15 +97,17 @@ def _recognise_in(main: Graph, scope: MatchScope) -> list[str]:
     return changes[::-1]
 
 
-def _find(scope: MatchScope, node: Node) -> Match | None:
-    """The first pattern that ends in or, for normalisations, divides in ``node``."""
+def _find(scope: MatchScope, node: Node, position: Mapping[int, int]) -> Match | None:
+    """The largest match that ends in or, for normalisations, divides in ``node``."""
     if not scope.holds(node):
         return None
+    found = match_values(scope, node, position)
     for pattern in _PATTERNS.get(node.op, ()):
         match = pattern(scope, node)
         if match is not None and scope.is_closed(match):
-            return match
-    return None
+            smaller = found is not None and len(match.nodes) < len(found.nodes)
+            return found if smaller else match
+    return found
 
 
 def _emit(main: Graph, scope: MatchScope, match: Match) -> Node:

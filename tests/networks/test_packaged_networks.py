@@ -166,6 +166,8 @@ def test_voice_activity_detector_inside_if(tmp_path):
     assert became(report) == {
         "Relu converted": 10,
         "Sigmoid converted": 2,
+        "Pow kept": 4,  # the magnitudes of the spectrum
+        "Sqrt kept": 2,
         "LSTM kept": 2,
         "Conv kept": 2,
         "Conv encoded": 2,

@@ -86,6 +86,8 @@ _FEW = 1.1
 _WITHIN = 1.5
 #: Levels N up to which they are placed one by one.
 _FEW_LEVELS = 8
+#: Levels of one sign of an integer of 8 bits.
+_MOST_SIGNED = MOST_INT8 // 2
 _ENOUGH = "auto: enough values for levels that follow the density"
 
 _POSITIVE = ActivationFunction(lambda x: np.maximum(x, 0.0), homogeneous=True)
@@ -166,6 +168,24 @@ def channel_axis(activation: Activation, options: CompileOptions) -> int | None:
     return activation.axis if scalable else None
 
 
+def levels_of_signs(rows: Sequence[Distribution], levels: int, signed: bool) -> tuple[int, int]:
+    """N_pos and N_neg of a neuron whose spikes are an integer of so many bits, or one of a sign.
+
+    With both signs it has as many levels of either, one bit more; never more than 8.
+
+    Args:
+        rows: of the values that it follows.
+        levels: N.
+        signed: whether values of both signs may come.
+    """
+    above = any(row.positive.peak > 0 for row in rows)
+    below = any(row.negative.peak > 0 for row in rows)
+    if signed or (above and below):
+        one = min(levels, _MOST_SIGNED)
+        return one, one
+    return (0, levels) if below else (levels, 0)
+
+
 class _Fit:
     """Fits neurons to the distributions of one membrane potential."""
 
@@ -186,6 +206,7 @@ class _Fit:
         rows = [row.of(function.evaluate) for row in self._rows]
         above = any(row.positive.peak > 0 for row in rows)
         below = any(row.negative.peak > 0 for row in rows)
+        signed = signed and not self._options.equal_steps  # bits are those of the values there are
         both = signed or (above and below)
         levels = self._levels(both)
         division = None

@@ -33,7 +33,7 @@ around the best.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +112,32 @@ def find_uniform(
     most = _most_entropy(distribution, levels, largest, division)
     enough = entropy(distribution, most) - _SAME_ENTROPY
     return least if entropy(distribution, least) >= enough else most
+
+
+def find_shared_step(members: Sequence[tuple[Distribution, tuple[int, int]]]) -> float:
+    """The one step of several quantisers with which the sum of their squared errors is least.
+
+    Args:
+        members: distributions and the N_pos and N_neg of their quantisers.
+
+    Returns:
+        The step; 1 where every value is 0.
+    """
+    ends = []
+    for distribution, (above, below) in members:
+        sides = (distribution.positive, above), (distribution.negative, below)
+        ends += [side.peak / n for side, n in sides if n]
+    largest = max(ends, default=0.0)
+    if largest == 0:
+        return 1.0
+
+    def objective(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        total = np.zeros(len(steps))
+        for distribution, (above, below) in members:
+            total += _errors(distribution, steps, np.full(len(steps), above), above + below)
+        return total, np.zeros(len(steps), np.int64)
+
+    return _search(objective, largest, 0).step
 
 
 def divide(levels: int, positive: float, negative: float) -> tuple[int, int]:

@@ -10,8 +10,10 @@ from ....passes.neurons.neuron import Neuron
 from ...options import CompileOptions
 from ...running.histograms import Watch
 from ...running.signed_histogram import SignedHistogram
-from .fit_neuron import channel_axis, fit_neuron
+from .distributions import Distribution
+from .fit_neuron import channel_axis, fit_neuron, levels_of_signs
 from .membrane import Membrane
+from .shared_step import SharedStep, share_steps
 
 
 class NotFiniteError(Exception):
@@ -34,11 +36,13 @@ class Fit:
         levels: numbers of levels other than the options', by the activation's output tensor.
 
     Attributes:
+        shared: steps that several neurons have, by the activation's output tensor.
         membranes: what the neurons were fitted to, by the activation's output tensor.
     """
 
     def __init__(self, options: CompileOptions, levels: Mapping[str, int]) -> None:
         self._options, self._levels = options, levels
+        self.shared: dict[str, SharedStep] = {}
         self.membranes: dict[str, Membrane] = {}
 
     def watch(self, activation: Activation) -> Watch:
@@ -48,12 +52,29 @@ class Fit:
 
     def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
         """The neuron for this distribution of its membrane potential."""
-        options = self._options
-        if activation.output in self._levels:
-            options = replace(options, levels=self._levels[activation.output])
-        neuron = fit_neuron(activation, histogram, options)
+        shared = self.shared.get(activation.output)
+        if shared is not None:
+            neuron: Neuron = shared.neuron(activation, histogram)
+        else:
+            neuron = fit_neuron(activation, histogram, self._options_of(activation))
         self.membranes[activation.output] = Membrane(histogram, neuron)
         return neuron
+
+    def share(
+        self, groups: Sequence[Sequence[Activation]], histograms: Mapping[str, SignedHistogram]
+    ) -> None:
+        """Give the neurons of each group one step; ``histograms`` is what they see in the ANN."""
+
+        def levels(activation: Activation, seen: Distribution) -> tuple[int, int]:
+            options = self._options_of(activation)
+            return levels_of_signs([seen], options.levels, activation.encodes)
+
+        self.shared = share_steps(groups, histograms, levels)
+
+    def _options_of(self, activation: Activation) -> CompileOptions:
+        if activation.output not in self._levels:
+            return self._options
+        return replace(self._options, levels=self._levels[activation.output])
 
     def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
         """Whether all values count as 0, or all are below 0 where that gives 0."""

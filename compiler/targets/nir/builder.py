@@ -9,7 +9,8 @@ node stands between the two. Of a sum, for each term
 3. any other goes through a linear node of its own: a convolution of 1 x 1 whose matrix holds the
    factors, moves the channels and whose stride skips rows and columns; a matrix for [C].
 
-u is the factor of the first term that cannot be rescaled. Weights are kept in float64 until all
+u is the factor of the first term that cannot be rescaled. Nodes that can read planes take those of
+a signal of one term as they are, and repeat their weights. Weights are kept in float64 until all
 factors are in, and rounded once.
 
 The matrices are dense: sinabs 3.1.3 cannot read convolutions with groups (docs/nir.md).
@@ -25,12 +26,16 @@ from typing import Any
 
 import numpy as np
 
-from .signals import Signal, Term, of_source
+from .signals import Signal, Term, Window, of_source, one_plane
 
 #: Elements of the matrix of rule 3. Larger ones are refused: they grow with the square of C.
 _LARGEST_MATRIX = 1 << 24
 
 BORDER = "reads zeros that Pad put around it; in NIR only a convolution can"
+LARGEST = (
+    "reads the largest of values that are no spikes of one neuron; put the activation in front of "
+    "or right behind the pooling"
+)
 
 Pair = tuple[int, int]
 
@@ -111,6 +116,17 @@ class Builder:
         """
         return self._add(f"n{len(self._nodes):04d}_{kind}_{_plain(name)}", node, shape, sources)
 
+    def pool(self, name: str, window: Window, read: tuple[int, ...], sources: Sequence[str]) -> str:
+        """A SumPool2d of what has the shape [C, H, W]."""
+        given = (read[0], *window.size(read[1:]))
+        pool = self._nir.SumPool2d(
+            kernel_size=np.array(window.kernel),
+            stride=np.array(window.stride),
+            padding=np.array(window.padding),
+        )
+        pool.input_type, pool.output_type = {"input": read}, {"output": given}
+        return self.node("sumpool2d", name, pool, given, sources)
+
     def join(self, name: str, signal: Signal, *, unit: bool = False) -> tuple[list[str], Any]:
         """What a node reads that reads a signal: the rules above.
 
@@ -127,6 +143,8 @@ class Builder:
         """
         if np.any(signal.border):
             raise NotInNirError(BORDER)
+        if signal.largest is not None:
+            raise NotInNirError(LARGEST)
         offset = signal.offset
         own = [term for term in signal.terms if term.own and term.plain]
         fixed = [
@@ -150,15 +168,32 @@ class Builder:
             sources.append(term.source)
         return sources, factor
 
+    def join_planes(self, name: str, signal: Signal) -> tuple[list[str], Any, Any]:
+        """The same for a node that can read planes.
+
+        Returns:
+            The NIR nodes that edges come from, u, float64 [C], and where the channels are in what
+            is read, int64 [C, P], each of its channels once.
+
+        Raises:
+            NotInNirError: as :meth:`join`.
+        """
+        terms = signal.terms
+        if len(terms) == 1 and terms[0].channel.shape[1] > 1 and terms[0].whole:
+            apart = np.any(signal.offset) or np.any(signal.border) or signal.largest is not None
+            if not apart:
+                return [terms[0].source], terms[0].weight, terms[0].channel
+        sources, factor = self.join(name, signal)
+        return sources, factor, one_plane(signal.shape[0])
+
     def flat(self, name: str, signal: Signal) -> Signal:
         """All axes of one sample as one."""
-        sources, factor = self.join(name, signal)
-        flatten = self._nir.Flatten(
-            input_type={"input": np.array(signal.shape)}, start_dim=0, end_dim=-1
-        )
-        given = (math.prod(signal.shape),)
-        source = self.node("flatten", name, flatten, given, sources)
-        return of_source(source, given, factor.repeat(math.prod(signal.shape[1:])))
+        sources, factor, channel = self.join_planes(name, signal)
+        read, size = (channel.size, *signal.shape[1:]), math.prod(signal.shape[1:])
+        flatten = self._nir.Flatten(input_type={"input": np.array(read)}, start_dim=0, end_dim=-1)
+        source = self.node("flatten", name, flatten, (math.prod(read),), sources)
+        features = (channel[:, None] * size + one_plane(size)).reshape(-1, channel.shape[1])
+        return of_source(source, (len(features),), factor.repeat(size), channel=features)
 
     def graph(self, metadata: dict[str, Any]) -> Any:
         """The NIR graph."""
@@ -191,11 +226,11 @@ class Builder:
         given = signal.shape
         if given[0] * term.channels > _LARGEST_MATRIX:
             raise NotInNirError(
-                f"what it reads has to be scaled on the way, by a matrix of {given[0]} x "
-                f"{term.channels}, which is too large"
+                f"what it reads has to be scaled or copied on the way, by a matrix of {given[0]} "
+                f"x {term.channels}, which is too large"
             )
         matrix = np.zeros((given[0], term.channels))
-        matrix[np.arange(given[0]), term.channel] = term.weight / factor
+        matrix[one_plane(given[0]), term.channel] = (term.weight / factor)[:, None]
         geometry = None
         if len(given) > 1:
             matrix, geometry = matrix[:, :, None, None], Geometry(stride=term.step)

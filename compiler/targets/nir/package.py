@@ -10,29 +10,35 @@ from typing import Any
 from ...errors import UsageError
 
 
-def load_nir() -> Any:
+def load_nir(timesteps: int) -> Any:
     """The ``nir`` module.
 
     The neurons of a T-step network are reset by subtraction, v = v - theta. So is IF in nir up to
-    1.0.5; from 1.0.6 on it is set to v_reset, and nothing else there is reset by subtraction.
+    1.0.5; from 1.0.6 on it is set to v_reset, and nothing else there is reset by subtraction. Over
+    one step it does not matter what a neuron is reset to.
 
     Raises:
         UsageError: it is not installed, or its IF is another neuron than ours.
     """
-    try:
-        nir = importlib.import_module("nir")
-    except ImportError as error:
-        raise UsageError("--target nir needs nir: pip install 'snn-compile[nir]'") from error
-    if "v_reset" in nir.IF.__dataclass_fields__:
+    nir = _module()
+    if timesteps > 1 and "v_reset" in nir.IF.__dataclass_fields__:
         raise UsageError(
             f"in nir {distribution.version('nir')} IF neurons are reset to v_reset, those of a "
-            "compiled network by subtraction, so they would become others; pip install 'nir<1.0.6'"
+            "compiled network by subtraction, so they would become others; pip install "
+            "'nir<1.0.6', or leave out --timesteps"
         )
     return nir
+
+
+def _module() -> Any:
+    try:
+        return importlib.import_module("nir")
+    except ImportError as error:
+        raise UsageError("--target nir needs nir: pip install 'snn-compile[nir]'") from error
 
 
 def nir_bytes(graph: Any) -> bytes:
     """A NIR graph as the contents of a file, HDF5. The same graph gives the same bytes."""
     stream = io.BytesIO()
-    load_nir().write(stream, graph)
+    _module().write(stream, graph)
     return stream.getvalue()

@@ -1,10 +1,13 @@
-"""A network of multi-threshold neurons, over T steps, as a NIR graph.
+"""A network of multi-threshold neurons, over T steps or one, as a NIR graph.
 
-The network that is written is the one that ``spatial_to_temporal`` makes of the same source with
-immediate firing: the input is presented at every step, and a neuron of threshold theta and N+ = T
-levels is an integrate-and-fire neuron of threshold T theta that fires at most once a step. NIR
-knows no number of steps; the metadata of the graph hold T, and the outputs of the ONNX network are
-the means of those of the NIR graph over T steps.
+Over T steps the network that is written is the one that ``spatial_to_temporal`` makes of the same
+source with immediate firing: the input is presented at every step, and a neuron of threshold theta
+and N+ = T levels is an integrate-and-fire neuron of threshold T theta that fires at most once a
+step. NIR knows no number of steps; the metadata of the graph hold T, and the outputs of the ONNX
+network are the means of those of the NIR graph over T steps.
+
+Over one step a neuron of N+ = N levels is N neurons, each of which fires at this step or never, so
+that it does not matter how they are reset. They read the input once.
 
 1. Conv of two dimensions -> Conv2d, with groups, strides and dilations. Where one end is padded
    more than the other, the kernel gets weights of 0, and both ends are padded like it. What a Pad
@@ -14,6 +17,8 @@ the means of those of the NIR graph over T steps.
 3. MultiThresholdFire with N+ = T, N- = 0 -> IF with r = 1, a threshold per neuron. Where the ONNX
    neuron gives T theta, that of NIR gives 1; the factor goes into what reads the spikes
    (``builder.py``). For v0 > 0 the start pulse (``start.py``) charges it in the first step.
+   Over one step -> a convolution of 1 x 1, or a matrix, that copies each channel for each of its
+   levels, and IF of one threshold for all (``once.py``): planes of the channel.
 4. AveragePool without padding, GlobalAveragePool, ReduceMean over rows and columns -> SumPool2d;
    the divisor is a factor too.
 5. Flatten, Reshape and Squeeze that give [N, features] -> Flatten.
@@ -21,6 +26,15 @@ the means of those of the NIR graph over T steps.
    channels and every n-th row and column -> Conv2d of 1 x 1 with the weights 0 and 1.
 7. Mul, Div, Add, Sub with a constant per channel -> factors and biases. Identity, Dropout, Cast
    between floats -> none.
+8. MaxPool, GlobalMaxPool of a neuron's spikes, or right in front of a neuron, over one step ->
+   SumPool2d and IF: of planes that are nested the largest number is the number of those in which
+   any fires.
+9. Softmax and LogSoftmax over the classes that give an output -> none: the graph gives the scores
+   that they read. Its metadata say so.
+10. An output over one step -> I, the potential of an integrator: some tools take what a graph gives
+    from neurons alone.
+11. Transpose and Reshape to [N, C, H, W] that alone read an input, as exporters of networks with
+    channels last put them -> none: the graph reads what they give. Its metadata say so.
 
 Everything else is refused with its reason: all that a network has is listed at once. Tensors have
 one axis of samples and [C] or [C, H, W] behind it, whose lengths are known.
@@ -54,13 +68,17 @@ from ....runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...errors import ModelError
 from ...running.probe import probe
 from ...samples.files import input_specs
-from .builder import BORDER, Builder, Geometry, NotInNirError, Pair
+from .builder import BORDER, LARGEST, Builder, Geometry, NotInNirError, Pair
+from .geometry import padding_of, pair, plain_form, same_at_both_ends
+from .once import Once
 from .package import load_nir
-from .signals import Signal, added, of_source
+from .signals import Signal, Window, added, of_source
 from .start import NEURON_METADATA, Start
 
 #: Element types of inputs; behind one of float16 is a Cast.
 _FLOATS = (np.float32, np.float16)
+#: Metadata of a graph: what the ONNX network has in front of it and behind it, a line each.
+LEFT_OUT = "left_out"
 #: Nodes that a refusal lists.
 _LISTED = 8
 #: Samples of the feed by which shapes are found, where their number is free.
@@ -71,18 +89,15 @@ _ACTIVATION = (
 )
 _STATISTICS = "divides by statistics of the values, which no node of NIR computes"
 _BOUNDS = "takes an extreme of several values, which no node of NIR does; use AveragePool"
+_POOLS = f"{_BOUNDS}, or leave out --timesteps: over one step spikes can be pooled so"
+_NOT_CLASSES = "is not over the classes of an output, and not linear"
 _WHY = {
-    **dict.fromkeys(["MaxPool", "GlobalMaxPool", "ReduceMax", "Max", "Min"], _BOUNDS),
+    **dict.fromkeys(["ReduceMax", "Max", "Min"], _BOUNDS),
     **dict.fromkeys(["Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "Elu"], _ACTIVATION),
     **dict.fromkeys(["Gelu", "Erf", "HardSwish", "HardSigmoid", "Softplus"], _ACTIVATION),
     **dict.fromkeys(
         ["LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization"],
         _STATISTICS,
-    ),
-    **dict.fromkeys(
-        ["Softmax", "LogSoftmax"],
-        "is not linear; where it is the last node export the model without it, the class is the "
-        "same",
     ),
     "Transpose": "moves axes, which no node of NIR does",
     "Gather": "looks values up, which no node of NIR does",
@@ -94,7 +109,7 @@ def to_nir(network: Network, timesteps: int) -> Any:
 
     Args:
         network: as ``compile_model`` leaves it, one step of multi-threshold neurons.
-        timesteps: T, the levels of every neuron.
+        timesteps: T, the levels of every neuron; 1: neurons have any number of levels.
 
     Returns:
         nir.NIRGraph; ``package.nir_bytes`` makes a file of it.
@@ -103,20 +118,21 @@ def to_nir(network: Network, timesteps: int) -> Any:
         ModelError: NIR cannot express it.
         UsageError: ``nir`` is not installed, or its release has other neurons.
     """
-    return _Translation(network, timesteps, load_nir()).run()
+    return _Translation(network, timesteps, load_nir(timesteps)).run()
 
 
-def check_operators(graph: Graph, neurons: Collection[str]) -> None:
+def check_operators(graph: Graph, neurons: Collection[str], timesteps: int) -> None:
     """Refuse early, before calibration, what is known to be refused then.
 
     Args:
         graph: a network whose activations are not neurons yet.
         neurons: names of the tensors that neurons are going to write.
+        timesteps: T.
 
     Raises:
         ModelError: an operator has no counterpart in NIR.
     """
-    _nodes_with_signals(graph, neurons)
+    _nodes_with_signals(graph, neurons, timesteps)
 
 
 def summary(graph: Any) -> list[str]:
@@ -129,7 +145,23 @@ def summary(graph: Any) -> list[str]:
                 f"{node.v_threshold.size} neurons {name} are put in: NIR's start at 0, and these "
                 "charge the others at the first step (docs/nir.md)"
             )
+    if LEFT_OUT in graph.metadata:
+        lines += graph.metadata[LEFT_OUT].splitlines()
+    if graph.metadata["timesteps"] == 1:
+        lines.append(_chain(graph))
     return lines
+
+
+def _chain(graph: Any) -> str:
+    """Whether the graph is a chain, in a line."""
+    for end, what in ((0, "is read by"), (1, "reads")):
+        name, count = Counter(edge[end] for edge in graph.edges).most_common(1)[0]
+        if count > 1:
+            return (
+                f"the graph is no chain, {name} {what} {count} nodes: not for tools that take "
+                "chains alone, such as snn-mlir"
+            )
+    return "the graph is a chain"
 
 
 class _Translation:
@@ -138,18 +170,21 @@ class _Translation:
         self._graph: Graph = import_model(network)
         self._builder = Builder(nir)
         self._start = Start(nir, self._builder)
+        self._once = Once(nir, self._builder)
         self._signals: dict[str, Signal] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._left_out: list[str] = []
 
     def run(self) -> Any:
-        nodes = _nodes_with_signals(self._graph, ())
+        nodes = _nodes_with_signals(self._graph, (), self._steps)
         self._find_shapes(nodes)
         neurons = [n.outputs[0].name for n in nodes if n.op == MULTI_THRESHOLD_FIRE.name]
         self._start.reach(*(self._shapes[name] for name in neurons if name in self._shapes))
-        for tensor in self._graph.inputs:
+        for given in self._graph.inputs:
+            tensor = self._arranged(given, nodes)
             shape = self._shapes[tensor.name]
             single = len(self._graph.inputs) == 1
-            port = self._builder.port("input" if single else f"input_{tensor.name}", shape)
+            port = self._builder.port("input" if single else f"input_{given.name}", shape)
             self._start.offer(port, shape)
             self._keep(tensor, of_source(port, shape))
         refused = []
@@ -169,15 +204,33 @@ class _Translation:
             except NotInNirError as reason:
                 _refuse([f"the output '{tensor.name}': {reason}"])
             name = "output" if single else f"output_{tensor.name}"
+            if self._steps == 1:
+                integrator = self._nir.I(r=np.ones(signal.shape, np.float32))
+                sources = [self._builder.node("i", name, integrator, signal.shape, sources)]
             self._builder.port(name, signal.shape, sources)
-        return self._builder.graph(
-            {
-                "made_by": f"snn-compile {distribution.version('snn-compile')}",
-                "timesteps": self._steps,
-                "input": "the same at every step",
-                "output": "mean over the steps",
-            }
-        )
+        return self._builder.graph(self._metadata())
+
+    def _arranged(self, tensor: Tensor, nodes: list[Node]) -> Tensor:
+        """What the graph reads of an input; rule 11. The node is taken from those to come."""
+        for node in nodes:
+            if not _arranges(node, {id(tensor)}):
+                continue
+            shape = self._shapes.get(node.outputs[0].name, ())
+            if len(shape) == 3:
+                nodes.remove(node)
+                self._left_out.append(_line(node, f"is left out: the graph reads {list(shape)}"))
+                return node.outputs[0]
+        return tensor
+
+    def _metadata(self) -> dict[str, Any]:
+        once = self._steps == 1
+        found = {
+            "made_by": f"snn-compile {distribution.version('snn-compile')}",
+            "timesteps": self._steps,
+            "input": "once, all potentials at 0" if once else "the same at every step",
+            "output": "of this step" if once else "mean over the steps",
+        }
+        return found | ({LEFT_OUT: "\n".join(self._left_out)} if self._left_out else {})
 
     # What there is to translate -----------------------------------------------------------------
 
@@ -221,6 +274,8 @@ class _Translation:
         signal = self._signals[node.inputs[position].name]
         if np.any(signal.border):
             raise NotInNirError(BORDER)
+        if signal.largest is not None:
+            raise NotInNirError(LARGEST)
         return signal
 
     def cast(self, node: Node) -> Signal:
@@ -234,18 +289,24 @@ class _Translation:
     def conv(self, node: Node) -> Signal:
         """Rule 1."""
         signal = self._signals[node.inputs[0].name]
-        given, read = self._shape(node), signal.shape
+        given = self._shape(node)
         weight = _constant(node, 1).astype(np.float64)
         if weight.ndim != 4:
             raise NotInNirError("only convolutions of two dimensions are translated")
-        stride, dilation = _pair(node, "strides"), _pair(node, "dilations")
-        ends = _padding(node, signal, given[1:], weight.shape[2:], stride, dilation)
-        weight, padding = _same_at_both_ends(weight, ends, dilation)
+        stride, dilation = pair(node, "strides"), pair(node, "dilations")
+        ends = padding_of(node, signal, given[1:], weight.shape[2:], stride, dilation)
+        weight, padding = same_at_both_ends(weight, ends, dilation)
         groups = int(node.attrs.get("group", 1))
         borderless = replace(signal, border=((0, 0), (0, 0)))
-        sources, factor = self._builder.join(node.name, borderless)
+        sources, factor, channel = self._builder.join_planes(node.name, borderless)
         # Input channels of each output channel: those of its group.
         by = factor.reshape(groups, -1).repeat(weight.shape[0] // groups, axis=0)
+        # The planes of a channel of rows and columns lie side by side.
+        weight = (weight * by[:, :, None, None]).repeat(channel.shape[1], axis=1)
+        read = (channel.size, *signal.shape[1:])
+        geometry = Geometry(stride, padding, dilation, groups)
+        if self._steps == 1:
+            weight, geometry = plain_form(weight, geometry, read)
         bias = (
             _constant(node, 2).astype(np.float64)
             if optional_input(node, 2)
@@ -253,9 +314,9 @@ class _Translation:
         )
         name = self._builder.linear(
             node.name,
-            weight * by[:, :, None, None],
+            weight,
             bias,
-            Geometry(stride, padding, dilation, groups),
+            geometry,
             read,
             given,
             sources,
@@ -285,10 +346,10 @@ class _Translation:
 
     def _affine(self, node: Node, weight: np.ndarray, bias: np.ndarray) -> Signal:
         signal, given = self.read(node), self._shape(node)
-        sources, factor = self._builder.join(node.name, signal)
-        name = self._builder.linear(
-            node.name, weight * factor, bias, None, signal.shape, given, sources
-        )
+        sources, factor, channel = self._builder.join_planes(node.name, signal)
+        read = np.zeros((len(weight), channel.size))
+        read[:, channel] = (weight * factor)[:, :, None]
+        name = self._builder.linear(node.name, read, bias, None, (channel.size,), given, sources)
         return of_source(name, given, own=True)
 
     def fire(self, node: Node) -> Signal:
@@ -297,14 +358,17 @@ class _Translation:
         attrs = {**MULTI_THRESHOLD_FIRE.defaults, **node.attrs}
         if attrs["levels_neg"]:
             raise NotInNirError("fires below 0 too, and the IF neurons of NIR do not")
+        theta = _constant(node, 1)
+        if theta.size > 1 and attrs["axis"] not in (1, -len(shape)):
+            raise NotInNirError(f"has thresholds along axis {attrs['axis']}, channels are axis 1")
+        if self._steps == 1:
+            signal = self._signals[node.inputs[0].name]
+            return self._once.fire(node.name, signal, theta, attrs["levels_pos"], attrs["v0"])
         if attrs["levels_pos"] != self._steps:
             raise NotInNirError(
                 f"has {attrs['levels_pos']} levels, and IF neurons fire once a step, so "
                 f"{self._steps} times in {self._steps} steps; compile with as many levels as steps"
             )
-        theta = _constant(node, 1)
-        if theta.size > 1 and attrs["axis"] not in (1, -len(shape)):
-            raise NotInNirError(f"has thresholds along axis {attrs['axis']}, channels are axis 1")
         threshold = theta * np.float32(self._steps)  # as spatial_to_temporal rounds it
         signal = self.read(node)
         if attrs["v0"]:
@@ -329,17 +393,50 @@ class _Translation:
         name = self._builder.node("if", node.name, neuron, shape, sources)
         return of_source(name, shape, threshold.reshape(-1))
 
+    def max_pool(self, node: Node) -> Signal:
+        """Rule 8."""
+        signal, given = self.read(node), self._shape(node)
+        if len(signal.shape) != 3:
+            raise NotInNirError("only pooling of two dimensions is translated")
+        if node.op == "GlobalMaxPool":
+            window = Window(kernel=signal.shape[1:], stride=(1, 1))
+        else:
+            kernel = tuple(int(length) for length in node.attrs["kernel_shape"])
+            stride, dilation = pair(node, "strides"), pair(node, "dilations")
+            ends = padding_of(node, signal, given[1:], kernel, stride, dilation)
+            window = Window((kernel[0], kernel[1]), stride, (ends[0][0], ends[1][0]))
+            uneven = any(before != behind for before, behind in ends)
+            if uneven or dilation != (1, 1) or window.size(signal.shape[1:]) != given[1:]:
+                raise NotInNirError(
+                    "pools with dilations, beyond the border (ceil_mode), or with another padding "
+                    "at one end than at the other; a SumPool2d of NIR has none of these"
+                )
+        return self._once.largest(node.name, signal, window)
+
+    def softmax(self, node: Node) -> Signal:
+        """Rule 9."""
+        signal = self.read(node)
+        # Over all features up to opset 12, where axis 1 is the default.
+        if len(signal.shape) != 1 or node.attrs.get("axis", 1) not in (1, -1):
+            raise NotInNirError(_NOT_CLASSES)
+        self._left_out.append(_line(node, "is left out: the graph gives scores, of the same class"))
+        return signal
+
+    def transpose(self, node: Node) -> Signal:
+        """Any but those of rule 11."""
+        raise NotInNirError(_WHY[node.op])
+
     def average_pool(self, node: Node) -> Signal:
         """Rule 4."""
         read = self.read(node).shape
         kernel = tuple(int(length) for length in node.attrs["kernel_shape"])
         if len(kernel) != 2 or len(read) != 3:
             raise NotInNirError("only pooling of two dimensions is translated")
-        if any(node.attrs.get("pads", [])) or _pair(node, "dilations") != (1, 1):
+        if any(node.attrs.get("pads", [])) or pair(node, "dilations") != (1, 1):
             raise NotInNirError("pools with padding or dilations, whose sums differ at the border")
         if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
             raise NotInNirError("pools with padding, whose sums differ at the border")
-        return self._sum_pool(node, (kernel[0], kernel[1]), _pair(node, "strides"))
+        return self._sum_pool(node, (kernel[0], kernel[1]), pair(node, "strides"))
 
     def global_pool(self, node: Node) -> Signal:
         """Rule 4."""
@@ -359,19 +456,14 @@ class _Translation:
         return pooled
 
     def _sum_pool(self, node: Node, kernel: Pair, stride: Pair) -> Signal:
-        signal = self.read(node)
-        channels, *lengths = signal.shape
-        sizes = [(n - k) // s + 1 for n, k, s in zip(lengths, kernel, stride, strict=True)]
-        given = (channels, *sizes)
+        signal, window = self.read(node), Window(kernel, stride)
+        given = (signal.shape[0], *window.size(signal.shape[1:]))
         if node.op == "AveragePool" and given != self._shape(node):
             raise NotInNirError("pools beyond the border (ceil_mode)")
-        sources, factor = self._builder.join(node.name, signal)
-        pool = self._nir.SumPool2d(
-            kernel_size=np.array(kernel), stride=np.array(stride), padding=np.array([0, 0])
-        )
-        pool.input_type, pool.output_type = {"input": signal.shape}, {"output": given}
-        name = self._builder.node("sumpool2d", node.name, pool, given, sources)
-        return of_source(name, given, factor / math.prod(kernel))
+        sources, factor, channel = self._builder.join_planes(node.name, signal)
+        read = (channel.size, *signal.shape[1:])
+        name = self._builder.pool(node.name, window, read, sources)
+        return of_source(name, given, factor / math.prod(kernel), channel=channel)
 
     def flatten(self, node: Node) -> Signal:
         """Rule 5."""
@@ -488,6 +580,10 @@ _RULES: dict[str, Callable[[_Translation, Node], Signal]] = {
     "AveragePool": _Translation.average_pool,
     "GlobalAveragePool": _Translation.global_pool,
     "ReduceMean": _Translation.global_pool,
+    "MaxPool": _Translation.max_pool,
+    "GlobalMaxPool": _Translation.max_pool,
+    "Softmax": _Translation.softmax,
+    "LogSoftmax": _Translation.softmax,
     "Flatten": _Translation.flatten,
     "Reshape": _Translation.flatten,
     "Squeeze": _Translation.flatten,
@@ -497,12 +593,18 @@ _RULES: dict[str, Callable[[_Translation, Node], Signal]] = {
     "Div": _Translation.scale,
     "Concat": _Translation.concat,
     "Slice": _Translation.slice,
+    "Transpose": _Translation.transpose,
     "Pad": _Translation.pad,
     "Cast": _Translation.cast,
     "Identity": _Translation.read,
     "Dropout": _Translation.read,
 }
 
+#: Operators of rule 8, over one step, and of rule 9, at the end.
+_OF_SPIKES = frozenset(["MaxPool", "GlobalMaxPool"])
+_OF_CLASSES = frozenset(["Softmax", "LogSoftmax"])
+#: Operators of rule 11.
+_ARRANGING = frozenset(["Transpose", "Reshape"])
 #: Operators all of whose inputs that are not constant are signals; of others it is the first.
 _READ_ALL = frozenset(["Add", "Sub", "Mul", "Div", "Concat"])
 
@@ -513,7 +615,7 @@ def _read(node: Node) -> Iterator[Tensor]:
     return (tensor for tensor in tensors if not is_constant(tensor))
 
 
-def _nodes_with_signals(graph: Graph, neurons: Collection[str]) -> list[Node]:
+def _nodes_with_signals(graph: Graph, neurons: Collection[str], timesteps: int) -> list[Node]:
     """The nodes that signals go through, in order; not those that compute shapes."""
     refused = []
     wanted = {id(tensor) for tensor in graph.outputs}
@@ -526,7 +628,9 @@ def _nodes_with_signals(graph: Graph, neurons: Collection[str]) -> list[Node]:
         made = [tensor for tensor in node.outputs if id(tensor) in wanted]
         if not made:
             continue
-        reason = None if made[0].name in neurons else _why_unknown(node)
+        last = made[0].outputs == [] and node.op in _OF_CLASSES
+        known = last or made[0].name in neurons or _arranges(node, inputs)
+        reason = None if known else _why_unknown(node, timesteps)
         if made != list(node.outputs[:1]):
             refused.append(_line(node, "gives more than one tensor"))
         elif reason is not None:
@@ -540,7 +644,16 @@ def _nodes_with_signals(graph: Graph, neurons: Collection[str]) -> list[Node]:
     return nodes[::-1]
 
 
-def _why_unknown(node: Node) -> str | None:
+def _arranges(node: Node, inputs: Collection[int]) -> bool:
+    """Whether it may be one of rule 11, of inputs of these ids."""
+    if node.op not in _ARRANGING or not is_standard(node):
+        return False
+    read = node.inputs[0]
+    samples_first = node.op == "Reshape" or (node.attrs.get("perm") or [-1])[0] == 0
+    return id(read) in inputs and len(read.outputs) == 1 and samples_first
+
+
+def _why_unknown(node: Node, timesteps: int) -> str | None:
     """Why there is no rule for the node; None where there is one."""
     if node.domain == DOMAIN and node.op != MULTI_THRESHOLD_FIRE.name:
         return "has no levels at multiples of one threshold; compile with --neuron multi-threshold"
@@ -548,6 +661,12 @@ def _why_unknown(node: Node) -> str | None:
         return "is a copy of an activation in float on a shortcut; compile with --shortcuts spikes"
     if node.domain != DOMAIN and not is_standard(node):
         return f"is an operator of the domain {node.domain}"
+    if node.op in _OF_SPIKES and timesteps > 1:
+        return _POOLS
+    if node.op in _OF_CLASSES:
+        return _NOT_CLASSES
+    if node.op == "Transpose":
+        return _WHY[node.op]
     if node.op in _RULES and any(True for _ in _read(node)):
         return None
     return _WHY.get(node.op, "is an operator that no node of NIR stands for")
@@ -574,51 +693,3 @@ def _constant(node: Node, position: int) -> np.ndarray:
     if tensor is None or not is_constant(tensor):
         raise NotInNirError(f"its input {position} is not constant")
     return tensor.values
-
-
-def _pair(node: Node, name: str) -> Pair:
-    first, second = node.attrs.get(name) or (1, 1)
-    return int(first), int(second)
-
-
-def _padding(
-    node: Node,
-    signal: Signal,
-    given: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: Pair,
-    dilation: Pair,
-) -> list[Pair]:
-    """Zeros before and behind rows, and columns, those of a Pad in front among them."""
-    how = node.attrs.get("auto_pad", "NOTSET")
-    read = [n + sum(border) for n, border in zip(signal.shape[1:], signal.border, strict=True)]
-    if how in ("NOTSET", "VALID"):
-        pads = (node.attrs.get("pads") if how == "NOTSET" else None) or (0, 0, 0, 0)
-        own = zip(pads[:2], pads[2:], strict=True)
-        return [
-            (int(before) + more[0], int(behind) + more[1])
-            for (before, behind), more in zip(own, signal.border, strict=True)
-        ]
-    ends = []
-    for at in range(2):
-        reach = (given[at] - 1) * stride[at] + (kernel[at] - 1) * dilation[at] + 1
-        total = max(reach - read[at], 0)
-        less, more = total // 2, total - total // 2
-        first, last = (less, more) if how == "SAME_UPPER" else (more, less)
-        ends.append((first + signal.border[at][0], last + signal.border[at][1]))
-    return ends
-
-
-def _same_at_both_ends(
-    weight: np.ndarray, ends: list[Pair], dilation: Pair
-) -> tuple[np.ndarray, Pair]:
-    """Weights with zeros at one end, so that as many zeros may be at both ends of what is read."""
-    zeros = []
-    for (before, behind), by in zip(ends, dilation, strict=True):
-        if min(before, behind) < 0 or (before - behind) % by:
-            raise NotInNirError(
-                f"pads {before} and {behind} zeros; a Conv2d of NIR pads as many at either end"
-            )
-        zeros.append((max(behind - before, 0) // by, max(before - behind, 0) // by))
-    padded = np.pad(weight, [(0, 0), (0, 0), *zeros])
-    return padded, (max(ends[0]), max(ends[1]))

@@ -269,6 +269,13 @@ def test_perceptrons(v0):
     assert "Conv2d" not in kinds(graph)
 
 
+def test_softmax_at_the_end_is_left_out():
+    text = f"""g (float[N, 4] x) => (float[N, 4] y) {{
+        r = {FIRE.format(v0=0.0)} (x, theta) y = Softmax (r) }}"""
+    graph = to_nir(network(text, theta=powers(4)), 4)
+    assert "Softmax 'Softmax of y' is left out" in graph.metadata["left_out"]
+
+
 @pytest.mark.parametrize("flatten", ["f = Flatten (p)", "f = Reshape (p, rows)"])
 def test_features_behind_images(flatten):
     spatial = network(
@@ -344,9 +351,12 @@ def test_names_are_fit_for_files_and_python():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("y = MaxPool <kernel_shape = [2, 2]> (r)", "MaxPool 'MaxPool of y' takes an extreme"),
+        (
+            "y = MaxPool <kernel_shape = [2, 2]> (r)",
+            "MaxPool 'MaxPool of y' takes an extreme.*leave out --timesteps",
+        ),
         ("c = Conv (r, v) y = Relu (c)", "Relu 'Relu of y' is an activation in float"),
-        ("y = Softmax (r)", "export the model without it"),
+        ("y = Softmax (r)", "is not over the classes of an output"),
         ("y = Transpose <perm = [0, 1, 3, 2]> (r)", "moves axes"),
         ("y = Mul (r, r)", "is a product of two signals"),
         ("y = Abs (r)", "no node of NIR stands for"),

@@ -71,8 +71,8 @@ def test_the_file_is_the_network_over_time(folder):
         ("pooled.onnx", [], 3, "MaxPool 'pool0' takes an extreme of several values"),
         ("signed.onnx", [], 3, "r3"),
         ("plain.onnx", ["--shortcuts", "membrane"], 3, "compile with --shortcuts spikes"),
-        ("plain.onnx", ["--timesteps", 1], 2, "at most once in each of several timesteps"),
-        ("plain.onnx", ["--levels", 2], 2, "leave out --levels"),
+        ("plain.onnx", ["--levels", 2], 2, "at most once in each; leave out --levels"),
+        ("plain.onnx", ["--timesteps", 1, "--neuron", "scale"], 2, "has no scale neurons"),
         ("plain.onnx", ["--firing", "delayed"], 2, "fire immediately"),
         ("plain.onnx", ["--time-axis"], 2, "--time-axis"),
         ("plain.onnx", ["--neuron", "signed"], 2, "no negative spikes; use multi-threshold"),
@@ -111,3 +111,46 @@ def test_without_the_package(folder, monkeypatch):
     assert result.exit_code == 2
     assert "pip install 'snn-compile[nir]'" in result.stderr
     assert importlib.util.find_spec("nir") is not None
+
+
+CHAIN = """g (float[N, 2, 8, 8] x) => (float[N, 3] y)
+    <float[4,2,3,3] w, float[5,4,3,3] v, float[20,6] u, float[6,3] last> {
+    [c1] a = Conv <pads = [1, 1, 1, 1]> (x, w) [r1] b = Relu (a)
+    [p1] c = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (b)
+    [c2] d = Conv <pads = [1, 1, 1, 1]> (c, v)
+    [p2] e = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (d) [r2] f = Relu (e)
+    [flat] h = Flatten (f) [g1] i = Gemm (h, u) [r3] j = Relu (i)
+    [fc] k = Gemm (j, last) [probabilities] y = Softmax <axis = -1> (k) }"""
+
+
+def test_over_one_step_pools_and_softmax_are_taken(tmp_path):
+    onnx.save(model_from_text(CHAIN), tmp_path / "chain.onnx")
+    x = np.random.default_rng(0).standard_normal((12, 2, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", x=x)
+    options = ("--neuron", "multi-threshold", "--levels", 6, "--shortcuts", "spikes")
+    options += ("--encode", "activations")
+    assert snn_compile(tmp_path, "chain.onnx", "snn.onnx", *options).exit_code == 0
+    result = snn_compile(tmp_path, "chain.onnx", "snn.nir", "--target", "nir", "--levels", 6)
+    assert result.exit_code == 0, result.output
+    assert "agree bit for bit" in result.stdout
+    assert "Softmax 'probabilities' is left out: the graph gives scores" in result.stdout
+    assert "the graph is a chain" in result.stdout
+
+    graph = nir.read(tmp_path / "snn.nir")
+    assert graph.metadata["timesteps"] == 1
+    assert set(nir_by_hand.neurons(graph)) == {"r1", "r2", "r3"}
+    (expected,) = run_model(onnx.load(tmp_path / "snn.onnx"), {"x": x}, library=True)
+    scores = nir_by_hand.Simulation(graph).run({"input": x}, 1)["output"][0]
+    found = np.exp(scores - scores.max(1, keepdims=True))
+    found /= found.sum(1, keepdims=True)
+    same = np.all(np.isclose(found, expected, rtol=1e-5, atol=1e-5), axis=1)
+    assert same.mean() > 0.8, "a sample differs only where a potential meets its threshold"
+    assert np.ptp(expected) > 0.1
+
+
+def test_a_shortcut_is_written_and_told(folder):
+    result = snn_compile(folder, "plain.onnx", "snn.nir", "--target", "nir")
+    assert result.exit_code == 0, result.output
+    assert "the graph is no chain" in result.stdout
+    result = snn_compile(folder, "pooled.onnx", "snn.nir", "--target", "nir")
+    assert result.exit_code == 0 and "SumPool2d" in result.stdout
