@@ -17,7 +17,7 @@ from snn_compile.passes.neurons.own_parameters import own_parameters
 WEIGHTS = """float[6,6] w, float[6,6] v, float[6,4] u, float[6,6] m_var, float[6] bias_var,
     float one = {1}, float half = {0.5}, float eps = {0.000001}, float high = {0.999999},
     float minus = {-1}, float third = {0.3333}, int64[1] last = {1}, float[6] small_var,
-    float million = {1000000}"""
+    float million = {1000000}, float tiny = {0.0000001}"""
 
 
 def placed(nodes, outputs="float[N,4] y"):
@@ -35,6 +35,7 @@ def suspected(graph):
     [
         "s = Sigmoid (a) r = Sub (one, s) g = Log (r)",
         "s = Sigmoid (a) r = Clip (s, eps, high) g = Log (r)",
+        "s = Sigmoid (a) r = Clip (s, tiny, one) g = Log (r)",
         "s = Relu (a) r = Add (s, eps) g = Log (r)",
         "s = Relu (a) r = Max (s, eps) g = Reciprocal (r)",
         "s = Tanh (a) r = Add (one, s) g = Pow (r, minus)",
@@ -46,6 +47,8 @@ def test_an_activation_whose_small_values_count_stays(nodes):
     graph = placed(f"a = MatMul (x, w) {nodes} b = MatMul (g, v) r2 = Relu (b) y = MatMul (r2, u)")
     neurons, kept = find_activations(graph)
     assert [a.op for a in neurons if not a.encodes] == ["Relu"]
+    floors = [node for node in graph.nodes if node.op == "Clip"]
+    assert len(floors) == sum(name in nodes for name in ("Clip", "Max"))
     assert kept
     assert all("level" in one.reason or "preprocessing" in one.reason for one in kept)
 
