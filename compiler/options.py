@@ -281,7 +281,7 @@ class CompileOptions:
     )
     time_axis: bool = _option(
         TIME,
-        "Give inputs and outputs the timesteps as their first axis, for streams.",
+        "Give inputs and outputs the timesteps as their first axis.",
         False,
     )
     target: str = _option(
@@ -295,7 +295,7 @@ class CompileOptions:
     opset: int | None = _option(
         TARGET,
         "Opset of a file of target standard.",
-        shown="the lowest that its operators have",
+        shown="the lowest that it can have",
         numbers=Numbers(int, OLDEST_OPSET),
         symbol="K",
     )

@@ -21,6 +21,7 @@ from snn_compile.compiler.options import (
     MEMBRANE,
     MULTI_THRESHOLD,
     OPTIONS,
+    QONNX,
     SCALE,
     SPIKES,
     STAIRCASE,
@@ -154,6 +155,24 @@ def int8_table(plan: Plan) -> list[Section]:
         return [*own, plan.measured(network, ["onnxruntime", 255], options, "quantise")]
 
     return _by_kind(plan, ("network", "made by", "N"), rows)
+
+
+def qonnx_table(plan: Plan) -> list[Section]:
+    """Thresholds and weights of few bits: rounded in calibration, and to the nearest without it."""
+    nearest = {"bias_correction": False, "compensation": False}
+
+    def rows(network: Network) -> list[Row]:
+        if network not in (RESNET, KEYWORDS):
+            return []
+        return [
+            plan.measured(
+                network, [15, bits, how], {"target": QONNX, "weight_bits": bits} | options
+            )
+            for bits in (8, 4, 3)
+            for how, options in (("in calibration", {}), ("to the nearest", nearest))
+        ]
+
+    return _by_kind(plan, ("network", "N", "weight bits", "rounded"), rows)
 
 
 def budget_table(plan: Plan) -> list[Section]:
@@ -324,6 +343,7 @@ TABLES: dict[str, Callable[[Plan], list[Section]]] = {
     "main": main_table,
     "kinds": kinds_table,
     "int8": int8_table,
+    "qonnx": qonnx_table,
     "budget": budget_table,
     "calibrators": calibrators_table,
     "corrections": corrections_table,
