@@ -77,7 +77,7 @@ def measure_costs(
     Args:
         graph: canonical, its encoders in place.
         suspected: as :func:`find_suspected` gives them.
-        samples: calibration samples, of which the first are run.
+        samples: calibration samples, of which some, evenly spread, are run.
         options: resolved.
         progress: told about neurons measured.
 
