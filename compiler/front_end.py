@@ -24,13 +24,16 @@ from ..passes.fold_batchnorm.fold_batchnorm import fold_batchnorm
 from ..passes.graph.graph import Graph, PassResult
 from ..passes.graph.network import Network
 from ..passes.graph.surgeon import export_network, import_model
+from ..passes.neurons.adjust_encoders import adjust_encoders
 from ..passes.neurons.encode_edges import encode_edges
 from ..passes.neurons.integer_edges import integer_edges
 from ..passes.neurons.keep_activations import keep_activations
+from ..passes.neurons.keep_preprocessing import keep_preprocessing
 from ..passes.neurons.membrane_shortcuts import membrane_shortcuts
 from ..passes.neurons.own_parameters import own_parameters
 from ..passes.recognise.recognise import recognise
 from ..runtime_ops.operators import register_schemas
+from .calibration.costs import find_suspected, measure_costs
 from .calibration.match_samples import matched_samples
 from .calibration.tuning.search_scale import hold_out, import_optuna
 from .errors import ModelError
@@ -77,10 +80,10 @@ class FrontEndPass:
 #: After these every activation and normalisation is one node.
 RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
 
-#: The passes up to calibration, in their order.
-FRONT_END: tuple[FrontEndPass, ...] = (
-    *RECOGNITION,
+#: After these every neuron is in place.
+PLACEMENT = (
     FrontEndPass(fold_batchnorm),
+    FrontEndPass(keep_preprocessing, wanted=lambda o: o.integers or not o.encode_input),
     FrontEndPass(
         keep_activations,
         lambda o: (o.signed, o.integers),
@@ -90,9 +93,16 @@ FRONT_END: tuple[FrontEndPass, ...] = (
         membrane_shortcuts, lambda o: (o.timesteps == 1,), lambda o: o.shortcuts == MEMBRANE
     ),
     FrontEndPass(encode_edges, lambda o: (o.encode_input,), lambda o: o.encode == ALL),
+)
+
+#: What some targets and corrections ask for.
+COMPLETION = (
     FrontEndPass(integer_edges, lambda o: (o.levels == MOST_INT8,), lambda o: o.integers),
     FrontEndPass(own_parameters, wanted=lambda o: o.corrects_layers),
 )
+
+#: The passes up to calibration, in their order.
+FRONT_END: tuple[FrontEndPass, ...] = (*RECOGNITION, *PLACEMENT, *COMPLETION)
 
 
 def apply_passes(
@@ -206,7 +216,9 @@ def prepare(
             samples = matched_samples(
                 export_network(graph), specs, SYNTHETIC_SAMPLES, options.seed, progress
             )
-    graph = apply_passes(graph, FRONT_END[len(RECOGNITION) :], options, steps)
+    graph = apply_passes(graph, PLACEMENT, options, steps)
+    graph, warned = _measured(graph, samples, options, steps, progress)
+    graph = apply_passes(graph, COMPLETION, options, steps)
     activations, kept = find_activations(graph)
     layers = find_layers(graph) if options.corrects_layers else []
     analog = export_network(graph)
@@ -237,8 +249,26 @@ def prepare(
             described,
             source.external_data,
             steps,
-            [*source.warnings, *samples.warnings],
+            [*source.warnings, *samples.warnings, *warned],
         )
+
+
+def _measured(
+    graph: Graph, samples: Samples, options: CompileOptions, steps: Steps, progress: Progress
+) -> tuple[Graph, list[str]]:
+    """Without the encoders that cost more than all other neurons together, and warnings of them."""
+    suspected = find_suspected(graph, options) if options.encode == ALL else {}
+    if not suspected:
+        return graph, []
+    with steps("measure_costs") as step:
+        costs = measure_costs(graph, suspected, samples, options, progress)
+        step.changes += costs.changes
+    if not (costs.left_out or costs.relative):
+        return graph, []
+    graph = steps.rewrite(
+        "adjust_encoders", lambda: adjust_encoders(graph, costs.left_out, costs.relative)
+    )
+    return graph, list(costs.left_out.values())
 
 
 def _meeting(graph: Graph, activations: list[Activation]) -> list[list[Activation]]:

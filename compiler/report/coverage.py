@@ -9,6 +9,7 @@ One line each:
   and a linear operator reads it, under the name of its last operator: *kept*.
 - Softmax, normalisation: *encoded* (it stays in float; linear operators read its output as spikes),
   or *kept*: no linear operator reads it. So are curves that are part of one.
+- floor or curve of preprocessing (``keep_preprocessing.py``): *kept*.
 - recurrent layer: *kept*.
 - linear operator: *converted* (everything it reads are spikes of activations), *encoded* (it reads
   the spikes of an encoder) or *kept*: an operand is analog, with the reason.
@@ -27,13 +28,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from ...passes.analysis.activations import Activation, Kept, is_activation, is_shortcut
+from ...passes.analysis.activations import (
+    Activation,
+    Kept,
+    is_activation,
+    is_shortcut,
+    why_kept,
+)
 from ...passes.analysis.curves import RemainingCurve, remaining_curves
 from ...passes.analysis.edges import Carries, EdgeAnalysis
 from ...passes.analysis.operators import Role, is_linear, properties, signal_inputs
 from ...passes.graph.graph import Graph, Node, Tensor, is_constant, scopes, type_name
 from ...passes.graph.protos import nodes_below
 from ...passes.neurons.keep_activations import FOLLOWED
+from ...passes.neurons.keep_preprocessing import is_preprocessing
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -49,7 +57,7 @@ class CoverageLine:
     Attributes:
         name: node name.
         op: operator type.
-        kind: "activation", "normalisation", "recurrent" or "linear".
+        kind: "activation", "preprocessing", "normalisation", "recurrent" or "linear".
         status: "converted", "encoded", "shortcut" or "kept".
         reason: why it was not converted; empty where it was.
         location: where it is in the source: file and line if the exporter says so, and position.
@@ -70,7 +78,7 @@ class Coverage:
     """Coverage of a network.
 
     Attributes:
-        lines: one per activation, normalisation, recurrent layer and linear operator.
+        lines: one per activation, curve, normalisation, recurrent layer and linear operator.
         counts: number of lines by "kind status".
         macs: multiply-accumulates of one sample, of all linear operators where they are known.
         spiking_macs: those whose operands are all spikes (or constants).
@@ -90,7 +98,8 @@ class Coverage:
 
     def kept_activations(self) -> list[CoverageLine]:
         """Everything nonlinear that stays and feeds no neuron."""
-        return [line for line in self.lines if line.kind != "linear" and line.status == KEPT]
+        listed = [line for line in self.lines if line.kind not in ("linear", "preprocessing")]
+        return [line for line in listed if line.status == KEPT]
 
 
 def measure_coverage(
@@ -164,6 +173,8 @@ def _status(
             return "activation", SHORTCUT, "carries the membrane potential past linear operators"
         if node.outputs[0].name in fired:
             return "activation", CONVERTED, ""
+        if is_preprocessing(node):
+            return "preprocessing", KEPT, why_kept(node)
         reason = reasons.get((node.name, node.op), "")
         followed = reason in FOLLOWED and _is_encoded(node, encoders)
         return "activation", ENCODED if followed else KEPT, reason
@@ -181,6 +192,8 @@ def _status(
         return "linear", KEPT, "computed from constants alone"
     if closed:
         return "linear", KEPT, closed
+    if why_kept(node) and carried & {Carries.INPUT, Carries.ANALOG}:
+        return "linear", KEPT, why_kept(node)
     if Carries.INPUT in carried:
         return "linear", KEPT, _OWN_INPUT
     if Carries.ANALOG in carried:
@@ -196,6 +209,9 @@ def _status_of_curve(
     remaining: RemainingCurve, analysis: EdgeAnalysis, encoders: set[str], closed: str
 ) -> tuple[str, str, str] | None:
     curve = remaining.curve
+    fixed = [node for node in curve.nodes if is_preprocessing(node)]
+    if fixed:
+        return "preprocessing", KEPT, why_kept(fixed[0])
     if analysis.of(curve.source) is Carries.CONSTANT:
         return None
     if remaining.normalises:

@@ -17,7 +17,8 @@ timesteps functions of rule 3 are kept: levels in each step are multiples of one
 Kept, with the reason: activations of other element types than float32, in bodies that are left
 alone, with parameters that are not constant or not finite, or read by an operator that is infinite
 at 0 (Log, a divisor), where a silent neuron would end in infinity, or would but for an epsilon (the
-root of a variance, which divides).
+root of a variance, which divides), or behind constants (1 - s, s + 1e-6) would lose what counts
+(:mod:`.small_values`).
 
 Softmax and normalisations combine values, so no neuron stands for them: they stay in float and what
 linear operators read of them is encoded. Recurrent layers are kept whole. Activations of integers
@@ -49,13 +50,17 @@ from ..graph.graph import (
 from ..graph.protos import nodes_below
 from .functions import ActivationFunction, NotANeuron, activation_function
 from .operators import Role, is_arithmetic, properties, standard
+from .small_values import close_reader
 
 _ENCODER = METADATA_PREFIX + "encoder"
 _SHORTCUT = METADATA_PREFIX + "shortcut"
 _MEMBRANE = METADATA_PREFIX + "membrane"
 _KEPT = METADATA_PREFIX + "kept"
+_RELATIVE = METADATA_PREFIX + "relative"
 #: Below it a threshold, a fraction of the bound, is no normal float32.
 _SMALLEST_BOUND = 1e-30
+#: Inputs at which an activation shows what it gives.
+_RANGE = np.linspace(-20.0, 20.0, 401)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Activation:
         axis: channel axis of the input, or None if unknown.
         channels: number of channels, or None if unknown.
         membrane: whether :func:`mark_membrane` was called for it.
+        relative: whether :func:`mark_relative` was.
     """
 
     name: str
@@ -88,6 +94,7 @@ class Activation:
     axis: int | None
     channels: int | None
     membrane: bool = False
+    relative: bool = False
 
     @property
     def encodes(self) -> bool:
@@ -137,9 +144,24 @@ def is_membrane(node: Node) -> bool:
     return _MEMBRANE in metadata(node)
 
 
+def mark_relative(node: Node) -> None:
+    """Let the neuron be fitted to small relative error: its values are at least 0."""
+    metadata(node)[_RELATIVE] = "true"
+
+
+def is_relative(node: Node) -> bool:
+    """Whether :func:`mark_relative` was called for the node."""
+    return _RELATIVE in metadata(node)
+
+
 def mark_kept(node: Node, reason: str) -> None:
-    """Let an activation stay in float."""
+    """Let an activation stay in float, or a linear operator read values without an encoder."""
     metadata(node)[_KEPT] = reason
+
+
+def why_kept(node: Node) -> str:
+    """The reason that :func:`mark_kept` was given; empty where it was not called."""
+    return metadata(node).get(_KEPT, "")
 
 
 def op_of(node: Node) -> str:
@@ -193,8 +215,8 @@ def _as_neuron(node: Node) -> Activation:
         raise NotANeuron(f"its element type is {what}, neurons are float32")
     if is_constant(x):
         raise NotANeuron("its input is a constant")
-    if _KEPT in metadata(node):
-        raise NotANeuron(metadata(node)[_KEPT])
+    if why_kept(node):
+        raise NotANeuron(why_kept(node))
     if any(_is_infinite_at_zero(reader, node.outputs[0]) for reader in node.outputs[0].outputs):
         raise NotANeuron("what reads it is infinite at a level of 0")
     if _divides_as_root(node.outputs[0]):
@@ -213,6 +235,8 @@ def _as_neuron(node: Node) -> Activation:
     slopes = node.inputs[1] if node.op == "PRelu" and signed else None
     several = slopes is not None and not (is_constant(slopes) and slopes.values.size == 1)
     function = None if several else activation_function(node)
+    if not is_encoder(node):
+        _require_small_values_do_not_count(node, function)
     axis, channels = _channels_read(node) if is_encoder(node) else _channels(x)
     return Activation(
         node.name,
@@ -226,7 +250,17 @@ def _as_neuron(node: Node) -> Activation:
         axis,
         channels,
         is_membrane(node),
+        is_relative(node),
     )
+
+
+def _require_small_values_do_not_count(node: Node, function: ActivationFunction | None) -> None:
+    """Nothing makes much of values of the activation that are near 0, or near another bound."""
+    with np.errstate(all="ignore"):
+        values = _RANGE if function is None else function.evaluate(_RANGE)
+    reader = close_reader(node.outputs[0], values)
+    if reader is not None:
+        raise NotANeuron(f"{reader.op} {reader.name} makes much of small differences of its levels")
 
 
 def _is_infinite_at_zero(node: Node, read: Tensor) -> bool:

@@ -6,7 +6,9 @@ no error to correct.
 
 Left out: Gemm with alpha or beta other than 1, or that transposes its input; a MatMul whose weight
 is not the right operand of rank 2; a Gemm whose constant is not one value per output channel; a
-layer whose bias is computed.
+layer whose bias is computed. Least squares lose small values; so a layer is left out where these
+count as much as large ones (:mod:`.small_values`): a Log reads what it gives, or it is divided by a
+signal, or the neuron in front of it is fitted to relative error.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, optional_input, values_of
-from .activations import is_activation, is_encoder
-from .operators import properties, standard
+from .activations import is_activation, is_encoder, is_relative
+from .operators import moves_values, properties, standard
+from .small_values import close_reader, divided
+
+#: Values that a layer may give.
+_RANGE = np.linspace(0.0, 1.0, 11)
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,20 @@ def layer_nodes(graph: Graph) -> list[Node]:
 
 
 def _is_layer(node: Node) -> bool:
-    if not multiplies(node):
+    if not multiplies(node) or _counts_small_values(node):
         return False
     bias = optional_input(node, 2)
     return bias is None or (is_constant(bias) and bias.values.shape == (width(node),))
+
+
+def _counts_small_values(node: Node) -> bool:
+    tensor = node.inputs[0]
+    while tensor.inputs and moves_values(tensor.inputs[0]) and not is_relative(tensor.inputs[0]):
+        tensor = tensor.inputs[0].inputs[0]
+    if tensor.inputs and is_relative(tensor.inputs[0]):
+        return True
+    output = node.outputs[0]
+    return close_reader(output, _RANGE) is not None or divided(output)
 
 
 def multiplies(node: Node) -> bool:

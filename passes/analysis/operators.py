@@ -97,6 +97,9 @@ class Operator:
         convolves: the weight slides over spatial axes; channels are axis 1.
         bytes: what kernels of 8 bits there are; None: it is computed in float.
         rearranges: each value of the input is in the output just once, perhaps among zeros.
+        power: of the first input, by which the outputs grow: f(a x) = a^power f(x) for a > 0. Of
+            operators that are not affine or move values, where it is 1, and no products; a shift
+            that they add left aside. None: there is none.
     """
 
     role: Role | None = None
@@ -115,6 +118,7 @@ class Operator:
     convolves: bool = False
     bytes: Bytes | None = None
     rearranges: bool = False
+    power: float | None = None
 
 
 _UNARY = Operator(elementwise=True, per_row=True)
@@ -134,6 +138,7 @@ _MOVED_ANYWHERE = replace(_MOVED, per_row=False)
 _SELECTED = Operator(moves=Inputs.FIRST, per_row=True)
 _POOL = Operator(per_row=True)
 _REDUCTION = Operator(per_row=True, axes_input=1)
+_NORM = replace(_REDUCTION, power=1)
 _MEAN = replace(_REDUCTION, affine=Inputs.FIRST)
 _INDEX = Operator(per_row=True, axis=("axis", 0))
 _JOINED = Operator(role=Role.FUSED)
@@ -148,13 +153,14 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("PRelu",), replace(_ACTIVATION, broadcasts=True)),
     (("FastGelu", "QuickGelu", "BiasGelu", "GeluTanh"), _ACTIVATION),
     # Normalisations.
-    (("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization"), _ALONG_LAST),
-    (("RMSNormalization", "LpNormalization"), _ALONG_LAST),
-    (("InstanceNormalization", "GroupNormalization", "LRN"), _NORMALISATION),
-    (("SimplifiedLayerNormalization", "SkipLayerNormalization"), _NORMALISATION),
-    (("SkipSimplifiedLayerNormalization",), _NORMALISATION),
+    (("Softmax", "LogSoftmax", "Hardmax"), _ALONG_LAST),
+    (("LayerNormalization", "RMSNormalization", "LpNormalization"), replace(_ALONG_LAST, power=0)),
+    (("InstanceNormalization", "GroupNormalization"), replace(_NORMALISATION, power=0)),
+    (("SimplifiedLayerNormalization",), replace(_NORMALISATION, power=0)),
+    (("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "LRN"), _NORMALISATION),
     (("BatchNormalization",), replace(_NORMALISATION, affine=Inputs.FIRST)),
-    (("MeanVarianceNormalization",), Operator(role=Role.NORMALISATION)),  # over the rows too
+    # Over the rows too.
+    (("MeanVarianceNormalization",), Operator(role=Role.NORMALISATION, power=0)),
     # Layers.
     (("LSTM", "GRU", "RNN"), Operator(role=Role.RECURRENT)),
     (("Conv", "ConvTranspose"), _CONVOLUTION),
@@ -162,7 +168,7 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("MatMul",), replace(_WEIGHTED, affine=Inputs.ONE, broadcasts=True)),
     (("Einsum",), Operator(role=Role.LINEAR, affine=Inputs.ONE, per_row=True)),
     (("AveragePool", "GlobalAveragePool"), _AFFINE),
-    (("LpPool", "GlobalLpPool"), _POOL),
+    (("LpPool", "GlobalLpPool"), replace(_POOL, power=1)),
     (("MaxPool", "GlobalMaxPool"), _SELECTED),
     # Arithmetic.
     (("Add", "Sub", "Sum", "Mean"), _SUM),
@@ -172,7 +178,10 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("Max", "Min"), replace(_BROADCAST, moves=Inputs.ALL)),
     (("Where",), replace(_BROADCAST, affine=Inputs.LATER)),
     (("Pow", "Mod", "BitShift"), _BROADCAST),
-    (("Sqrt", "Exp", "Log", "Abs", "Reciprocal", "Sign", "Floor", "Ceil", "Round"), _UNARY),
+    (("Exp", "Log", "Sign", "Floor", "Ceil", "Round"), _UNARY),
+    (("Abs",), replace(_UNARY, power=1)),
+    (("Sqrt",), replace(_UNARY, power=0.5)),
+    (("Reciprocal",), replace(_UNARY, power=-1)),
     (("Sin", "Cos", "Tan", "Asin", "Acos", "Atan"), _UNARY),
     (("Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "IsNaN", "IsInf"), _UNARY),
     (("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"), _BROADCAST),
@@ -181,7 +190,9 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("CumSum",), _MEAN),
     # Reductions.
     (("ReduceMean", "ReduceSum"), _MEAN),
-    (("ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd", "ReduceSumSquare"), _REDUCTION),
+    (("ReduceMin", "ReduceL1", "ReduceL2"), _NORM),
+    (("ReduceSumSquare",), replace(_REDUCTION, power=2)),
+    (("ReduceProd",), _REDUCTION),
     (("ReduceLogSum", "ReduceLogSumExp"), _REDUCTION),
     (("ReduceMax",), replace(_REDUCTION, moves=Inputs.FIRST)),
     (("ArgMax", "ArgMin"), _INDEX),
@@ -199,6 +210,8 @@ _TABLE: tuple[tuple[tuple[str, ...], Operator], ...] = (
     (("GatherND", "Tile", "ReverseSequence", "MaxUnpool"), _MOVED_ANYWHERE),
     (("Compress",), replace(_MOVED_ANYWHERE, at_most_one_each=True)),
     (("Unique",), Operator(at_most_one_each=True)),
+    # Spectra.
+    (("DFT", "STFT"), Operator(power=1)),
     # Shapes, positions, random numbers.
     (("Shape", "Size", "EyeLike"), _OF_SHAPE),
     (("ConstantOfShape", "Range"), Operator(signal=False)),

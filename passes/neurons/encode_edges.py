@@ -6,7 +6,8 @@ by :mod:`..analysis.edges`.
 Each linear operator reads each analog tensor through an encoder, a neuron that follows the
 identity; one serves all linear operators that read the tensor, and everything else still reads the
 analog value. Where values of both kinds were joined (Concat of a neuron and a sum), only the analog
-part is encoded. The network's own input is encoded when asked.
+part is encoded. The network's own input is encoded when asked. What is marked as kept
+(``keep_preprocessing.py``) gets no encoder.
 
 The encoder is an Identity node until ``insert_quant_clip``, so the function computed is unchanged.
 Bodies of If are treated like the main graph; in bodies of Loop and Scan nothing is changed.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..analysis.activations import find_activations, mark_encoder
+from ..analysis.activations import find_activations, mark_encoder, why_kept
 from ..analysis.edges import Carries, EdgeAnalysis
 from ..analysis.operators import is_linear, moved, moves_values, signal_inputs
 from ..graph.graph import Graph, Node, PassResult, Tensor, scopes, tidy, unique_name
@@ -35,7 +36,7 @@ def encode_edges(graph: Graph, encode_input: bool = False) -> PassResult:
     wanted = {Carries.ANALOG, Carries.INPUT} if encode_input else {Carries.ANALOG}
     encoding = _Encoding(graph, analysis, wanted)
     for scope in [scope for scope in scopes(graph) if not scope.closed]:
-        for node in [node for node in scope.graph.nodes if is_linear(node)]:
+        for node in [n for n in scope.graph.nodes if is_linear(n) and not why_kept(n)]:
             for position in signal_inputs(node):
                 node.inputs[position] = encoding.spiking(node.inputs[position])
     tidy(graph)

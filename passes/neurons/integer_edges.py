@@ -7,7 +7,7 @@ put there, of 255 levels whatever the others have, a membrane.
 
 1. Operators of integers: linear operators of float32; Add, Mul, Concat, AveragePool and
    GlobalAveragePool that read integers and no constant. All their operands have to be integers:
-   those that are not get a membrane.
+   those that are not get a membrane. Linear operators that are kept in float are none.
 2. What comes out of them, other than out of Gemm, MatMul, Einsum and ConvTranspose, whose kernels
    give floats, needs a neuron: if one alone reads it, a linear activation or an encoder, that is
    it. Otherwise there is a membrane, and all that read the output read that.
@@ -31,6 +31,7 @@ from ..analysis.activations import (
     is_shortcut,
     mark_encoder,
     mark_membrane,
+    why_kept,
 )
 from ..analysis.edges import Carries, EdgeAnalysis
 from ..analysis.operators import Bytes, is_linear, moved, moves_values, signal_inputs, standard
@@ -127,7 +128,7 @@ class _Edges:
     def _is_integer(self, node: Node) -> bool:
         """Rule 1."""
         if is_linear(node):
-            return True
+            return not why_kept(node)
         if standard(node).bytes is not Bytes.COMPUTED:
             return False
         if any(is_constant(operand) for operand in node.inputs):

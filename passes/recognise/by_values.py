@@ -13,7 +13,8 @@ parameters are read from a few of its values.
 4. Beyond 80 values that are not finite are left out: exp overflows there, where the activation has
    its limit. Nor are nan and infinity tried: a selection may give 0 of nan, and a mask nan of
    infinity, where the activation gives nan and its limit.
-5. Left as they are: one activation alone; a neuron of Relu's kind inside, if the whole has none.
+5. Left as they are: one activation alone; a neuron of Relu's kind inside, if the whole has none;
+   what is about an activation in front of a Log or a divisor, which show a floor of 1e-7.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from ..analysis.curves import Curve, curves_ending_in
 from ..analysis.functions import Function, NotANeuron, function_of
 from ..analysis.operators import Role, properties
+from ..analysis.small_values import close_reader
 from ..graph.graph import Node, Tensor
 from .patterns import Match, MatchScope, is_elementwise
 
@@ -46,6 +48,7 @@ _NO_BOUND = 1e30
 _RELATIVE, _ABSOLUTE = 2e-6, 3e-7
 #: What cancels in sums of float64.
 _ROUNDING = 1e-13
+_FROM_0_TO_1 = np.linspace(0.0, 1.0, 11)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def match_values(scope: MatchScope, last: Node, position: Mapping[int, int]) -> 
         except NotANeuron:
             break
         if one is None or _loses_a_neuron(curve, one):
+            continue
+        if one.slack and close_reader(last.outputs[0], _FROM_0_TO_1) is not None:
             continue
         attributes = dict(one.attributes)
         match = Match(one.op, [curve.source], curve.nodes, last, attributes, one.constants)

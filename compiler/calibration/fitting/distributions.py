@@ -16,7 +16,7 @@ say that a quantiser has no error, or twice the error it has:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +25,8 @@ from ...running.signed_histogram import SignedHistogram
 
 #: Intervals narrower than this share of their magnitude are points: differences of cubes cancel.
 _POINT = 1e-6
+#: Share of the largest magnitude up to which values are small, whatever they are.
+_SMALL = 2.0**-20
 
 
 class Side:
@@ -140,6 +142,17 @@ class Distribution:
         high[:-1] = np.where(crossing, middle, high[:-1])
         low[1:] = np.where(crossing, middle, low[1:])
         return Distribution(means, low, high, counts)
+
+    def relative(self) -> Distribution:
+        """With weights by which squared errors are those relative to the values.
+
+        Values below :data:`_SMALL` of the largest magnitude count as much as that one would.
+        """
+        magnitudes = np.abs(self.means)
+        least = _SMALL * magnitudes.max(initial=0.0)
+        if least == 0:
+            return self
+        return replace(self, counts=self.counts / np.maximum(magnitudes, least) ** 2)
 
     def points(self, parts: int = 8) -> tuple[np.ndarray, np.ndarray]:
         """The intervals as points, ``parts`` each: values and weights, float64 [n]."""

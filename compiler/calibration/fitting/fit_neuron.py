@@ -14,7 +14,8 @@ Kinds (``--neuron``):
    need not. Else, where scale has one ScaleFire, that, if the squared error to be expected of it is
    at most :data:`_WITHIN` times a StaircaseFire's, and the StaircaseFire where it is more.
    LeakyRelu and PRelu are one StaircaseFire. docs/octaves.md has what that costs and what it saves.
-5. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
+5. Neurons that are marked so have their errors counted relative to the values (``costs.py``).
+6. PRelu with a slope per channel is no staircase that channels could share: two neurons of either
    kind (auto: ScaleFire), one that follows max(x, 0) and one that follows min(x, 0).
 
 Levels: N of one polarity. A neuron that carries both signs has 2 N levels besides silence, divided
@@ -70,7 +71,7 @@ from ...options import (
     CompileOptions,
 )
 from ...running.signed_histogram import SignedHistogram
-from .distributions import Distribution, distributions, points_of
+from .distributions import Distribution, distributions, points_of, pool
 from .octave import find_octave
 from .staircase import Staircase, find_scaled_staircase, find_staircase
 from .thresholds import find_thresholds
@@ -140,6 +141,8 @@ def fit_neuron(
     """
     rows = distributions(histogram)
     values = sum(row.total for row in rows) / histogram.views
+    if activation.relative:
+        rows = [(pool(rows) if len(rows) > 1 else rows[0]).relative()]
     fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None, values)
     function, kind = activation.function, options.kind
     if function is None or (activation.signed and kind in (SCALE, MULTI_THRESHOLD)):
@@ -157,7 +160,7 @@ def fit_neuron(
 
 def channel_axis(activation: Activation, options: CompileOptions) -> int | None:
     """The axis along which the neuron has rows of its own in the histogram; None for one row."""
-    if options.granularity != CHANNEL or not activation.channels:
+    if options.granularity != CHANNEL or not activation.channels or activation.relative:
         return None
     function = activation.function
     multiples = activation.linear and options.kind in (SCALE, MULTI_THRESHOLD)

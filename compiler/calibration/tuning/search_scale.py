@@ -55,7 +55,8 @@ from ...running.fidelity import FidelityMeter
 from ...running.reference import Reference
 from ...running.session import make_session, run_samples
 from ...running.spool import Spool
-from ...samples.files import Feed, Samples
+from ...samples.files import Samples
+from ...samples.part import Part
 from ..fire import fire
 
 #: Samples on which each trial runs, at most.
@@ -136,28 +137,7 @@ def hold_out(samples: Samples) -> tuple[Samples, Samples]:
     every = max(samples.count // MOST_SAMPLES, 4)
     if samples.count // every < (samples.fixed_batch or _FEWEST):
         return samples, samples
-    return _Part(samples, every, held=False), _Part(samples, every, held=True)
-
-
-class _Part(Samples):
-    """Of every so many samples the last, or all others."""
-
-    def __init__(self, whole: Samples, every: int, held: bool) -> None:
-        held_out = whole.count // every
-        self.count = held_out if held else whole.count - held_out
-        self.origin = f"{self.count} of {whole.origin}"
-        self.synthetic, self.unbatched = whole.synthetic, whole.unbatched
-        self.fixed_batch = whole.fixed_batch
-        self._whole, self._every, self._held = whole, every, held
-
-    def _blocks(self, size: int) -> Iterator[Feed]:
-        position = 0
-        for block in self._whole._blocks(size):
-            rows = np.arange(position, position + len(next(iter(block.values()))))
-            position += len(rows)
-            mine = (rows % self._every == self._every - 1) == self._held
-            if mine.any():
-                yield {name: array[mine] for name, array in block.items()}
+    return Part(samples, every, held=False), Part(samples, every, held=True)
 
 
 def search_scale(

@@ -57,9 +57,9 @@ def drawn(op, seed):
     return arrays
 
 
-def run(op, arrays):
+def run(op, arrays, **attributes):
     names = [f"x{i}" for i in range(len(arrays))]
-    attributes = ATTRIBUTES.get(op, {})
+    attributes |= ATTRIBUTES.get(op, {})
     graph = helper.make_graph(
         [helper.make_node(op, names, ["y"], **attributes)],
         "one",
@@ -128,6 +128,24 @@ LINEAR_ABOVE_0 = {
     *("Relu", "Clip", "LeakyRelu", "ThresholdedRelu", "Elu", "Celu", "PRelu", "Selu", "Abs"),
     *("HardSigmoid", "Shrink", "Sign", "Floor", "Ceil", "IsNaN", "IsInf", "Not", "Equal"),
 }
+
+
+#: Operators with a power that take more than one input, or have no kernel in this opset.
+POWERS_UNTRIED = {
+    *("STFT", "GlobalLpPool", "LayerNormalization", "RMSNormalization"),
+    *("InstanceNormalization", "GroupNormalization", "SimplifiedLayerNormalization"),
+}
+
+
+@pytest.mark.parametrize(
+    "op",
+    [op for op, what in OPERATORS.items() if what.power is not None and op not in POWERS_UNTRIED],
+)
+def test_outputs_grow_by_a_power_of_the_input(op):
+    x = np.random.default_rng(0).uniform(0.1, 0.9, (ROWS, 2, COLUMNS, 1)).astype(np.float32)
+    attributes = {"kernel_shape": [2, 2], "pads": [0, 0, 0, 1]} if op == "LpPool" else {}
+    once, twice = run(op, [x], **attributes), run(op, [2 * x], **attributes)
+    np.testing.assert_allclose(twice, 2 ** OPERATORS[op].power * once, rtol=1e-5)
 
 
 def test_what_moves_values_is_affine_unless_it_selects_the_largest():
