@@ -181,6 +181,7 @@ def prepare(
             step.network = ann = fix_batch(ann, options.batch)
     specs = input_specs(ann.proto)
     samples: Samples
+    doubts: list[str] = []
     if calibration is None:
         samples = SyntheticSamples(specs, SYNTHETIC_SAMPLES, options.seed)
     else:
@@ -196,7 +197,7 @@ def prepare(
     graph = apply_passes(import_model(ann), RECOGNITION, options, steps)
     if calibration is None:
         with steps("match_samples"):
-            samples = matched_samples(
+            samples, doubts = matched_samples(
                 export_network(graph), specs, SYNTHETIC_SAMPLES, options.seed, progress
             )
     graph = apply_passes(graph, FRONT_END[len(RECOGNITION) :], options, steps)
@@ -229,7 +230,7 @@ def prepare(
             described,
             source.external_data,
             steps,
-            list(source.warnings),
+            [*source.warnings, *doubts],
         )
 
 
