@@ -12,8 +12,8 @@ samples by some units, whatever the inputs were measured in.
    networks have on their own inputs (2 to 17): too large a scale costs less than too small a one.
 3. From 2 to 16 at scale 1 there is nothing to correct. Otherwise the spread is measured at scales
    2^-3, 2^-2, ..., 2^8, and where it rises to 8 (log-linear in between, the place nearest to
-   scale 1) is the match; there is none at the border. Layer normalisation may keep the spread
-   below 8 at any scale: then there is no match, and need be none.
+   scale 1) is the match. There is none at the border, or where the spread hardly depends on the
+   scale, as with layer normalisation: it has to rise as the scale to the power of 0.6.
 4. As it is rough, samples are made up of several scales: of all between 1 and the match, so that
    little is lost where 1 is right, or where that is more than five octaves away, of one octave
    either side of the match.
@@ -47,13 +47,14 @@ _LEAST_SPREAD, _MOST_SPREAD = 2.0, 16.0
 _OCTAVES = range(-3, 9)
 #: Octaves that samples may be spread over.
 _BRIDGED = 5.0
+_LEAST_POWER = 0.6
 _LEAST_GAIN = 0.45
 _LEAST_ALIGNMENT, _SURE = 0.95, 4.0
 
 
 def match_logits(
     network: Network, spec: InputSpec, look: Look, seed: int, progress: Progress
-) -> tuple[Look, str]:
+) -> tuple[Look, str] | None:
     """The scales at which a classifier's answers are spread as those of trained ones.
 
     Args:
@@ -64,10 +65,10 @@ def match_logits(
         progress: told about scales tried.
 
     Returns:
-        The look, and what it was matched to.
+        The look, and what it was matched to; None if scale 1 is about right.
 
     Raises:
-        NotMatchedError: there are no logits, or standard normal inputs are about right; which.
+        NotMatchedError: there are no logits, or they do not tell.
     """
     logits = logits_in(network)
     if logits is None:
@@ -77,9 +78,11 @@ def match_logits(
     probes = Probes(network, spec, look, seed, logits.observed)
     spread, alignment = logits.spread(probes, 0)
     if _LEAST_SPREAD <= spread <= _MOST_SPREAD:
-        raise NotMatchedError(f"whose answers suit inputs of scale 1 (spread {spread:.3g})")
+        return None
     tracked = progress.track(_OCTAVES, len(_OCTAVES), "matching inputs")
     found = _rises({octave: logits.spread(probes, octave)[0] for octave in tracked})
+    if abs(np.log2(_SPREAD / spread)) < _LEAST_POWER * abs(found):
+        raise NotMatchedError("whose answers hardly depend on the scale of its inputs")
     if abs(found) < _SURE and alignment < _LEAST_ALIGNMENT:
         raise NotMatchedError(f"whose answers are no logits (alignment {alignment:.2g})")
     text = f"matched to the spread of the logits ({spread:.3g} at scale 1)"

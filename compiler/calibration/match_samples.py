@@ -7,7 +7,8 @@ mean that the network was trained with. Neither is in the model, but both have l
    (``input_frame.py``). All that follows is in this frame.
 2. The statistics of batch normalisation, or the biases into which it was folded, tell the scale and
    the mean (``match_statistics.py``).
-3. Otherwise the answers of a classifier tell the scale roughly (``match_logits.py``).
+3. Unless that is sure, the answers of a classifier come first: they tell the scale roughly, or that
+   it is about 1 (``match_logits.py``).
 4. Inputs of rank 4 are then dead leaves, others noise: see ``synthetic.py``.
 5. Otherwise, with several inputs, and where the network does not run on such inputs, floats are
    standard normal. The origin of the samples says why, and so does a warning, unless 2 holds.
@@ -85,22 +86,30 @@ def _float_look(
     images = len(spec.shape) == 4
     wanted = replace(plain, pattern="leaves" if images else "noise")
     behind = "" if plain.frame.is_plain else " behind the network's own scaling of its input"
+    unsure, told, reason = None, "", "whose answers suit inputs of scale 1"
     try:
-        look, text = match_statistics(network, spec, wanted, seed, progress)
-        return look, f"{_described(look)}{behind}, {text}", ""
+        match = match_statistics(network, spec, wanted, seed, progress)
+        told = f"{_described(match.look)}{behind}, {match.text}"
+        if match.sure:
+            return match.look, told, ""
+        unsure = match.look
     except NotMatchedError as error:
         reason = str(error)
     try:
-        look, text = match_logits(network, spec, wanted, seed, progress)
+        answers = match_logits(network, spec, wanted, seed, progress)
     except NotMatchedError:
-        doubt = f"the synthetic inputs are standard normal{behind}, not matched to the network, "
-        short = reason.split(":")[0]
-        return plain, f"not matched to the network, {reason}{behind}", f"{doubt}{short}; {_ADVICE}"
-    doubt = (
-        f"the scale of the synthetic inputs{behind} follows from nothing but the spread of the "
-        "network's answers; give real samples with --calibration to be sure"
-    )
-    return look, f"{_described(look)}{behind}, {text}", doubt
+        if unsure:
+            return unsure, told, ""
+    else:
+        if answers:
+            doubt = (
+                f"the scale of the synthetic inputs{behind} follows from nothing but the spread "
+                "of the network's answers; give real samples with --calibration to be sure"
+            )
+            return answers[0], f"{_described(answers[0])}{behind}, {answers[1]}", doubt
+    doubt = f"the synthetic inputs are standard normal{behind}, not matched to the network, "
+    short = reason.split(":")[0]
+    return plain, f"not matched to the network, {reason}{behind}", f"{doubt}{short}; {_ADVICE}"
 
 
 def _described(look: Look) -> str:
