@@ -180,10 +180,11 @@ def logits_in(network: Network) -> _Logits | None:
             continue
         name, raw = output.name, True
         axis: int | None = 1
-        if node.op_type in ("Softmax", "LogSoftmax", "Sigmoid"):
+        independent = node.op_type == "Sigmoid"
+        if independent or node.op_type in ("Softmax", "LogSoftmax"):
             given = int(attributes_of(node).get("axis", -1))
             name, raw = node.input[0], False
-            axis = None if node.op_type == "Sigmoid" else given
+            axis = None if independent else given
             node = _behind(name, producers)
         read_out = _read_out(node, producers, constants)
         if read_out is not None or not raw:
@@ -214,7 +215,7 @@ def _read_out(
     if node.op_type == "Add":
         added = [producers[name] for name in node.input if name in producers]
         node = added[0] if len(added) == 1 else node
-    if node.op_type not in ("Gemm", "MatMul"):
+    if not properties(node.op_type).weighted:
         return None
     weights = constants.get(node.input[1])
     if weights is None or weights.ndim != 2 or weights.dtype.kind != "f" or not weights.size:
