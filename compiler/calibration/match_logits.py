@@ -10,20 +10,20 @@ samples by some units, whatever the inputs were measured in.
 2. Their spread is the root mean square of what is left of the logits less their mean over classes
    (not with Sigmoid) and less their mean over samples. It is sought at 8, about what trained
    networks have on their own inputs (2 to 17): too large a scale costs less than too small a one.
-3. From 2 to 16 at scale 1 there is nothing to correct. Otherwise the spread is measured at scales
+3. From 1.4 to 16 at scale 1 there is nothing to correct. Otherwise the spread is measured at scales
    2^-3, 2^-2, ..., 2^8, and where it rises to 8 (log-linear in between, the place nearest to
    scale 1) is the match. There is none at the border, or where the spread hardly depends on the
    scale, as with layer normalisation: it has to rise as the scale to the power of 0.6.
-4. As it is rough, samples are made up of several scales: of all between 1 and the match, so that
-   little is lost where 1 is right, or where that is more than five octaves away, of one octave
-   either side of the match.
+4. As it is rough, samples are made up of several scales: within five octaves of all between 1 and
+   the match, but no farther than three octaves, so that little is lost where 1 is right; beyond,
+   of an octave either side of the match.
 5. A read-out that was not trained by descent, but fitted by least squares to classes, has answers
    of another spread, and there is no match. It is told by its gain, the deviation of its weights
-   times the square root of how many each answer has: networks start at 0.58 or 1 and end above,
-   fitted ones lie below 0.2, unless their inputs are small. And by its alignment, its spread
-   against that of random weights of the same gain: descent finds what varies most (0.7 to 3.4),
-   least squares also what varies least (0.4 to 0.9). Asked for are a gain of 0.45, and within four
-   octaves of scale 1 an alignment of 0.95.
+   times the square root of how many each answer has: networks start at 0.58 or 1 and end near or
+   above that, fitted ones mostly lie below. And by its alignment, its spread against that of random
+   weights of the same gain: descent finds what varies most (0.7 to 3.4), least squares mostly what
+   varies least (0.2 to 1.5). Asked for are a gain of 0.45 and an alignment of 0.95; of 0.6 where
+   the match is more than six octaves away, as no such answers of features near 1 are so small.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from ..samples.synthetic import Look
 from .probes import NotMatchedError, Probes
 
 _SPREAD = 8.0
-_LEAST_SPREAD, _MOST_SPREAD = 2.0, 16.0
+_LEAST_SPREAD, _MOST_SPREAD = 1.4, 16.0
 _OCTAVES = range(-3, 9)
-#: Octaves that samples may be spread over.
-_BRIDGED = 5.0
+#: Octaves from scale 1 within which that may be right too, and how far samples then reach.
+_NEAR, _BRIDGED = 5.0, 3.0
 _LEAST_POWER = 0.6
 _LEAST_GAIN = 0.45
-_LEAST_ALIGNMENT, _SURE = 0.95, 4.0
+_LEAST_ALIGNMENT, _LEAST_FAR, _FAR = 0.95, 0.6, 6.0
 
 
 def match_logits(
@@ -81,14 +81,15 @@ def match_logits(
         return None
     tracked = progress.track(_OCTAVES, len(_OCTAVES), "matching inputs")
     found = _rises({octave: logits.spread(probes, octave)[0] for octave in tracked})
+    if alignment < (_LEAST_FAR if found > _FAR else _LEAST_ALIGNMENT):
+        raise NotMatchedError(f"whose answers are no logits (alignment {alignment:.2g})")
     if abs(np.log2(_SPREAD / spread)) < _LEAST_POWER * abs(found):
         raise NotMatchedError("whose answers hardly depend on the scale of its inputs")
-    if abs(found) < _SURE and alignment < _LEAST_ALIGNMENT:
-        raise NotMatchedError(f"whose answers are no logits (alignment {alignment:.2g})")
     text = f"matched to the spread of the logits ({spread:.3g} at scale 1)"
-    if abs(found) > _BRIDGED:
+    if abs(found) > _NEAR:
         return replace(look, scale=2.0 ** (found + 1), octaves=2.0), text
-    return replace(look, scale=2.0 ** max(found, 0.0), octaves=abs(found)), text
+    reach = float(np.clip(found, -_BRIDGED, _BRIDGED))
+    return replace(look, scale=2.0 ** max(reach, 0.0), octaves=abs(reach)), text
 
 
 @dataclass(frozen=True)
