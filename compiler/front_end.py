@@ -196,6 +196,7 @@ def prepare(
             step.network = ann = fix_batch(ann, options.batch)
     specs = input_specs(ann.proto)
     samples: Samples
+    doubts: list[str] = []
     if calibration is None:
         samples = SyntheticSamples(specs, SYNTHETIC_SAMPLES, options.seed)
     else:
@@ -213,7 +214,7 @@ def prepare(
         raise ModelError(reason)
     if calibration is None:
         with steps("match_samples"):
-            samples = matched_samples(
+            samples, doubts = matched_samples(
                 export_network(graph), specs, SYNTHETIC_SAMPLES, options.seed, progress
             )
     graph = apply_passes(graph, PLACEMENT, options, steps)
@@ -249,7 +250,7 @@ def prepare(
             described,
             source.external_data,
             steps,
-            [*source.warnings, *samples.warnings, *warned],
+            [*source.warnings, *doubts, *samples.warnings, *warned],
         )
 
 

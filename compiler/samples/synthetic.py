@@ -2,24 +2,28 @@
 
 What a sample looks like is said per input by a :class:`Look`:
 
-1. Floats are ``scale * (pattern + offset)``. The pattern has mean 0 and mean square 1: independent
-   standard normal values ("noise"), or for an input of rank 4 dead leaves ("leaves"): an image in
-   which 3 to 60 ellipses and rectangles of random size, place, direction and colour cover each
-   other. Like photographs it has flat regions, edges at all scales, and channels that vary
-   together. The radii are drawn log-uniformly from 1/20 to 1/2 of the image. Four fifths of a
-   colour's variance are common to all channels. (Dead leaves: Matheron; as a model of natural
-   images: Lee, Mumford, Huang, 2001.)
+1. Floats are ``centre + unit * scale * (pattern + offset)``. The pattern has mean 0 and mean square
+   1: independent standard normal values ("noise"), or for an input of rank 4 dead leaves
+   ("leaves"): an image in which 3 to 60 ellipses and rectangles of random size, place, direction
+   and colour cover each other. Like photographs it has flat regions, edges at all scales, and
+   channels that vary together. The radii are drawn log-uniformly from 1/20 to 1/2 of the image.
+   Four fifths of a colour's variance are common to all channels. (Dead leaves: Matheron; as a
+   model of natural images: Lee, Mumford, Huang, 2001.) Where the scale is known to some octaves
+   only, the samples' scales are spread evenly over these.
 2. The channels of an image are the last axis where that is shorter than the second, else the
    second.
 3. An image of more than 256 pixels along an axis is drawn smaller and each pixel repeated.
-4. Integers are drawn from [0, ``rows``). Booleans are integers.
+4. Integers are drawn from ``rows`` of them, from ``low`` on; as "leaves", pixels of dead leaves
+   that take each of them about as often. Booleans are integers.
 5. A sample depends on the seed and its number only, not on the batches that are asked for.
+6. Of a fixed batch that is larger than the number of samples asked for, the further ones repeat
+   the first: what it takes to draw them is bounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,8 +34,34 @@ _FEWEST_LEAVES, _MOST_LEAVES = 3, 60
 _SMALLEST, _LARGEST = 1 / 20, 1 / 2
 _LONGEST = 2.0
 _COMMON = 0.8
+#: Multiples of it, less their whole parts, fill [0, 1) evenly whatever their number.
+_GOLDEN = (5**0.5 - 1) / 2
+#: The normal distribution function is about 1 / (1 + exp(-1.702 x)).
+_LOGISTIC = 1.702
 #: Length of dynamic dimensions other than the batch.
 _FREE_DIM = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The centre and the unit of what an input holds.
+
+    Attributes:
+        centre: float32, of a shape that goes with the samples (batch axis first).
+        unit: likewise, finite and not 0.
+    """
+
+    centre: np.ndarray = field(default_factory=lambda: np.zeros((), np.float32))
+    unit: np.ndarray = field(default_factory=lambda: np.ones((), np.float32))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it changes nothing."""
+        return not self.centre.any() and bool((self.unit == 1).all())
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """What is ``values`` in this frame, float32."""
+        return values if self.is_plain else self.centre + self.unit * values
 
 
 @dataclass(frozen=True)
@@ -39,9 +69,11 @@ class Look:
     """What the made-up values of one input look like.
 
     Attributes:
-        pattern: "noise" or "leaves", of floats.
+        pattern: "noise" or "leaves".
         scale: root mean square of floats around their mean; a finite number above 0.
         offset: mean of floats in units of ``scale``.
+        octaves: below ``scale`` over which the scales of the samples are spread, at least 0.
+        frame: in what the floats are measured.
         low: lowest integer.
         rows: number of integers that may be drawn, at least 1.
     """
@@ -49,8 +81,22 @@ class Look:
     pattern: str = "noise"
     scale: float = 1.0
     offset: float = 0.0
+    octaves: float = 0.0
+    frame: Frame = Frame()
     low: int = 0
     rows: int = 2
+
+    def scaled(self, pattern: np.ndarray) -> np.ndarray:
+        """Rule 1 for patterns of samples (float32, batch axis first), all of scale ``scale``."""
+        with np.errstate(over="ignore"):
+            return self.frame.of(np.float32(self.scale) * (pattern + np.float32(self.offset)))
+
+    def of_sample(self, number: int) -> Look:
+        """That of one sample, where they are spread over octaves: evenly, in any order."""
+        if not self.octaves:
+            return self
+        part = number * _GOLDEN % 1
+        return replace(self, scale=self.scale * 2.0 ** (-self.octaves * part), octaves=0.0)
 
 
 class SyntheticSamples(Samples):
@@ -76,6 +122,7 @@ class SyntheticSamples(Samples):
     ) -> None:
         self.unbatched = inputs_without_batch(specs)
         self.fixed_batch = fixed_batch(specs, self.unbatched)
+        self._drawn = count
         if self.fixed_batch:
             count = max(count // self.fixed_batch, 1) * self.fixed_batch
         self.count = count
@@ -96,18 +143,29 @@ class SyntheticSamples(Samples):
             own = (1 if spec.shape[:1] == (None,) else spec.shape[0], *own) if spec.shape else ()
         shape = tuple(_FREE_DIM if dim is None else dim for dim in own)
         look = self._looks[spec.name]
-        block = np.empty((len(numbers), *shape), spec.dtype)
-        for row, number in enumerate(numbers):
-            rng = np.random.default_rng((self._seed, place, number))
-            if spec.dtype.kind != "f":
-                block[row] = rng.integers(look.low, look.low + look.rows, shape)
-                continue
-            if look.pattern == "leaves":
-                values = draw_leaves(rng, shape)
-            else:
-                values = rng.standard_normal(shape, np.float32)
-            block[row] = np.float32(look.scale) * (values + np.float32(look.offset))
-        return block
+        kinds = [number % self._drawn for number in numbers]
+        rows = {kind: row for row, kind in enumerate(dict.fromkeys(kinds))}
+        block = np.empty((len(rows), *shape), spec.dtype)
+        for kind, row in rows.items():
+            rng = np.random.default_rng((self._seed, place, kind))
+            block[row] = _draw_one(rng, look.of_sample(kind), shape, spec.dtype.kind == "f")
+        return block if len(rows) == len(kinds) else block[[rows[kind] for kind in kinds]]
+
+
+def _draw_one(
+    rng: np.random.Generator, look: Look, shape: tuple[int, ...], floats: bool
+) -> np.ndarray:
+    if look.pattern == "leaves":
+        values = draw_leaves(rng, shape)
+    elif floats:
+        values = rng.standard_normal(shape, np.float32)
+    else:
+        return rng.integers(look.low, look.low + look.rows, shape)
+    if floats:
+        one: np.ndarray = look.scaled(values[None])[0]
+        return one
+    share = 1 / (1 + np.exp(-_LOGISTIC * values))
+    return look.low + np.minimum(look.rows * share, look.rows - 1).astype(np.int64)
 
 
 def draw_leaves(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,7 +7,8 @@ import pytest
 from helpers import model_from_text, run_model
 from onnx import numpy_helper
 from snn_compile.compiler import CompileOptions, compile_model
-from snn_compile.compiler.calibration.match_samples import _observed, matched_samples
+from snn_compile.compiler.calibration.match_samples import matched_samples
+from snn_compile.compiler.calibration.match_statistics import observed_in
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.samples.files import InputSpec, input_specs
@@ -42,8 +43,19 @@ def join(samples, name):
 
 
 def match(model, seed=0, count=16, progress=None):
+    return match_and_warn(model, seed, count, progress)[0]
+
+
+def match_and_warn(model, seed=0, count=16, progress=None):
     network = model if isinstance(model, Network) else detach(model)
     return matched_samples(network, input_specs(network.proto), count, seed, progress or Progress())
+
+
+def assert_standard_normal(samples, model):
+    specs = input_specs(model)
+    plain = SyntheticSamples(specs, samples.count, 0)
+    for spec in specs:
+        np.testing.assert_array_equal(join(samples, spec.name), join(plain, spec.name))
 
 
 def values_of(model, name):
@@ -199,8 +211,12 @@ def test_a_network_that_tells_nothing_about_the_scale_gets_scale_1():
         <float[40,16] w, float[16] b> { z = Gemm (x, w, b) y = Relu (z) }"""
     )
     set_values(model, "b", np.full(16, 1e-12))
-    samples = match(model)
-    assert "noise of scale 1 and mean" in samples.origin
+    samples, warnings = match_and_warn(model)
+    assert "do not tell the scale of its inputs" in samples.origin
+    assert_standard_normal(samples, model)
+    assert len(warnings) == 1
+    assert "standard normal" in warnings[0]
+    assert "--calibration" in warnings[0]
 
 
 def test_large_weights_are_seen_where_they_are_held_apart():
@@ -209,7 +225,7 @@ def test_large_weights_are_seen_where_they_are_held_apart():
     network.weights["b1"] = values_of(network.attached(), "b1")
     network.weights["b2"] = values_of(network.attached(), "b2")
     del network.proto.graph.initializer[:]
-    assert _observed(network)[1] == "the biases of 2 linear operators"
+    assert observed_in(network)[1] == "the biases of 2 linear operators"
 
 
 def test_a_fixed_batch_is_kept():
@@ -282,9 +298,7 @@ def test_standard_normal_samples_with_the_reason(text, reason):
     samples = match(model)
     assert "not matched to the network, which" in samples.origin or "whose" in samples.origin
     assert reason in samples.origin
-    plain = SyntheticSamples(input_specs(model), 16, 0)
-    for spec in input_specs(model):
-        np.testing.assert_array_equal(join(samples, spec.name), join(plain, spec.name))
+    assert_standard_normal(samples, model)
 
 
 LOOKUP = """g (int64[N,6] ids, int64[N,6] attention_mask, int64[N,6] other) => (float[N,6,4] y)
