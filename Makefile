@@ -2,7 +2,7 @@
 PYTHON ?= python3
 SECONDS ?= 60
 
-.PHONY: help types pass wheel docs fuzz fuzz-compiler mutate sanitize abi arm runtimes
+.PHONY: help types pass wheel docs fuzz fuzz-compiler mutate sanitize abi arm runtimes finn
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -52,3 +52,6 @@ abi:  ## The library against one release of ONNX Runtime after another
 runtimes:  ## Networks in other runtimes, each in an environment of its own, into docs/runtimes.md; DATA for all networks
 	$(PYTHON) tests/bench/make_runtimes.py build/runtimes
 	$(PYTHON) tests/bench/bench_runtimes.py --venvs build/runtimes $(addprefix --data ,$(DATA)) --out docs/runtimes.md
+
+finn:  ## What FINN makes hardware of in networks of target qonnx, in an environment of its own; DATA for ResNet-20
+	$(PYTHON) tests/bench/bench_finn.py --venv build $(addprefix --data ,$(DATA))

@@ -18,7 +18,8 @@ al., arXiv 2206.07527), which FINN makes hardware of:
 3. Form ``quant``: a neuron with N- = 0 and N+ = 2^b - 1 is Quant(x, theta, 0, b), unsigned,
    HALF_UP, instead; it rounds as the neuron does.
 4. Operators that only move values (``integer_edges.moves_integers``) move K; the product with theta
-   stands in front of each reader that computes.
+   stands in front of each reader that computes. Those that hardware has no layer for become
+   convolutions (:mod:`.slices_as_convs`), their weights Quant of 2 bits.
 5. A weight that is a multiple of steps becomes Quant of itself: signed, narrow, with these steps.
 
 The two operators travel with the file as ONNX functions, so that runtimes without them run it too,
@@ -56,6 +57,7 @@ from ..graph.network import Network
 from ..graph.protos import nodes_below
 from ..graph.surgeon import add_node, constant, variable
 from ..neurons.integer_edges import moves_integers
+from .slices_as_convs import slices_as_convs
 
 #: Domain of the operators.
 QONNX_DOMAIN = "qonnx.custom_op.general"
@@ -143,6 +145,10 @@ def multi_threshold(graph: Graph, form: str) -> PassResult:
     writer = _Writer(graph, form)
     for node in list(graph.nodes):
         writer.visit(node)
+    tidy(graph)  # products that nothing reads are gone
+    for conv in slices_as_convs(graph, writer.integers):
+        conv.inputs[1] = _quantised(graph, conv.inputs[1], np.ones((), np.float32), 2)
+        writer.changes.append(f"{conv.name}: takes places and channels as a Conv")
     tidy(graph)
     return PassResult(graph, writer.changes)
 
@@ -191,6 +197,8 @@ class _Writer:
     def __init__(self, graph: Graph, form: str) -> None:
         self._graph, self._form = graph, form
         self._spikes: dict[int, _Spikes] = {}
+        #: The ``id`` of each tensor of integers, or of multiples of one number.
+        self.integers: set[int] = set()
         self.changes: list[str] = []
 
     def visit(self, node: Node) -> None:
@@ -199,6 +207,8 @@ class _Writer:
             self._fire(node)
         elif moves_integers(node) and id(moved(node)[0]) in self._spikes:
             self._move(node)
+        elif moves_integers(node) and id(moved(node)[0]) in self.integers:
+            self.integers.update(map(id, node.outputs))
 
     def _fire(self, node: Node) -> None:
         """Rules 1 to 3."""
@@ -222,6 +232,7 @@ class _Writer:
             )
             inherit(quant, node)
             metadata(quant)[UNIT] = repr(float(theta))
+            self.integers.add(id(output))
             return
         x, factors = self._through(x, bool(below))
         thresholds = find_thresholds(float(theta), float(given["v0"]), above, below, factors)
@@ -269,6 +280,7 @@ class _Writer:
     def _stands_for(self, output: Tensor, spikes: _Spikes) -> None:
         """Let ``output`` hold theta times the integers."""
         self._spikes[id(output)] = spikes
+        self.integers.add(id(spikes.tensor))
         name = unique_name(self._graph, f"{spikes.tensor.name}.scaled")
         add_node(self._graph, "Mul", name, [spikes.tensor, spikes.theta], output)
 

@@ -7,6 +7,7 @@
 3. An AveragePool of a whole map, and a ReduceMean of all axes behind the channels, become
    GlobalAveragePool, with Flatten behind it where the axes are dropped; a Reshape that keeps the
    first axis and joins all others becomes Flatten.
+4. What operators mean by default is written (:mod:`.written_out`).
 
 Rounding apart (rule 2, and the order of a sum with its bias), the function computed is the same.
 """
@@ -36,6 +37,7 @@ from ..graph.graph import (
 )
 from ..graph.surgeon import add_node, constant, variable
 from .quantise_linear import rows_of, weight_axis, weight_steps
+from .written_out import written_out
 
 
 def plain_layers(
@@ -68,6 +70,7 @@ def plain_layers(
             changes.append(f"Reshape {node.name}: now Flatten")
             node.op, node.attrs = "Flatten", {"axis": 1}
             node.inputs.pop()
+    written_out(graph)
     tidy(graph)
     return PassResult(graph, changes), found
 

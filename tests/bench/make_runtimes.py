@@ -39,20 +39,22 @@ exec "$(dirname "$0")/python" -m ziglang clang "$@"
 """
 
 
-def make(name: str, folder: Path) -> str | None:
+def make(name: str, folder: Path, requirements: tuple[str, ...] | None = None) -> str | None:
     """Makes the environment of one runtime; why there is none, or None.
 
     Args:
-        name: a key of ``REQUIREMENTS``.
+        name: a key of ``REQUIREMENTS``, or any with ``requirements``.
         folder: of all environments.
+        requirements: instead of those.
     """
-    own, wanted = folder / name, "\n".join(REQUIREMENTS[name])
+    requirements = requirements or REQUIREMENTS[name]
+    own, wanted = folder / name, "\n".join(requirements)
     stamp = own / _STAMP
     if stamp.is_file() and stamp.read_text("utf-8") == wanted:
         return None
     venv.create(own, clear=True, with_pip=True)
     python = own / "bin" / "python"
-    command = [python, "-m", "pip", "install", "--quiet", "numpy>=2", *REQUIREMENTS[name]]
+    command = [python, "-m", "pip", "install", "--quiet", "numpy>=2", *requirements]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_PATIENCE
