@@ -2,11 +2,12 @@
 
 1. A neuron (MultiThreshold, or Quant of a signal) gives integers of so many bits, and so does what
    moves them; times a constant they have a step.
-2. Conv and MatMul are hardware where they read integers of at most 8 bits and their weight is
-   Quant; what they give are sums of integers, with a constant added or multiplied by one as well.
-   The same holds of a GlobalAveragePool of integers.
+2. Conv and MatMul are hardware where they read integers and their weight is Quant; what they give
+   are sums of integers, with a constant added or multiplied by one as well. The same holds of a
+   GlobalAveragePool of integers. A Conv that takes one channel for each gives integers again.
 3. A sum of integers with one step is a sum of integers, one bit wider.
-4. A neuron is hardware where it reads sums of integers. The network's own input is in float: the
+4. A neuron is hardware where it reads sums of integers; of Quant FINN makes thresholds up to 8
+   bits, MultiThreshold may have more. The network's own input is in float: the
    neurons that read it are listed, and stay with the processor or get integers.
 
 These rules say what FINN's conversion looks at, not that a network fits into a device.
@@ -22,6 +23,7 @@ from ..analysis.operators import Role, moved, moves_values, standard
 from ..graph.graph import Graph, Node, is_constant, is_standard, may_be_float, values_of
 from .multi_threshold import MULTI_THRESHOLD, QONNX_DOMAIN, QUANT
 
+#: Of the Quant that FINN converts, by default.
 _MOST_BITS = 8
 
 
@@ -85,8 +87,10 @@ def _of_node(node: Node, signals: dict[int, _Signal]) -> tuple[_Signal, str]:
     read = [signals.get(id(t), _Floats("")) for t in node.inputs if not is_constant(t)]
     first: _Signal = read[0] if read else _Floats("")
     if _is_neuron(node):
-        why = first.why if isinstance(first, _Floats) else ""
-        return _Integers(_bits(node)), why
+        bits = _bits(node)
+        if node.op == QUANT and bits > _MOST_BITS:
+            return _in_float(node), f"Quant of {bits} bits, more than {_MOST_BITS}"
+        return _Integers(bits), first.why if isinstance(first, _Floats) else ""
     if node.domain == QONNX_DOMAIN:  # the weight's
         return first, ""
     if is_standard(node) and moves_values(node):
@@ -94,7 +98,8 @@ def _of_node(node: Node, signals: dict[int, _Signal]) -> tuple[_Signal, str]:
         return _joined(inputs), ""
     if standard(node).role is Role.LINEAR:
         why = _why_no_product(node, first)
-        return _in_float(node) if why else _Sums(), why
+        given = first if _takes(node) else _Sums()
+        return _in_float(node) if why else given, why
     if node.op == "GlobalAveragePool" and isinstance(first, _Integers):
         return _Sums(), ""
     if node.op in ("Mul", "Add") and len(read) == 1 and not isinstance(first, _Floats):
@@ -158,12 +163,20 @@ def _why_no_product(node: Node, read: _Signal) -> str:
         return read.why or "floats come in"
     if not isinstance(read, _Integers):
         return "no neuron has quantised the sums that come in"
-    if read.bits > _MOST_BITS:
-        return f"{read.bits} bits come in, more than {_MOST_BITS}"
     weight = node.inputs[1]
     if is_constant(weight) or not any(_is_weight(maker) for maker in weight.inputs):
         return "what it multiplies is no constant weight"
     return ""
+
+
+def _takes(node: Node) -> bool:
+    """Whether each output channel of a Conv is one input channel, or zero."""
+    makers = node.inputs[1].inputs if node.op == "Conv" else []
+    if len(makers) != 1 or not _is_weight(makers[0]):
+        return False
+    weight, step = (values_of(tensor) for tensor in makers[0].inputs[:2])
+    rows = np.abs(weight).reshape(len(weight), -1)
+    return bool(np.all(step == 1) and np.isin(weight, (0, 1)).all() and rows.sum(axis=1).max() <= 1)
 
 
 def _is_weight(node: Node) -> bool:

@@ -37,6 +37,8 @@ from snn_compile.compiler.model_io.save import save_network
 REQUIREMENTS = ("finn-plus==1.6.1",)
 _WORKER = Path(__file__).with_name("finn_worker.py")
 _SAMPLES = 4
+#: Seconds. StreamlinePlus does not end where a map is the output: it moves a Mul to and fro.
+_PATIENCE = 3600
 _NETWORKS = ["digits", "cifar10_resnet20"]
 
 
@@ -44,11 +46,16 @@ def run_finn(python: Path | str, model: Path, samples: Path) -> dict[str, Any]:
     """The answer of ``finn_worker.py``.
 
     Raises:
-        RuntimeError: it is not installed, or ends with another status than 0.
+        RuntimeError: it is not installed, does not end, or with another status than 0.
     """
     command = [str(python), str(_WORKER), str(model.absolute()), str(samples.absolute())]
     with tempfile.TemporaryDirectory() as folder:  # for what FINN leaves behind
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, cwd=folder, timeout=_PATIENCE
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"FINN: not done after {_PATIENCE} s") from error
     if done.returncode:
         raise RuntimeError(f"FINN: {(done.stderr.strip().splitlines() or ['nothing said'])[-1]}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

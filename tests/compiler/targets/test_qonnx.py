@@ -121,7 +121,7 @@ def test_neurons_that_meet_have_one_step(tmp_path):
 def test_layers_that_are_no_hardware_are_named(tmp_path):
     _, _, result, _ = compiled("over time, and a curve", tmp_path)
     (step,) = [step for step in result.report.passes if step.name == "hardware"]
-    assert step.changes[0].startswith("hardware: 2 of 6")
+    assert step.changes[0].startswith("hardware: 4 of 6")
     assert any("no layer in hardware" in line for line in step.changes)
 
 

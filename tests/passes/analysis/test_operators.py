@@ -181,6 +181,7 @@ TABLES = {
     "passes/lowering/plain_layers.py": "rules: what stands for Gemm, pools and Reshape",
     "passes/lowering/spikes_of_integers.py": "emitter: the rounding of a neuron",
     "passes/lowering/set_opset.py": "rules: what changed between versions of an operator",
+    "passes/lowering/written_out.py": "rules: whose defaults are written",
     "compiler/model_io/runtime_operators.py": "rules: operators that only onnxruntime has",
     "compiler/model_io/upgrade.py": "rules: what changed between versions of an operator",
     "compiler/running/integers/reference.py": "rules: what each operator gives of integers",

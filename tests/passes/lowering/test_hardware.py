@@ -12,7 +12,8 @@ from snn_compile.passes.lowering.hardware import hardware
 
 HEAD = """<ir_version: 8, opset_import: ["": 17, "q": 1]>
 g (float[N,4,6,6] x) => (float[N,a,b,c] y)
-<float zero = {0}, float bits = {4}, float k = {0.5}, float l = {0.25}> {"""
+<float zero = {0}, float bits = {4}, float k = {0.5}, float l = {0.25},
+float one = {1}, float ten = {10}> {"""
 NEURON = 'q.MultiThreshold <out_dtype="%s", out_bias=0.0>'
 FIRST = f"i = {NEURON % 'UINT4'} (x, t) a = Mul (i, k) v = q.Quant (w, s, zero, bits) "
 SUM = FIRST + "p = Conv (a, v) r = Add (p, c) "
@@ -23,10 +24,24 @@ CASES = {
         3,
         ["MultiThreshold", "in float"],
     ),
-    "integers of 10 bits": (
+    "thresholds of 10 bits": (
         f"i = {NEURON % 'INT10'} (x, t) a = Mul (i, k) v = q.Quant (w, s, zero, bits) "
         "y = Conv (a, v)",
-        *(0, 2, ["Conv", "10 bits"]),
+        *(1, 2, ["MultiThreshold", "the network's input"]),
+    ),
+    "Quant of 10 bits": (
+        "a = q.Quant (x, k, zero, ten) v = q.Quant (w, s, zero, bits) y = Conv (a, v)",
+        *(0, 2, ["Quant", "10 bits, more than 8"]),
+    ),
+    "channels taken, then a sum of one step": (
+        FIRST + "u = q.Quant (pick, one, zero, bits) b = Conv (i, u) h = Mul (b, k) m = Add (a, h) "
+        f"y = {NEURON % 'UINT4'} (m, t)",
+        *(2, 3, ["MultiThreshold", "the network's input"]),
+    ),
+    "channels scaled, then a sum": (
+        FIRST + "u = q.Quant (pick, l, zero, bits) b = Conv (i, u) h = Mul (b, k) m = Add (a, h) "
+        f"y = {NEURON % 'UINT4'} (m, t)",
+        *(1, 3, ["Add", "in float"]),
     ),
     "a weight that is not Quant": (FIRST + "y = Conv (a, w)", 0, 2, ["Conv", "no constant weight"]),
     "no neuron in between": (
@@ -71,6 +86,8 @@ def test_layers_and_reasons(name):
     for constant, shape in shapes.items():
         values = numpy_helper.from_array(np.ones(shape, np.float32), constant)
         model.graph.initializer.append(values)
+    one_each = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
+    model.graph.initializer.append(numpy_helper.from_array(one_each, "pick"))
     first, *lines = hardware(infer_shapes(import_model(detach(model))))
     assert first.startswith(f"hardware: {mapped} of {all_} layers and neurons")
     assert any(all(part in line for part in said) for line in lines), lines
