@@ -44,7 +44,8 @@ def input_frame(network: Network, spec: InputSpec) -> Frame:
     name, moved = spec.name, False
     while len(readers.get(name, [])) == 1:
         node = readers[name][0]
-        if properties(node.op_type).moves is Inputs.FIRST and node.input[0] == name:
+        moves = properties(node.op_type).moves is Inputs.FIRST and len(node.output) == 1
+        if moves and node.input[0] == name:
             moved = True
         elif node.op_type != "Cast":
             step = _affine(node, name, constants, None if moved else spec)

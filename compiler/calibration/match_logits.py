@@ -77,11 +77,13 @@ def match_logits(
         raise NotMatchedError(f"whose answers are no logits (gain {logits.gain:.2g})")
     probes = Probes(network, spec, look, seed, logits.observed)
     spread, alignment = logits.spread(probes, 0)
+    if not 0 < spread < np.inf:
+        raise NotMatchedError("whose answers are all the same, or not finite")
     if _LEAST_SPREAD <= spread <= _MOST_SPREAD:
         return None
     tracked = progress.track(_OCTAVES, len(_OCTAVES), "matching inputs")
     found = _rises({octave: logits.spread(probes, octave)[0] for octave in tracked})
-    if alignment < (_LEAST_FAR if found > _FAR else _LEAST_ALIGNMENT):
+    if not alignment >= (_LEAST_FAR if found > _FAR else _LEAST_ALIGNMENT):
         raise NotMatchedError(f"whose answers are no logits (alignment {alignment:.2g})")
     if abs(np.log2(_SPREAD / spread)) < _LEAST_POWER * abs(found):
         raise NotMatchedError("whose answers hardly depend on the scale of its inputs")
@@ -140,15 +142,19 @@ class _Logits:
     def spread(self, probes: Probes, octave: int) -> tuple[float, float]:
         """Rule 2, NaN where values are not finite, and the read-out's alignment."""
         batches = [outputs for feed in probes.feeds if (outputs := probes.run(feed, octave))]
+        if not batches or any(array.ndim < 2 for outputs in batches for array in outputs):
+            raise NotMatchedError("which is no classifier")
+        if len({array.shape[1:] for outputs in batches for array in outputs[:1]}) > 1:
+            raise NotMatchedError("whose answers differ in shape")
         arrays = [np.concatenate(a).astype(np.float64) for a in zip(*batches, strict=True)]
-        if not arrays or len(arrays[0]) < 2:
-            raise NotMatchedError("which shows too few answers")
         values = arrays[0]
+        if len(values) < 2 or not all(array.size for array in arrays):
+            raise NotMatchedError("which shows too few answers")
         if self.raw and (values.ndim != 2 or values.shape[1] < 2):
             raise NotMatchedError("which is no classifier")
-        if self.axis is not None:
-            values = values - values.mean(axis=self.axis, keepdims=True)
         with np.errstate(all="ignore"):
+            if self.axis is not None:
+                values = values - values.mean(axis=self.axis, keepdims=True)
             spread = float(np.sqrt(values.var(axis=0).mean()))
             if self.read_out is None:
                 return spread, 1.0

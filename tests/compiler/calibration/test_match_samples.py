@@ -179,6 +179,30 @@ def test_answers_behind_a_normalisation_do_not_tell():
     assert "not matched to the network" in samples.origin
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "s = ReduceSum <keepdims = 0> (m) y = Sigmoid (s)",
+        "k = Constant <value_ints = [0, 10]> () s = Reshape <allowzero = 1> (e, k) y = Softmax (s)",
+        "z = Sub (m, m) y = Softmax (z)",
+        "k = Constant <value_float = 0.0> () z = Div (m, k) y = Softmax (z)",
+        "k = Constant <value_ints = [-1]> () s = Reshape (m, k) y = Softmax (s)",
+    ],
+    ids=["scalar", "empty", "constant", "infinite", "flat"],
+)
+def test_odd_answers_do_not_tell(tail):
+    result = "float y" if "ReduceSum" in tail else "float[A,B] y"
+    result = "float[A] y" if "[-1]" in tail else result
+    model = model_from_text(
+        f"""g (float[N,40] x) => ({result})
+        <float[40,60] w, float[60,10] r, int64[1] none = {{0}}, int64[1] one = {{1}}>
+        {{ z0 = MatMul (x, w) a = Relu (z0) m = MatMul (a, r)
+           e = Slice (m, none, none, none) {tail} }}"""
+    )
+    samples, _ = match(model)
+    assert "not matched to the network" in samples.origin
+
+
 def scaled(head, values):
     """A network that begins with ``head``, from x to s, and constants with these values."""
     constants = "".join(f", float{shape} {name} = {{{text}}}" for name, shape, text in values)
