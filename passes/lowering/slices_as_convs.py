@@ -135,7 +135,7 @@ def _slice(node: Node, taken: _Taken) -> bool:
         return False
     axes = _integers(node, 3, list(range(len(starts))))
     steps = _integers(node, 4, [1] * len(starts))
-    if axes is None or steps is None or min(steps) < 1:
+    if axes is None or steps is None or any(step < 1 for step in steps):
         return False
     channels, strides = taken.channels, list(taken.strides)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):

@@ -48,7 +48,7 @@ def run_finn(python: Path | str, model: Path, samples: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: it is not installed, does not end, or with another status than 0.
     """
-    command = [str(python), str(_WORKER), str(model.absolute()), str(samples.absolute())]
+    command = [str(Path(one).absolute()) for one in (python, _WORKER, model, samples)]
     with tempfile.TemporaryDirectory() as folder:  # for what FINN leaves behind
         try:
             done = subprocess.run(
