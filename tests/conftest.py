@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+import pytest_randomly
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = REPOSITORY / "models"
@@ -19,6 +20,10 @@ for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
     _number = getattr(signal, _name, None)
     if _number is not None and signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+
+# The package qonnx would print a line for each test, among what tests capture.
+pytest_randomly.entrypoint_reseeds = []
 
 
 @pytest.hookimpl(optionalhook=True)

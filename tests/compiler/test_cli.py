@@ -106,6 +106,8 @@ def test_options_reach_the_compiler(tmp_path):
         "batch": None,
         "power_of_two": False,
         "int8_weights": None,
+        "qonnx_form": None,
+        "weight_bits": None,
         "binary_spikes": "bits",
         "strict": False,
         "min_agreement": None,
