@@ -65,6 +65,8 @@ class Correction:
         ridge: of the regression; None where the weights are as they were.
         left: why the layer stays as it is; "" where it does not.
         steps: the step per output channel of weights that are integers, float32 [O]; else None.
+        rounding: root of the mean squared error that rounding them adds, which ``after`` has in it;
+            None where weights are not rounded, or it is not known.
     """
 
     weight: np.ndarray
@@ -74,6 +76,7 @@ class Correction:
     ridge: float | None
     left: str = ""
     steps: np.ndarray | None = None
+    rounding: float | None = None
 
 
 @dataclass(frozen=True)
@@ -203,13 +206,19 @@ class LayerErrors:
         covariance = total.centred().covariance if self._narrow else None
         integers, steps = round_weights(weight, covariance, rounding.most, offset)
         step = steps.astype(np.float64).reshape(*weight.shape[:2], 1)
-        shift = ((weight - integers * step) @ total.mean[:, :, None]).reshape(-1)
+        left = weight - integers * step
+        shift = (left @ total.mean[:, :, None]).reshape(-1)
         bias = found.bias + shift * correct_bias
+        added = None
+        if covariance is not None:
+            added = float(np.sqrt(max(((left @ covariance) * left).sum(), 0.0) / shift.size))
         return replace(
             found,
             weight=self._shaped(integers * step).astype(np.float32),
             bias=bias.astype(np.float32),
+            after=float(np.hypot(found.after, added or 0.0)),
             steps=steps,
+            rounding=added,
         )
 
     def _matrix(self, weight: np.ndarray) -> np.ndarray:

@@ -248,6 +248,7 @@ class _Twins:
         self.result.changes.append(
             f"{layer.op} {layer.name}: {what} corrected, error "
             f"{correction.before:.4g} -> {correction.after:.4g}"
+            + ("" if correction.rounding is None else f", rounding adds {correction.rounding:.4g}")
         )
         for name, values in ((layer.weight, correction.weight), (layer.bias, correction.bias)):
             self.result.parameters[name] = values

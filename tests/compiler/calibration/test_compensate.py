@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import model_from_text, run_model
 from snn_compile.compiler.calibration.sequence import compensate
-from snn_compile.compiler.calibration.sequence.compensate import LayerErrors
+from snn_compile.compiler.calibration.sequence.compensate import LayerErrors, Rounding
 from snn_compile.compiler.calibration.sequence.patches import ConvPatches, as_weight
 from snn_compile.passes.analysis.layers import Geometry, Layer
 
@@ -266,3 +266,19 @@ def test_fewer_rows_than_unknowns_are_compensated_only_where_that_generalises():
     found = corrected(common)
     assert found.ridge is not None
     assert found.after < 0.5 * found.before
+
+
+@pytest.mark.parametrize("most", [127, 7, 1])
+def test_what_rounding_adds_is_the_error_that_it_makes(most):
+    rng = np.random.default_rng(3)
+    mix = rng.standard_normal((8, 8))
+    x = (rng.standard_normal((600, 8)) @ mix + 1).astype(np.float32)
+    weight = rng.standard_normal((8, 4)).astype(np.float32)
+    rounding = Rounding(most, 0.1)
+    errors = LayerErrors(layer("MatMul"), weight, 1, False, 0, rounding)
+    errors.add(x, np.zeros((600, 4), np.float32))
+    found = errors.solve(np.zeros(4, np.float32))
+    error = x @ (found.weight - weight) + found.bias
+    assert np.abs(found.weight - weight).max() > 0
+    assert found.rounding == pytest.approx(np.sqrt((error**2).mean()), rel=1e-3)
+    assert found.after == pytest.approx(found.rounding)
