@@ -35,7 +35,7 @@ from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..model_io.save import save_network
 from ..options import INT8 as INT8_TARGET
-from ..options import CompileOptions
+from ..options import QONNX, CompileOptions
 from ..pipeline import compile_model
 from ..progress import Progress
 from ..report.data import CompileReport
@@ -214,7 +214,10 @@ def _compiled(ann: Path, options: EvaluationOptions, folder: Path, progress: Pro
 
 
 def _options_of_sweep(pair: Pair) -> CompileOptions:
-    """The defaults, of the target of an SNN of integers and with its range of weights."""
+    """The defaults, of the target of an SNN of integers and with its weights."""
+    bits = pair.provenance.get("weight_bits")
+    if bits is not None:
+        return CompileOptions(target=QONNX, weight_bits=int(bits))
     if not pair.integers:
         return CompileOptions()
     options, weights = CompileOptions(target=INT8_TARGET), pair.provenance.get("int8_weights")

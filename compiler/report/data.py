@@ -77,7 +77,8 @@ class CompileReport:
     def provenance(self) -> dict[str, str]:
         """What a compiled model says of how it was made."""
         model, settings, calibration = self.model, self.settings, self.calibration
-        own = {key: settings[key] for key in ("target", "int8_weights") if settings.get(key)}
+        of_target = ("target", "int8_weights", "weight_bits")
+        own = {key: str(settings[key]) for key in of_target if settings.get(key)}
         return {
             "version": self.version,
             "source_sha256": str(model.get("sha256")),

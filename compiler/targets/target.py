@@ -55,10 +55,14 @@ class Artifact:
         Raises:
             ModelError: it is invalid; then the source contradicts itself.
         """
+        written = [file for file in self.files.values() if isinstance(file, Network)]
+        models = {id(network): network.proto for network in (self.snn, *written)}.values()
         for key, value in provenance.items():
-            self.snn.proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
+            for model in models:
+                model.metadata_props.add(key=METADATA_PREFIX + key, value=value)
         try:
-            check(self.snn.proto)
+            for model in models:
+                check(model)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ModelError(
                 "the model contradicts itself, as is seen once its constants are known: "

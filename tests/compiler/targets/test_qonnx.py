@@ -185,6 +185,24 @@ def test_the_same_bytes_twice_and_spikes_are_counted(tmp_path):
     assert [(neuron["name"], neuron["op"]) for neuron in found["neurons"]] == named
 
 
+def test_a_sweep_is_of_the_same_target_and_weights(tmp_path, monkeypatch):
+    output, seen = tmp_path / "snn.onnx", []
+
+    def sweep(*arguments):
+        seen.append((arguments[2].target, arguments[2].weight_bits))
+        return []
+
+    monkeypatch.setattr("snn_compile.compiler.evaluation.evaluate.sweep", sweep)
+    options = ["--calibration", CALIBRATION, "--target", "qonnx", "--weight-bits", 4]
+    done = CliRunner().invoke(main, [str(a) for a in (DIGITS, "-o", output, *options)])
+    assert done.exit_code == 0, done.output
+    data = ["--data", MODELS / "digits_test.npz", "--calibration", CALIBRATION, "--no-latency"]
+    arguments = [DIGITS, output, *data, "--no-flips", "--sweep", "levels=7"]
+    done = CliRunner().invoke(evaluate, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    assert seen == [("qonnx", 4)]
+
+
 @pytest.mark.parametrize("form", ["thresholds", "quant"])
 def test_the_executor_of_qonnx_gives_the_same_bits(form):
     pytest.importorskip("qonnx", reason="qonnx is not installed (extra 'qonnx')")
