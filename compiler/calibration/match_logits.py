@@ -152,6 +152,8 @@ class _Logits:
             raise NotMatchedError("which shows too few answers")
         if self.raw and (values.ndim != 2 or values.shape[1] < 2):
             raise NotMatchedError("which is no classifier")
+        if self.axis is not None and not -values.ndim <= self.axis < values.ndim:
+            raise NotMatchedError("whose answers have no such axis")
         with np.errstate(all="ignore"):
             if self.axis is not None:
                 values = values - values.mean(axis=self.axis, keepdims=True)

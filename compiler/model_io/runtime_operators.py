@@ -109,6 +109,8 @@ def _normalization(step: Step, *, centred: bool) -> list[NodeProto]:
     nodes += step.like_input(step.constant("epsilon", epsilon))
     deviation = made("Sqrt", "deviation", made("Add", "shifted", variance, nodes[-1].output[0]))
     normal = made("Div", "normal", centre, deviation)
+    if not node.input[1:2] or not node.input[1]:
+        raise step.refuse("it has no scale")
     scale, *bias = [name for name in node.input[1:3] if name]
     if bias:
         normal = made("Mul", "scaled", normal, scale)

@@ -150,6 +150,8 @@ def _per_row(scale: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def _range(thresholds: np.ndarray, least: float, most: float) -> tuple[float, float]:
     """The thresholds and half their range to either side, as far as there are values."""
+    if len(thresholds) == 0:  # of a neuron that fires the same at every potential
+        thresholds = np.zeros(1)
     first, last = float(thresholds[0]), float(thresholds[-1])
     margin = (last - first or abs(first) or 1.0) / 2
     low, high = first - margin, last + margin

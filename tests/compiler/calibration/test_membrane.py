@@ -185,3 +185,13 @@ def test_every_calibrated_neuron_has_one(tmp_path, neuron, operators, scale):
         "theta",
         "scale",
     )
+
+
+def test_a_neuron_that_fires_the_same_at_every_potential_has_one_too(tmp_path):
+    """A HardSigmoid without a slope is a constant."""
+    model = model_from_text("""g (float[N,4] x) => (float[N,3] y) <float[4,5] w, float[5,3] v> {
+        p = MatMul (x, w) h = HardSigmoid <alpha=0.0, beta=0.5> (p) y = MatMul (h, v) }""")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((40, 4)).astype("f"))
+    for neuron in compile_model(model, tmp_path / "x.npy").report.neurons:
+        membrane = neuron.membrane
+        assert membrane is not None and membrane.low < membrane.high

@@ -85,6 +85,7 @@ def test_functions_and_bodies_are_read_too():
     [
         ("h, m = LayerNormalization(x, s)  y = Add(h, m)", 14, "its output m is used"),
         ("y = GroupNormalization(x, s, s)", 18, "it has no num_groups"),
+        ("y = LayerNormalization(x)", 14, "it has no scale"),
         ('y = Upsample<mode="nearest">(x, s)', 11, "'y' is not an operator of version 11"),
         ("y = ScaledTanh<alpha=2.0, beta=0.5>(x)", 12, "does not know"),
     ],
