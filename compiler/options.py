@@ -378,6 +378,11 @@ class CompileOptions:
         return self.target == QONNX
 
     @property
+    def most_of_bits(self) -> int | None:
+        """The largest integer of a weight of ``weight_bits``; None where these have no effect."""
+        return None if self.weight_bits is None else (1 << (self.weight_bits - 1)) - 1
+
+    @property
     def corrects_layers(self) -> bool:
         """Whether linear layers are corrected."""
         return self.bias_correction or self.compensation

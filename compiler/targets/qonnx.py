@@ -93,7 +93,8 @@ class Qonnx:
         quantised ANN, all with the weights as they are rounded, and in the executor of qonnx where
         that is installed; ANN and SNN agree as far as the options ask.
         """
-        bits, most = options.weight_bits, 2 ** (options.weight_bits - 1) - 1
+        bits, most = options.weight_bits, options.most_of_bits
+        assert most is not None  # resolved
 
         def plain(network: Network) -> tuple[PassResult, dict[str, np.ndarray]]:
             graph = infer_shapes(import_model(inline_functions(network, every=True)))

@@ -232,9 +232,8 @@ class _Twins:
         neuron = self.result.neurons.get(name)
         if not isinstance(neuron, ThresholdNeuron):
             return None
-        if self._options.weight_bits is not None:
-            most = 2 ** (self._options.weight_bits - 1) - 1
-        else:
+        most = self._options.most_of_bits
+        if most is None:
             most = largest_weight(neuron.level_count, self._options.int8_weights == FULL)
         return Rounding(most, float(neuron.theta))
 
