@@ -35,7 +35,7 @@ def _declared(name: str) -> Callable[[F], F]:
     if option.default is None and option.default_text:
         text += f"  [default: {option.default_text}]"
     known: dict[str, Any] = {"default": option.default, "help": text}
-    if option.is_switch and option.default:
+    if option.is_switch and option.default is not False:
         return click.option(f"{flag(name)}/{flag('no_' + name)}", **known)
     if option.is_switch:
         return click.option(flag(name), is_flag=True, help=text)

@@ -83,7 +83,7 @@ RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
 #: After these every neuron is in place.
 PLACEMENT = (
     FrontEndPass(fold_batchnorm),
-    FrontEndPass(keep_preprocessing, wanted=lambda o: o.integers or not o.encode_input),
+    FrontEndPass(keep_preprocessing, wanted=lambda o: not o.encodes_whatever_it_costs),
     FrontEndPass(
         keep_activations,
         lambda o: (o.signed, o.integers),

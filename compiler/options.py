@@ -116,14 +116,14 @@ class Option:
     @property
     def is_switch(self) -> bool:
         """Whether it is on or off."""
-        return isinstance(self.default, bool)
+        return isinstance(self.fallback if self.default is None else self.default, bool)
 
     @property
     def default_text(self) -> str:
         """The default as text; empty where there is none."""
-        if self.is_switch:
-            return "on" if self.default else "off"
         value = self.fallback if self.default is None else self.default
+        if self.is_switch and not self.shown:
+            return "on" if value else "off"
         return self.shown or ("" if value is None else str(value))
 
     @property
@@ -307,8 +307,10 @@ class CompileOptions:
     )
     power_of_two: bool = _option(
         TARGET,
-        "Target standard: steps that are powers of two.",
-        False,
+        "Target standard: steps that are powers of two and weights on a grid, so that every "
+        "runtime gets the same sums.",
+        fallback=True,
+        shown="on for standard",
     )
     int8_weights: str = _option(
         TARGET,
@@ -371,6 +373,11 @@ class CompileOptions:
     def integers(self) -> bool:
         """Whether spikes and weights are integers of at most 8 bits."""
         return self.target in (INT8, QONNX)
+
+    @property
+    def encodes_whatever_it_costs(self) -> bool:
+        """Whether the user, and not the target, wants the network's own input encoded."""
+        return self.encode_input and not self.integers and not self.power_of_two
 
     @property
     def equal_steps(self) -> bool:
@@ -446,6 +453,7 @@ def resolve_common(options: CompileOptions, synthetic: bool) -> CompileOptions:
     for name in ("qonnx_form", "weight_bits"):
         options = _used(options, name, options.target == QONNX, "with --target qonnx")
     _check_standard(options)
+    options = filled(options, power_of_two=False)
     percentile, search = options.calibrator == PERCENTILE, options.search_scale
     options = _used(options, "firing", several, "over several --timesteps")
     options = _used(options, "percentile", percentile, "with --calibrator percentile")

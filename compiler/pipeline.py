@@ -112,7 +112,8 @@ def compile_prepared(
     if options.integers:
         prepared = balanced(prepared, options, steps, progress)
     chosen = choose_neurons(prepared, options, steps, progress)
-    artifact = target.lower(quantise(chosen, steps, options.target == STANDARD), options, steps)
+    quantised = quantise(chosen, steps, options.target == STANDARD, options.power_of_two)
+    artifact = target.lower(quantised, options, steps)
     report = _new_report(prepared, chosen, options)
     artifact.sign(report.provenance())
     with steps("verify"):

@@ -138,6 +138,26 @@ def test_digits_keep_their_accuracy_with_powers_of_two():
     assert right[True] >= ann - 0.01
 
 
+def test_any_order_of_sums_gives_the_same_bits():
+    """Graph optimisation reorders them. Other runtimes are tried in test_other_runtimes.py."""
+    with np.load(MODELS / "digits_test.npz") as arrays:
+        feed = {"image": arrays["image"]}
+    same = {}
+    for power_of_two in (False, True):
+        options = CompileOptions(target="standard", power_of_two=power_of_two)
+        result = compile_model(DIGITS, CALIBRATION, options)
+        (step,) = (s for s in result.report.passes if s.name == "exact_sums") or (None,)
+        plain, fast = (run_model(result.model, feed, optimise=o)[0] for o in (False, True))
+        assert (step is not None) == power_of_two
+        same[power_of_two] = np.array_equal(plain, fast)
+        if step is not None:
+            assert all(change.endswith("exact") for change in step.changes)
+            # Steps and weights are multiples of powers of two, so twins add up to nothing.
+            small = compile_model(DIGITS, CALIBRATION, options).model
+            assert small == result.model
+    assert same == {False: False, True: True}
+
+
 def test_the_lowest_opset_or_the_one_asked_for(tmp_path):
     for asked, opset in ((None, 13), (15, 15), (17, 17)):
         model = compiled("relu", tmp_path, opset=asked)[2].model
@@ -194,6 +214,11 @@ def test_defaults():
     found = resolved(target="standard")
     assert (found.neuron, found.levels, found.granularity) == ("scale", 255, "channel")
     assert found.calibrator == "mse"
+    assert (found.power_of_two, found.shortcuts, found.encode_input) == (True, "spikes", True)
+    scaled = resolved(target="standard", scale=0.5)
+    assert (scaled.power_of_two, scaled.shortcuts) == (False, "membrane")
+    assert not resolved(target="standard", encode="activations").encode_input
+    assert resolved(target="onnxruntime").power_of_two is False
     assert resolved(target="standard", neuron="scale").calibrator == "auto"
     assert resolved(target="standard", calibrator="max").calibrator == "max"
     assert resolved(target="standard", neuron="auto").neuron == "auto"
