@@ -22,7 +22,6 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
-    from ..passes.graph.network import Network
     from .report.coverage import Coverage
     from .report.data import CompileReport
 
@@ -112,7 +111,7 @@ def main(
 
     def work() -> None:
         from .errors import UsageError
-        from .model_io.save import check_output, save_files
+        from .model_io.save import check_output
         from .pipeline import SYNTHETIC_WARNING, compile_model
         from .report.html import check_packages, compile_html, is_html
 
@@ -130,19 +129,13 @@ def main(
         with progress_bar() as progress:
             result = compile_model(model, calibration, CompileOptions(**chosen), progress)
         _show(result.report)  # first: a result that cannot be shown writes nothing
-        contents: dict[Path, Network | bytes] = {}
+        reports: dict[Path, bytes] = {}
         if report_path is not None:
             page = is_html(report_path)
             command = context.meta["command"]
             text = compile_html(result.report, command) if page else result.report.to_json()
-            contents[report_path] = text.encode()
-        for suffix, content in result.artifact.files.items():
-            contents[output.with_name(output.name + suffix)] = content
-        save_files(
-            contents,
-            external_data=bool(result.external_data),
-            keep=[model, *result.external_data],
-        )
+            reports[report_path] = text.encode()
+        result.save(output, reports)
         say(f"wrote {output}")
 
     run_command(work, debug)

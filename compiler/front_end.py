@@ -46,7 +46,8 @@ from .running.probe import probe
 from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
 from .running.types import with_types
-from .samples.files import FileSamples, Samples, input_specs
+from .samples.files import Samples, input_specs
+from .samples.source import Data, Source, opened
 from .samples.synthetic import SyntheticSamples
 from .steps import Steps
 
@@ -164,7 +165,7 @@ class Prepared:
 @contextmanager
 def prepare(
     model: str | Path | ModelProto,
-    calibration: str | Path | None,
+    calibration: Data | Source | None,
     options: CompileOptions,
     progress: Progress,
 ) -> Iterator[Prepared]:
@@ -172,8 +173,7 @@ def prepare(
 
     Args:
         model: path of an ONNX model, or the model itself (left unchanged).
-        calibration: .npz keyed by input name, .npy for a single input, or a folder of either;
-            None for synthetic samples.
+        calibration: samples as :mod:`.samples.source` takes them; None for synthetic ones.
         options: resolved.
         progress: told about batches done.
 
@@ -182,6 +182,17 @@ def prepare(
         DataError: the calibration data are refused.
         UsageError: ``options.dump_dir`` cannot be used, or optuna is not installed.
     """
+    with opened(calibration) as source, _prepared(model, source, options, progress) as prepared:
+        yield prepared
+
+
+@contextmanager
+def _prepared(
+    model: str | Path | ModelProto,
+    calibration: Source | None,
+    options: CompileOptions,
+    progress: Progress,
+) -> Iterator[Prepared]:
     if options.search_scale:
         import_optuna()  # refused before any long work
     steps = Steps(options.dump_dir)
@@ -200,7 +211,7 @@ def prepare(
     if calibration is None:
         samples = SyntheticSamples(specs, SYNTHETIC_SAMPLES, options.seed)
     else:
-        samples = FileSamples(Path(calibration), specs)
+        samples = calibration.open(specs, progress)
     described = {
         "file": None if isinstance(model, ModelProto) else Path(model).name,
         "producer": f"{ann.proto.producer_name} {ann.proto.producer_version}".strip(),

@@ -11,7 +11,9 @@ Only the standard library is imported with this file: ``snn-compile --help`` rea
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -409,9 +411,27 @@ def option_of(declared: Field[Any]) -> Option:
 OPTIONS = {declared.name: option_of(declared) for declared in fields(CompileOptions)}
 
 
+def with_overrides(options: CompileOptions, overrides: Mapping[str, Any]) -> CompileOptions:
+    """The options with some of them changed, by the names of their fields.
+
+    Raises:
+        UsageError: no option is called so.
+    """
+    for name in overrides:
+        if name not in OPTIONS:
+            close = difflib.get_close_matches(name, OPTIONS, 1)
+            hint = f"; is it '{close[0]}'?" if close else ""
+            raise UsageError(f"no option is called '{name}'{hint}")
+    return replace(options, **overrides)
+
+
 def flag(name: str) -> str:
     """An option as it is written on the command line, by the name of its field."""
     return "--" + name.replace("_", "-")
+
+
+#: The options that correct what neurons do to a network, by their names.
+CORRECTION_OPTIONS = tuple(name for name, one in OPTIONS.items() if one.group == CORRECTIONS)
 
 
 def check_values(options: CompileOptions) -> None:

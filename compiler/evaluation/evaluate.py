@@ -40,7 +40,8 @@ from ..pipeline import compile_model
 from ..progress import Progress
 from ..report.data import CompileReport
 from ..report.results import BaselineResult, EvaluationResult, OutputResult
-from ..samples.files import FileSamples
+from ..samples.files import GivenSamples
+from ..samples.source import Data, Source, opened
 from .compare import compare
 from .energy import HOROWITZ_45_NM, EnergyTable
 from .flips import level_flips
@@ -77,7 +78,7 @@ class EvaluationOptions:
     """
 
     baselines: Sequence[str] = ()
-    calibration: Path | None = None
+    calibration: Data | Source | None = None
     flips: bool = True
     latency: LatencyOptions | None = field(default_factory=LatencyOptions)
     energy: EnergyTable = HOROWITZ_45_NM
@@ -118,7 +119,11 @@ def check_options(options: EvaluationOptions, snn: Path | None) -> None:
 
 
 def evaluate(
-    ann: Path, snn: Path | None, data: Path, options: EvaluationOptions, progress: Progress
+    ann: Path,
+    snn: Path | None,
+    data: Data | Source,
+    options: EvaluationOptions,
+    progress: Progress,
 ) -> EvaluationResult:
     """Run the networks on all samples.
 
@@ -126,7 +131,7 @@ def evaluate(
         ann: file of the trained network.
         snn: file of the network that was compiled from it; None: it is compiled, with default
             options.
-        data: test samples, and labels if there are.
+        data: test samples, and labels if there are, as :mod:`..samples.source` takes them.
         options: what else is measured.
         progress: told about batches done.
 
@@ -136,20 +141,28 @@ def evaluate(
         DataError: the data do not fit the models.
     """
     check_options(options, snn)
-    with tempfile.TemporaryDirectory(prefix="snn-eval-") as name:
-        folder = Path(name)
+    with (
+        tempfile.TemporaryDirectory(prefix="snn-eval-") as name,
+        opened(data) as source,
+        opened(options.calibration) as calibration,
+    ):
+        assert source is not None
+        folder, options = Path(name), replace(options, calibration=calibration)
         pair = read_pair(ann, snn or _compiled(ann, options, folder, progress))
         if options.report is not None:
             check_report(options.report, pair)
         spatial = spatial_network(pair.ann, pair.snn) if options.premise else None
-        samples = FileSamples(data, pair.specs)
-        if options.sweep and options.calibration is not None:
-            FileSamples(options.calibration, pair.specs)  # refused before any long work
+        samples = source.open(pair.specs, progress)
+        if options.sweep and calibration is not None:
+            calibration.open(pair.specs, progress)  # refused before any long work
         labels = read_labels(samples, {spec.name for spec in pair.specs})
         baselines: dict[str, Path] = {}
         warnings = [*pair.warnings, *samples.warnings]
         if INT8 in options.baselines:
-            baselines[INT8] = _int8_baseline(pair, options, folder, warnings, progress)
+            assert calibration is not None
+            baselines[INT8] = _int8_baseline(
+                pair, calibration.open(pair.specs, progress), folder, warnings, progress
+            )
         found = compare(pair.ann, pair.snn, baselines, samples, labels, options.energy, progress)
         result = EvaluationResult(
             ann=_describe(ann, pair.ann),
@@ -160,7 +173,7 @@ def evaluate(
                 "metadata": pair.provenance,
             },
             data={
-                "file": str(data),
+                "file": samples.name,
                 "sha256": samples.sha256,
                 "samples": samples.count,
                 "labels": labels is not None,
@@ -197,7 +210,7 @@ def evaluate(
 
             result.sweep = sweep(
                 ann,
-                options.calibration,
+                calibration,
                 _options_of_sweep(pair),
                 options.sweep,
                 measure,
@@ -225,7 +238,7 @@ def _options_of_sweep(pair: Pair) -> CompileOptions:
 
 
 def _count_flips(
-    snn: Network, samples: FileSamples, result: EvaluationResult, progress: Progress
+    snn: Network, samples: GivenSamples, result: EvaluationResult, progress: Progress
 ) -> None:
     try:
         flips, result.flips_outputs = level_flips(snn, samples, progress)
@@ -238,14 +251,11 @@ def _count_flips(
 
 def _int8_baseline(
     pair: Pair,
-    options: EvaluationOptions,
+    samples: GivenSamples,
     folder: Path,
     warnings: list[str],
     progress: Progress,
 ) -> Path:
-    if options.calibration is None:
-        raise AssertionError("options are checked before")
-    samples = FileSamples(options.calibration, pair.specs)
     calibrated_on = pair.provenance.get("calibration", samples.origin)
     if calibrated_on != samples.origin:
         warnings.append(
@@ -261,7 +271,7 @@ def _int8_baseline(
 def _time(
     pair: Pair,
     baselines: dict[str, Path],
-    samples: FileSamples,
+    samples: GivenSamples,
     options: LatencyOptions,
     folder: Path,
     result: EvaluationResult,
