@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .pipeline import compile_model as compile
     from .report.data import CompileReport
     from .report.results import EvaluationResult
+    from .samples.image_options import ImageOptions
     from .samples.source import Source
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "EnergyTable",
     "EvaluationOptions",
     "EvaluationResult",
+    "ImageOptions",
     "LatencyOptions",
     "ModelError",
     "Progress",
@@ -55,6 +57,7 @@ _LATER = {
     "EnergyTable": "evaluation.energy",
     "EvaluationOptions": "evaluation.evaluate",
     "EvaluationResult": "report.results",
+    "ImageOptions": "samples.image_options",
     "LatencyOptions": "evaluation.latency",
     "Setting": "evaluation.sweep",
     "Source": "samples.source",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .options import COMMON, GROUPS, OPTIONS, OUTPUT, CompileOptions, Numbers, flag
+from .samples.image_flags import IMAGE_FLAGS, IMAGES, with_image_options
 from .terminal import (
     PATH,
     GroupedCommand,
@@ -24,6 +25,7 @@ from .terminal import (
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
     from .report.coverage import Coverage
     from .report.data import CompileReport
+    from .samples.image_options import ImageOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,7 +70,8 @@ def _groups() -> dict[str, list[str]]:
     groups[OUTPUT] += ["report_path"]
     for name, option in OPTIONS.items():
         groups[option.group].append(name)
-    return groups
+    images = {IMAGES: list(IMAGE_FLAGS)}
+    return {COMMON: groups.pop(COMMON), **images, **groups}
 
 
 @click.command(
@@ -84,9 +87,10 @@ def _groups() -> dict[str, list[str]]:
 @click.option(
     "--calibration",
     type=PATH,
-    help="Samples: .npz keyed by input name, .npy for a single input, or a folder of either. "
-    "Without it, synthetic inputs are used.",
+    help="Samples: .npz keyed by input name, .npy for a single input, a folder of either, or of "
+    "images. Without it, synthetic inputs are used.",
 )
+@with_image_options
 @_with_options
 @click.option(
     "--report",
@@ -103,6 +107,7 @@ def main(
     model: Path,
     output: Path,
     calibration: Path | None,
+    images: ImageOptions | None,
     report_path: Path | None,
     debug: bool,
     **chosen: Any,
@@ -114,6 +119,7 @@ def main(
         from .model_io.save import check_output
         from .pipeline import SYNTHETIC_WARNING, compile_model
         from .report.html import check_packages, compile_html, is_html
+        from .samples.source import opened
 
         read = [] if calibration is None else [calibration]
         check_output(output, model, *read)
@@ -126,8 +132,8 @@ def main(
         if calibration is None:
             warn(SYNTHETIC_WARNING)
         warn_without_kernels()
-        with progress_bar() as progress:
-            result = compile_model(model, calibration, CompileOptions(**chosen), progress)
+        with progress_bar() as progress, opened(calibration, images=images) as data:
+            result = compile_model(model, data, CompileOptions(**chosen), progress)
         _show(result.report)  # first: a result that cannot be shown writes nothing
         reports: dict[Path, bytes] = {}
         if report_path is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .samples.image_flags import IMAGE_FLAGS, IMAGES, with_image_options
 from .terminal import (
     PATH,
     GroupedCommand,
@@ -18,8 +21,12 @@ from .terminal import (
     warn_without_kernels,
 )
 
+if TYPE_CHECKING:
+    from .samples.image_options import ImageOptions
+
 _GROUPS = {
     "Data": ("data", "calibration"),
+    IMAGES: IMAGE_FLAGS,
     "What is measured": (
         *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
     ),
@@ -42,7 +49,7 @@ _GROUPS = {
     required=True,
     type=PATH,
     help="Samples as for snn-compile --calibration; an .npz may hold 'labels', one class index "
-    "per sample, for top-1 and top-5.",
+    "per sample, for top-1 and top-5. Images: subfolders or a CSV say their classes.",
 )
 @click.option(
     "--calibration",
@@ -99,6 +106,7 @@ _GROUPS = {
     help="What snn-compile --report report.json wrote of this SNN, for the page: coverage, and "
     "what the neurons saw at calibration.",
 )
+@with_image_options
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @click.version_option(package_name="snn-compile")
 @click.pass_context
@@ -119,6 +127,7 @@ def main(
     as_json: bool,
     html: Path | None,
     compile_report: Path | None,
+    images: ImageOptions | None,
     debug: bool,
 ) -> None:
     """Compare the network ANN with the compiled network SNN on test data.
@@ -137,6 +146,7 @@ def main(
         from .report.html import check_packages, evaluation_html
         from .report.reader import read_report
         from .report.tables import show_result
+        from .samples.source import Source, opened
 
         if html is not None:  # before any long work
             check_packages()
@@ -147,7 +157,7 @@ def main(
         compiled = read_report(compile_report) if compile_report is not None else None
         options = EvaluationOptions(
             baselines=[baseline] if baseline else [],
-            calibration=calibration,
+            calibration=None if calibration is None else Source(calibration, images=images),
             flips=flips,
             latency=LatencyOptions(batch, rounds) if latency else None,
             energy=read_energy_table(energy_table) if energy_table else HOROWITZ_45_NM,
@@ -158,15 +168,35 @@ def main(
         )
         check_options(options, snn)
         warn_without_kernels()
-        with progress_bar() as progress:
-            result = evaluate(ann, snn, data, options, progress)
+        with progress_bar() as progress, opened(data, images=images) as source:
+            assert source is not None
+            result = evaluate(ann, snn, source, options, progress)
         if html is not None:
             save_files({html: evaluation_html(result, compiled).encode()})
         if as_json:
             say(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
         else:
+            _say_images(result.data)
             show_result(result)
         for text in result.warnings:
             warn(text)
 
     run_command(work, debug)
+
+
+#: Classes that are listed.
+_MOST_CLASSES = 20
+
+
+def _say_images(data: Mapping[str, Any]) -> None:
+    """Which class has which index, and how pixels became values, where the data are images."""
+    classes = [f"{index} {name}" for index, name in enumerate(data["classes"])]
+    if classes:
+        more = len(classes) - _MOST_CLASSES
+        listed = ", ".join(classes[:_MOST_CLASSES])
+        say(f"classes: {listed}" + (f", and {more} more" if more > 0 else ""))
+    if data["preprocessing"]:
+        say(
+            "images: "
+            + ", ".join(f"{name} {value}" for name, value in data["preprocessing"].items())
+        )

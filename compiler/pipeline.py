@@ -24,6 +24,8 @@ from .options import STANDARD, CompileOptions, with_overrides
 from .progress import Progress
 from .report.data import CompileReport
 from .report.neurons import membrane_histograms, neuron_reports
+from .samples.files import GivenSamples, Samples
+from .samples.image_options import ImageOptions
 from .samples.source import Data, Source, opened
 from .targets import TARGETS, resolve
 from .targets.target import Artifact
@@ -105,18 +107,20 @@ def compile_model(
     progress: Progress | None = None,
     *,
     columns: Mapping[str, str] | None = None,
+    images: ImageOptions | None = None,
     **overrides: Any,
 ) -> CompileResult:
     """Compile a trained network into a single-timestep spiking network.
 
     Args:
         model: path of an ONNX model, or the model itself (left unchanged).
-        calibration: a path (.npz keyed by input name, .npy for a single input, a folder of either),
-            arrays by input name, one array for a single input, or an iterable of batches; None for
-            synthetic samples. Samples are along the first axis.
+        calibration: a path (.npz keyed by input name, .npy for a single input, a folder of either
+            or of images), arrays by input name, one array for a single input, or an iterable of
+            batches; None for synthetic samples. Samples are along the first axis.
         options: defaults where None.
         progress: told about batches done.
         columns: what calibration data that have names call an input, by its name in the model.
+        images: how pixels become values, if the calibration data are images.
         overrides: single options, by the names of the fields of :class:`CompileOptions`.
 
     Returns:
@@ -135,7 +139,7 @@ def compile_model(
     source = None if isinstance(model, ModelProto) else Path(model)
     with (
         refusals_explained(calibration is None, chosen),
-        opened(calibration, columns) as data,
+        opened(calibration, columns, images) as data,
         prepare(model, data, chosen, progress) as prepared,
     ):
         return replace(compile_prepared(prepared, chosen, progress), source=source)
@@ -195,6 +199,12 @@ def refusals_explained(synthetic: bool, options: CompileOptions) -> Iterator[Non
         ) from error
 
 
+def _preprocessing(samples: Samples) -> dict[str, Any]:
+    """How images became samples, for the report; nothing where they are none."""
+    known = samples.preprocessing if isinstance(samples, GivenSamples) else None
+    return {"preprocessing": dict(known)} if known else {}
+
+
 def _new_report(prepared: Prepared, chosen: Chosen, options: CompileOptions) -> CompileReport:
     samples = prepared.samples
     silent = [f"{a.op} {a.name} is silent on every sample" for a in chosen.silent]
@@ -206,6 +216,7 @@ def _new_report(prepared: Prepared, chosen: Chosen, options: CompileOptions) -> 
             "samples": samples.count,
             "origin": samples.origin,
             "synthetic": samples.synthetic,
+            **_preprocessing(samples),
         },
         coverage=prepared.coverage,
         levels_budget=chosen.levels_budget,

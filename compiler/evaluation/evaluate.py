@@ -17,6 +17,7 @@ Intermediate files are in one temporary folder, which is gone afterwards whateve
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import tempfile
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ from .compare import compare
 from .energy import HOROWITZ_45_NM, EnergyTable
 from .flips import level_flips
 from .int8_baseline import BATCH, quantise, saturation_warnings
-from .labels import read_labels
+from .labels import class_warnings, read_labels
 from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
 from .pair import Pair, check_report, read_pair
 from .premise import check_premise, premise_warnings
@@ -152,12 +153,17 @@ def evaluate(
         if options.report is not None:
             check_report(options.report, pair)
         spatial = spatial_network(pair.ann, pair.snn) if options.premise else None
+        preprocessing = pair.provenance.get("preprocessing")
+        for one in (source, calibration):
+            if one is not None:
+                one.prepare_images(preprocessing)
         samples = source.open(pair.specs, progress)
         if options.sweep and calibration is not None:
             calibration.open(pair.specs, progress)  # refused before any long work
         labels = read_labels(samples, {spec.name for spec in pair.specs})
         baselines: dict[str, Path] = {}
-        warnings = [*pair.warnings, *samples.warnings]
+        warnings = [*pair.warnings, *samples.warnings, *class_warnings(samples)]
+        warnings += _other_pixels(samples, preprocessing)
         if INT8 in options.baselines:
             assert calibration is not None
             baselines[INT8] = _int8_baseline(
@@ -177,6 +183,8 @@ def evaluate(
                 "sha256": samples.sha256,
                 "samples": samples.count,
                 "labels": labels is not None,
+                "classes": list(samples.classes),
+                "preprocessing": dict(samples.preprocessing),
             },
             samples=found.samples,
             outputs=found.outputs,
@@ -218,6 +226,16 @@ def evaluate(
                 result.accountings[0],
             )
     return result
+
+
+def _other_pixels(samples: GivenSamples, preprocessing: str | None) -> list[str]:
+    """A warning if the SNN was calibrated on images whose pixels became other values."""
+    own = json.dumps(dict(samples.preprocessing))
+    if not samples.preprocessing or preprocessing in (None, own):
+        return []
+    return [
+        f"the SNN was calibrated on images prepared otherwise: {preprocessing}; these are {own}"
+    ]
 
 
 def _compiled(ann: Path, options: EvaluationOptions, folder: Path, progress: Progress) -> Path:

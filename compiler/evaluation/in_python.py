@@ -14,6 +14,7 @@ from ..model_io.save import save_network
 from ..pipeline import CompileResult
 from ..progress import Progress
 from ..report.results import EvaluationResult
+from ..samples.image_options import ImageOptions
 from ..samples.source import Data, Source, opened
 from .evaluate import EvaluationOptions
 from .evaluate import evaluate as evaluate_files
@@ -30,6 +31,7 @@ def evaluate(
     progress: Progress | None = None,
     *,
     columns: Mapping[str, str] | None = None,
+    images: ImageOptions | None = None,
 ) -> EvaluationResult:
     """Compare a trained network with its spiking network on test data.
 
@@ -43,6 +45,7 @@ def evaluate(
             latency=None)`` is without the latter, which takes longest.
         progress: told about batches done.
         columns: what data that have names call an input, by its name in the model, or 'labels'.
+        images: how pixels become values, if the data are images; None: as the SNN says.
 
     Raises:
         UsageError: there are no data, or options contradict one another.
@@ -54,7 +57,7 @@ def evaluate(
     options = options or EvaluationOptions()
     with (
         tempfile.TemporaryDirectory(prefix="snn-evaluate-") as name,
-        opened(data, columns) as source,
+        opened(data, columns, images) as source,
     ):
         assert source is not None
         first = _file(ann, Path(name) / "ann.onnx")

@@ -53,6 +53,17 @@ def read_labels(samples: GivenSamples, inputs: Collection[str]) -> np.ndarray | 
     return joined.astype(np.int64)
 
 
+def class_warnings(samples: GivenSamples) -> list[str]:
+    """A warning of classes that are called by other numbers than theirs."""
+    for index, name in enumerate(samples.classes):
+        if name.isdecimal() and int(name) != index:
+            return [
+                f"{samples.name}: class '{name}' is number {index}, by the order of the names as "
+                "text; where the names are the numbers, give a CSV of file name, number"
+            ]
+    return []
+
+
 def labelled_outputs(labels: np.ndarray, classes: Mapping[str, int]) -> set[str]:
     """The outputs that the labels belong to.
 

@@ -301,12 +301,18 @@ def _list_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy") and p.is_file())
         if not files:
-            raise DataError(f"{path}: the folder holds no .npz or .npy file; save samples in it")
+            raise DataError(
+                f"{path}: the folder holds no .npz or .npy file, and no PNG or JPEG image; save "
+                "samples in it"
+            )
         return files
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
     if path.suffix not in (".npz", ".npy"):
-        raise DataError(f"{path}: expected .npz, .npy or a folder of them; numpy.savez writes one")
+        raise DataError(
+            f"{path}: expected .npz, .npy, a folder of them or of images, or a CSV that lists "
+            "images; numpy.savez writes an .npz"
+        )
     return [path]
 
 

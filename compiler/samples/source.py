@@ -1,6 +1,7 @@
 """Data as people have them: opened as samples for a model, as often as they are wanted.
 
-1. A path is a file or folder of arrays (``files.py``).
+1. A path is a file or folder of arrays (``files.py``), or a folder or CSV of images
+   (``images.py``).
 2. A mapping has one array for each input, by name, an array is that of the only input; samples are
    along the first axis.
 3. Anything else is an iterable of batches, or of single samples, which lack the first axis: arrays,
@@ -35,6 +36,8 @@ from .files import (
     missing,
     unread,
 )
+from .image_options import ImageOptions, recorded
+from .images import ImageSpool, is_images
 
 
 class Reader(Protocol):
@@ -43,6 +46,8 @@ class Reader(Protocol):
     def get_next(self) -> Mapping[str, Any] | None:
         """The next batch, None at the end."""
 
+
+_NO_IMAGES = "{}: holds no images, on which {} has an effect; leave it out"
 
 #: What is taken as calibration and test data.
 Data: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any] | Reader
@@ -54,11 +59,19 @@ class Source:
     Args:
         data: rules 1 to 4.
         columns: rule 5.
+        images: how pixels become values, if the data are images.
     """
 
     _spool: Spool | None = None
+    _images: ImageSpool | None = None
 
-    def __init__(self, data: Data, columns: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Data,
+        columns: Mapping[str, str] | None = None,
+        images: ImageOptions | None = None,
+    ) -> None:
+        self._image_options = images
         self._data, self._columns = data, dict(columns or {})
         self._digest, self._warnings = "", []  # type: str, list[str]
 
@@ -67,23 +80,34 @@ class Source:
         if self._spool is not None:
             self._spool.close()
             self._spool = None
+        if self._images is not None:
+            self._images.close()
 
     def __del__(self) -> None:  # noqa: D105
         self.close()
+
+    def prepare_images(self, preprocessing: str | None) -> None:
+        """Prepare images as is recorded, where they are images and nothing else is said of them."""
+        if preprocessing and self._image_options is None and self._images is None:
+            path = Path(self._data) if isinstance(self._data, (str, os.PathLike)) else None
+            if path is not None and is_images(path):
+                self._image_options = recorded(preprocessing)
 
     def open(self, specs: list[InputSpec], progress: Progress | None = None) -> GivenSamples:
         """The samples for a model with these inputs; those it is opened for have the same names.
 
         Raises:
             DataError: the data do not fit the inputs.
-            UsageError: ``columns`` names no input, or has no effect.
+            UsageError: ``columns`` or options of images name no input, or have no effect.
         """
         self._check_columns(specs)
         data = self._data
         if isinstance(data, (str, os.PathLike)):
             if self._columns:
                 raise UsageError("columns are of data in Python; a file has the inputs' names")
-            return FileSamples(Path(data), specs)
+            return self._of_path(Path(data), specs, progress or Progress())
+        if self._image_options is not None:
+            raise UsageError(_NO_IMAGES.format(_kind(data), self._image_options.given[0]))
         if isinstance(data, Mapping):
             return self._of_mapping(data, specs)
         if _is_array(data):
@@ -96,6 +120,16 @@ class Source:
         return ArraySamples(
             _kind(data), self._spool.parts(), specs, self._digest, tuple(self._warnings)
         )
+
+    def _of_path(self, path: Path, specs: list[InputSpec], progress: Progress) -> GivenSamples:
+        if self._images is None and is_images(path):
+            self._images = ImageSpool(path, self._image_options)
+        if self._images is not None:
+            return self._images.open(specs, progress)
+        samples = FileSamples(path, specs)
+        if self._image_options is not None:
+            raise UsageError(_NO_IMAGES.format(path, self._image_options.given[0]))
+        return samples
 
     def _check_columns(self, specs: list[InputSpec]) -> None:
         known = {LABELS, *(spec.name for spec in specs)}
@@ -201,20 +235,23 @@ class Source:
 
 @contextmanager
 def opened(
-    data: Data | Source | None, columns: Mapping[str, str] | None = None
+    data: Data | Source | None,
+    columns: Mapping[str, str] | None = None,
+    images: ImageOptions | None = None,
 ) -> Iterator[Source | None]:
     """The source of data, closed in the end; one that is given, or none, stays as it is.
 
     Raises:
-        UsageError: columns without data, or of a source, which has its own.
+        UsageError: columns or options of images without data, or of a source, which has its own.
     """
-    if columns and (data is None or isinstance(data, Source)):
+    if (columns or images) and (data is None or isinstance(data, Source)):
         has = "there are none" if data is None else "a Source has its own"
-        raise UsageError(f"columns are of data, and {has}; leave out columns")
+        what = "columns" if columns else "options of images"
+        raise UsageError(f"{what} are of data, and {has}; leave them out")
     if data is None or isinstance(data, Source):
         yield data
         return
-    source = Source(data, columns)
+    source = Source(data, columns, images)
     try:
         yield source
     finally:
