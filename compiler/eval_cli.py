@@ -146,6 +146,7 @@ def main(
         from .report.html import check_packages, evaluation_html
         from .report.reader import read_report
         from .report.tables import show_result
+        from .samples.images import is_images
         from .samples.source import Source, opened
 
         if html is not None:  # before any long work
@@ -155,9 +156,15 @@ def main(
         elif compile_report is not None:
             raise UsageError("--compile-report serves --html only; leave it out, or add --html")
         compiled = read_report(compile_report) if compile_report is not None else None
+        # Options of images are of the one of the two that is images, where the other is arrays.
+        known, own = None, images
+        if calibration is not None:
+            are_images = is_images(calibration)
+            known = Source(calibration, images=images if are_images else None)
+            own = None if are_images and not is_images(data) else images
         options = EvaluationOptions(
             baselines=[baseline] if baseline else [],
-            calibration=None if calibration is None else Source(calibration, images=images),
+            calibration=known,
             flips=flips,
             latency=LatencyOptions(batch, rounds) if latency else None,
             energy=read_energy_table(energy_table) if energy_table else HOROWITZ_45_NM,
@@ -168,7 +175,7 @@ def main(
         )
         check_options(options, snn)
         warn_without_kernels()
-        with progress_bar() as progress, opened(data, images=images) as source:
+        with progress_bar() as progress, opened(data, images=own) as source:
             assert source is not None
             result = evaluate(ann, snn, source, options, progress)
         if html is not None:

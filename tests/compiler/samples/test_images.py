@@ -402,6 +402,16 @@ def test_both_commands_on_images(tmp_path, folder):
     assert (data["classes"], data["preprocessing"]["pixel_scale"]) == (["cat", "dog"], 127.5)
 
 
+def test_images_beside_arrays(tmp_path, folder):
+    """Of data and calibration one is images, and the options are of it."""
+    onnx.save(model_from_text(NET), tmp_path / "net.onnx")
+    np.savez(tmp_path / "arrays.npz", x=nchw(FLOATS) / 255)
+    for data, calibration in ((folder, tmp_path / "arrays.npz"), (tmp_path / "arrays.npz", folder)):
+        arguments = ["--data", data, "--calibration", calibration, "--pixel-scale", 255]
+        result = run(eval_cli.main, tmp_path / "net.onnx", *arguments, "--no-latency", "--no-flips")
+        assert result.exit_code == 0, result.output
+
+
 def test_numbers_on_the_command_line(tmp_path):
     for given in (("--mean", "a,b"), ("--size", "4by5"), ("--preset", "keras"), ("--size", "")):
         result = run(cli.main, "net.onnx", "-o", tmp_path / "a.onnx", *given)
