@@ -197,12 +197,12 @@ _MOST_CLASSES = 20
 
 def _say_images(data: Mapping[str, Any]) -> None:
     """Which class has which index, and how pixels became values, where the data are images."""
-    classes = [f"{index} {name}" for index, name in enumerate(data["classes"])]
+    classes = [f"{index} {name}" for index, name in enumerate(data.get("classes", ()))]
     if classes:
         more = len(classes) - _MOST_CLASSES
         listed = ", ".join(classes[:_MOST_CLASSES])
         say(f"classes: {listed}" + (f", and {more} more" if more > 0 else ""))
-    if data["preprocessing"]:
+    if "preprocessing" in data:
         say(
             "images: "
             + ", ".join(f"{name} {value}" for name, value in data["preprocessing"].items())

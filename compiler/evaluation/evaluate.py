@@ -183,9 +183,8 @@ def evaluate(
                 "sha256": samples.sha256,
                 "samples": samples.count,
                 "labels": labels is not None,
-                "classes": list(samples.classes),
-                "preprocessing": dict(samples.preprocessing),
-            },
+            }
+            | _images(samples),
             samples=found.samples,
             outputs=found.outputs,
             neurons=found.neurons,
@@ -226,6 +225,13 @@ def evaluate(
                 result.accountings[0],
             )
     return result
+
+
+def _images(samples: GivenSamples) -> dict[str, Any]:
+    """How pixels became values, and the classes by name; nothing where samples are no images."""
+    if not samples.preprocessing:
+        return {}
+    return {"classes": list(samples.classes), "preprocessing": dict(samples.preprocessing)}
 
 
 def _other_pixels(samples: GivenSamples, preprocessing: str | None) -> list[str]:

@@ -212,7 +212,7 @@ class EvaluationResult:
     Attributes:
         ann: file, SHA-256, and size in bytes.
         snn: likewise, the compiler's own metadata, and whether it holds "integers" (target int8).
-        data: file, SHA-256, samples, whether labelled.
+        data: file, SHA-256, samples, whether labelled; of images their classes and preprocessing.
         outputs: SNN against ANN, per output.
         neurons: per neuron node, in the order they run.
         energy: None where it was not asked for.

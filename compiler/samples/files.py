@@ -310,7 +310,7 @@ def _list_files(path: Path) -> list[Path]:
         raise DataError(f"{path}: no such file or folder")
     if path.suffix not in (".npz", ".npy"):
         raise DataError(
-            f"{path}: expected .npz, .npy, a folder of them or of images, or a CSV that lists "
+            f"{path}: expected .npz, .npy or a folder of them or of images, or a CSV that lists "
             "images; numpy.savez writes an .npz"
         )
     return [path]
