@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .terminal import (
+    MOST_WARNINGS,
     PATH,
+    VOLUME,
     GroupedCommand,
+    Volume,
+    chosen_volume,
     progress_bar,
     run_command,
     say,
-    warn,
+    volume_options,
+    warn_of,
     warn_without_kernels,
 )
+
+if TYPE_CHECKING:  # what it comes with takes half a second to import; --help needs none of it
+    from .report.results import EvaluationResult
 
 _GROUPS = {
     "Data": ("data", "calibration"),
     "What is measured": (
         *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
     ),
-    "Output": ("as_json", "html", "compile_report"),
+    "Output": (*VOLUME, "as_json", "html", "compile_report"),
 }
 
 
@@ -99,6 +108,7 @@ _GROUPS = {
     help="What snn-compile --report report.json wrote of this SNN, for the page: coverage, and "
     "what the neurons saw at calibration.",
 )
+@volume_options
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @click.version_option(package_name="snn-compile")
 @click.pass_context
@@ -119,6 +129,8 @@ def main(
     as_json: bool,
     html: Path | None,
     compile_report: Path | None,
+    verbose: bool,
+    quiet: bool,
     debug: bool,
 ) -> None:
     """Compare the network ANN with the compiled network SNN on test data.
@@ -136,8 +148,8 @@ def main(
         from .report.data import finite
         from .report.html import check_packages, evaluation_html
         from .report.reader import read_report
-        from .report.tables import show_result
 
+        volume = chosen_volume(verbose, quiet)
         if html is not None:  # before any long work
             check_packages()
             read = (snn, data, calibration, energy_table, compile_report)
@@ -157,16 +169,27 @@ def main(
             premise=premise,
         )
         check_options(options, snn)
-        warn_without_kernels()
-        with progress_bar() as progress:
+        if volume > Volume.QUIET:
+            warn_without_kernels()
+        with progress_bar(volume > Volume.QUIET) as progress:
             result = evaluate(ann, snn, data, options, progress)
         if html is not None:
             save_files({html: evaluation_html(result, compiled).encode()})
         if as_json:
             say(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
-        else:
-            show_result(result)
-        for text in result.warnings:
-            warn(text)
+        _show(result, volume, tables=not as_json)
 
     run_command(work, debug)
+
+
+def _show(result: EvaluationResult, volume: Volume, tables: bool) -> None:
+    """What was found, as tables or in short, and warnings."""
+    from .report.evaluation_summary import show_summary
+    from .report.tables import show_result
+
+    if volume == Volume.QUIET:
+        return
+    verbose = volume == Volume.VERBOSE
+    if tables:
+        (show_result if verbose else show_summary)(result)
+    warn_of(result.warnings, None if verbose else MOST_WARNINGS)

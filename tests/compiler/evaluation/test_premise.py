@@ -323,7 +323,7 @@ def test_the_command_takes_an_ann_or_the_network_of_one_step(files):
 
 
 def test_the_command_shows_a_table(files):
-    result = snn_eval(*files)
+    result = snn_eval(*files, "-v")
     assert "8 timesteps against one (ANN), first 64 samples" in result.stdout
     assert "against the network of one step" in result.stdout
     rows = [line for line in result.stdout.splitlines() if "node_relu_1 " in line]
