@@ -26,6 +26,7 @@ from .terminal import (
     warn_of,
     warn_without_kernels,
 )
+from .terminal.config import config_text, read_config
 
 if TYPE_CHECKING:  # these take half a second to import; --help needs none of them
     from ..passes.graph.network import Network
@@ -57,7 +58,9 @@ def _declared(name: str) -> Callable[[F], F]:
         return click.option(f"{flag(name)}/{flag('no_' + name)}", **known)
     if option.is_switch:
         return click.option(flag(name), is_flag=True, **known)
-    if option.choices:
+    if option.several:
+        known["multiple"] = True
+    elif option.choices:
         known["type"] = click.Choice(option.choices)
     elif option.numbers is not None:
         known["type"] = _range(option.numbers)
@@ -83,11 +86,23 @@ def _with_options(command: F) -> F:
 def _groups() -> dict[str, list[str]]:
     """Parameters by group: files in the first and the last, options in theirs."""
     groups: dict[str, list[str]] = {group: [] for group in GROUPS}
-    groups[COMMON] += ["output", "calibration"]
-    groups[OUTPUT] += ["report_path", *VOLUME]
+    groups[COMMON] += ["output", "calibration", "config", "check", "inspect"]
+    groups[OUTPUT] += ["report_path", "save_config", *VOLUME]
     for name, option in OPTIONS.items():
         groups[option.group].append(name)
     return groups
+
+
+def _configured(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Options of a file become defaults of the command line."""
+    if path is None:
+        return
+    from .errors import UsageError
+
+    try:
+        context.default_map = read_config(path, context.command)
+    except UsageError as error:
+        raise click.UsageError(str(error), context) from error
 
 
 @click.command(
@@ -113,6 +128,17 @@ def _groups() -> dict[str, list[str]]:
     help="Samples: .npz keyed by input name, .npy for a single input, or a folder of either "
     "[synthetic inputs]",
 )
+@click.option(
+    "--config",
+    type=PATH,
+    metavar="FILE",
+    is_eager=True,
+    expose_value=False,
+    callback=_configured,
+    help="Take options from a TOML file (levels = 16); those typed here win",
+)
+@click.option("--check", is_flag=True, help="Say what would become of MODEL, and stop")
+@click.option("--inspect", is_flag=True, help="Say what MODEL, compiled or not, holds, and stop")
 @_with_options
 @click.option(
     "--report",
@@ -121,6 +147,7 @@ def _groups() -> dict[str, list[str]]:
     metavar="FILE",
     help="Write the report: a page if the name ends in .html, otherwise JSON",
 )
+@click.option("--save-config", type=PATH, metavar="FILE", help="Write the options used, as TOML")
 @volume_options
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails")
 @click.version_option(package_name="snn-compile", help="Show the version and exit")
@@ -131,7 +158,10 @@ def main(
     model: Path,
     output: Path | None,
     calibration: Path | None,
+    check: bool,
+    inspect: bool,
     report_path: Path | None,
+    save_config: Path | None,
     verbose: bool,
     quiet: bool,
     debug: bool,
@@ -145,10 +175,18 @@ def main(
     def work() -> None:
         volume = chosen_volume(verbose, quiet)
         options = CompileOptions(**chosen)
-        written = output or default_output(model, options.target)
-        files = _Files(model, written, calibration, report_path)
-        files.check()
-        _compile(files, options, context.meta["command"], volume)
+        if check or inspect:
+            _refuse_idle(context)
+        if inspect:
+            _inspect(model, volume)
+        elif check:
+            _check(model, calibration, options, volume)
+        else:
+            written = output or default_output(model, options.target)
+            files = _Files(model, written, calibration, report_path, save_config)
+            files.check()
+            config = config_text(context.command, context.params) if save_config else None
+            _compile(files, options, context.meta["command"], volume, config)
 
     run_command(work, debug)
 
@@ -166,6 +204,7 @@ class _Files:
     output: Path
     calibration: Path | None
     report: Path | None
+    config: Path | None
 
     def check(self) -> None:
         """Refuse what cannot be written, before any long work."""
@@ -175,15 +214,64 @@ class _Files:
 
         read = [] if self.calibration is None else [self.calibration]
         check_output(self.output, self.model, *read)
-        if self.report is not None:
-            check_output(self.report, self.model, *read)
-            if self.report.resolve() == self.output.resolve():
-                raise UsageError(f"{self.report}: is the output too; give the report another name")
-            if is_html(self.report):
-                check_packages()
+        taken = {self.output.resolve(): "the output"}
+        for what, path in (("report", self.report), ("file of options", self.config)):
+            if path is None:
+                continue
+            check_output(path, self.model, *read)
+            if path.resolve() in taken:
+                raise UsageError(
+                    f"{path}: is {taken[path.resolve()]} too; give the {what} another name"
+                )
+            taken[path.resolve()] = f"the {what}"
+        if self.report is not None and is_html(self.report):
+            check_packages()
 
 
-def _compile(files: _Files, options: CompileOptions, command: str, volume: Volume) -> None:
+def _refuse_idle(context: click.Context) -> None:
+    """Refuse options that have no effect where nothing is compiled.
+
+    Raises:
+        UsageError: names them.
+    """
+    from .errors import UsageError
+
+    typed = click.core.ParameterSource.COMMANDLINE
+    given = {name for name in context.params if context.get_parameter_source(name) == typed}
+    given -= {"model", "check", "inspect", "debug", *VOLUME}
+    if context.params["check"] and context.params["inspect"]:
+        raise UsageError("--check and --inspect exclude each other; leave out one of them")
+    mode = "--inspect"
+    if context.params["check"]:
+        mode, given = "--check", given & {"output", "report_path", "save_config", "dump_dir"}
+    if given:
+        flags = {param.name: param.opts[-1] for param in context.command.params}
+        named = ", ".join(sorted(flags[name] for name in given))
+        raise UsageError(f"{named} has no effect with {mode}, which writes nothing; leave it out")
+
+
+def _inspect(path: Path, volume: Volume) -> None:
+    from .evaluation.inspect_file import inspect_file
+    from .report.inspection_tables import show_inspection
+
+    found = inspect_file(path)
+    if volume > Volume.QUIET:
+        show_inspection(found, volume)
+
+
+def _check(model: Path, calibration: Path | None, options: CompileOptions, volume: Volume) -> None:
+    from .pipeline import check
+    from .report.inspection_tables import show_check
+
+    checked = check(model, calibration, options)
+    if volume > Volume.QUIET:
+        show_check(str(model), checked.activations, checked.coverage, volume)
+        warn_of(checked.warnings)
+
+
+def _compile(
+    files: _Files, options: CompileOptions, command: str, volume: Volume, config: str | None
+) -> None:
     from .model_io.save import save_files
     from .pipeline import SYNTHETIC_WARNING, compile_model
     from .report.html import compile_html, is_html
@@ -201,6 +289,8 @@ def _compile(files: _Files, options: CompileOptions, command: str, volume: Volum
         page = is_html(files.report)
         text = compile_html(result.report, command) if page else result.report.to_json()
         contents[files.report] = text.encode()
+    if files.config is not None and config is not None:
+        contents[files.config] = config.encode()
     for suffix, content in result.artifact.files.items():
         contents[files.output.with_name(files.output.name + suffix)] = content
     save_files(

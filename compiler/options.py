@@ -103,6 +103,7 @@ class Option:
         numbers: the numbers that it may be.
         symbol: what stands for its value in the help.
         brief: its meaning in the help, where :attr:`meaning` is longer than a line or two.
+        several: it is a tuple of texts, and given several times on the command line.
     """
 
     group: str
@@ -114,6 +115,7 @@ class Option:
     numbers: Numbers | None = None
     symbol: str = ""
     brief: str = ""
+    several: bool = False
 
     @property
     def help(self) -> str:
@@ -122,7 +124,7 @@ class Option:
         if self.choices:
             text += f": {self.wanted}"
         value = self.fallback if self.default is None else self.default
-        if self.is_switch:
+        if self.is_switch or self.several:
             return text
         if value is None:
             return text + (f" [{self.shown}]" if self.shown else "")
@@ -139,7 +141,7 @@ class Option:
         if self.is_switch:
             return "on" if self.default else "off"
         value = self.fallback if self.default is None else self.default
-        return self.shown or ("" if value is None else str(value))
+        return self.shown or ("" if value in (None, ()) else str(value))
 
     @property
     def wanted(self) -> str:
@@ -148,6 +150,8 @@ class Option:
             return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
         if self.numbers is not None:
             return str(self.numbers)
+        if self.several:
+            return "a tuple of texts"
         return "True or False" if self.is_switch else "a pathlib.Path"
 
     def takes(self, value: object) -> bool:
@@ -158,6 +162,8 @@ class Option:
             return value in self.choices
         if self.numbers is not None:
             return value in self.numbers
+        if self.several:
+            return isinstance(value, tuple) and all(isinstance(v, str) and v for v in value)
         return isinstance(value, bool if self.is_switch else Path)
 
 
@@ -239,6 +245,15 @@ class CompileOptions:
         choices=(ALL, ACTIVATIONS),
         brief="What becomes spikes",
         symbol="NAME",
+    )
+    exclude: tuple[str, ...] = _option(
+        NEURONS,
+        "Keep the activations of this name in float, or of all names that match it (* ? [ ]); also "
+        "an encoder. Can be given several times.",
+        (),
+        symbol="PATTERN",
+        several=True,
+        brief="Keep activations of such names in float; repeatable",
     )
     encode_input: bool = _option(NEURONS, "Encode the network's own input too.", False)
     levels_budget: float | None = _option(
@@ -461,7 +476,13 @@ class CompileOptions:
     def settings(self) -> dict[str, Any]:
         """All options by name, as JSON has them."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+        return {name: _as_json(value) for name, value in values.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def option_of(declared: Field[Any]) -> Option:

@@ -47,14 +47,19 @@ def show_summary(report: CompileReport) -> None:
 
 def _neurons(neurons: Sequence[NeuronReport]) -> str:
     """How many there are, of how many levels, and in place of what."""
-    levels = sorted({neuron.levels for neuron in neurons})
-    span = (
-        f"{levels[0]}" if len(levels) == 1 else f"{levels[0]} to {levels[-1]}" if levels else "no"
-    )
-    return f"{len(neurons)} neurons of {span} levels: {_counts(n.source_op for n in neurons)}"
+    made = counts(neuron.source_op for neuron in neurons)
+    return f"{len(neurons)} neurons of {levels_of(neurons)} levels: {made}"
 
 
-def _counts(things: Iterable[str]) -> str:
+def levels_of(neurons: Sequence[NeuronReport]) -> str:
+    """How many levels neurons have: one number, or the least and the most."""
+    levels = [neuron.levels for neuron in neurons]
+    least, most = min(levels, default=0), max(levels, default=0)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def counts(things: Iterable[str]) -> str:
+    """How many there are of each, the most frequent first."""
     return ", ".join(f"{count} {what}" for what, count in Counter(things).most_common())
 
 
@@ -68,7 +73,7 @@ class _Group:
     def __str__(self) -> str:
         example = in_sentence(self.lines[0].name)
         such = "" if len(self.lines) == 1 else "such as "
-        return f"{_counts(line.op for line in self.lines)} ({such}{example}): {self.reason}"
+        return f"{counts(line.op for line in self.lines)} ({such}{example}): {self.reason}"
 
 
 def show_kept(coverage: Coverage) -> None:

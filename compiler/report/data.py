@@ -79,6 +79,8 @@ class CompileReport:
         model, settings, calibration = self.model, self.settings, self.calibration
         of_target = ("target", "int8_weights", "weight_bits")
         own = {key: str(settings[key]) for key in of_target if settings.get(key)}
+        if settings.get("exclude"):
+            own["exclude"] = " ".join(settings["exclude"])
         return {
             "version": self.version,
             "source_sha256": str(model.get("sha256")),

@@ -84,9 +84,9 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
-def in_sentence(name: str) -> str:
+def in_sentence(name: str, most: int = _IN_SENTENCE) -> str:
     """A name on one line, shortened at its front such that a sentence can hold it."""
-    return _gapped(one_line(name), _IN_SENTENCE, 0.0)
+    return _gapped(one_line(name), most, 0.0)
 
 
 def wrapped(text: str, width: int, hanging: str = "") -> str:

@@ -89,6 +89,7 @@ def test_options_reach_the_compiler(tmp_path):
         "percentile": 99.0,
         "granularity": "tensor",
         "encode": "activations",
+        "exclude": [],
         "encode_input": False,
         "levels_budget": None,
         "scale": 0.5,
