@@ -188,13 +188,13 @@ def prepare(
         import_optuna()  # refused before any long work
     steps = Steps(options.dump_dir)
     source, ann, samples = _read(model, calibration, options, steps)
-    digest = source.network.sha256()
     specs = input_specs(ann.proto)
     doubts: list[str] = []
     described = {
         "file": None if isinstance(model, ModelProto) else Path(model).name,
         "producer": f"{ann.proto.producer_name} {ann.proto.producer_version}".strip(),
-        "sha256": digest,
+        "sha256": source.sha256,
+        "digest": source.digest,
     }
     graph = _recognised(ann, samples, options, steps)
     if calibration is None:

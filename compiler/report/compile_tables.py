@@ -38,11 +38,11 @@ def show_report(report: CompileReport) -> None:
                 neuron.name,
                 neuron.source_op,
                 str(-neuron.levels if neuron.polarity == "negative" else neuron.levels),
-                short_theta(neuron.theta),
+                neuron.theta_text,
                 _percent(activity[neuron.name].clip_rate),
                 _percent(neuron.error),
-                f"{activity[neuron.name].silent_rate:.1%}",
-                f"{activity[neuron.name].mean_spikes:.2f}",
+                f"{activity[neuron.name].silent_values:.1%}",
+                f"{activity[neuron.name].spikes_per_value:.2f}",
             ]
             for neuron in report.neurons
         ],
@@ -117,10 +117,3 @@ def spiking_macs(coverage: Coverage) -> str:
 def _percent(share: float) -> str:
     """A share, or nothing where it does not apply."""
     return "" if math.isnan(share) else f"{share:.3%}"
-
-
-def short_theta(theta: str) -> str:
-    """Provenance keeps all digits; a table shows four."""
-    head, separator, tail = theta.partition(" over ")
-    numbers = [f"{float(part):.4g}" for part in head.split("..")] if head[:1].isdigit() else [head]
-    return "..".join(numbers) + separator + tail

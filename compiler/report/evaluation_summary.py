@@ -87,7 +87,7 @@ def _show_neurons(neurons: list[NeuronResult]) -> None:
                 neuron.name,
                 neuron.source_op,
                 count(neuron.spikes).strip(),
-                f"{neuron.firing_rate:.2f}",
+                f"{neuron.spikes_per_value:.2f}",
                 f"{neuron.silent_neurons:.1%}",
                 "-" if neuron.clip_rate is None else f"{neuron.clip_rate:.2%}",
             ]

@@ -8,7 +8,7 @@ from ...passes.analysis.activations import Activation
 from ..terminal import TEXT, Column, Volume, say, say_wrapped, show_table
 from ..terminal.layout import in_sentence, one_line
 from .compile_summary import counts, levels_of, show_kept
-from .compile_tables import short_theta, show_coverage
+from .compile_tables import show_coverage
 from .coverage import Coverage
 from .inspection import Inspection
 
@@ -62,7 +62,7 @@ def show_inspection(found: Inspection, volume: Volume) -> None:
             [
                 [
                     *(neuron.name, neuron.source_op, neuron.op, str(neuron.levels)),
-                    short_theta(neuron.theta),
+                    neuron.theta_text,
                     "" if neuron.error != neuron.error else f"{neuron.error:.3%}",
                     neuron.calibrator,
                 ]

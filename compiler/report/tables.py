@@ -103,7 +103,7 @@ def _show_neurons(neurons: list[NeuronResult]) -> None:
                 neuron.source_op,
                 _levels(neuron.levels),
                 _levels((-neuron.spike_range[0], neuron.spike_range[1])),
-                f"{neuron.firing_rate:.2f}",
+                f"{neuron.spikes_per_value:.2f}",
                 f"{neuron.silent_neurons:.1%}",
                 f"{neuron.saturated_neurons:.1%}",
                 "-" if neuron.clip_rate is None else f"{neuron.clip_rate:.2%}",

@@ -336,7 +336,7 @@ def test_networks_of_different_sources_are_warned_of(files, monkeypatch):
     monkeypatch.setattr(premise, "SAMPLES", 1)
     model = onnx.load(files[0])
     for entry in model.metadata_props:
-        if entry.key.endswith("source_sha256"):
+        if entry.key.endswith("source_digest"):
             entry.value = "0" * 64
     onnx.save(model, files[0])
     assert "were compiled from different networks" in snn_eval(*files).stderr
