@@ -116,7 +116,7 @@ def _say_energy(energy: EnergyResult, precision: str, accountings: list[str]) ->
         if name in energy.totals
     ]
     compared = f", to the ANN in {precision} ({count(ann * 1e-12)}J)" if ann else ""
-    say_wrapped(f"energy per sample, estimates{compared}: {', '.join(parts)}", "  ")
+    say_wrapped(f"energy per sample, estimates{compared}: {'; '.join(parts)}", "  ")
 
 
 def _say_latency(result: EvaluationResult) -> None:
@@ -127,4 +127,4 @@ def _say_latency(result: EvaluationResult) -> None:
             for one in result.latency
             if one.batch == batch
         ]
-        say_wrapped(f"latency at batch {batch}: {', '.join(parts)}", "  ")
+        say_wrapped(f"latency at batch {batch}: {'; '.join(parts)}", "  ")
