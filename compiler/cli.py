@@ -277,10 +277,9 @@ def _compile(
     from .report.html import compile_html, is_html
 
     loud = volume > Volume.QUIET
-    if loud:
-        if files.calibration is None:
-            warn(SYNTHETIC_WARNING)
-        warn_without_kernels()
+    if loud and files.calibration is None:
+        warn(SYNTHETIC_WARNING)
+    warn_without_kernels(loud)
     with progress_bar(loud) as progress:
         result = compile_model(files.model, files.calibration, options, progress)
     _show(result.report, volume)  # first: a result that cannot be shown writes nothing

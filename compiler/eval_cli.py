@@ -169,8 +169,7 @@ def main(
             premise=premise,
         )
         check_options(options, snn)
-        if volume > Volume.QUIET:
-            warn_without_kernels()
+        warn_without_kernels(volume > Volume.QUIET)
         with progress_bar(volume > Volume.QUIET) as progress:
             result = evaluate(ann, snn, data, options, progress)
         if html is not None:

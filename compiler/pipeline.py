@@ -171,7 +171,7 @@ def refusals_explained(calibration: str | Path | None, options: CompileOptions) 
 
 def _new_report(prepared: Prepared, chosen: Chosen, options: CompileOptions) -> CompileReport:
     samples = prepared.samples
-    silent = [f"{a.op} {a.name} is silent on every sample" for a in chosen.silent]
+    silent = [f"{a.op} {a.name} is 0 on every sample" for a in chosen.silent]
     return CompileReport(
         version=distribution.version("snn-compile"),
         model=prepared.model,

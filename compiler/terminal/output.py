@@ -61,14 +61,17 @@ def warn_of(texts: Sequence[str], most: int | None = None) -> None:
         warn(f"and {len(texts) - len(shown)} more warnings; -v shows them")
 
 
-def warn_without_kernels() -> None:
-    """Say at once, not in the midst of the work, that the operator library is not installed."""
+def warn_without_kernels(shown: bool = True) -> None:
+    """Say at once, not in the midst of the work, that the operator library is not installed.
+
+    With ``shown`` False it is not said at all, later neither.
+    """
     from ...runtime_ops import has_library
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         has_library()
-    for warning in caught:
+    for warning in caught if shown else ():
         warn(str(warning.message))
 
 
