@@ -12,16 +12,22 @@ import click
 
 from .samples.image_flags import IMAGE_FLAGS, IMAGES, with_image_options
 from .terminal import (
+    MOST_WARNINGS,
     PATH,
+    VOLUME,
     GroupedCommand,
+    Volume,
+    chosen_volume,
     progress_bar,
     run_command,
     say,
-    warn,
+    volume_options,
+    warn_of,
     warn_without_kernels,
 )
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what it comes with takes half a second to import; --help needs none of it
+    from .report.results import EvaluationResult
     from .samples.image_options import ImageOptions
 
 _GROUPS = {
@@ -30,7 +36,7 @@ _GROUPS = {
     "What is measured": (
         *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
     ),
-    "Output": ("as_json", "html", "compile_report"),
+    "Output": (*VOLUME, "as_json", "html", "compile_report"),
 }
 
 
@@ -107,6 +113,7 @@ _GROUPS = {
     "what the neurons saw at calibration.",
 )
 @with_image_options
+@volume_options
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @click.version_option(package_name="snn-compile")
 @click.pass_context
@@ -128,6 +135,8 @@ def main(
     html: Path | None,
     compile_report: Path | None,
     images: ImageOptions | None,
+    verbose: bool,
+    quiet: bool,
     debug: bool,
 ) -> None:
     """Compare the network ANN with the compiled network SNN on test data.
@@ -145,10 +154,10 @@ def main(
         from .report.data import finite
         from .report.html import check_packages, evaluation_html
         from .report.reader import read_report
-        from .report.tables import show_result
         from .samples.images import is_images
         from .samples.source import Source, opened
 
+        volume = chosen_volume(verbose, quiet)
         if html is not None:  # before any long work
             check_packages()
             read = (snn, data, calibration, energy_table, compile_report)
@@ -174,19 +183,16 @@ def main(
             premise=premise,
         )
         check_options(options, snn)
-        warn_without_kernels()
-        with progress_bar() as progress, opened(data, images=own) as source:
+        loud = volume > Volume.QUIET
+        warn_without_kernels(loud)
+        with progress_bar(loud) as progress, opened(data, images=own) as source:
             assert source is not None
             result = evaluate(ann, snn, source, options, progress)
         if html is not None:
             save_files({html: evaluation_html(result, compiled).encode()})
         if as_json:
             say(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
-        else:
-            _say_images(result.data)
-            show_result(result)
-        for text in result.warnings:
-            warn(text)
+        _show(result, volume, tables=not as_json)
 
     run_command(work, debug)
 
@@ -207,3 +213,17 @@ def _say_images(data: Mapping[str, Any]) -> None:
             "images: "
             + ", ".join(f"{name} {value}" for name, value in data["preprocessing"].items())
         )
+
+
+def _show(result: EvaluationResult, volume: Volume, tables: bool) -> None:
+    """What was found, as tables or in short, and warnings."""
+    from .report.evaluation_summary import show_summary
+    from .report.tables import show_result
+
+    if volume == Volume.QUIET:
+        return
+    verbose = volume == Volume.VERBOSE
+    if tables:
+        _say_images(result.data)
+        (show_result if verbose else show_summary)(result)
+    warn_of(result.warnings, None if verbose else MOST_WARNINGS)

@@ -15,10 +15,11 @@ from onnx import ModelProto
 from ..passes.analysis.time_rules import NotOverTimeError, check_over_time
 from ..passes.graph.network import Network
 from ..passes.graph.surgeon import import_model, infer_shapes
+from ..passes.neurons.exclude_activations import NothingExcludedError
 from .balance import balanced
 from .choose_neurons import Chosen, choose_neurons, quantise
-from .errors import DataError, ModelError
-from .front_end import Prepared, prepare
+from .errors import DataError, ModelError, UsageError
+from .front_end import Checked, Prepared, check_model, prepare
 from .model_io.save import check_output, save_files
 from .options import STANDARD, CompileOptions, with_overrides
 from .progress import Progress
@@ -145,6 +146,28 @@ def compile_model(
         return replace(compile_prepared(prepared, chosen, progress), source=source)
 
 
+def check(
+    model: str | Path | ModelProto,
+    calibration: Data | Source | None = None,
+    options: CompileOptions | None = None,
+    *,
+    images: ImageOptions | None = None,
+) -> Checked:
+    """What would become of a network, without calibration.
+
+    Args and Raises: as of :func:`compile_model`.
+    """
+    chosen = resolve(options or CompileOptions(), synthetic=calibration is None)
+    with (
+        refusals_explained(calibration is None, chosen),
+        opened(calibration, images=images) as data,
+    ):
+        checked = check_model(model, data, chosen)
+        TARGETS[chosen.target].check(checked, chosen)
+        _check_over_time(checked, chosen)
+    return checked
+
+
 def compile_prepared(
     prepared: Prepared, options: CompileOptions, progress: Progress
 ) -> CompileResult:
@@ -160,9 +183,7 @@ def compile_prepared(
     """
     target, steps = TARGETS[options.target], prepared.steps.fork()
     target.check(prepared, options)
-    if options.timesteps > 1 and options.stepwise:
-        fired = {activation.output for activation in prepared.activations}
-        check_over_time(infer_shapes(import_model(prepared.analog)), fired)
+    _check_over_time(prepared, options)
     if options.integers:
         prepared = balanced(prepared, options, steps, progress)
     chosen = choose_neurons(prepared, options, steps, progress)
@@ -181,6 +202,12 @@ def compile_prepared(
     return CompileResult(artifact, report, prepared.external_data)
 
 
+def _check_over_time(prepared: Prepared | Checked, options: CompileOptions) -> None:
+    if options.timesteps > 1 and options.stepwise:
+        fired = {activation.output for activation in prepared.activations}
+        check_over_time(infer_shapes(import_model(prepared.analog)), fired)
+
+
 @contextmanager
 def refusals_explained(synthetic: bool, options: CompileOptions) -> Iterator[None]:
     """Refusals say what else the user may do; of samples that are made up, give others."""
@@ -190,6 +217,8 @@ def refusals_explained(synthetic: bool, options: CompileOptions) -> Iterator[Non
         delayed = error.stepwise and options.stepwise and not options.time_axis
         way_out = ", or with --firing delayed" if delayed else ""
         raise ModelError(f"{error}; compile it to one timestep{way_out}") from error
+    except NothingExcludedError as error:
+        raise UsageError(f"--exclude: {error}") from error
     except DataError as error:
         if not synthetic:
             raise
@@ -207,7 +236,7 @@ def _preprocessing(samples: Samples) -> dict[str, Any]:
 
 def _new_report(prepared: Prepared, chosen: Chosen, options: CompileOptions) -> CompileReport:
     samples = prepared.samples
-    silent = [f"{a.op} {a.name} is silent on every sample" for a in chosen.silent]
+    silent = [f"{a.op} {a.name} is 0 on every sample" for a in chosen.silent]
     return CompileReport(
         version=distribution.version("snn-compile"),
         model=prepared.model,

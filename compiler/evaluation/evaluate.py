@@ -16,7 +16,6 @@ Intermediate files are in one temporary folder, which is gone afterwards whateve
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import tempfile
@@ -34,6 +33,7 @@ from ...passes.graph.network import Network
 from ...runtime_ops import has_library
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
+from ..model_io.load import file_sha256
 from ..model_io.save import save_network
 from ..options import INT8 as INT8_TARGET
 from ..options import QONNX, CompileOptions
@@ -323,11 +323,7 @@ def _time(
 def _describe(path: Path | None, network: Network) -> dict[str, Any]:
     if path is None:
         return {"file": "compiled with default options", "bytes": network.nbytes()}
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(chunk)
-    return {"file": str(path), "sha256": digest.hexdigest(), "bytes": network.nbytes()}
+    return {"file": str(path), "sha256": file_sha256(path), "bytes": network.nbytes()}
 
 
 def _versions() -> dict[str, str]:

@@ -51,29 +51,39 @@ def with_image_options(command: F) -> F:
     known: dict[str, dict[str, Any]] = {
         "preset": {
             "type": click.Choice(list(PRESETS)),
-            "help": "imagenet: / 255, mean and std; tf: -1 to 1; caffe: BGR less mean.",
+            "metavar": "NAME",
+            "help": "How pixels become values: imagenet, tf or caffe",
         },
         "mean": {
             "callback": _numbers,
             "metavar": "M,M,M",
-            "help": "Subtracted after the scale, one number or one per channel.",
+            "help": "Subtracted after the scale: of all channels, or each",
         },
-        "std": {"callback": _numbers, "metavar": "S,S,S", "help": "Divided by after that."},
+        "std": {"callback": _numbers, "metavar": "S,S,S", "help": "Divided by after that"},
         "pixel_scale": {
             "type": float,
             "metavar": "X",
-            "help": "What pixels, 0 to 255, are divided by first.",
+            "help": "What pixels, 0 to 255, are divided by first",
         },
-        "channel_order": {"type": click.Choice([RGB, BGR]), "help": "Of colours."},
-        "layout": {"type": click.Choice([NCHW, NHWC]), "help": "Where the model's channels are."},
+        "channel_order": {
+            "type": click.Choice([RGB, BGR]),
+            "metavar": "NAME",
+            "help": "Of colours: rgb or bgr",
+        },
+        "layout": {
+            "type": click.Choice([NCHW, NHWC]),
+            "metavar": "NAME",
+            "help": "Of the model's input: nchw or nhwc",
+        },
         "size": {
             "callback": _size,
             "metavar": "HxW",
-            "help": "Height and width, where the model leaves them open.",
+            "help": "Height and width, where the model leaves them open",
         },
         "resize": {
             "type": click.Choice([CROP, STRETCH]),
-            "help": "Fill the size by the middle of an image, or by all.",
+            "metavar": "NAME",
+            "help": "Fill the size by the middle or by all: crop or stretch",
         },
     }
     decorated: Any = taking

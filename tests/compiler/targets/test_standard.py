@@ -96,7 +96,7 @@ def test_thresholds_go_into_the_layers_around_a_neuron(tmp_path):
         found = [node.op_type for node in result.model.graph.node]
         assert found == ["Conv", *short, "Conv", *long, "Reshape", "Gemm"]
         folded, _ = result.report.neurons
-        assert folded.theta.endswith("over 8 channels")
+        assert folded.channels == 8
         _, _, result = compiled("relu", tmp_path, granularity="tensor", **options)
         found = [node.op_type for node in result.model.graph.node]
         assert found == [*["Conv", *short] * 2, "Reshape", "Gemm"]
