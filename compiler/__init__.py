@@ -1,25 +1,78 @@
 """The compiler: pipeline, calibration, verification, reports and the command line.
 
-from snn_compile.compiler import compile_model
-result = compile_model("model.onnx", calibration="calib.npz")
+import snn_compile
+result = snn_compile.compile("model.onnx", calibration="calib.npz")
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .options import CompileOptions
+from .errors import DataError, ModelError, SnnCompileError, UsageError, VerificationError
+from .options import CORRECTION_OPTIONS, CompileOptions
+from .progress import Progress
 
 if TYPE_CHECKING:
+    from .evaluation.energy import EnergyTable
+    from .evaluation.evaluate import EvaluationOptions
+    from .evaluation.in_python import evaluate
+    from .evaluation.latency import LatencyOptions
+    from .evaluation.sweep import Setting
     from .pipeline import CompileResult, compile_model
+    from .pipeline import compile_model as compile
+    from .report.data import CompileReport
+    from .report.results import EvaluationResult
+    from .samples.image_options import ImageOptions
+    from .samples.source import Source
 
-__all__ = ["CompileOptions", "CompileResult", "compile_model"]
+__all__ = [
+    "CORRECTION_OPTIONS",
+    "CompileOptions",
+    "CompileReport",
+    "CompileResult",
+    "DataError",
+    "EnergyTable",
+    "EvaluationOptions",
+    "EvaluationResult",
+    "ImageOptions",
+    "LatencyOptions",
+    "ModelError",
+    "Progress",
+    "Setting",
+    "SnnCompileError",
+    "Source",
+    "UsageError",
+    "VerificationError",
+    "compile",
+    "compile_model",
+    "evaluate",
+]
+
+#: Where the others are. onnx and onnxruntime take half a second to import; neither
+#: ``import snn_compile`` nor ``snn-compile --help`` needs them.
+_LATER = {
+    "CompileReport": "report.data",
+    "CompileResult": "pipeline",
+    "EnergyTable": "evaluation.energy",
+    "EvaluationOptions": "evaluation.evaluate",
+    "EvaluationResult": "report.results",
+    "ImageOptions": "samples.image_options",
+    "LatencyOptions": "evaluation.latency",
+    "Setting": "evaluation.sweep",
+    "Source": "samples.source",
+    "compile": "pipeline",
+    "compile_model": "pipeline",
+    "evaluate": "evaluation.in_python",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # onnx and onnxruntime take half a second to import; `snn-compile --help` needs neither.
-    if name not in __all__:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import pipeline
+    module = import_module(f".{_LATER[name]}", __name__)
+    return getattr(module, "compile_model" if name == "compile" else name)
 
-    return getattr(pipeline, name)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .samples.image_flags import IMAGE_FLAGS, IMAGES, with_image_options
 from .terminal import (
+    MOST_WARNINGS,
     PATH,
+    VOLUME,
     GroupedCommand,
+    Volume,
+    chosen_volume,
     progress_bar,
     run_command,
     say,
-    warn,
+    volume_options,
+    warn_of,
     warn_without_kernels,
 )
 
+if TYPE_CHECKING:  # what it comes with takes half a second to import; --help needs none of it
+    from .report.results import EvaluationResult
+    from .samples.image_options import ImageOptions
+
 _GROUPS = {
     "Data": ("data", "calibration"),
+    IMAGES: IMAGE_FLAGS,
     "What is measured": (
         *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
     ),
-    "Output": ("as_json", "html", "compile_report"),
+    "Output": (*VOLUME, "as_json", "html", "compile_report"),
 }
 
 
@@ -42,7 +55,7 @@ _GROUPS = {
     required=True,
     type=PATH,
     help="Samples as for snn-compile --calibration; an .npz may hold 'labels', one class index "
-    "per sample, for top-1 and top-5.",
+    "per sample, for top-1 and top-5. Images: subfolders or a CSV say their classes.",
 )
 @click.option(
     "--calibration",
@@ -99,6 +112,8 @@ _GROUPS = {
     help="What snn-compile --report report.json wrote of this SNN, for the page: coverage, and "
     "what the neurons saw at calibration.",
 )
+@with_image_options
+@volume_options
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @click.version_option(package_name="snn-compile")
 @click.pass_context
@@ -119,6 +134,9 @@ def main(
     as_json: bool,
     html: Path | None,
     compile_report: Path | None,
+    images: ImageOptions | None,
+    verbose: bool,
+    quiet: bool,
     debug: bool,
 ) -> None:
     """Compare the network ANN with the compiled network SNN on test data.
@@ -136,8 +154,10 @@ def main(
         from .report.data import finite
         from .report.html import check_packages, evaluation_html
         from .report.reader import read_report
-        from .report.tables import show_result
+        from .samples.images import is_images
+        from .samples.source import Source, opened
 
+        volume = chosen_volume(verbose, quiet)
         if html is not None:  # before any long work
             check_packages()
             read = (snn, data, calibration, energy_table, compile_report)
@@ -145,9 +165,15 @@ def main(
         elif compile_report is not None:
             raise UsageError("--compile-report serves --html only; leave it out, or add --html")
         compiled = read_report(compile_report) if compile_report is not None else None
+        # Options of images are of the one of the two that is images, where the other is arrays.
+        known, own = None, images
+        if calibration is not None:
+            are_images = is_images(calibration)
+            known = Source(calibration, images=images if are_images else None)
+            own = None if are_images and not is_images(data) else images
         options = EvaluationOptions(
             baselines=[baseline] if baseline else [],
-            calibration=calibration,
+            calibration=known,
             flips=flips,
             latency=LatencyOptions(batch, rounds) if latency else None,
             energy=read_energy_table(energy_table) if energy_table else HOROWITZ_45_NM,
@@ -157,16 +183,47 @@ def main(
             premise=premise,
         )
         check_options(options, snn)
-        warn_without_kernels()
-        with progress_bar() as progress:
-            result = evaluate(ann, snn, data, options, progress)
+        loud = volume > Volume.QUIET
+        warn_without_kernels(loud)
+        with progress_bar(loud) as progress, opened(data, images=own) as source:
+            assert source is not None
+            result = evaluate(ann, snn, source, options, progress)
         if html is not None:
             save_files({html: evaluation_html(result, compiled).encode()})
         if as_json:
             say(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
-        else:
-            show_result(result)
-        for text in result.warnings:
-            warn(text)
+        _show(result, volume, tables=not as_json)
 
     run_command(work, debug)
+
+
+#: Classes that are listed.
+_MOST_CLASSES = 20
+
+
+def _say_images(data: Mapping[str, Any]) -> None:
+    """Which class has which index, and how pixels became values, where the data are images."""
+    classes = [f"{index} {name}" for index, name in enumerate(data.get("classes", ()))]
+    if classes:
+        more = len(classes) - _MOST_CLASSES
+        listed = ", ".join(classes[:_MOST_CLASSES])
+        say(f"classes: {listed}" + (f", and {more} more" if more > 0 else ""))
+    if "preprocessing" in data:
+        say(
+            "images: "
+            + ", ".join(f"{name} {value}" for name, value in data["preprocessing"].items())
+        )
+
+
+def _show(result: EvaluationResult, volume: Volume, tables: bool) -> None:
+    """What was found, as tables or in short, and warnings."""
+    from .report.evaluation_summary import show_summary
+    from .report.tables import show_result
+
+    if volume == Volume.QUIET:
+        return
+    verbose = volume == Volume.VERBOSE
+    if tables:
+        _say_images(result.data)
+        (show_result if verbose else show_summary)(result)
+    warn_of(result.warnings, None if verbose else MOST_WARNINGS)

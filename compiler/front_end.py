@@ -26,6 +26,7 @@ from ..passes.graph.network import Network
 from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.adjust_encoders import adjust_encoders
 from ..passes.neurons.encode_edges import encode_edges
+from ..passes.neurons.exclude_activations import exclude_activations
 from ..passes.neurons.integer_edges import integer_edges
 from ..passes.neurons.keep_activations import keep_activations
 from ..passes.neurons.keep_preprocessing import keep_preprocessing
@@ -38,7 +39,7 @@ from .calibration.match_samples import matched_samples
 from .calibration.tuning.search_scale import hold_out, import_optuna
 from .errors import ModelError
 from .model_io.fix_batch import fix_batch
-from .model_io.load import load_source
+from .model_io.load import LoadedModel, load_source
 from .options import ALL, MEMBRANE, MOST_INT8, SCALE, CompileOptions
 from .progress import Progress
 from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
@@ -46,7 +47,8 @@ from .running.probe import probe
 from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
 from .running.types import with_types
-from .samples.files import FileSamples, Samples, input_specs
+from .samples.files import Samples, input_specs
+from .samples.source import Data, Source, opened
 from .samples.synthetic import SyntheticSamples
 from .steps import Steps
 
@@ -83,6 +85,7 @@ RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
 #: After these every neuron is in place.
 PLACEMENT = (
     FrontEndPass(fold_batchnorm),
+    FrontEndPass(exclude_activations, lambda o: (o.exclude,), lambda o: bool(o.exclude)),
     FrontEndPass(keep_preprocessing, wanted=lambda o: not o.encodes_whatever_it_costs),
     FrontEndPass(
         keep_activations,
@@ -164,7 +167,7 @@ class Prepared:
 @contextmanager
 def prepare(
     model: str | Path | ModelProto,
-    calibration: str | Path | None,
+    calibration: Data | Source | None,
     options: CompileOptions,
     progress: Progress,
 ) -> Iterator[Prepared]:
@@ -172,8 +175,7 @@ def prepare(
 
     Args:
         model: path of an ONNX model, or the model itself (left unchanged).
-        calibration: .npz keyed by input name, .npy for a single input, or a folder of either;
-            None for synthetic samples.
+        calibration: samples as :mod:`.samples.source` takes them; None for synthetic ones.
         options: resolved.
         progress: told about batches done.
 
@@ -182,36 +184,30 @@ def prepare(
         DataError: the calibration data are refused.
         UsageError: ``options.dump_dir`` cannot be used, or optuna is not installed.
     """
+    with opened(calibration) as source, _prepared(model, source, options, progress) as prepared:
+        yield prepared
+
+
+@contextmanager
+def _prepared(
+    model: str | Path | ModelProto,
+    calibration: Source | None,
+    options: CompileOptions,
+    progress: Progress,
+) -> Iterator[Prepared]:
     if options.search_scale:
         import_optuna()  # refused before any long work
     steps = Steps(options.dump_dir)
-    register_schemas()
-    with steps("load") as step:
-        source = load_source(model if isinstance(model, ModelProto) else Path(model))
-        step.changes += source.changes
-        step.network = ann = source.network
-    digest = ann.sha256()
-    if options.batch is not None:
-        with steps("fix_batch") as step:
-            step.network = ann = fix_batch(ann, options.batch)
+    source, ann, samples = _read(model, calibration, options, steps, progress)
     specs = input_specs(ann.proto)
-    samples: Samples
     doubts: list[str] = []
-    if calibration is None:
-        samples = SyntheticSamples(specs, SYNTHETIC_SAMPLES, options.seed)
-    else:
-        samples = FileSamples(Path(calibration), specs)
     described = {
         "file": None if isinstance(model, ModelProto) else Path(model).name,
         "producer": f"{ann.proto.producer_name} {ann.proto.producer_version}".strip(),
-        "sha256": digest,
+        "sha256": source.sha256,
+        "digest": source.digest,
     }
-    # Before any pass sees it, the runtime has to accept the model.
-    run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")
-
-    graph = apply_passes(import_model(with_types(ann)), RECOGNITION, options, steps)
-    for reason in unfit(graph):
-        raise ModelError(reason)
+    graph = _recognised(ann, samples, options, steps)
     if calibration is None:
         with steps("match_samples"):
             samples, doubts = matched_samples(
@@ -220,13 +216,8 @@ def prepare(
     graph = apply_passes(graph, PLACEMENT, options, steps)
     graph, warned = _measured(graph, samples, options, steps, progress)
     graph = apply_passes(graph, COMPLETION, options, steps)
-    activations, kept = find_activations(graph)
     layers = find_layers(graph) if options.corrects_layers else []
-    analog = export_network(graph)
-    seen_once = [*linear_tensors(graph), *(activation.input for activation in activations)]
-    shapes = probe(analog, seen_once, next(samples.batches(1)))
-    coverage = measure_coverage(graph, activations, kept, ann.proto, shapes)
-    _require_neurons(activations, coverage, options.strict)
+    activations, analog, shapes, coverage = _covered(graph, ann, samples, options.strict)
 
     timesteps = options.timesteps if options.stepwise else 1
     batch, block = _batches(activations, shapes, samples, timesteps)
@@ -252,6 +243,99 @@ def prepare(
             steps,
             [*source.warnings, *doubts, *samples.warnings, *warned],
         )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a network before it is calibrated.
+
+    Attributes:
+        analog: the network as the front end leaves it, in standard operators.
+        activations: what would become neurons.
+        coverage: what would become of every activation and linear operator.
+        warnings: what the user has to know.
+    """
+
+    analog: Network
+    activations: list[Activation]
+    coverage: Coverage
+    warnings: list[str]
+
+
+def check_model(
+    model: str | Path | ModelProto, calibration: Source | None, options: CompileOptions
+) -> Checked:
+    """Load a model and run the front end on one sample, without calibration.
+
+    Which encoders cost too much is not measured: that takes samples and time.
+
+    Args:
+        model: path of an ONNX model, or the model itself (left unchanged).
+        calibration: opened; None for a synthetic sample.
+        options: resolved.
+
+    Raises:
+        As :func:`prepare`.
+    """
+    steps = Steps(None)
+    source, ann, samples = _read(model, calibration, options, steps, Progress())
+    graph = _recognised(ann, samples, options, steps)
+    graph = apply_passes(graph, (*PLACEMENT, *COMPLETION), options, steps)
+    activations, analog, _, coverage = _covered(graph, ann, samples, options.strict)
+    return Checked(analog, activations, coverage, [*source.warnings, *samples.warnings])
+
+
+def _read(
+    model: str | Path | ModelProto,
+    calibration: Source | None,
+    options: CompileOptions,
+    steps: Steps,
+    progress: Progress,
+) -> tuple[LoadedModel, Network, Samples]:
+    """The model as it was read, as it is compiled, and samples of its inputs."""
+    register_schemas()
+    with steps("load") as step:
+        source = load_source(model if isinstance(model, ModelProto) else Path(model))
+        step.changes += source.changes
+        step.network = ann = source.network
+    if options.batch is not None:
+        with steps("fix_batch") as step:
+            step.network = ann = fix_batch(ann, options.batch)
+    specs = input_specs(ann.proto)
+    if calibration is None:
+        return source, ann, SyntheticSamples(specs, SYNTHETIC_SAMPLES, options.seed)
+    return source, ann, calibration.open(specs, progress)
+
+
+def _recognised(ann: Network, samples: Samples, options: CompileOptions, steps: Steps) -> Graph:
+    """The graph in which every activation is one node.
+
+    Raises:
+        ModelError: it cannot be compiled.
+    """
+    # Before any pass sees it, the runtime has to accept the model.
+    run_samples(make_session(ann, library=False), next(samples.batches(1)), "the model")
+    graph = apply_passes(import_model(with_types(ann)), RECOGNITION, options, steps)
+    for reason in unfit(graph):
+        raise ModelError(reason)
+    return graph
+
+
+def _covered(
+    graph: Graph, ann: Network, samples: Samples, strict: bool
+) -> tuple[list[Activation], Network, Shapes, Coverage]:
+    """What becomes neurons, the network as it is calibrated, its shapes, and the coverage.
+
+    Raises:
+        ModelError: nothing becomes a neuron, or with ``strict`` an activation is kept.
+    """
+    activations, kept = find_activations(graph)
+    analog = export_network(graph)
+    seen_once = [*linear_tensors(graph), *(activation.input for activation in activations)]
+    shapes = probe(analog, seen_once, next(samples.batches(1)))
+    coverage = measure_coverage(graph, activations, kept, ann.proto, shapes)
+    _require_neurons(activations, coverage, strict)
+    return activations, analog, shapes, coverage
 
 
 def _measured(

@@ -11,7 +11,9 @@ Only the standard library is imported with this file: ``snn-compile --help`` rea
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +103,9 @@ class Option:
         shown: the default in words, where it depends on others.
         choices: the names that it may be.
         numbers: the numbers that it may be.
-        symbol: what stands for a number or a path in the help.
+        symbol: what stands for its value in the help.
+        brief: its meaning in the help, where :attr:`meaning` is longer than a line or two.
+        several: it is a tuple of texts, and given several times on the command line.
     """
 
     group: str
@@ -112,6 +116,21 @@ class Option:
     choices: tuple[str, ...] = ()
     numbers: Numbers | None = None
     symbol: str = ""
+    brief: str = ""
+    several: bool = False
+
+    @property
+    def help(self) -> str:
+        """What the command line says of it: meaning, choices and default, in a line or two."""
+        text = (self.brief or self.meaning).rstrip(".")
+        if self.choices:
+            text += f": {self.wanted}"
+        value = self.fallback if self.default is None else self.default
+        if self.is_switch or self.several:
+            return text
+        if value is None:
+            return text + (f" [{self.shown}]" if self.shown else "")
+        return f"{text} [{value}{', or by target' if self.shown else ''}]"
 
     @property
     def is_switch(self) -> bool:
@@ -124,7 +143,7 @@ class Option:
         value = self.fallback if self.default is None else self.default
         if self.is_switch and not self.shown:
             return "on" if value else "off"
-        return self.shown or ("" if value is None else str(value))
+        return self.shown or ("" if value in (None, ()) else str(value))
 
     @property
     def wanted(self) -> str:
@@ -133,6 +152,8 @@ class Option:
             return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
         if self.numbers is not None:
             return str(self.numbers)
+        if self.several:
+            return "a tuple of texts"
         return "True or False" if self.is_switch else "a pathlib.Path"
 
     def takes(self, value: object) -> bool:
@@ -143,6 +164,8 @@ class Option:
             return value in self.choices
         if self.numbers is not None:
             return value in self.numbers
+        if self.several:
+            return isinstance(value, tuple) and all(isinstance(v, str) and v for v in value)
         return isinstance(value, bool if self.is_switch else Path)
 
 
@@ -168,6 +191,7 @@ class CompileOptions:
         shown="32; over several timesteps 1; standard, int8 255; qonnx 15; NIR 8",
         numbers=Numbers(int, 1, MOST_LEVELS),
         symbol="N",
+        brief="Levels of each neuron and sign, in each timestep",
     )
     seed: int = _option(
         COMMON,
@@ -175,6 +199,7 @@ class CompileOptions:
         fallback=0,
         numbers=Numbers(int, 0, 2**32 - 1),
         symbol="SEED",
+        brief="Seed of synthetic inputs, and of --search-scale",
     )
     neuron: str = _option(
         NEURONS,
@@ -186,6 +211,8 @@ class CompileOptions:
         fallback=AUTO,
         shown="auto; for standard scale; for int8, qonnx and NIR multi-threshold",
         choices=(AUTO, SCALE, STAIRCASE, MULTI_THRESHOLD, SIGNED),
+        brief="Kind",
+        symbol="KIND",
     )
     calibrator: str = _option(
         NEURONS,
@@ -193,6 +220,8 @@ class CompileOptions:
         "percentile or the largest value as the ceiling, or, auto, chosen for each neuron.",
         AUTO,
         choices=(AUTO, DENSITY, "mse", "entropy", PERCENTILE, "max"),
+        brief="How levels are found",
+        symbol="NAME",
     )
     percentile: float = _option(
         NEURONS,
@@ -207,6 +236,8 @@ class CompileOptions:
         fallback=CHANNEL,
         shown="channel; for int8 tensor",
         choices=(TENSOR, CHANNEL),
+        brief="One threshold or scale per",
+        symbol="NAME",
     )
     encode: str = _option(
         NEURONS,
@@ -214,6 +245,17 @@ class CompileOptions:
         fallback=ALL,
         shown="all; for NIR activations",
         choices=(ALL, ACTIVATIONS),
+        brief="What becomes spikes",
+        symbol="NAME",
+    )
+    exclude: tuple[str, ...] = _option(
+        NEURONS,
+        "Keep the activations of this name in float, or of all names that match it (* ? [ ]); also "
+        "an encoder. Can be given several times.",
+        (),
+        symbol="PATTERN",
+        several=True,
+        brief="Keep activations of such names in float; repeatable",
     )
     encode_input: bool = _option(NEURONS, "Encode the network's own input too.", False)
     levels_budget: float | None = _option(
@@ -222,6 +264,7 @@ class CompileOptions:
         "would fire; 1 only moves them.",
         numbers=Numbers(float, 0, above=True),
         symbol="SHARE",
+        brief="Levels of its own for each neuron, at this share of the spikes of --levels for each",
     )
     scale: float = _option(
         NEURONS,
@@ -229,9 +272,13 @@ class CompileOptions:
         1.0,
         numbers=Numbers(float, 0, above=True),
         symbol="LAMBDA",
+        brief="Multiply the steps of all neurons",
     )
     search_scale: bool = _option(
-        NEURONS, "Search one scale for the steps of all neurons (needs the extra 'search').", False
+        NEURONS,
+        "Search one scale for the steps of all neurons (needs the extra 'search').",
+        False,
+        brief="Search a scale for all steps (extra 'search')",
     )
     trials: int = _option(
         NEURONS,
@@ -239,6 +286,7 @@ class CompileOptions:
         fallback=20,
         numbers=Numbers(int, 1),
         symbol="K",
+        brief="Trials of the search",
     )
     spike_weight: float = _option(
         NEURONS,
@@ -246,17 +294,25 @@ class CompileOptions:
         fallback=0.5,
         numbers=Numbers(float, 0),
         symbol="W",
+        brief="Weight of spikes against error in the search",
     )
     sequential: bool = _option(
         CORRECTIONS,
         "Fit neurons to what spiking predecessors give them too, not to the ANN alone.",
         True,
+        brief="Fit neurons to spiking predecessors too",
     )
     bias_correction: bool = _option(
-        CORRECTIONS, "Correct the mean error of every linear operator.", True
+        CORRECTIONS,
+        "Correct the mean error of every linear operator.",
+        True,
+        brief="Correct mean errors of linear operators",
     )
     compensation: bool = _option(
-        CORRECTIONS, "Compensate in the weights of every linear operator.", True
+        CORRECTIONS,
+        "Compensate in the weights of every linear operator.",
+        True,
+        brief="Compensate in weights of linear operators",
     )
     shortcuts: str = _option(
         CORRECTIONS,
@@ -265,6 +321,8 @@ class CompileOptions:
         fallback=MEMBRANE,
         shown="membrane; for NIR, and int8 of 255 levels, spikes",
         choices=(MEMBRANE, SPIKES),
+        brief="What residual sums read",
+        symbol="NAME",
     )
     timesteps: int = _option(
         TIME,
@@ -272,17 +330,21 @@ class CompileOptions:
         1,
         numbers=Numbers(int, 1, MOST_TIMESTEPS),
         symbol="T",
+        brief="Above 1: integrate-and-fire neurons over T steps",
     )
     firing: str = _option(
         TIME,
         "When these neurons fire: as their input comes in, or once all of it is there.",
         fallback=IMMEDIATE,
         choices=(IMMEDIATE, DELAYED),
+        brief="When these neurons fire",
+        symbol="NAME",
     )
     time_axis: bool = _option(
         TIME,
         "Give inputs and outputs the timesteps as their first axis.",
         False,
+        brief="Inputs and outputs have the timesteps as first axis",
     )
     target: str = _option(
         TARGET,
@@ -291,6 +353,8 @@ class CompileOptions:
         "bits, for FPGAs; or a NIR graph for neuromorphic tools (needs the extra 'nir').",
         ONNXRUNTIME,
         choices=(ONNXRUNTIME, STANDARD, INT8, QONNX, NIR),
+        brief="What is written, docs/runtimes.md",
+        symbol="NAME",
     )
     opset: int | None = _option(
         TARGET,
@@ -298,12 +362,14 @@ class CompileOptions:
         shown="the lowest that it can have",
         numbers=Numbers(int, OLDEST_OPSET),
         symbol="K",
+        brief="Opset, of target standard",
     )
     batch: int | None = _option(
         TARGET,
         "Fix the batch axis of a file of target standard.",
         numbers=Numbers(int, 1, MOST_BATCH),
         symbol="B",
+        brief="Fix the batch axis, of target standard",
     )
     power_of_two: bool = _option(
         TARGET,
@@ -311,18 +377,23 @@ class CompileOptions:
         "runtime gets the same sums.",
         fallback=True,
         shown="on for standard",
+        brief="Same sums in every runtime, of target standard",
     )
     int8_weights: str = _option(
         TARGET,
         "Weights of int8: such that sums fit into 16 bits, for x86 without VNNI, or all.",
         fallback=SAFE,
         choices=(SAFE, FULL),
+        brief="Weights, of target int8",
+        symbol="NAME",
     )
     qonnx_form: str = _option(
         TARGET,
         "Neurons of qonnx: thresholds, or Quant where they have one sign.",
         fallback=THRESHOLDS,
         choices=(THRESHOLDS, QUANT),
+        brief="Neurons, of target qonnx",
+        symbol="NAME",
     )
     weight_bits: int = _option(
         TARGET,
@@ -330,21 +401,33 @@ class CompileOptions:
         fallback=8,
         numbers=Numbers(int, 2, 8),
         symbol="BITS",
+        brief="Bits of weights, of target qonnx",
     )
     binary_spikes: str | None = _option(
         TARGET,
         "Send spikes of several levels as planes of 0 and 1, one per level or one per bit.",
         choices=(UNARY, BITS),
+        brief="Spikes as planes of 0 and 1, per level or bit",
+        symbol="NAME",
     )
-    strict: bool = _option(OUTPUT, "Fail (exit code 3) if an activation would be kept.", False)
+    strict: bool = _option(
+        OUTPUT,
+        "Fail (exit code 3) if an activation would be kept.",
+        False,
+        brief="Fail (exit code 3) if an activation would be kept",
+    )
     min_agreement: float | None = _option(
         OUTPUT,
         "Fail (exit code 5) unless ANN and SNN give the same argmax on this share of the samples.",
         numbers=Numbers(float, 0, 1),
         symbol="SHARE",
+        brief="Fail (exit code 5) unless ANN and SNN agree (argmax) on this share of the samples",
     )
     dump_dir: Path | None = _option(  # noqa: RUF009 (a field, as all others)
-        OUTPUT, "Write the model after each step into here.", symbol="DIR"
+        OUTPUT,
+        "Write the model after each step into here.",
+        symbol="DIR",
+        brief="Write the model after each step into here",
     )
 
     # What follows is of resolved options.
@@ -402,7 +485,13 @@ class CompileOptions:
     def settings(self) -> dict[str, Any]:
         """All options by name, as JSON has them."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+        return {name: _as_json(value) for name, value in values.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def option_of(declared: Field[Any]) -> Option:
@@ -416,9 +505,27 @@ def option_of(declared: Field[Any]) -> Option:
 OPTIONS = {declared.name: option_of(declared) for declared in fields(CompileOptions)}
 
 
+def with_overrides(options: CompileOptions, overrides: Mapping[str, Any]) -> CompileOptions:
+    """The options with some of them changed, by the names of their fields.
+
+    Raises:
+        UsageError: no option is called so.
+    """
+    for name in overrides:
+        if name not in OPTIONS:
+            close = difflib.get_close_matches(name, OPTIONS, 1)
+            hint = f"; is it '{close[0]}'?" if close else ""
+            raise UsageError(f"no option is called '{name}'{hint}")
+    return replace(options, **overrides)
+
+
 def flag(name: str) -> str:
     """An option as it is written on the command line, by the name of its field."""
     return "--" + name.replace("_", "-")
+
+
+#: The options that correct what neurons do to a network, by their names.
+CORRECTION_OPTIONS = tuple(name for name, one in OPTIONS.items() if one.group == CORRECTIONS)
 
 
 def check_values(options: CompileOptions) -> None:
@@ -453,7 +560,6 @@ def resolve_common(options: CompileOptions, synthetic: bool) -> CompileOptions:
     for name in ("qonnx_form", "weight_bits"):
         options = _used(options, name, options.target == QONNX, "with --target qonnx")
     _check_standard(options)
-    options = filled(options, power_of_two=False)
     percentile, search = options.calibrator == PERCENTILE, options.search_scale
     options = _used(options, "firing", several, "over several --timesteps")
     options = _used(options, "percentile", percentile, "with --calibrator percentile")

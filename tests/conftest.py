@@ -39,6 +39,12 @@ def _quiet_runtime() -> None:
     ort.set_default_logger_severity(4)
 
 
+@pytest.fixture(autouse=True)
+def _wide_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """xdist sets it for its processes; tables are as wide as their cells unless a test says so."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def digits() -> Path:
     """The bundled network with BatchNormalization left unfolded."""

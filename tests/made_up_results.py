@@ -136,8 +136,8 @@ def compilation(neurons: int = 2) -> CompileReport:
         passes=[PassReport("fold_batchnorm", 0.1, ["a change"])],
         neurons=[
             NeuronReport(
-                name, "MultiThresholdFire", f"source of {name}", "Relu", "positive", 8, "0.5",
-                "mse, per tensor", 0.01, 0.02, membrane(),
+                name, "MultiThresholdFire", f"source of {name}", "Relu", "positive", 8,
+                [0.5, 0.5], 1, "mse, per tensor", 0.01, 0.02, membrane(),
             )
             for name in names
         ],

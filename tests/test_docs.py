@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import sys
 from pathlib import Path
 
 import pytest
+import snn_compile
 
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
@@ -70,3 +72,19 @@ def test_every_page_is_in_the_navigation():
     text = (REPOSITORY / "mkdocs.yml").read_text("utf-8")
     listed = re.findall(r"- (\S+\.md)$", text, re.MULTILINE)
     assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
+
+
+def test_the_examples_in_python_run_as_they_stand(tmp_path, monkeypatch):
+    (tmp_path / "models").symlink_to(REPOSITORY / "models")
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "python.md").read_text("utf-8")
+    examples = doctest.DocTestParser().get_doctest(text, {}, "python.md", None, None)
+    assert len(examples.examples) > 10
+    results = doctest.DocTestRunner().run(examples)
+    assert results.failed == 0
+    assert (tmp_path / "digits_snn.onnx").is_file()
+
+
+def test_every_name_of_the_package_is_documented():
+    text = (DOCS / "python.md").read_text("utf-8")
+    assert [name for name in snn_compile.__all__ if f"`{name}`" not in text] == []

@@ -26,14 +26,14 @@ class NeuronActivity:
     Attributes:
         name: node name.
         clip_rate: share beyond the highest level of a MultiThresholdFire; nan for other neurons.
-        silent_rate: share that fires no spike.
-        mean_spikes: mean number of unit spikes |k|.
+        silent_values: share that fires no spike.
+        spikes_per_value: mean number of unit spikes |k|.
     """
 
     name: str
     clip_rate: float
-    silent_rate: float
-    mean_spikes: float
+    silent_values: float
+    spikes_per_value: float
 
 
 class ActivityMeter:

@@ -17,7 +17,7 @@ class NeuronResult:
         neurons: how many values it has per sample.
         levels: [negative, positive], number of levels of either polarity.
         spike_range: [lowest, highest] k.
-        firing_rate: mean number of unit spikes |k| per neuron, sample and timestep.
+        spikes_per_value: mean number of unit spikes |k| per neuron, sample and timestep.
         active: share of values with at least one spike.
         silent_neurons: share of neurons that fire on no sample.
         saturated_neurons: share of neurons at their outermost level on every sample and timestep.
@@ -39,7 +39,7 @@ class NeuronResult:
     neurons: int
     levels: tuple[int, int]
     spike_range: tuple[int, int]
-    firing_rate: float
+    spikes_per_value: float
     active: float
     silent_neurons: float
     saturated_neurons: float

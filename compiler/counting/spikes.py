@@ -133,7 +133,7 @@ def _neuron_result(
         neurons=positions,
         levels=span.levels,
         spike_range=(span.low, span.high),
-        firing_rate=fired.spikes / values,
+        spikes_per_value=fired.spikes / values,
         active=(total - fired.silent) / values,
         silent_neurons=silent,
         saturated_neurons=saturated,

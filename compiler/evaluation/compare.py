@@ -29,7 +29,7 @@ from ..report.results import EnergyResult, OutputResult
 from ..running.fidelity import float_outputs, has_classes
 from ..running.planes import without_planes
 from ..running.session import batch_size, make_session, run_samples
-from ..samples.files import Feed, FileSamples
+from ..samples.files import Feed, GivenSamples
 from .energy import EnergyTable, estimate_energy
 from .labels import labelled_outputs
 from .outputs import OutputComparison
@@ -61,7 +61,7 @@ def compare(
     ann: Network,
     snn: Network,
     baselines: Mapping[str, Path],
-    samples: FileSamples,
+    samples: GivenSamples,
     labels: np.ndarray | None,
     table: EnergyTable,
     progress: Progress,
@@ -147,7 +147,7 @@ class _Runner:
         name: str,
         session: ort.InferenceSession,
         outputs: Sequence[str],
-        samples: FileSamples,
+        samples: GivenSamples,
         meter: SpikeMeter | None = None,
         counting: ort.InferenceSession | None = None,
     ) -> _Runner:
@@ -183,7 +183,7 @@ def _snn_runner(
     snn: Network,
     spiking: Network,
     outputs: Sequence[str],
-    samples: FileSamples,
+    samples: GivenSamples,
     runs: int,
     found: Comparison,
 ) -> _Runner:
@@ -205,7 +205,7 @@ def _run(
     ann: _Runner,
     others: Sequence[_Runner],
     names: Sequence[str],
-    samples: FileSamples,
+    samples: GivenSamples,
     size: int,
     labels: np.ndarray | None,
     found: Comparison,
@@ -229,7 +229,7 @@ def _labelled(
     names: Sequence[str],
     outputs: list[np.ndarray],
     count: int,
-    samples: FileSamples,
+    samples: GivenSamples,
     found: Comparison,
 ) -> set[str]:
     """The outputs that the labels belong to, seen on the first batch."""

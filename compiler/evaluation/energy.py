@@ -174,7 +174,7 @@ def _notes(
         notes.append(
             "Levels of StaircaseFire are in general no multiples of one step: its k is the nearest "
             "multiple of the smallest step between two levels, counted from the silent one. Unary "
-            "and bit-serial are then what a machine would spend that rounds levels so; only the "
+            "and bit_serial are then what a machine would spend that rounds levels so; only the "
             "graded accounting is that of the network as it computes."
         )
     uncounted = [s.name for s in synapses if s.analog.startswith("not counted")]

@@ -16,7 +16,7 @@ Intermediate files are in one temporary folder, which is gone afterwards whateve
 
 from __future__ import annotations
 
-import hashlib
+import json
 import platform
 import tempfile
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ from ...passes.graph.network import Network
 from ...runtime_ops import has_library
 from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
+from ..model_io.load import file_sha256
 from ..model_io.save import save_network
 from ..options import INT8 as INT8_TARGET
 from ..options import QONNX, CompileOptions
@@ -40,12 +41,13 @@ from ..pipeline import compile_model
 from ..progress import Progress
 from ..report.data import CompileReport
 from ..report.results import BaselineResult, EvaluationResult, OutputResult
-from ..samples.files import FileSamples
+from ..samples.files import GivenSamples
+from ..samples.source import Data, Source, opened
 from .compare import compare
 from .energy import HOROWITZ_45_NM, EnergyTable
 from .flips import level_flips
 from .int8_baseline import BATCH, quantise, saturation_warnings
-from .labels import read_labels
+from .labels import class_warnings, read_labels
 from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
 from .pair import Pair, check_report, read_pair
 from .premise import check_premise, premise_warnings
@@ -77,7 +79,7 @@ class EvaluationOptions:
     """
 
     baselines: Sequence[str] = ()
-    calibration: Path | None = None
+    calibration: Data | Source | None = None
     flips: bool = True
     latency: LatencyOptions | None = field(default_factory=LatencyOptions)
     energy: EnergyTable = HOROWITZ_45_NM
@@ -118,7 +120,11 @@ def check_options(options: EvaluationOptions, snn: Path | None) -> None:
 
 
 def evaluate(
-    ann: Path, snn: Path | None, data: Path, options: EvaluationOptions, progress: Progress
+    ann: Path,
+    snn: Path | None,
+    data: Data | Source,
+    options: EvaluationOptions,
+    progress: Progress,
 ) -> EvaluationResult:
     """Run the networks on all samples.
 
@@ -126,7 +132,7 @@ def evaluate(
         ann: file of the trained network.
         snn: file of the network that was compiled from it; None: it is compiled, with default
             options.
-        data: test samples, and labels if there are.
+        data: test samples, and labels if there are, as :mod:`..samples.source` takes them.
         options: what else is measured.
         progress: told about batches done.
 
@@ -136,20 +142,33 @@ def evaluate(
         DataError: the data do not fit the models.
     """
     check_options(options, snn)
-    with tempfile.TemporaryDirectory(prefix="snn-eval-") as name:
-        folder = Path(name)
+    with (
+        tempfile.TemporaryDirectory(prefix="snn-eval-") as name,
+        opened(data) as source,
+        opened(options.calibration) as calibration,
+    ):
+        assert source is not None
+        folder, options = Path(name), replace(options, calibration=calibration)
         pair = read_pair(ann, snn or _compiled(ann, options, folder, progress))
         if options.report is not None:
             check_report(options.report, pair)
         spatial = spatial_network(pair.ann, pair.snn) if options.premise else None
-        samples = FileSamples(data, pair.specs)
-        if options.sweep and options.calibration is not None:
-            FileSamples(options.calibration, pair.specs)  # refused before any long work
+        preprocessing = pair.provenance.get("preprocessing")
+        for one in (source, calibration):
+            if one is not None:
+                one.prepare_images(preprocessing)
+        samples = source.open(pair.specs, progress)
+        if options.sweep and calibration is not None:
+            calibration.open(pair.specs, progress)  # refused before any long work
         labels = read_labels(samples, {spec.name for spec in pair.specs})
         baselines: dict[str, Path] = {}
-        warnings = [*pair.warnings, *samples.warnings]
+        warnings = [*pair.warnings, *samples.warnings, *class_warnings(samples)]
+        warnings += _other_pixels(samples, preprocessing)
         if INT8 in options.baselines:
-            baselines[INT8] = _int8_baseline(pair, options, folder, warnings, progress)
+            assert calibration is not None
+            baselines[INT8] = _int8_baseline(
+                pair, calibration.open(pair.specs, progress), folder, warnings, progress
+            )
         found = compare(pair.ann, pair.snn, baselines, samples, labels, options.energy, progress)
         result = EvaluationResult(
             ann=_describe(ann, pair.ann),
@@ -160,11 +179,12 @@ def evaluate(
                 "metadata": pair.provenance,
             },
             data={
-                "file": str(data),
+                "file": samples.name,
                 "sha256": samples.sha256,
                 "samples": samples.count,
                 "labels": labels is not None,
-            },
+            }
+            | _images(samples),
             samples=found.samples,
             outputs=found.outputs,
             neurons=found.neurons,
@@ -197,7 +217,7 @@ def evaluate(
 
             result.sweep = sweep(
                 ann,
-                options.calibration,
+                calibration,
                 _options_of_sweep(pair),
                 options.sweep,
                 measure,
@@ -205,6 +225,23 @@ def evaluate(
                 result.accountings[0],
             )
     return result
+
+
+def _images(samples: GivenSamples) -> dict[str, Any]:
+    """How pixels became values, and the classes by name; nothing where samples are no images."""
+    if not samples.preprocessing:
+        return {}
+    return {"classes": list(samples.classes), "preprocessing": dict(samples.preprocessing)}
+
+
+def _other_pixels(samples: GivenSamples, preprocessing: str | None) -> list[str]:
+    """A warning if the SNN was calibrated on images whose pixels became other values."""
+    own = json.dumps(dict(samples.preprocessing))
+    if not samples.preprocessing or preprocessing in (None, own):
+        return []
+    return [
+        f"the SNN was calibrated on images prepared otherwise: {preprocessing}; these are {own}"
+    ]
 
 
 def _compiled(ann: Path, options: EvaluationOptions, folder: Path, progress: Progress) -> Path:
@@ -225,7 +262,7 @@ def _options_of_sweep(pair: Pair) -> CompileOptions:
 
 
 def _count_flips(
-    snn: Network, samples: FileSamples, result: EvaluationResult, progress: Progress
+    snn: Network, samples: GivenSamples, result: EvaluationResult, progress: Progress
 ) -> None:
     try:
         flips, result.flips_outputs = level_flips(snn, samples, progress)
@@ -238,14 +275,11 @@ def _count_flips(
 
 def _int8_baseline(
     pair: Pair,
-    options: EvaluationOptions,
+    samples: GivenSamples,
     folder: Path,
     warnings: list[str],
     progress: Progress,
 ) -> Path:
-    if options.calibration is None:
-        raise AssertionError("options are checked before")
-    samples = FileSamples(options.calibration, pair.specs)
     calibrated_on = pair.provenance.get("calibration", samples.origin)
     if calibrated_on != samples.origin:
         warnings.append(
@@ -261,7 +295,7 @@ def _int8_baseline(
 def _time(
     pair: Pair,
     baselines: dict[str, Path],
-    samples: FileSamples,
+    samples: GivenSamples,
     options: LatencyOptions,
     folder: Path,
     result: EvaluationResult,
@@ -289,11 +323,7 @@ def _time(
 def _describe(path: Path | None, network: Network) -> dict[str, Any]:
     if path is None:
         return {"file": "compiled with default options", "bytes": network.nbytes()}
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(chunk)
-    return {"file": str(path), "sha256": digest.hexdigest(), "bytes": network.nbytes()}
+    return {"file": str(path), "sha256": file_sha256(path), "bytes": network.nbytes()}
 
 
 def _versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Labels of test samples: one class index each, in the array 'labels' of an .npz.
+"""Labels of test samples: one class index each, in an array 'labels' or with the images.
 
 1. They are integers, 0 or above, one per sample. In a folder every file has them, or none.
 2. They belong to each output [batch, classes] that has a class for all of them. Where the networks
@@ -8,15 +8,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
-from ..samples.files import LABELS, UNREADABLE, FileSamples
+from ..samples.files import LABELS, GivenSamples
 
 
-def read_labels(samples: FileSamples, inputs: Collection[str]) -> np.ndarray | None:
+def read_labels(samples: GivenSamples, inputs: Collection[str]) -> np.ndarray | None:
     """The class of each sample, int64 [samples]; None where the data have no labels.
 
     Args:
@@ -28,21 +27,20 @@ def read_labels(samples: FileSamples, inputs: Collection[str]) -> np.ndarray | N
     """
     if LABELS in inputs:
         return None
-    found = {file: _labels_in(file) for file in samples.files}
-    arrays = [labels for labels in found.values() if labels is not None]
+    found = samples.label_parts()
+    arrays = [labels for _, labels in found if labels is not None]
     if not arrays:
         return None
-    if len(arrays) < len(found):
-        without = next(file for file, labels in found.items() if labels is None)
-        raise DataError(
-            f"{without}: holds no 'labels', but other files of the folder do; save them in it too"
-        )
-    for file, labels in found.items():
-        if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-            raise DataError(_not_fitting(file, labels, samples.count))
+    for place, labels in found:
+        if labels is None:
+            raise DataError(
+                f"{place}: holds no 'labels', but other files of the folder do; save them in it too"
+            )
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise DataError(_not_fitting(place, labels, samples.count))
     count = sum(len(labels) for labels in arrays)
     if count != samples.count:
-        place = samples.files[0] if len(found) == 1 else samples.files[0].parent
+        place = found[0][0] if len(found) == 1 else samples.name
         raise DataError(_not_fitting(place, np.concatenate(arrays), samples.count))
     joined = np.concatenate(arrays)
     if int(joined.min()) < 0:
@@ -53,6 +51,17 @@ def read_labels(samples: FileSamples, inputs: Collection[str]) -> np.ndarray | N
     if int(joined.max()) > np.iinfo(np.int64).max:
         raise DataError(f"'labels' has {int(joined.max())}, which is no class; save class indices")
     return joined.astype(np.int64)
+
+
+def class_warnings(samples: GivenSamples) -> list[str]:
+    """A warning of classes that are called by other numbers than theirs."""
+    for index, name in enumerate(samples.classes):
+        if name.isdecimal() and int(name) != index:
+            return [
+                f"{samples.name}: class '{name}' is number {index}, by the order of the names as "
+                "text; where the names are the numbers, give a CSV of file name, number"
+            ]
+    return []
 
 
 def labelled_outputs(labels: np.ndarray, classes: Mapping[str, int]) -> set[str]:
@@ -76,18 +85,7 @@ def labelled_outputs(labels: np.ndarray, classes: Mapping[str, int]) -> set[str]
     return fitting
 
 
-def _labels_in(file: Path) -> np.ndarray | None:
-    if file.suffix != ".npz":
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            labels: np.ndarray | None = archive.get(LABELS)
-            return labels
-    except UNREADABLE as error:
-        raise DataError(f"{file}: 'labels' is not readable: {error}; save it again") from error
-
-
-def _not_fitting(place: Path, labels: np.ndarray, count: int) -> str:
+def _not_fitting(place: str, labels: np.ndarray, count: int) -> str:
     return (
         f"{place}: 'labels' is {labels.dtype} {list(labels.shape)}, expected {count} integers, "
         "one class index per sample"

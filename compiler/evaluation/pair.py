@@ -145,10 +145,10 @@ def _origin_warnings(ann: Path, snn: Path, provenance: dict[str, str]) -> list[s
         # Another version may read the same file into another graph, of another digest.
         return [f"{snn} was compiled by version {made}, this is {version}"]
     try:
-        digest = load_source(ann).network.sha256()
+        digest = load_source(ann).digest  # the same file may have been saved anew
     except ModelError:  # not a network to compile, as the other warnings say
         return []
-    if provenance.get("source_sha256") == digest:
+    if provenance.get("source_digest") == digest:
         return []
     return [f"{snn} was compiled from another network than {ann}, as its metadata say"]
 
@@ -164,7 +164,7 @@ def _provenance(network: Network) -> dict[str, str]:
 def _one_source(
     first: Path, second: Path, one: Mapping[str, str], other: Mapping[str, str]
 ) -> list[str]:
-    digests = {facts["source_sha256"] for facts in (one, other) if "source_sha256" in facts}
+    digests = {facts["source_digest"] for facts in (one, other) if "source_digest" in facts}
     if len(digests) < 2:
         return []
     return [f"{first} and {second} were compiled from different networks, as their metadata say"]

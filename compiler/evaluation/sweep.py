@@ -34,6 +34,7 @@ from ..pipeline import compile_prepared, refusals_explained
 from ..progress import Progress
 from ..report.results import OutputResult, SweepPoint
 from ..report.sweep_points import accuracy_of, energy_of
+from ..samples.source import Data, Source
 from ..targets import resolve
 
 #: What may be swept.
@@ -88,7 +89,7 @@ def parse_sweep(specifications: Sequence[str]) -> list[Setting]:
 
 def sweep(
     model: str | Path | ModelProto,
-    calibration: str | Path | None,
+    calibration: Data | Source | None,
     options: CompileOptions,
     settings: Sequence[Setting],
     measure: Measure,
@@ -99,7 +100,7 @@ def sweep(
 
     Args:
         model: the ANN, as for ``compile_model``.
-        calibration: its samples, likewise.
+        calibration: its samples, likewise; data that are read once only as their source.
         options: of every point, but for what is swept.
         settings: from :func:`parse_sweep`.
         measure: what is done with a compiled network.
@@ -121,7 +122,7 @@ def sweep(
             pairs.append((setting, chosen))
     first, points = pairs[0][1], []
     known = None
-    with refusals_explained(calibration, first), ExitStack() as held:
+    with refusals_explained(calibration is None, first), ExitStack() as held:
         for setting, chosen in progress.track(pairs, len(pairs), "sweep"):
             if journey(chosen) != known:
                 held.close()

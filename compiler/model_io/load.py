@@ -11,6 +11,7 @@ inlined stays too, and its activations are reported as kept.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ _WORTH_INLINING = with_role(
 
 
 @dataclass
-class Source:
+class LoadedModel:
     """A network to compile.
 
     Attributes:
@@ -44,15 +45,20 @@ class Source:
         external_data: the files that held its weights, if it kept them outside.
         changes: what loading changed, one line each.
         warnings: what the user should know of it.
+        sha256: of the file as it was given, or of a model in memory as it would be saved; of the
+            files of external data nothing.
+        digest: of graph and weights as they are compiled, however they were saved.
     """
 
     network: Network
     external_data: list[Path]
     changes: list[str]
     warnings: list[str]
+    sha256: str
+    digest: str
 
 
-def load_source(model: Path | ModelProto) -> Source:
+def load_source(model: Path | ModelProto) -> LoadedModel:
     """Load and check a network to compile, weights included; a model in memory stays as it is.
 
     Raises:
@@ -67,8 +73,10 @@ def load_source(model: Path | ModelProto) -> Source:
                 "or give the path of the file"
             )
         network, external_data = detach(model), []
+        sha256 = hashlib.sha256(model.SerializeToString()).hexdigest()
     else:
         proto = _read(model)
+        sha256 = file_sha256(model)
         check_source(proto)
         external_data = _data_files(proto, model.resolve().parent)
         network = _with_weights(proto, model.resolve().parent)
@@ -84,7 +92,16 @@ def load_source(model: Path | ModelProto) -> Source:
     network = Network(_inline_functions(network.proto, changes), network.weights)
     _check(network.proto)
     warnings += [f"input '{name}' has a default and is now a constant" for name in overridable]
-    return Source(network, external_data, changes, warnings)
+    return LoadedModel(network, external_data, changes, warnings, sha256, network.sha256())
+
+
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_model(path: Path) -> Network:

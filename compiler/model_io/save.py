@@ -24,12 +24,12 @@ from .stream import write_network
 _ALIGNMENT = 4096  # of tensors in a data file, so that runtimes can map them
 
 
-def check_output(path: Path, model: Path, *others: Path) -> None:
+def check_output(path: Path, model: Path | None, *others: Path) -> None:
     """Refuse an output path early, before any long work.
 
     Args:
         path: the file to write.
-        model: the model that is read.
+        model: the model that is read; None: it is no file.
         others: other files that are read.
 
     Raises:
@@ -45,7 +45,7 @@ def check_output(path: Path, model: Path, *others: Path) -> None:
             raise UsageError(f"{path}: the folder {path.parent} is not writable")
         if path.exists() and not path.is_file():
             raise UsageError(f"{path}: is not a regular file and would be replaced; name a file")
-        if _is_one_of(path, [model]):
+        if model is not None and _is_one_of(path, [model]):
             raise UsageError(f"{path}: is the model itself; write the result to another file")
         if _is_one_of(path, others):
             raise UsageError(f"{path}: is read too; write the result to another file")

@@ -36,8 +36,9 @@ class NeuronReport:
         polarity: "positive" or "negative" branch, "both" of a MultiThresholdFire with levels on
             both sides, or "staircase".
         levels: number of levels N besides silence.
-        theta: the threshold of a MultiThresholdFire, the scale of others, or its range over
-            channels.
+        theta: [least, largest] over channels of the threshold of a MultiThresholdFire, the scale
+            of others; None for a quantiser of the source model.
+        channels: how many have one of their own; 1 where all have the same.
         calibrator: how it was found.
         clip_rate: share of the calibration values above the highest level, of a MultiThresholdFire.
         error: relative error to be expected, from the calibration values; nan for a quantiser of
@@ -51,11 +52,21 @@ class NeuronReport:
     source_op: str
     polarity: str
     levels: int
-    theta: str
+    theta: list[float] | None
+    channels: int
     calibrator: str
     clip_rate: float
     error: float
     membrane: MembraneHistogram | None = None
+
+    @property
+    def theta_text(self) -> str:
+        """Theta with four digits."""
+        if self.theta is None:
+            return "of the source model"
+        if self.channels == 1:
+            return f"{self.theta[0]:.4g}"
+        return f"{self.theta[0]:.4g}..{self.theta[1]:.4g}"
 
 
 @dataclass
@@ -79,9 +90,14 @@ class CompileReport:
         model, settings, calibration = self.model, self.settings, self.calibration
         of_target = ("target", "int8_weights", "weight_bits")
         own = {key: str(settings[key]) for key in of_target if settings.get(key)}
+        if "preprocessing" in calibration:
+            own["preprocessing"] = json.dumps(calibration["preprocessing"])
+        if settings.get("exclude"):
+            own["exclude"] = " ".join(settings["exclude"])
         return {
             "version": self.version,
             "source_sha256": str(model.get("sha256")),
+            "source_digest": str(model.get("digest")),
             "levels": str(settings.get("levels")),
             "timesteps": str(settings.get("timesteps")),
             "calibrator": str(settings.get("calibrator")),

@@ -58,7 +58,7 @@ def neuron_reports(snn: Network, membranes: Membranes | None = None) -> list[Neu
     reports = []
     for node in neurons_of(snn.proto):
         provenance = {p.key.removeprefix(METADATA_PREFIX): p.value for p in node.metadata_props}
-        step = provenance.get("theta") or provenance.get("scale")
+        theta, channels = _range(provenance.get("theta") or provenance.get("scale"))
         source = provenance.get("source_node", node.name)
         polarity = provenance.get("polarity", "positive")
         calibrator = provenance.get("calibrator", "none")
@@ -72,7 +72,8 @@ def neuron_reports(snn: Network, membranes: Membranes | None = None) -> list[Neu
                 source_op=provenance.get("source_op", "quantiser of the source model"),
                 polarity=polarity,
                 levels=sum(spikes.span(node).levels),
-                theta=step or "of the source model",
+                theta=theta,
+                channels=channels,
                 calibrator=calibrator,
                 clip_rate=float(provenance.get("clip_rate", "nan")),
                 error=float(provenance.get("error", "nan")),
@@ -80,3 +81,15 @@ def neuron_reports(snn: Network, membranes: Membranes | None = None) -> list[Neu
             )
         )
     return reports
+
+
+def _range(text: str | None) -> tuple[list[float] | None, int]:
+    """[least, largest] and the number of channels, from what ``describe_range`` wrote."""
+    if not text:
+        return None, 1
+    numbers, _, channels = text.partition(" over ")
+    try:
+        found = [float(number) for number in numbers.split("..")]
+        return [found[0], found[-1]], int(channels.split()[0]) if channels else 1
+    except ValueError:  # of a model that is not ours
+        return None, 1

@@ -205,14 +205,14 @@ class PremiseResult:
     spatial: str = "made"
 
 
-@dataclass
+@dataclass(repr=False)
 class EvaluationResult:
     """The outcome of ``snn-eval``.
 
     Attributes:
         ann: file, SHA-256, and size in bytes.
         snn: likewise, the compiler's own metadata, and whether it holds "integers" (target int8).
-        data: file, SHA-256, samples, whether labelled.
+        data: file, SHA-256, samples, whether labelled; of images their classes and preprocessing.
         outputs: SNN against ANN, per output.
         neurons: per neuron node, in the order they run.
         energy: None where it was not asked for.
@@ -241,6 +241,23 @@ class EvaluationResult:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     warnings: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Samples, how each output compares, and how many warnings there are."""
+        facts = [f"{self.samples} samples"]
+        for output in self.outputs:
+            shares = (
+                ("agreement", output.agreement),
+                ("top-1", output.top1),
+                ("top-1 of the ANN", output.ann_top1),
+            )
+            known = [f"{name} {one.value:.1%}" for name, one in shares if one is not None]
+            facts.append(
+                f"{output.name}: {', '.join([*known, f'relative error {output.relative_l2:.2g}'])}"
+            )
+        if self.warnings:
+            facts.append(f"{len(self.warnings)} warnings")
+        return f"EvaluationResult({'; '.join(facts)})"
 
     @property
     def integers(self) -> bool:

@@ -1,13 +1,12 @@
-"""An evaluation as tables on the terminal; 100 columns hold them where names are short."""
+"""An evaluation as tables on the terminal."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator
 
 from ..counting.results import NeuronResult
-from ..terminal import say, show_table
+from ..terminal import NAME, Column, say_wrapped, show_table
 from .results import (
     Difference,
     EnergyResult,
@@ -18,7 +17,7 @@ from .results import (
 )
 from .sweep_points import accuracy_of, baseline_points, energy_of
 
-_WIDTH = 100  # of text
+_NETWORK = Column("network", NAME)
 
 _PREFIXES = {-4: "p", -3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T"}
 
@@ -36,7 +35,7 @@ def show_result(result: EvaluationResult) -> None:
         for row in _accuracy(output, {name: outputs[i] for name, outputs in networks.items()})
     ]
     if rows:
-        columns = ["output", "network", "top-1, %", "top-5, %", "drop, points"]
+        columns: list[str | Column] = ["output", _NETWORK, "top-1, %", "top-5, %", "drop, points"]
         show_table(f"{result.samples} samples, with 95 % intervals", columns, rows)
     _show_fidelity(
         "against the ANN" if rows else f"{result.samples} samples, against the ANN", networks
@@ -55,16 +54,16 @@ def show_result(result: EvaluationResult) -> None:
     if result.latency:
         _show_latency(result)
     if result.sweep:
-        _show_sweep(result)
+        show_sweep(result)
 
 
 def _accuracy(ann: OutputResult, networks: dict[str, OutputResult]) -> Iterator[list[str]]:
     """A row for each network; none without labels."""
     if ann.ann_top1 is None:
         return
-    yield [ann.name, "ANN", _share(ann.ann_top1), _share(ann.ann_top5), ""]
+    yield [ann.name, "ANN", share(ann.ann_top1), share(ann.ann_top5), ""]
     for name, output in networks.items():
-        yield ["", name, _share(output.top1), _share(output.top5), _points(output.drop)]
+        yield ["", name, share(output.top1), share(output.top5), points(output.drop)]
 
 
 def _show_fidelity(title: str, networks: dict[str, list[OutputResult]]) -> None:
@@ -72,7 +71,7 @@ def _show_fidelity(title: str, networks: dict[str, list[OutputResult]]) -> None:
         [
             output.name,
             name,
-            _share(output.agreement),
+            share(output.agreement),
             f"{output.relative_l2:.4f}",
             "-" if output.cosine is None else f"{output.cosine:.4f}",
             f"{output.max_abs:.4g}",
@@ -80,21 +79,31 @@ def _show_fidelity(title: str, networks: dict[str, list[OutputResult]]) -> None:
         for name, outputs in networks.items()
         for output in outputs
     ]
-    columns = ["output", "network", "agreement, %", "rel. error", "cosine", "largest diff."]
+    columns: list[str | Column] = [
+        "output",
+        _NETWORK,
+        "agreement, %",
+        "rel. error",
+        "cosine",
+        "largest diff.",
+    ]
     show_table(title, columns, rows)
 
 
 def _show_neurons(neurons: list[NeuronResult]) -> None:
     show_table(
         "neurons",
-        ["neuron", "replaces", "N", "k", "rate", "silent", "saturated", "clipped", "bits", "flips"],
+        [
+            *("neuron", "replaces", "N", "k", "spikes per value", "silent neurons"),
+            *("saturated neurons", "clipped", "bits", "flips"),
+        ],
         [
             [
                 neuron.name,
                 neuron.source_op,
                 _levels(neuron.levels),
                 _levels((-neuron.spike_range[0], neuron.spike_range[1])),
-                f"{neuron.firing_rate:.2f}",
+                f"{neuron.spikes_per_value:.2f}",
                 f"{neuron.silent_neurons:.1%}",
                 f"{neuron.saturated_neurons:.1%}",
                 "-" if neuron.clip_rate is None else f"{neuron.clip_rate:.2%}",
@@ -104,9 +113,10 @@ def _show_neurons(neurons: list[NeuronResult]) -> None:
             for neuron in neurons
         ],
     )
-    say(
-        "k: unit spikes of a level; rate: |k| per neuron, sample and timestep; silent, saturated: "
-        "neurons\nthat never fire, or are always at their outermost level; bits: entropy of levels"
+    say_wrapped(
+        "k: unit spikes of a level; spikes per value: |k| per neuron, sample and timestep; silent, "
+        "saturated neurons: those that never fire, or are always at their outermost level; bits: "
+        "entropy of levels"
     )
 
 
@@ -139,7 +149,7 @@ def _show_premise(premise: PremiseResult) -> None:
         "(roundings, ties); from one step: against the spikes of the network of one step, with "
         "what earlier neurons passed on"
     )
-    say(textwrap.fill(notes, _WIDTH))
+    say_wrapped(notes)
     if premise.outputs:
         _show_fidelity("against the network of one step", {"SNN": premise.outputs})
 
@@ -156,7 +166,7 @@ def _show_latency(result: EvaluationResult) -> None:
             [
                 result.called(one.network),
                 str(one.batch),
-                f"{_count(one.seconds)}s",
+                f"{count(one.seconds)}s",
                 f"{one.ratio:.2f} x",
                 "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f} MiB",
             ]
@@ -169,16 +179,16 @@ def _show_energy(energy: EnergyResult, precision: str) -> None:
     """``precision``: of the ANN that energies are compared with, that of the SNN's weights."""
     show_table(
         "per sample: multiply-accumulates of the ANN, synaptic operations of the SNN",
-        ["layer", "operator", "reads", "MACs", "events", "unary", "bit-serial", "graded"],
+        ["layer", "operator", "reads", "MACs", "events", "unary", "bit_serial", "graded"],
         [
             [
                 layer.name,
                 layer.op,
                 "analog" if layer.analog else "spikes",
-                _count(layer.macs),
+                count(layer.macs),
                 *(
-                    "-" if layer.analog else _count(count)
-                    for count in (layer.events, layer.unary, layer.bit_serial, layer.graded)
+                    "-" if layer.analog else count(operations)
+                    for operations in (layer.events, layer.unary, layer.bit_serial, layer.graded)
                 ),
             ]
             for layer in energy.synapses
@@ -189,16 +199,23 @@ def _show_energy(energy: EnergyResult, precision: str) -> None:
         f"energy per sample, estimates ({energy.constants_source})",
         ["accounting", "energy", f"to the ANN in {precision}"],
         [
-            [name, f"{_count(pj * 1e-12)}J", f"{pj / ann:.2f} x" if ann else "-"]
+            [name, f"{count(pj * 1e-12)}J", f"{pj / ann:.2f} x" if ann else "-"]
             for name, pj in energy.totals.items()
         ],
     )
-    say(f"{energy.analog_share:.1%} of the multiply-accumulates are in layers with analog input")
+    say_wrapped(
+        f"{energy.analog_share:.1%} of the multiply-accumulates are in layers with analog input"
+    )
     for note in energy.notes:
-        say(textwrap.fill(note, _WIDTH))
+        say_wrapped(note)
 
 
-def _show_sweep(result: EvaluationResult) -> None:
+def show_sweep(result: EvaluationResult) -> None:
+    """A row for each network of the sweep.
+
+    Raises:
+        UsageError: standard output cannot be written.
+    """
     points, accountings, rows = [*result.sweep, *baseline_points(result)], result.accountings, []
     for point in points:
         accuracy = accuracy_of(point)
@@ -207,7 +224,7 @@ def _show_sweep(result: EvaluationResult) -> None:
             [
                 point.label,
                 "-" if accuracy is None else f"{accuracy.shown:.4g}",
-                *("-" if pj is None else f"{_count(pj * 1e-12)}J" for pj in energies),
+                *("-" if pj is None else f"{count(pj * 1e-12)}J" for pj in energies),
                 "yes" if point.pareto else "",
             ]
         )
@@ -225,7 +242,7 @@ def _levels(levels: tuple[int, int]) -> str:
     return f"-{negative}..{positive}" if negative else str(positive)
 
 
-def _count(value: float) -> str:
+def count(value: float) -> str:
     """Three digits and the prefix of the unit."""
     if value == 0:
         return "0 "
@@ -235,14 +252,16 @@ def _count(value: float) -> str:
     return f"{scaled:.{digits}f} {_PREFIXES[power]}"
 
 
-def _share(estimate: Estimate | None) -> str:
+def share(estimate: Estimate | None) -> str:
+    """In percent, with its interval."""
     if estimate is None:
         return "-"
     value, low, high = (100 * part for part in (estimate.value, estimate.low, estimate.high))
     return f"{value:.2f} [{low:.1f}, {high:.1f}]"
 
 
-def _points(estimate: Estimate | None) -> str:
+def points(estimate: Estimate | None) -> str:
+    """A difference of shares in percentage points, with its interval."""
     if estimate is None:
         return "-"
     parts = (100 * part for part in (estimate.value, estimate.low, estimate.high))

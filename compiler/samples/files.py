@@ -1,8 +1,9 @@
 """Samples for calibration, verification and evaluation, streamed in batches.
 
 Accepted: an .npz keyed by input name, an .npy for a model with one input, or a folder of either,
-read in name order. The first axis of an array counts samples. Arrays are read straight from the
-file in blocks, so memory does not grow with the number of samples.
+read in name order. The first axis of an array counts samples; where every .npy of a folder has one
+dimension less than the input, each is one sample. Arrays are read straight from the file in blocks,
+so memory does not grow with the number of samples.
 
 Where an array has one dimension more than the model's input, the input has no batch axis and the
 samples are fed one by one.
@@ -15,10 +16,11 @@ import hashlib
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, NamedTuple
+from types import MappingProxyType
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -172,7 +174,59 @@ def _join(blocks: list[Feed]) -> Feed:
     return joined
 
 
-class FileSamples(Samples):
+class GivenSamples(Samples):
+    """Samples that the user gives.
+
+    Attributes:
+        name: what results call them: their file or folder, or what kind of object they are.
+        sha256: of what they hold.
+        preprocessing: how pixels became values, by option; empty where values came as they are.
+        classes: names of the classes in the order of their indices, where labels are names.
+    """
+
+    synthetic = False
+    name: str
+    sha256: str
+    preprocessing: Mapping[str, Any] = MappingProxyType({})
+    classes: Sequence[str] = ()
+
+    @abstractmethod
+    def label_parts(self) -> list[tuple[str, np.ndarray | None]]:
+        """Labels as they were given, part after part: where they are, and None if they are not."""
+
+    def _settle(
+        self, place: object, specs: list[InputSpec], parts: Iterable[tuple[int, set[str]]]
+    ) -> None:
+        """Number of samples, batch and origin.
+
+        Args:
+            place: of the samples, for messages.
+            specs: the inputs.
+            parts: of each the number of samples, and the inputs without batch axis.
+
+        Raises:
+            DataError: there are no samples, or fewer than the model's batch.
+        """
+        counts: list[int] = []
+        unbatched: set[str] = set()
+        for count, without in parts:
+            counts.append(count)
+            unbatched |= without
+        self.count = sum(counts)
+        self.unbatched = frozenset(unbatched)
+        self.fixed_batch = fixed_batch(specs, self.unbatched)
+        if self.count == 0:
+            names = ", ".join(f"'{spec.name}'" for spec in specs)
+            raise DataError(f"{place}: no samples, the arrays are empty ({names}); give some")
+        if self.fixed_batch and self.count < self.fixed_batch:
+            raise DataError(
+                f"{place}: {self.count} samples do not fill one batch of {self.fixed_batch}, "
+                "which the model fixes; give more samples or export with a dynamic batch axis"
+            )
+        self.origin = f"{self.count} samples, sha256 {self.sha256[:16]}"
+
+
+class FileSamples(GivenSamples):
     """Samples for the inputs ``specs`` from a file or a folder of .npz and .npy files.
 
     Attributes:
@@ -183,48 +237,35 @@ class FileSamples(Samples):
         DataError: a file is missing, unreadable or empty, or its arrays do not fit the inputs.
     """
 
-    synthetic = False
-
     def __init__(self, path: Path, specs: list[InputSpec]) -> None:
-        self._specs = specs
+        self._specs, self.name = specs, str(path)
         self.files = _list_files(path)
-        counts, unbatched = [], set()
+        self._one_each = path.is_dir() and _one_sample_each(self.files, specs)
+        parts = []
         digest = hashlib.sha256()
         for file in self.files:
             headers, others = _headers(file, specs)
-            self.warnings = self.warnings or _unread(file, others, specs)
-            rows = {spec.name: _check_array(file, spec, headers[spec.name]) for spec in specs}
-            if len(set(rows.values())) > 1:
-                lengths = ", ".join(f"'{name}' {count}" for name, count in rows.items())
-                raise DataError(
-                    f"{file}: the arrays have different numbers of samples, the lengths of their "
-                    f"first axes: {lengths}; save as many of each, or {NO_BATCH_AXIS}"
-                )
-            counts.append(next(iter(rows.values())))
-            unbatched |= {s.name for s in specs if len(headers[s.name].shape) > len(s.shape)}
+            if self._one_each:
+                headers = {name: header.as_row() for name, header in headers.items()}
+            self.warnings = self.warnings or unread(str(file), others, specs)
+            parts.append(check_arrays(str(file), specs, headers))
             with file.open("rb") as stream:
                 for chunk in iter(lambda: stream.read(1 << 20), b""):
                     digest.update(chunk)
-        self.count = sum(counts)
-        self.unbatched = frozenset(unbatched)
-        self.fixed_batch = fixed_batch(specs, self.unbatched)
-        if self.count == 0:
-            names = ", ".join(f"'{spec.name}'" for spec in specs)
-            raise DataError(f"{path}: no samples, the arrays are empty ({names}); save some")
-        if self.fixed_batch and self.count < self.fixed_batch:
-            raise DataError(
-                f"{path}: {self.count} samples do not fill one batch of {self.fixed_batch}, "
-                "which the model fixes; give more samples or export with a dynamic batch axis"
-            )
         self.sha256 = digest.hexdigest()
-        self.origin = f"{self.count} samples, sha256 {self.sha256[:16]}"
+        self._settle(path, specs, parts)
+
+    def label_parts(self) -> list[tuple[str, np.ndarray | None]]:
+        """Those of each file."""
+        return [(str(file), _labels_in(file)) for file in self.files]
 
     def _blocks(self, size: int) -> Iterator[Feed]:
         for file in self.files:
             position = 0
             with ExitStack() as stack:
                 readers = {
-                    spec.name: stack.enter_context(_Reader(file, spec.name)) for spec in self._specs
+                    spec.name: stack.enter_context(_Reader(file, spec.name, self._one_each))
+                    for spec in self._specs
                 }
                 while True:
                     block = {name: reader.read(size) for name, reader in readers.items()}
@@ -233,7 +274,7 @@ class FileSamples(Samples):
                         break
                     for spec in self._specs:
                         place = f"{file}: array '{spec.name}'"
-                        block[spec.name] = _as_type(block[spec.name], spec, place, position)
+                        block[spec.name] = as_type(block[spec.name], spec, place, position)
                     position += rows
                     yield block
 
@@ -260,21 +301,57 @@ def _list_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy") and p.is_file())
         if not files:
-            raise DataError(f"{path}: the folder holds no .npz or .npy file; save samples in it")
+            raise DataError(
+                f"{path}: the folder holds no .npz or .npy file, and no PNG or JPEG image; save "
+                "samples in it"
+            )
         return files
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
     if path.suffix not in (".npz", ".npy"):
-        raise DataError(f"{path}: expected .npz, .npy or a folder of them; numpy.savez writes one")
+        raise DataError(
+            f"{path}: expected .npz, .npy or a folder of them or of images, or a CSV that lists "
+            "images; numpy.savez writes an .npz"
+        )
     return [path]
 
 
-class _Header(NamedTuple):
+def _one_sample_each(files: list[Path], specs: list[InputSpec]) -> bool:
+    """Whether each file of a folder is a sample of its own, without batch axis.
+
+    Raises:
+        DataError: some are, and some are not.
+    """
+    if len(specs) != 1 or any(file.suffix != ".npy" for file in files):
+        return False
+    (spec,) = specs
+    if spec.name in inputs_without_batch(specs):
+        return False
+    ranks: dict[int, Path] = {}
+    for file in files:
+        ranks.setdefault(len(_headers(file, specs)[0][spec.name].shape), file)
+    own = len(spec.shape) - 1
+    if own in ranks and len(ranks) > 1:
+        other = next(file for rank, file in ranks.items() if rank != own)
+        raise DataError(
+            f"{ranks[own]} is one sample without a batch axis, and {other} is not; save the arrays "
+            "of a folder either all with a batch axis or all without"
+        )
+    return own in ranks
+
+
+class Header(NamedTuple):
+    """What is known of an array before it is read."""
+
     shape: tuple[int, ...]
     dtype: np.dtype
 
+    def as_row(self) -> Header:
+        """Of the array with an axis for one sample in front."""
+        return self._replace(shape=(1, *self.shape))
 
-def _read_header(file: Path, name: str, stream: IO[bytes]) -> _Header:
+
+def _read_header(file: Path, name: str, stream: IO[bytes]) -> Header:
     try:
         version = npy_format.read_magic(stream)
         read = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
@@ -292,10 +369,10 @@ def _read_header(file: Path, name: str, stream: IO[bytes]) -> _Header:
             f"{file}: array '{name}' is stored column by column and cannot be streamed; "
             "save numpy.ascontiguousarray(array)"
         )
-    return _Header(shape, dtype)
+    return Header(shape, dtype)
 
 
-def _headers(file: Path, specs: list[InputSpec]) -> tuple[dict[str, _Header], list[str]]:
+def _headers(file: Path, specs: list[InputSpec]) -> tuple[dict[str, Header], list[str]]:
     """Headers of the arrays that belong to the inputs, and the names of the others."""
     if file.suffix == ".npy":
         if len(specs) != 1:
@@ -308,7 +385,7 @@ def _headers(file: Path, specs: list[InputSpec]) -> tuple[dict[str, _Header], li
             found = {n[: -len(".npy")] for n in archive.namelist() if n.endswith(".npy")}
             for spec in specs:
                 if spec.name not in found:
-                    raise DataError(_missing(file, spec.name, sorted(found)))
+                    raise DataError(missing(str(file), spec.name, sorted(found)))
             headers = {}
             for spec in specs:
                 with archive.open(f"{spec.name}.npy") as stream:
@@ -320,7 +397,7 @@ def _headers(file: Path, specs: list[InputSpec]) -> tuple[dict[str, _Header], li
         ) from error
 
 
-def _unread(file: Path, others: Iterable[str], specs: list[InputSpec]) -> list[str]:
+def unread(place: str, others: Iterable[str], specs: list[InputSpec]) -> list[str]:
     """A warning for each array that nothing reads."""
     known = [LABELS, *(spec.name for spec in specs)]
     warnings = []
@@ -329,44 +406,93 @@ def _unread(file: Path, others: Iterable[str], specs: list[InputSpec]) -> list[s
             continue
         close = difflib.get_close_matches(name.lower(), known, 1)
         hint = f"; is it '{close[0]}'?" if close else ""
-        warnings.append(f"{file}: array '{name}' is not read, no input is called so{hint}")
+        warnings.append(f"{place}: array '{name}' is not read, no input is called so{hint}")
     return warnings
 
 
-def _missing(file: Path, name: str, found: list[str]) -> str:
-    message = f"{file}: no array named '{name}', which the model's input is called; found {found}"
+def missing(place: str, name: str, found: list[str]) -> str:
+    """That there is no array for an input, and which one may be meant."""
+    message = f"{place}: no array named '{name}', which the model's input is called; found {found}"
     close = difflib.get_close_matches(name, found, 1)
     others = [key for key in found if key != LABELS]
     hint = close or (others if len(others) == 1 else [])
     return f"{message}; rename '{hint[0]}'" if hint else message
 
 
-def _check_array(file: Path, spec: InputSpec, header: _Header) -> int:
+class Array(Protocol):
+    """An array, or what is known of it before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of its axes, the first for the samples."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its element type."""
+        ...
+
+
+def check_arrays(
+    place: str, specs: list[InputSpec], arrays: Mapping[str, Array]
+) -> tuple[int, set[str]]:
+    """The number of samples in arrays that fit the inputs, and the inputs without batch axis.
+
+    Args:
+        place: of the arrays, for messages.
+        specs: the inputs.
+        arrays: one for each of them, by name; others are not looked at.
+
+    Raises:
+        DataError: one does not fit, or they have different numbers of samples.
+    """
+    rows = {spec.name: _check_array(place, spec, arrays[spec.name]) for spec in specs}
+    if len(set(rows.values())) > 1:
+        lengths = ", ".join(f"'{name}' {count}" for name, count in rows.items())
+        raise DataError(
+            f"{place}: the arrays have different numbers of samples, the lengths of their "
+            f"first axes: {lengths}; give as many of each, or {NO_BATCH_AXIS}"
+        )
+    unbatched = {spec.name for spec in specs if len(arrays[spec.name].shape) > len(spec.shape)}
+    return next(iter(rows.values())), unbatched
+
+
+def _check_array(where: str, spec: InputSpec, header: Array) -> int:
     """The number of samples in an array that fits the input."""
     wanted = [dim if dim is not None else "?" for dim in spec.shape]
-    place = f"{file}: array '{spec.name}' {header.dtype} {list(header.shape)}"
+    place = f"{where}: array '{spec.name}' {header.dtype} {list(header.shape)}"
     rank = len(spec.shape)
     own = spec.shape[1:] if len(header.shape) == rank else spec.shape
     got = header.shape[1:]
     fits = len(header.shape) in (rank, rank + 1) and header.shape != ()
     if not fits or any(dim not in (None, n) for dim, n in zip(own, got, strict=True)):
-        saved = ", ".join(["samples", *map(str, wanted[1:])])
+        given = ", ".join(["samples", *map(str, wanted[1:])])
         raise DataError(
             f"{place} does not fit the input {spec.dtype} {wanted}; its first axis counts samples: "
-            f"save it as [{saved}]; {NO_BATCH_AXIS}"
+            f"give it as [{given}]; {NO_BATCH_AXIS}"
         )
     both_float = header.dtype.kind == "f" and spec.dtype.kind == "f"
     if header.dtype != spec.dtype and not both_float:
         raise DataError(
             f"{place} has another element type than the input ({spec.dtype}); prepare the samples "
-            "exactly as the network expects them (scaling, normalisation) and save "
+            "exactly as the network expects them (scaling, normalisation) and give "
             f"array.astype('{spec.dtype}')"
         )
     return header.shape[0]
 
 
-def _as_type(block: np.ndarray, spec: InputSpec, place: str, position: int) -> np.ndarray:
-    """The samples in the input's element type, all of them finite."""
+def as_type(block: np.ndarray, spec: InputSpec, place: str, position: int) -> np.ndarray:
+    """The samples in the input's element type, all of them finite.
+
+    Args:
+        block: the samples.
+        spec: the input.
+        place: of the array, for messages.
+        position: of the first sample in it.
+
+    Raises:
+        DataError: a sample has NaN or inf, or is beyond the type.
+    """
     if block.dtype.kind == "f":
         wrong = _first(~np.isfinite(block))
         if wrong is not None:
@@ -396,14 +522,15 @@ def _first(marked: np.ndarray) -> int | None:
 class _Reader:
     """Reads the rows of one array in order."""
 
-    def __init__(self, file: Path, name: str) -> None:
-        self._file, self._name = file, name
+    def __init__(self, file: Path, name: str, one_sample: bool) -> None:
+        self._file, self._name, self._one_sample = file, name, one_sample
 
     def __enter__(self) -> _Reader:
         self._archive = zipfile.ZipFile(self._file) if self._file.suffix == ".npz" else None
         archive, member = self._archive, f"{self._name}.npy"
         self._stream = self._file.open("rb") if archive is None else archive.open(member)
-        self._header = _read_header(self._file, self._name, self._stream)
+        header = _read_header(self._file, self._name, self._stream)
+        self._header = header.as_row() if self._one_sample else header
         self._left = self._header.shape[0]
         return self
 
@@ -427,3 +554,14 @@ class _Reader:
         if len(data) != size:
             raise DataError(f"{self._file}: array '{self._name}' ends too early; save it again")
         return np.frombuffer(data, self._header.dtype).reshape(shape)
+
+
+def _labels_in(file: Path) -> np.ndarray | None:
+    if file.suffix != ".npz":
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            labels: np.ndarray | None = archive.get(LABELS)
+            return labels
+    except UNREADABLE as error:
+        raise DataError(f"{file}: 'labels' is not readable: {error}; save it again") from error

@@ -11,7 +11,7 @@ from ...passes.lowering.inline_functions import inline_functions
 from ...passes.lowering.quantise_linear import quantise_linear
 from ...runtime_ops.definition import DOMAIN
 from ..errors import UsageError
-from ..front_end import Prepared
+from ..front_end import Checked, Prepared
 from ..options import (
     ALL,
     AUTO,
@@ -71,7 +71,7 @@ class Int8:
         options = filled(options, shortcuts=shortcuts)
         return replace(options, neuron=MULTI_THRESHOLD, encode_input=True)
 
-    def check(self, prepared: Prepared, options: CompileOptions) -> None:
+    def check(self, prepared: Prepared | Checked, options: CompileOptions) -> None:
         """Every network that the front end takes can be expressed."""
 
     def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:

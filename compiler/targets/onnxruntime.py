@@ -11,7 +11,7 @@ from ...passes.graph.network import Network
 from ...passes.graph.surgeon import export_network, import_model
 from ...passes.lowering.function_bodies import function_bodies
 from ...passes.lowering.spatial_to_temporal import spatial_to_temporal
-from ..front_end import Prepared
+from ..front_end import Checked, Prepared
 from ..options import CompileOptions
 from ..running.planes import with_planes, without_planes
 from ..steps import Steps
@@ -30,7 +30,7 @@ class OnnxRuntime:
         """Nothing is particular to it."""
         return options
 
-    def check(self, prepared: Prepared, options: CompileOptions) -> None:
+    def check(self, prepared: Prepared | Checked, options: CompileOptions) -> None:
         """Every network that the front end takes can be expressed."""
 
     def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:

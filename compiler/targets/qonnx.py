@@ -19,7 +19,7 @@ from ...passes.lowering.multi_threshold import (
 )
 from ...passes.lowering.plain_layers import plain_layers
 from ..errors import UsageError
-from ..front_end import Prepared
+from ..front_end import Checked, Prepared
 from ..options import (
     ALL,
     AUTO,
@@ -83,7 +83,7 @@ class Qonnx:
             )
         return replace(options, neuron=MULTI_THRESHOLD, encode_input=True)
 
-    def check(self, prepared: Prepared, options: CompileOptions) -> None:
+    def check(self, prepared: Prepared | Checked, options: CompileOptions) -> None:
         """Every network that the front end takes can be expressed."""
 
     def lower(self, quantised: Quantised, options: CompileOptions, steps: Steps) -> Artifact:

@@ -13,7 +13,7 @@ from ...passes.lowering.inline_functions import inline_functions
 from ...passes.lowering.set_opset import OpsetError, lowest_opset, require_opset, set_opset
 from ...passes.lowering.standard_ops import standard_ops
 from ..errors import ModelError, UsageError
-from ..front_end import Prepared
+from ..front_end import Checked, Prepared
 from ..options import ALL, AUTO, MOST_PLACED, OLDEST_OPSET, SCALE, SPIKES, CompileOptions, filled
 from ..steps import Steps
 from ..verify import Agreement, BitExact, Claim, Run
@@ -58,7 +58,7 @@ class Standard:
             options = replace(options, encode_input=options.encode == ALL)
         return filled(options, neuron=SCALE, levels=MOST_PLACED)
 
-    def check(self, prepared: Prepared, options: CompileOptions) -> None:  # noqa: ARG002
+    def check(self, prepared: Prepared | Checked, options: CompileOptions) -> None:  # noqa: ARG002
         """Refuse operators of other domains, and an opset that the network cannot have.
 
         Raises:

@@ -12,7 +12,7 @@ import onnx
 from ...passes.graph.graph import METADATA_PREFIX
 from ...passes.graph.network import Network, check
 from ..errors import ModelError
-from ..front_end import Prepared
+from ..front_end import Checked, Prepared
 from ..options import CompileOptions
 from ..steps import Steps
 from ..verify import Claim
@@ -88,11 +88,11 @@ class Target(Protocol):
             UsageError: options do not go with the target, or a package is not installed.
         """
 
-    def check(self, prepared: Prepared, options: CompileOptions) -> None:
+    def check(self, prepared: Prepared | Checked, options: CompileOptions) -> None:
         """Refuse early, before calibration, what is known to be refused later.
 
         Args:
-            prepared: by the front end.
+            prepared: by the front end, or as far as it comes without calibration.
             options: resolved.
 
         Raises:

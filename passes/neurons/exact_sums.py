@@ -1,8 +1,8 @@
 """Round weights and biases such that the sums of layers are exact in float32, in whatever order.
 
-Runtimes add up products in orders of their own. Sums then differ in their last bits, and a potential
-that lies as close to a threshold takes another level. But float32 adds multiples of a grid g
-exactly while no partial sum exceeds 2^24 g. Here every grid is a power of two:
+Runtimes add up products in orders of their own. Sums then differ in their last bits, and a
+potential that lies as close to a threshold takes another level. But float32 adds multiples of a
+grid g exactly while no partial sum exceeds 2^24 g. Here every grid is a power of two:
 
 1. What a neuron with a step s that is a power of two fires is a multiple of s, at most its highest
    level; other neurons, and all else that is computed, have no grid.
@@ -34,7 +34,6 @@ from ..graph.graph import (
     is_constant,
     is_standard,
     optional_input,
-    rank_of,
     tidy,
     values_of,
 )
@@ -64,7 +63,7 @@ class _Range:
 
     @property
     def bound(self) -> np.ndarray:
-        return np.maximum(self.high, -self.low)
+        return np.asarray(np.maximum(self.high, -self.low))
 
     @property
     def exact(self) -> bool:
@@ -72,8 +71,8 @@ class _Range:
 
     def overall(self) -> _Range:
         """One range for all channels, 0 within."""
-        zero = min(self.low.min(), 0.0), max(self.high.max(), 0.0)
-        return _Range(np.asarray(self.grid.min()), *map(np.asarray, zero))
+        low, high = min(self.low.min(), 0.0), max(self.high.max(), 0.0)
+        return _Range(np.asarray(self.grid.min()), np.asarray(low), np.asarray(high))
 
 
 def exact_sums(graph: Graph, neurons: Mapping[str, Neuron]) -> PassResult:
@@ -125,11 +124,11 @@ class _ExactSums:
             return _fired(neuron)
         if moves_values(node):
             sources = [self._ranges.get(id(tensor)) for tensor in moved(node)]
-            return _joined([source for source in sources if source]) if all(sources) else None
+            known = [source for source in sources if source]
+            return _joined(known) if known and len(known) == len(sources) else None
         if multiplies(node):
             x = self._ranges.get(id(node.inputs[0]))
-            known = x is not None and id(node) not in self._left
-            return self._of_layer(node, x) if known else None
+            return None if x is None or id(node) in self._left else self._of_layer(node, x)
         if self._is_sum(node):
             return self._of_sum(node)
         return None

@@ -91,7 +91,7 @@ def run_and_count(snn: Network, feed: Feed, timesteps: int) -> tuple[np.ndarray,
         outputs.append(values[0])
     # Rows of a neuron are steps and samples; its mean is over both.
     spikes = sum(
-        activity.mean_spikes * float(np.prod(shapes[fired[activity.name]]))
+        activity.spikes_per_value * float(np.prod(shapes[fired[activity.name]]))
         for activity in meter.result()
     )
     return np.concatenate(outputs), float(spikes)

@@ -374,7 +374,7 @@ def count_ones(ann, path, kind):
         assert 0 < ones[fired[result.name]] == expected
         if kind == "unary":
             rate = ones[fired[result.name]] / sum(result.level_counts)
-            assert rate == pytest.approx(result.firing_rate, rel=1e-4)
+            assert rate == pytest.approx(result.spikes_per_value, rel=1e-4)
     assert len(found.neurons) == len(ones) > 4
     return y
 

@@ -39,9 +39,10 @@ def test_compiles_and_reports(tmp_path):
     onnx.checker.check_model(output, full_check=True)
     assert json.loads(report.read_text())["settings"]["levels"] == 16
     assert "6 neurons" in result.stdout
-    assert "multiply-accumulates that receive spikes: 98.3%" in result.stdout
+    assert "multiply-accumulates that receive spikes: 98.3% of " in result.stdout
     assert "agree bit for bit" in result.stdout
     assert f"wrote {output}" in result.stdout
+    assert f"the report {report}" in result.stdout
     assert "warning" not in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "snn.onnx"]
 
@@ -88,6 +89,7 @@ def test_options_reach_the_compiler(tmp_path):
         "percentile": 99.0,
         "granularity": "tensor",
         "encode": "activations",
+        "exclude": [],
         "encode_input": False,
         "levels_budget": None,
         "scale": 0.5,
@@ -104,7 +106,7 @@ def test_options_reach_the_compiler(tmp_path):
         "target": "onnxruntime",
         "opset": None,
         "batch": None,
-        "power_of_two": False,
+        "power_of_two": None,
         "int8_weights": None,
         "qonnx_form": None,
         "weight_bits": None,
@@ -148,7 +150,7 @@ def bad(tmp_path):
 @pytest.mark.parametrize(
     ("model", "arguments", "code", "message"),
     [
-        (DIGITS, [], 2, "Missing option '-o'"),
+        (DIGITS, ["-o", "{out}", "-v", "-q"], 2, "exclude each other"),
         (DIGITS, ["-o", "{out}", "--levels", "0"], 2, "--levels"),
         (DIGITS, ["-o", "{out}", "--levels", "many"], 2, "--levels"),
         (DIGITS, ["-o", "{out}", "--calibrator", "guess"], 2, "--calibrator"),

@@ -197,7 +197,7 @@ def test_a_network_that_mixes_rows_is_refused_with_the_way_out(tmp_path):
 
 def test_default_levels_are_binary_over_time(tmp_path):
     output = tmp_path / "s.onnx"
-    arguments = [str(DIGITS), "-o", str(output), "--timesteps", "2", "--no-compensation"]
+    arguments = [str(DIGITS), "-o", str(output), "--timesteps", "2", "--no-compensation", "-v"]
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 0, result.output
     assert {n["levels_pos"] for n in neurons(onnx.load(output))} == {1}

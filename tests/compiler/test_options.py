@@ -91,6 +91,8 @@ def test_values_of_another_type_are_refused():
     for given, wanted in (
         ({"strict": "yes"}, "--strict 'yes' cannot be used; give True or False"),
         ({"sequential": None}, "--sequential None cannot be used; give True or False"),
+        ({"exclude": "a"}, "--exclude 'a' cannot be used; give a tuple of texts"),
+        ({"exclude": ("",)}, "cannot be used; give a tuple of texts"),
         ({"dump_dir": "steps"}, "--dump-dir 'steps' cannot be used; give a pathlib.Path"),
         ({"scale": None}, "--scale None cannot be used; give a finite number above 0"),
     ):
@@ -160,17 +162,20 @@ def test_every_option_reaches_the_compiler_and_no_other(monkeypatch, tmp_path):
             elif option.numbers is not None:
                 least = 1 if option.default != 1 else 2
                 value = option.numbers.kind(max(least, option.numbers.least))
+            elif option.several:
+                value = ("a*", "b")
             else:
                 value = tmp_path
             expected[name] = value
-            typed += [flag(name), str(value)]
+            each = value if option.several else [value]
+            typed += [part for one in each for part in (flag(name), str(one))]
     CliRunner().invoke(cli.main, ["m.onnx", "-o", str(tmp_path / "snn.onnx"), *typed])
     CliRunner().invoke(cli.main, ["m.onnx", "-o", str(tmp_path / "snn.onnx")])
     assert seen == [CompileOptions(**expected), CompileOptions()]
 
 
 def test_the_help_has_every_option_in_its_group_and_fits_two_screens():
-    text = CliRunner().invoke(cli.main, ["--help"], terminal_width=100).output
+    text = CliRunner().invoke(cli.main, ["--help"], terminal_width=80).output
     assert len(text.splitlines()) <= 100
     titles = [f"{group}:\n" for group in (*GROUPS, "Other")]
     places = [text.index(title) for title in titles]
@@ -178,8 +183,11 @@ def test_the_help_has_every_option_in_its_group_and_fits_two_screens():
     for name, option in OPTIONS.items():
         at = GROUPS.index(option.group)
         section = text[places[at] : places[at + 1]]
-        assert f"  {flag(name)} " in section
-        assert option.is_switch or option.default_text in " ".join(section.split())
+        value = option.fallback if option.default is None else option.default
+        typed = f"--[no-]{flag(name)[2:]}" if value is True else flag(name)
+        assert f"  {typed} " in section
+        shown = f"[{option.shown}" if value is None and option.shown else f"[{value}"
+        assert option.is_switch or value in (None, ()) or shown in " ".join(section.split())
 
 
 def test_the_settings_have_every_option_as_json_has_it():

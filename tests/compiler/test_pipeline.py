@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -152,8 +153,8 @@ def test_report_accounts_for_every_step_and_neuron(compiled):
         assert neuron["clip_rate"] is None
         assert 0 < neuron["error"] < 0.1
         assert "density" in neuron["calibrator"]
-        assert 0 < activity["silent_rate"] < 1
-        assert 0 < activity["mean_spikes"] < 32
+        assert 0 < activity["silent_values"] < 1
+        assert 0 < activity["spikes_per_value"] < 32
     corrected = changes["calibrate"]
     told = (" corrected, error ", ": left as it is, ")
     assert len([line for line in corrected if any(words in line for words in told)]) == 6
@@ -189,8 +190,8 @@ def test_activity_is_that_of_a_count_by_hand(thresholds, digits_calibration):
     theta = theta.reshape(-1, 1, 1)
     spikes = fired / theta
     activity = thresholds.report.verification.neurons[0]
-    assert activity.mean_spikes == pytest.approx(spikes.mean(), rel=1e-4)
-    assert activity.silent_rate == pytest.approx((spikes == 0).mean(), rel=1e-4)
+    assert activity.spikes_per_value == pytest.approx(spikes.mean(), rel=1e-4)
+    assert activity.silent_values == pytest.approx((spikes == 0).mean(), rel=1e-4)
     beyond = (potential >= 32.5 * theta).mean()
     assert beyond > 0
     assert activity.clip_rate == pytest.approx(beyond, rel=0.02)
@@ -424,3 +425,20 @@ def test_an_output_without_a_shape_compiles():
     model.graph.output[0].type.tensor_type.ClearField("shape")
     compiled = compile_model(model).model
     assert compiled.graph.output[0] == model.graph.output[0]
+
+
+def test_the_report_has_the_digest_of_the_file_and_thresholds_as_numbers(digits, tmp_path):
+    report = json.loads(compile_model(digits, None, CompileOptions()).report.to_json())
+    assert report["model"]["sha256"] == hashlib.sha256(digits.read_bytes()).hexdigest()
+    for neuron in report["neurons"]:
+        least, most = neuron["theta"]
+        assert 0 < least <= most
+        assert neuron["channels"] >= 1 and (least < most) <= (neuron["channels"] > 1)
+    assert any(neuron["channels"] > 1 for neuron in report["neurons"])
+    saved = tmp_path / "again.onnx"
+    model = onnx.load(digits)
+    model.doc_string = "saved anew"
+    onnx.save(model, saved)
+    again = compile_model(saved, None, CompileOptions()).report
+    assert again.model["sha256"] == hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert again.model["sha256"] != report["model"]["sha256"]

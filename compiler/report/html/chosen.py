@@ -33,7 +33,9 @@ def chosen_of(result: EvaluationResult, report: CompileReport | None) -> dict[st
             "energy": spent,
             "clipping": {n.name: n.clip_rate for n in result.neurons if n.clip_rate is not None},
             "error": _errors(report),
-            "spikes": {n.name: n.firing_rate * n.neurons * n.timesteps for n in result.neurons},
+            "spikes": {
+                n.name: n.spikes_per_value * n.neurons * n.timesteps for n in result.neurons
+            },
         },
     )
 
@@ -46,7 +48,7 @@ def chosen_of_compiled(report: CompileReport) -> dict[str, str]:
         {
             "clipping": {neuron.name: neuron.clip_rate for neuron in activity},
             "error": _errors(report),
-            "spikes per value": {neuron.name: neuron.mean_spikes for neuron in activity},
+            "spikes per value": {neuron.name: neuron.spikes_per_value for neuron in activity},
         },
     )
 

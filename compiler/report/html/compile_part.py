@@ -149,11 +149,11 @@ def _activity(report: CompileReport) -> Section | None:
         return None
     drawn = shown[:MOST_ROWS]
     figure = firing_figure(
-        "Mean spikes and share of silent values of each neuron",
+        "Spikes per value and share of silent values of each neuron",
         [neuron.name for neuron in drawn],
-        [activity[neuron.name].mean_spikes for neuron in drawn],
+        [activity[neuron.name].spikes_per_value for neuron in drawn],
         {
-            "silent": [activity[neuron.name].silent_rate for neuron in drawn],
+            "silent values": [activity[neuron.name].silent_values for neuron in drawn],
             "clipped": [_known(activity[neuron.name].clip_rate) for neuron in drawn],
         },
     )
@@ -167,18 +167,18 @@ def _activity(report: CompileReport) -> Section | None:
             neuron.op,
             neuron.polarity,
             str(neuron.levels),
-            neuron.theta,
+            neuron.theta_text,
             percent(_known(neuron.error)),
             percent(_known(activity[neuron.name].clip_rate)),
-            percent(activity[neuron.name].silent_rate, 1),
-            number(activity[neuron.name].mean_spikes, 3),
+            percent(activity[neuron.name].silent_values, 1),
+            number(activity[neuron.name].spikes_per_value, 3),
             neuron.calibrator,
         ]
         for neuron in shown
     ]
     header = [
         "neuron", "replaces", "operator", "polarity", "N\t", "theta or scale", "expected error\t",
-        "clipped\t", "silent\t", "mean spikes\t", "calibrator",
+        "clipped\t", "silent values\t", "spikes per value\t", "calibrator",
     ]  # fmt: skip
     return Section(
         "neurons",

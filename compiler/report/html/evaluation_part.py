@@ -60,7 +60,7 @@ def _summary(result: EvaluationResult) -> Section:
     if result.neurons:
         sending = _sending(result)
         values = sum(neuron.neurons * neuron.timesteps for neuron in sending)
-        spikes = sum(n.firing_rate * n.neurons * n.timesteps for n in sending)
+        spikes = sum(n.spikes_per_value * n.neurons * n.timesteps for n in sending)
         rate = f"{number(spikes / values if values else None, 3)} per value"
         facts.append(("spikes per sample", count(round(spikes)), rate))
     if result.energy is not None:
@@ -228,7 +228,7 @@ def _activity(neurons: Sequence[NeuronResult]) -> Section | None:
     figure = firing_figure(
         "Spikes per value, and share of active values, of silent and of saturated neurons",
         [neuron.name for neuron in drawn],
-        [neuron.firing_rate for neuron in drawn],
+        [neuron.spikes_per_value for neuron in drawn],
         {
             "active values": [neuron.active for neuron in drawn],
             "silent neurons": [neuron.silent_neurons for neuron in drawn],
@@ -243,7 +243,8 @@ def _activity(neurons: Sequence[NeuronResult]) -> Section | None:
         caption += f" The first {len(drawn)} of {len(neurons)} nodes."
     header = [
         "neuron", "replaces", "operator", "values\t", "levels\t", "k\t", "spikes per value\t",
-        "active\t", "silent\t", "saturated\t", "clipped\t", "entropy, bits\t", "flips\t",
+        "active values\t", "silent neurons\t", "saturated neurons\t", "clipped\t",
+        "entropy, bits\t", "flips\t",
     ]  # fmt: skip
     rows = [
         [
@@ -253,7 +254,7 @@ def _activity(neurons: Sequence[NeuronResult]) -> Section | None:
             count(n.neurons),
             str(sum(n.levels)),
             f"{n.spike_range[0]}..{n.spike_range[1]}",
-            number(n.firing_rate, 3),
+            number(n.spikes_per_value, 3),
             percent(n.active, 1),
             percent(n.silent_neurons, 1),
             percent(n.saturated_neurons, 1),

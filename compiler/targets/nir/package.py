@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import io
 from importlib import metadata as distribution
+from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
+from ...errors import ModelError, UsageError
 
 
 def load_nir(timesteps: int) -> Any:
@@ -34,7 +35,21 @@ def _module() -> Any:
     try:
         return importlib.import_module("nir")
     except ImportError as error:
-        raise UsageError("--target nir needs nir: pip install 'snn-compile[nir]'") from error
+        raise UsageError("NIR graphs need nir: pip install 'snn-compile[nir]'") from error
+
+
+def read_nir(path: Path) -> Any:
+    """The NIR graph in a file.
+
+    Raises:
+        UsageError: ``nir`` is not installed.
+        ModelError: the file is no NIR graph.
+    """
+    nir = _module()
+    try:
+        return nir.read(path)
+    except Exception as error:  # what nir and h5py raise is not documented
+        raise ModelError(f"{path}: is no NIR graph that nir reads ({error})") from error
 
 
 def nir_bytes(graph: Any) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ....passes.graph.surgeon import import_model
 from ....passes.lowering.function_bodies import function_bodies
 from ...errors import UsageError
-from ...front_end import Prepared
+from ...front_end import Checked, Prepared
 from ...options import (
     ACTIVATIONS,
     AUTO,
@@ -73,7 +73,7 @@ class Nir:
             options = filled(options, levels=_FEW)
         return filled(options, shortcuts=SPIKES, encode=ACTIVATIONS)
 
-    def check(self, prepared: Prepared, options: CompileOptions) -> None:
+    def check(self, prepared: Prepared | Checked, options: CompileOptions) -> None:
         """Refuse operators that have no counterpart in NIR.
 
         Raises:

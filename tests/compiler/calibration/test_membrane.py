@@ -180,7 +180,7 @@ def test_every_calibrated_neuron_has_one(tmp_path, neuron, operators, scale):
         assert len(found.thresholds) == line.levels == len(found.level_shares) - 1
         if line.op != "StaircaseFire":  # of which other levels may be silent too
             silent = found.level_shares[found.levels.index(0)]
-            assert silent == pytest.approx(activity[line.name].silent_rate, abs=0.05)
+            assert silent == pytest.approx(activity[line.name].silent_values, abs=0.05)
     assert json.loads(result.report.to_json())["neurons"][0]["membrane"]["unit"] in (
         "theta",
         "scale",

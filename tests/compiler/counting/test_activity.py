@@ -139,7 +139,7 @@ def test_scale_fire(levels, step, axis):
     assert neuron.name == "node 0"
     assert math.isnan(neuron.clip_rate)
     expected = octave_by_hand(x, step, *levels)
-    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+    assert (neuron.silent_values, neuron.spikes_per_value) == expected
 
 
 STAIRCASES = {
@@ -162,7 +162,7 @@ def test_staircase_fire(staircase, step, axis):
     x = np.concatenate([potentials(edges, seed) for seed in range(20)])
     (neuron,), _ = measure(snn, {"x": x})
     expected = (1, 0) if staircase == "one level" else staircase_by_hand(x, step, table)
-    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+    assert (neuron.silent_values, neuron.spikes_per_value) == expected
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def test_steps_at_the_ends_of_float32(step):
         network(SCALE_FIRE.format(attributes=OCTAVE_ATTRIBUTES), step=step), {"x": x}
     )
     expected = octave_by_hand(x, step, *OCTAVE)
-    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+    assert (neuron.silent_values, neuron.spikes_per_value) == expected
     table = np.float32([0, 0, 0, 0, 0, 1, 1, 2])
     (neuron,), _ = measure(network(STAIRCASE_FIRE.format(axis=1), step=step, table=table), {"x": x})
     expected = staircase_by_hand(x, step, table)
-    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+    assert (neuron.silent_values, neuron.spikes_per_value) == expected
 
 
 @pytest.mark.parametrize("levels", [(4, 0), (0, 4), (3, 2), (1000, 700), (1 << 20, 0)])
@@ -197,7 +197,7 @@ def test_multi_threshold_fire(levels, step, axis):
     (neuron,), _ = measure(network(text, step=step), {"x": x})
     expected = thresholds_by_hand(x, step, most, least)
     assert expected[0] > 0
-    assert (neuron.clip_rate, neuron.silent_rate, neuron.mean_spikes) == expected
+    assert (neuron.clip_rate, neuron.silent_values, neuron.spikes_per_value) == expected
 
 
 @pytest.mark.parametrize("axis", [2, -1])
@@ -207,10 +207,10 @@ def test_channels_lie_along_the_neurons_axis(axis):
     text = SCALE_FIRE.format(attributes=f"{OCTAVE_ATTRIBUTES}, axis = {axis}")
     (scale,), _ = measure(network(text, step=step), {"x": x})
     expected = octave_by_hand(x, step[None], *OCTAVE)
-    assert (scale.silent_rate, scale.mean_spikes) == expected
+    assert (scale.silent_values, scale.spikes_per_value) == expected
     text = THRESHOLD_FIRE.format(attributes=f"levels_pos = 3, axis = {axis}")
     (fire,), _ = measure(network(text, step=step), {"x": x})
-    found = fire.clip_rate, fire.silent_rate, fire.mean_spikes
+    found = fire.clip_rate, fire.silent_values, fire.spikes_per_value
     assert found == thresholds_by_hand(x, step[None], 3, 0)
 
 
@@ -218,7 +218,7 @@ def test_attributes_that_a_neuron_leaves_out_have_their_default():
     x = potentials([0.1, 0.5, 1.5])
     snn = network(THRESHOLD_FIRE.format(attributes="axis = 1"), step=np.float32(1))
     (neuron,), _ = measure(snn, {"x": x})
-    found = neuron.clip_rate, neuron.silent_rate, neuron.mean_spikes
+    found = neuron.clip_rate, neuron.silent_values, neuron.spikes_per_value
     assert found == thresholds_by_hand(x, np.float32(1), 1, 0)
 
 
@@ -226,7 +226,7 @@ def test_initial_potential_is_the_neurons():
     attributes = "levels_pos = 4, v0 = 0.0"
     snn = network(THRESHOLD_FIRE.format(attributes=attributes), step=np.float32(1))
     (neuron,), _ = measure(snn, {"x": np.full((1, 3, 5), 4.75, np.float32)})
-    assert (neuron.clip_rate, neuron.silent_rate, neuron.mean_spikes) == (0, 0, 4)
+    assert (neuron.clip_rate, neuron.silent_values, neuron.spikes_per_value) == (0, 0, 4)
 
 
 def test_infinities_saturate_and_nan_is_a_value_that_fires_nothing():
@@ -235,15 +235,15 @@ def test_infinities_saturate_and_nan_is_a_value_that_fires_nothing():
     one = np.float32(1)
     text = SCALE_FIRE.format(attributes=f"{OCTAVE_ATTRIBUTES}, top_neg = 1")
     (scale,), _ = measure(network(text, step=one), {"x": x})
-    assert (scale.silent_rate, scale.mean_spikes) == (26 / 30, 6 / 30)
+    assert (scale.silent_values, scale.spikes_per_value) == (26 / 30, 6 / 30)
     table = np.float32([-1, 0, 0, 0, 0, 0, 2])
     (staircase,), _ = measure(
         network(STAIRCASE_FIRE.format(axis=1), step=one, table=table), {"x": x}
     )
-    assert (staircase.silent_rate, staircase.mean_spikes) == (26 / 30, 5 / 30)
+    assert (staircase.silent_values, staircase.spikes_per_value) == (26 / 30, 5 / 30)
     text = THRESHOLD_FIRE.format(attributes="levels_pos = 3, levels_neg = 2")
     (fire,), _ = measure(network(text, step=one), {"x": x})
-    assert (fire.clip_rate, fire.silent_rate, fire.mean_spikes) == (2 / 30, 26 / 30, 6 / 30)
+    assert (fire.clip_rate, fire.silent_values, fire.spikes_per_value) == (2 / 30, 26 / 30, 6 / 30)
 
 
 def test_all_runs_are_counted():
@@ -252,7 +252,7 @@ def test_all_runs_are_counted():
     feeds = [{"x": part} for part in (x[:5], x[5:10], x[10:])]
     (neuron,), _ = measure(snn, *feeds)
     expected = octave_by_hand(x, STEPS["one"], *OCTAVE)
-    assert (neuron.silent_rate, neuron.mean_spikes) == expected
+    assert (neuron.silent_values, neuron.spikes_per_value) == expected
 
 
 def test_large_tensors_are_counted_exactly():
@@ -264,8 +264,8 @@ def test_large_tensors_are_counted_exactly():
     for step in (np.float32(1), np.float32([1, 1, 1])):
         snn = network(SCALE_FIRE.format(attributes="linear = 256, top_pos = 255"), step=step)
         (neuron,), _ = measure(snn, {"x": x})
-        assert neuron.mean_spikes == float(wanted)
-        assert neuron.silent_rate == 1 / x.size
+        assert neuron.spikes_per_value == float(wanted)
+        assert neuron.silent_values == 1 / x.size
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -277,14 +277,14 @@ def test_neurons_in_bodies_count_where_they_run(step, taken):
     xs = [potentials(edges, seed) for seed in range(len(taken))]
     feeds = [{"x": x, "c": np.array(c)} for x, c in zip(xs, taken, strict=True)]
     (first, scale, fire), given = measure(snn, *feeds)
-    found = first.clip_rate, first.silent_rate, first.mean_spikes
+    found = first.clip_rate, first.silent_values, first.spikes_per_value
     assert found == thresholds_by_hand(np.concatenate(xs), step, 4, 0)
     there = [x for x, c in zip(xs, taken, strict=True) if c]
-    found = scale.silent_rate, scale.mean_spikes
+    found = scale.silent_values, scale.spikes_per_value
     expected = octave_by_hand(np.concatenate(there), step, *OCTAVE) if there else (0, 0)
     assert found == expected
     there = [x for x, c in zip(xs, taken, strict=True) if not c]
-    found = fire.clip_rate, fire.silent_rate, fire.mean_spikes
+    found = fire.clip_rate, fire.silent_values, fire.spikes_per_value
     expected = thresholds_by_hand(np.concatenate(there), step, 2, 1) if there else (0, 0, 0)
     assert found == expected
     session = make_session(snn)
@@ -302,8 +302,8 @@ def test_steps_of_many_channels_are_held_apart():
     assert "step" in snn.weights
     x = np.broadcast_to(np.float32([[1.75], [9], [-1]]) * step, (3, 1500))
     (scale, fire), _ = measure(snn, {"x": x})
-    assert (scale.silent_rate, scale.mean_spikes) == (1 / 3, 6 / 3)
-    assert (fire.clip_rate, fire.silent_rate, fire.mean_spikes) == (0, 1 / 3, 6 / 3)
+    assert (scale.silent_values, scale.spikes_per_value) == (1 / 3, 6 / 3)
+    assert (fire.clip_rate, fire.silent_values, fire.spikes_per_value) == (0, 1 / 3, 6 / 3)
 
 
 def test_the_network_stays_as_it_is_and_gives_what_is_kept():
@@ -333,7 +333,7 @@ def test_verification_reports_it(neuron, digits, digits_calibration):
         step, *table = (constants[name] for name in node.input[1:])
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         assert activity.name == node.name
-        assert activity.silent_rate == pytest.approx((y == 0).mean(), rel=1e-4)
+        assert activity.silent_values == pytest.approx((y == 0).mean(), rel=1e-4)
         spikes = abs(y) / step
         if table:
             cells = len(table[0])
@@ -343,7 +343,7 @@ def test_verification_reports_it(neuron, digits, digits_calibration):
             limit = np.where(x < 0, attributes["levels_neg"], attributes["levels_pos"])
             beyond = (abs(x) > (limit + 0.5) * step) & (limit > 0)
             assert activity.clip_rate == pytest.approx(beyond.mean(), rel=0.02)
-        assert activity.mean_spikes == pytest.approx(spikes.mean(), rel=1e-4)
+        assert activity.spikes_per_value == pytest.approx(spikes.mean(), rel=1e-4)
 
 
 def test_names_of_the_model_are_not_used_again():
@@ -351,4 +351,4 @@ def test_names_of_the_model_are_not_used_again():
     fire, negate = snn.proto.graph.node
     fire.name = fire.output[0] = negate.input[0] = "activity.1"
     (neuron,), _ = measure(snn, {"x": np.ones((1, 3, 5), np.float32)}, keep=("activity.1",))
-    assert (neuron.name, neuron.mean_spikes) == ("activity.1", 1)
+    assert (neuron.name, neuron.spikes_per_value) == ("activity.1", 1)

@@ -436,7 +436,7 @@ def test_bodies_count_where_they_run(taken, spikes):
         meter.add(session.run(None, feed))
     neurons, synapses = meter.result()
     y = np.concatenate([values_of(snn, ["y"], feed)[0] for feed in feeds])
-    assert neurons[0].firing_rate == np.abs(FIRED(y)).sum() / y.size
+    assert neurons[0].spikes_per_value == np.abs(FIRED(y)).sum() / y.size
     found = {synapse.name: synapse for synapse in synapses}
     convolution = snn.proto.graph.node[2].attribute[0].g.node[-1]
     for name, wanted in (("conv 0", True), ("conv 1", False)):
@@ -545,7 +545,7 @@ def test_what_a_neuron_did(neuron, steps):
     assert set(np.unique(k)) <= set(levels)
     assert (found.spike_range, found.neurons) == ((low, high), 15)
     assert found.levels == (sum(k < 0 for k in levels), sum(k > 0 for k in levels))
-    assert found.firing_rate == np.abs(k).sum() / k.size
+    assert found.spikes_per_value == np.abs(k).sum() / k.size
     assert found.active == (k != 0).mean()
     assert found.silent_neurons == (k == 0).all(0).mean() > 0
     outermost = ((k == low) & (low < 0)) | ((k == high) & (high > 0))

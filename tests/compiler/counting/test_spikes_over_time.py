@@ -100,7 +100,7 @@ def test_every_step_is_counted(neuron):
         assert (found.timesteps, found.levels, found.neurons) == (
             timesteps, (-low, high), np.prod(shape),
         )  # fmt: skip
-        assert found.firing_rate == np.abs(k).sum() / k.size
+        assert found.spikes_per_value == np.abs(k).sum() / k.size
         assert found.spikes == np.abs(k).sum() / 4
         assert found.active == (k != 0).mean() > 0
         assert found.silent_neurons == (k == 0).all(0).mean()
@@ -151,7 +151,9 @@ def test_unary_operations_are_those_of_one_step_inside_the_premise(timesteps, de
     for name, neuron in neurons.items():
         found = timed_neurons[name]
         assert found.spikes == neuron.spikes > 0
-        assert found.timesteps * found.firing_rate == pytest.approx(neuron.firing_rate, rel=1e-12)
+        assert found.timesteps * found.spikes_per_value == pytest.approx(
+            neuron.spikes_per_value, rel=1e-12
+        )
 
 
 def test_running_means_are_analog_at_every_step():

@@ -323,7 +323,7 @@ def test_the_command_takes_an_ann_or_the_network_of_one_step(files):
 
 
 def test_the_command_shows_a_table(files):
-    result = snn_eval(*files)
+    result = snn_eval(*files, "-v")
     assert "8 timesteps against one (ANN), first 64 samples" in result.stdout
     assert "against the network of one step" in result.stdout
     rows = [line for line in result.stdout.splitlines() if "node_relu_1 " in line]
@@ -336,7 +336,7 @@ def test_networks_of_different_sources_are_warned_of(files, monkeypatch):
     monkeypatch.setattr(premise, "SAMPLES", 1)
     model = onnx.load(files[0])
     for entry in model.metadata_props:
-        if entry.key.endswith("source_sha256"):
+        if entry.key.endswith("source_digest"):
             entry.value = "0" * 64
     onnx.save(model, files[0])
     assert "were compiled from different networks" in snn_eval(*files).stderr

@@ -61,7 +61,7 @@ def test_energy_comes_from_counted_spikes(everything):
     first, second = energy["synapses"]
     assert first["analog"] and first["macs"] == 48
     # Every value of the hidden layer meets three weights.
-    assert second["unary"] == pytest.approx(3 * 8 * neuron["firing_rate"])
+    assert second["unary"] == pytest.approx(3 * 8 * neuron["spikes_per_value"])
     assert second["graded"] == pytest.approx(3 * 8 * neuron["active"])
     constants = HOROWITZ_45_NM.constants
     expected = constants["fp32_mac"] * 48 + constants["fp32_add"] * second["unary"]

@@ -236,7 +236,7 @@ def test_the_page_stays_small_however_large_the_network():
 def test_odd_values_do_not_stop_the_page():
     output = replace(made_up.embedding(), max_abs=math.inf, relative_l2=math.inf, cosine=math.nan)
     silent = replace(
-        made_up.neuron("one"), firing_rate=0.0, active=0.0, level_counts=[0], clip_rate=None
+        made_up.neuron("one"), spikes_per_value=0.0, active=0.0, level_counts=[0], clip_rate=None
     )
     nothing = made_up.synapse("layer", "one", 0.0)
     result = made_up.evaluation(

@@ -20,7 +20,6 @@ def shown(capsys, **parts):
     parts = {"outputs": []} | parts
     show_result(EvaluationResult({}, {}, {}, samples=7, **parts))
     text = capsys.readouterr().out
-    assert all(len(line) <= 100 for line in text.splitlines())
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()], text
 
 
@@ -41,7 +40,7 @@ def test_outputs_with_labels(capsys):
 
 def test_outputs_without_labels(capsys):
     rows, text = shown(capsys, outputs=[OutputResult("map", float("inf"), float("inf"))])
-    assert ["map", "SNN", "-", "inf", "-", "inf"] in rows
+    assert ["map", "SNN", "inf", "inf"] in rows
     assert "7 samples, against the ANN" in text
     assert "top-1" not in text
 
@@ -100,6 +99,6 @@ def test_an_snn_of_integers_is_compared_with_the_ann_of_its_precision(capsys):
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
     assert "to the ANN in int8" in text
     assert ["unary_int8", "1.00 uJ", "0.25 x"] in rows
-    assert ["SNN", "1", "1.00 ms", "0.50 x", "-"] in rows
-    assert ["levels=8", "-", "3.00 uJ", "-", "-", ""] in rows
+    assert ["SNN", "1", "1.00 ms", "0.50 x"] in rows
+    assert ["levels=8", "3.00 uJ"] in rows
     assert "accuracy and unary_int8 energy" in text

@@ -265,3 +265,34 @@ def test_samples_of_different_shapes_do_not_go_into_one_batch(tmp_path):
     assert [len(feed["x"]) for feed in samples.batches(1)] == [1, 1]
     with pytest.raises(DataError, match=r"'x': samples of shapes \[3\] and \[5\] .* pad them"):
         list(samples.batches(2))
+
+
+def test_a_folder_of_one_array_per_sample(tmp_path):
+    for number, sample in enumerate(DATA):
+        np.save(tmp_path / f"{number}.npy", sample)
+    samples = FileSamples(tmp_path, [IMAGE])
+    assert (samples.count, samples.unbatched) == (10, frozenset())
+    feeds = collect(samples, 4)
+    assert [len(feed["image"]) for feed in feeds] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate([feed["image"] for feed in feeds]), DATA)
+    np.save(tmp_path / "3.npy", WITH_NAN[7])
+    with pytest.raises(DataError, match=r"3\.npy: array 'image' has NaN or inf in sample 0"):
+        collect(FileSamples(tmp_path, [IMAGE]), 4)
+    np.save(tmp_path / "3.npy", DATA[3][:, :1])
+    with pytest.raises(DataError, match=r"3\.npy: array 'image' float32 \[1, 2, 1\] does not fit"):
+        FileSamples(tmp_path, [IMAGE])
+    np.save(tmp_path / "3.npy", DATA[3:5])
+    message = r"0\.npy is one sample without a batch axis, and .*3\.npy is not; save the arrays"
+    with pytest.raises(DataError, match=message):
+        FileSamples(tmp_path, [IMAGE])
+
+
+def test_one_number_per_sample_and_arrays_of_inputs_without_a_batch_axis(tmp_path):
+    for number in range(4):
+        np.save(tmp_path / f"{number}.npy", np.int64(number))
+    feeds = collect(FileSamples(tmp_path, [MASK]), 3)
+    assert [feed["mask"].tolist() for feed in feeds] == [[0, 1, 2], [3]]
+    (tmp_path / "alone").mkdir()
+    np.save(tmp_path / "alone" / "a.npy", DATA[:4])
+    samples = FileSamples(tmp_path / "alone", [IMAGE._replace(shape=(2, 3))])
+    assert (samples.count, samples.unbatched) == (4, {"image"})

@@ -12,9 +12,9 @@ from snn_compile.passes.graph.surgeon import export_network, import_model, infer
 from snn_compile.passes.neurons.exact_sums import exact_sums
 from snn_compile.passes.neurons.neuron import OctaveNeuron, ThresholdNeuron
 
-HEAD = """g (float[N,4,6,6] x) => (float[N,a,b,c] y) <float[6,4,3,3] w, float[6] b, float[6,6,1,1] u,
-float[6] c, float[4,1,3,3] d, float[4,3,2,2] t, float[6,5] m, float[5] e, float[3,6] f,
-float[6,4,1,1] w1, float[4,4,3,3] d1, int64[8] pad = {0, 1, 0, 0, 0, 1, 0, 0}> {
+HEAD = """g (float[N,4,6,6] x) => (float[N,a,b,c] y) <float[6,4,3,3] w, float[6] b,
+float[6,6,1,1] u, float[6] c, float[4,1,3,3] d, float[4,3,2,2] t, float[6,5] m, float[5] e,
+float[3,6] f, float[6,4,1,1] w1, float[4,4,3,3] d1, int64[8] pad = {0, 1, 0, 0, 0, 1, 0, 0}> {
 k_x = Relu (x) """
 EXACT = {
     "Conv": "y = Conv <pads=[1,1,1,1]> (k_x, w, b)",
@@ -46,21 +46,29 @@ def model_of(body):
     return model_from_text(head + body + "}", seed=3)
 
 
+def uniform(step):
+    return ThresholdNeuron(np.asarray(step, np.float32), 15, axis=1, calibrator="mse")
+
+
 def neurons_of(model, step):
-    """Of all that a Relu writes."""
+    """Of all that a Relu writes; the first has the step, or steps, others one."""
     names = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
-    neurons = {name: ThresholdNeuron(np.asarray(step, np.float32), 15, axis=1, calibrator="mse") for name in names}
-    wide = np.asarray(step, np.float32)
-    neurons["k_x"] = OctaveNeuron(scale=wide, linear=40, top_pos=30, top_neg=9, axis=1, calibrator="mse")
+    neurons = {name: uniform(0.5) for name in names}
+    scale = np.asarray(step, np.float32)
+    neurons["k_x"] = OctaveNeuron(scale, 40, 30, 9, axis=1, calibrator="mse")
     return neurons
 
 
-def rounded(body, step=np.float32(0.25)):
+def rounded(body, step=0.25):
     model = model_of(body)
     graph = infer_shapes(import_model(detach(model)))
     neurons = neurons_of(model, step)
     if np.ndim(step):
-        neurons |= {n: ThresholdNeuron(np.asarray(0.5, np.float32), 15, axis=1, calibrator="mse") for n in neurons if n != "k_x"}
+        neurons |= {
+            n: ThresholdNeuron(np.asarray(0.5, np.float32), 15, axis=1, calibrator="mse")
+            for n in neurons
+            if n != "k_x"
+        }
     result = exact_sums(graph, neurons)
     return model, export_network(result.graph).attached(), result.changes, neurons
 
@@ -108,7 +116,7 @@ def in_double(model, feed):
     return ReferenceEvaluator(wide).run(None, feed)[0]
 
 
-@pytest.mark.parametrize("step", [np.float32(0.25), STEPS], ids=["one step", "steps per channel"])
+@pytest.mark.parametrize("step", [0.25, STEPS], ids=["one step", "steps per channel"])
 @pytest.mark.parametrize("name", EXACT)
 def test_float32_adds_up_as_exactly_as_float64(name, step):
     model, found, changes, neurons = rounded(EXACT[name], step)
@@ -160,7 +168,7 @@ def test_what_has_no_grid_is_left_and_said(name):
 
 
 def test_other_steps_have_no_grid():
-    _, _, changes, _ = rounded(EXACT["Conv"], np.float32(0.3))
+    _, _, changes, _ = rounded(EXACT["Conv"], 0.3)
     (change,) = changes
     assert change.endswith("its sums may depend on their order")
 
@@ -172,4 +180,3 @@ def test_too_few_steps_leave_the_weights(monkeypatch):
     assert changes[0].endswith("its sums may depend on their order")
     before, after = (weights_of(m) for m in (model, found))
     np.testing.assert_array_equal(after, before)
-
