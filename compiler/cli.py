@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # these take half a second to import; --help needs none of th
     from ..passes.graph.network import Network
     from .report.coverage import Coverage
     from .report.data import CompileReport
+    from .running.layer_errors import LayerErrors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -184,6 +185,8 @@ def _show(report: CompileReport) -> None:
             for output_ in verification.outputs
         ],
     )
+    if report.layer_errors is not None:
+        _show_layer_errors(report.layer_errors)
     for text in report.warnings:
         warn(text)
     for step in report.passes:
@@ -229,6 +232,26 @@ def _show_coverage(coverage: Coverage) -> None:
         f", {coverage.unknown_macs} operators of unknown size" if coverage.unknown_macs else ""
     )
     say(f"multiply-accumulates that receive spikes: {text} of {coverage.macs:,}{unknown}")
+
+
+def _show_layer_errors(found: LayerErrors) -> None:
+    show_table(
+        f"relative error of the outputs on {found.samples} samples, of neurons alone and with all "
+        "before them",
+        ["neuron", "replaces", "alone", "up to here", "agreement up to here"],
+        [
+            [
+                neuron.name,
+                neuron.op,
+                f"{neuron.single:.4f}",
+                f"{neuron.cumulative:.4f}",
+                "-"
+                if neuron.cumulative_agreement is None
+                else f"{neuron.cumulative_agreement:.2%}",
+            ]
+            for neuron in found.neurons
+        ],
+    )
 
 
 def _percent(share: float) -> str:

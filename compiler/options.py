@@ -294,8 +294,8 @@ class CompileOptions:
     )
     opset: int | None = _option(
         TARGET,
-        "Opset of a file of target standard.",
-        shown="the lowest that it can have",
+        "Target standard: its opset.",
+        shown="the lowest",
         numbers=Numbers(int, OLDEST_OPSET),
         symbol="K",
     )
@@ -340,6 +340,9 @@ class CompileOptions:
         "Fail (exit code 5) unless ANN and SNN give the same argmax on this share of the samples.",
         numbers=Numbers(float, 0, 1),
         symbol="SHARE",
+    )
+    layer_errors: bool = _option(
+        OUTPUT, "Measure the error of each neuron alone, and of all up to it.", False
     )
     dump_dir: Path | None = _option(  # noqa: RUF009 (a field, as all others)
         OUTPUT, "Write the model after each step into here.", symbol="DIR"

@@ -22,6 +22,7 @@ from .options import STANDARD, CompileOptions
 from .progress import Progress
 from .report.data import CompileReport
 from .report.neurons import membrane_histograms, neuron_reports
+from .running.layer_errors import layer_errors, samples_for
 from .targets import TARGETS, resolve
 from .targets.target import Artifact
 from .verify import verify
@@ -119,6 +120,13 @@ def compile_prepared(
         report.verification = verify(
             artifact.claims, prepared.reference, prepared.samples, progress
         )
+    if options.layer_errors:
+        with steps("layer_errors"):
+            report.layer_errors = layer_errors(
+                *(prepared.analog, prepared.activations, chosen.neurons, chosen.network),
+                *(prepared.samples, prepared.block, progress),
+                samples_for(prepared.coverage.macs, len(chosen.neurons)),
+            )
     report.passes = steps.reports
     membranes = membrane_histograms(prepared.activations, chosen.neurons, chosen.membranes)
     report.neurons = neuron_reports(artifact.snn, membranes)

@@ -226,6 +226,11 @@ class _BarProgress(Progress):
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
         yield from self._bars.track(items, total, description=label)  # type: ignore[attr-defined]
 
+    def tell(self, text: str) -> None:
+        from rich.text import Text
+
+        self._bars.console.print(Text(readable(text)))  # type: ignore[attr-defined]
+
 
 class _Lossy:
     """A stream whose text may get lost: rich writes from a thread that has no one to tell."""

@@ -11,6 +11,7 @@ from ..calibration.fitting.membrane import MembraneHistogram
 from ..calibration.tuning.levels_budget import BudgetReport
 from ..calibration.tuning.search_scale import SearchReport
 from ..errors import readable
+from ..running.layer_errors import LayerErrors
 from ..verify import Verification
 from .coverage import Coverage
 
@@ -72,6 +73,7 @@ class CompileReport:
     levels_budget: BudgetReport | None = None
     search: SearchReport | None = None
     verification: Verification | None = None
+    layer_errors: LayerErrors | None = None
     warnings: list[str] = field(default_factory=list)
 
     def provenance(self) -> dict[str, str]:
