@@ -23,7 +23,7 @@ from .progress import Progress
 from .report.data import CompileReport
 from .report.neurons import membrane_histograms, neuron_reports
 from .running.layer_errors import layer_errors, samples_for
-from .targets import TARGETS, resolve
+from .targets import TARGETS, recorded, resolve
 from .targets.target import Artifact
 from .verify import verify
 
@@ -169,4 +169,5 @@ def _new_report(prepared: Prepared, chosen: Chosen, options: CompileOptions) -> 
         levels_budget=chosen.levels_budget,
         search=chosen.search,
         warnings=[SYNTHETIC_WARNING] * samples.synthetic + prepared.warnings + silent,
+        options=recorded(options, samples.synthetic),
     )

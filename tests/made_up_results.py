@@ -158,4 +158,4 @@ def point(
     """A network of a sweep."""
     outputs = [] if top1 is None else [classes(top1)]
     by_accounting = {} if energy is None else {"unary": energy, "graded": 2 * energy}
-    return SweepPoint(label, 8, None, outputs, by_accounting, **changes)  # type: ignore[arg-type]
+    return SweepPoint(label, {"levels": 8}, outputs, by_accounting, **changes)  # type: ignore[arg-type]

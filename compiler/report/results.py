@@ -121,20 +121,23 @@ class SweepPoint:
     """One compiled network of a sweep, or a baseline in the same plot.
 
     Attributes:
-        label: as it was specified: "levels=8 scale=0.5"; a baseline's name.
-        levels: number of levels N, where they are swept.
-        scale: what multiplies all steps, where it is swept.
-        outputs: against the ANN.
-        energy: pJ per sample by accounting.
-        pareto: whether no other point of the sweep is better in accuracy and energy.
+        label: what varies: "levels=8 scale=0.5"; a baseline's name.
+        setting: values of the options that are swept, by name; empty of a baseline.
+        outputs: against the ANN; empty of one that is refused.
+        energy: pJ per sample by accounting; of integers by those of 8 bits alone.
+        integers: whether spikes and weights are integers.
+        pareto: the accountings in which no other point of the sweep, with weights of the same
+            precision, is better in accuracy and energy.
+        refused: why it could not be compiled, or empty.
     """
 
     label: str
-    levels: int | None
-    scale: float | None
+    setting: dict[str, Any]
     outputs: list[OutputResult]
     energy: dict[str, float]
-    pareto: bool = False
+    integers: bool = False
+    pareto: list[str] = field(default_factory=list)
+    refused: str = ""
 
 
 @dataclass

@@ -15,11 +15,19 @@ from ..results import (
     PremiseResult,
     SweepPoint,
 )
-from ..sweep_points import baseline_points, energy_of
+from ..sweep_points import ACCOUNTINGS, EIGHT_BITS, FLOAT, baseline_points, energy_of
 from .chosen import chosen_of
 from .compile_part import MEMBRANE_TEXT, clipping, coverage, reproduce_compilation
 from .energy_part import energy_section, name_of, spiking
-from .figures import MOST_ROWS, Point, firing_figure, neuron_figure, points_figure, sweep_figure
+from .figures import (
+    MOST_ROWS,
+    Point,
+    firing_figure,
+    neuron_figure,
+    points_figure,
+    sweep_figure,
+    timesteps_figure,
+)
 from .numbers import NOTHING, count, energy, estimate, mebibytes, number, percent, seconds
 from .page import Figure, Section, Table
 
@@ -178,19 +186,17 @@ def _sweep(result: EvaluationResult) -> Section | None:
     if not result.sweep:
         return None
     points, baselines = result.sweep, baseline_points(result)
-    # Also with the weights of the int8 baseline: docs/energy.md.
-    own = result.accountings[0]
-    drawn = [own]
-    drawn += [key for key in ("unary_int8",) if key != own and any(key in p.energy for p in points)]
     figures = [
         Figure(
             sweep_figure("Accuracy against energy", points, baselines, key),
-            f"Accuracy against estimated energy ({name_of(key)}). Numbers: see the table. "
-            "Coloured: on the Pareto front, no other compiled network is as accurate for as "
-            f"little ({name_of(own)}). Diamonds: baselines.",
+            f"Accuracy against estimated energy ({name_of(key)}). {_FRONTS[key]}",
         )
-        for key in drawn
+        for key in ACCOUNTINGS
+        if any(key in point.energy for point in points)
     ]
+    if len({point.setting.get("timesteps") for point in points}) > 1:
+        drawn = timesteps_figure("Accuracy over the number of timesteps", points)
+        figures.append(Figure(drawn, "Accuracy over the number of timesteps T."))
     names = _output_names(points)
     measures = ("top-1", "agreement", "relative error")
     spent = spiking(key for point in points for key in point.energy)
@@ -198,12 +204,10 @@ def _sweep(result: EvaluationResult) -> Section | None:
     header += [f"{measure} {name}\t" for name in names for measure in measures]
     header += [name_of(key) + "\t" for key in spent]
     rows = []
-    for place, point in enumerate([*points, *baselines], start=1):
-        compiled = place <= len(points)
-        row = [
-            f"{place}. {point.label}" if compiled else point.label,
-            "yes" if point.pareto else "",
-        ]
+    for point in [*points, *baselines]:
+        if point.refused:
+            continue
+        row = [point.label, ", ".join(name_of(key) for key in point.pareto)]
         outputs = {output.name: output for output in point.outputs}
         for name in names:
             output = outputs.get(name)
@@ -213,8 +217,24 @@ def _sweep(result: EvaluationResult) -> Section | None:
                 else [NOTHING] * len(measures)
             )
         rows.append(row + [energy(energy_of(point, key)) for key in spent])
-    tables = [Table("Networks of the sweep", header, rows)]
+    refused = [[point.label, point.refused] for point in points if point.refused]
+    tables = [
+        Table("Networks of the sweep", header, rows),
+        Table("Settings that cannot be compiled", ["network", "reason"], refused),
+    ]
     return Section("sweep", "Sweep", figures=figures, tables=tables)
+
+
+_COLOURED = (
+    "Coloured and joined: on the Pareto front, no other network with weights of this precision is "
+    "as accurate for as little."
+)
+#: What is said below the figure of each accounting.
+_FRONTS = {
+    FLOAT: f"Networks with weights in float. {_COLOURED}",
+    EIGHT_BITS: "Squares: networks of integers. Circles: with weights in float, counted as if they "
+    f"had 8 bits; the accuracy is that with weights in float. {_COLOURED} Diamonds: baselines.",
+}
 
 
 def _output_names(points: Sequence[SweepPoint]) -> list[str]:

@@ -20,6 +20,8 @@ from .svg import FILL, GRID, INK, MUTED, SERIES, Margins, drawing, short
 #: Layers or neurons in one figure, at most.
 MOST_ROWS = 60
 _ROW = 0.2
+#: Points in an inch, and the width of a letter of a label in points.
+_INCH, _LETTER = 72, 4.6
 #: Markers of several values in one row, and their sizes: all are seen where they coincide.
 _MARKS = (("|", 9), ("x", 5), ("o", 3))
 
@@ -179,18 +181,21 @@ def neuron_figure(
 def sweep_figure(
     label: str, points: Sequence[SweepPoint], baselines: Sequence[SweepPoint], accounting: str
 ) -> str:
-    """Accuracy against energy: compiled networks by number, their Pareto front, and baselines.
+    """Accuracy against energy: compiled networks, their Pareto fronts, and baselines.
+
+    Networks of integers are squares with a front of their own. Labels that would lie on one another
+    are left out: the table has all.
 
     Args:
         label: what the figure shows.
-        points: of :func:`~..evaluation.sweep.sweep`, its ``pareto`` for this accounting.
+        points: of :func:`~..evaluation.sweep.sweep`.
         baselines: other networks, such as the int8 one.
         accounting: of the energy.
     """
-    with drawing(label, 2.7, Margins()) as canvas:
+    with drawing(label, 2.9, Margins()) as canvas:
         axes = canvas.axes[0]
-        front = []
-        energies = []
+        fronts: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+        places: list[tuple[float, float, str]] = []
         measure = ""
         for number, point in enumerate([*points, *baselines], start=1):
             accuracy, energy = accuracy_of(point), energy_of(point, accounting)
@@ -198,20 +203,22 @@ def sweep_figure(
                 continue
             measure = accuracy.measure
             x, y = energy / 1e6, accuracy.shown
-            energies.append(x)
-            compiled = number <= len(points)
-            name = str(number) if compiled else short(point.label)
-            colour = (SERIES[0] if point.pareto else MUTED) if compiled else SERIES[1]
+            compiled, best = number <= len(points), accounting in point.pareto
+            colour = SERIES[1]
+            if compiled:
+                colour = SERIES[2 if point.integers else 0] if best else MUTED
             if accuracy.interval is not None:
                 axes.plot([x, x], accuracy.interval, color=colour, linewidth=0.8)
-            axes.plot([x], [y], "o" if compiled else "D", color=colour, markersize=6)
-            axes.annotate(name, (x, y), (5, -10), textcoords="offset points", fontsize=8)
-            if point.pareto:
-                front.append((x, y))
-        front.sort()
-        if len(front) > 1:
-            axes.plot(*zip(*front, strict=True), color=SERIES[0], zorder=1)
-        if energies and min(energies) > 0:
+            marker = ("s" if point.integers else "o") if compiled else "D"
+            axes.plot([x], [y], marker, color=colour, markersize=6)
+            places.append((x, y, short(point.label)))
+            if best:
+                fronts[point.integers].append((x, y))
+        for integers, front in fronts.items():
+            if len(front) > 1:
+                colour = SERIES[2 if integers else 0]
+                axes.plot(*zip(*sorted(front), strict=True), color=colour, zorder=1)
+        if places and min(x for x, _, _ in places) > 0:
             axes.set_xscale("log")
             for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
                 formatted(_plain)
@@ -219,6 +226,66 @@ def sweep_figure(
         axes.margins(x=0.15, y=0.15)
         axes.set_xlabel(f"estimated energy per sample, µJ ({short(accounting)})")
         axes.set_ylabel(measure)
+        _annotate(axes, places, _INCH / canvas.figure.dpi)
+    return canvas.svg
+
+
+def _annotate(axes: Axes, places: Sequence[tuple[float, float, str]], points: float) -> None:
+    """A label beside each place where it lies on no other; ``points`` in a pixel."""
+    axes.autoscale_view()
+    at = [tuple(points * axes.transData.transform((x, y))) for x, y, _ in places]
+    taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in at]
+    right = points * axes.transAxes.transform((1, 1))[0]
+    for (x, y, text), (px, py) in zip(places, at, strict=True):
+        width, height = _LETTER * len(text), 9.0
+        for dx, dy in ((6, -4), (-6 - width, -4), (6, 7), (-6 - width, 7), (6, -15)):
+            box = px + dx, py + dy, px + dx + width, py + dy + height
+            if box[2] <= right + 8 and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                axes.annotate(
+                    text, (x, y), (dx, dy), textcoords="offset points", fontsize=8,
+                    annotation_clip=False,
+                )  # fmt: skip
+                break
+
+
+def _overlap(
+    first: tuple[float, float, float, float], second: tuple[float, float, float, float]
+) -> bool:
+    return (
+        first[0] < second[2]
+        and second[0] < first[2]
+        and first[1] < second[3]
+        and second[1] < first[3]
+    )
+
+
+def timesteps_figure(label: str, points: Sequence[SweepPoint]) -> str:
+    """Accuracy over the number of timesteps, a line for each other setting."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    measure = ""
+    for point in points:
+        accuracy = accuracy_of(point)
+        if accuracy is None or "timesteps" not in point.setting:
+            continue
+        measure = accuracy.measure
+        parts = [part for part in point.label.split() if not part.startswith("timesteps=")]
+        lines.setdefault(" ".join(parts), []).append((point.setting["timesteps"], accuracy.shown))
+    with drawing(label, 2.2, Margins(top=0.1 + 0.2 * bool(any(lines)))) as canvas:
+        axes = canvas.axes[0]
+        for number, (name, line) in enumerate(lines.items()):
+            colour, marker = SERIES[number % len(SERIES)], _MARKS[number % len(_MARKS)][0]
+            places = zip(*sorted(line), strict=True)
+            axes.plot(*places, f"{marker}-", color=colour, markersize=5, label=short(name) or None)
+        axes.set_xscale("log", base=2)
+        steps = sorted({step for line in lines.values() for step, _ in line})
+        axes.set_xticks(steps, [f"{step:g}" for step in steps])
+        axes.minorticks_off()
+        axes.margins(x=0.08, y=0.15)
+        axes.set_xlabel("timesteps T")
+        axes.set_ylabel(measure)
+        if any(lines):
+            canvas.figure.legend(loc="upper center", ncols=3)
     return canvas.svg
 
 

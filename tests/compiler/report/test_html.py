@@ -85,7 +85,7 @@ def sections(page):
 @pytest.fixture(scope="module")
 def whole():
     """Everything there can be."""
-    points = [made_up.point(0.8, 1e6, "levels=4", pareto=True), made_up.point(0.9, 2e6)]
+    points = [made_up.point(0.8, 1e6, "levels=4", pareto=["unary"]), made_up.point(0.9, 2e6)]
     return evaluation_html(made_up.evaluation(sweep=points), made_up.compilation())
 
 
@@ -300,11 +300,13 @@ def test_a_neuron_is_drawn_with_its_thresholds_levels_and_spikes():
 
 def test_a_sweep_is_drawn_with_its_front():
     points = [made_up.point(0.8, 1e6), made_up.point(0.7, 3e6), made_up.point(0.9, 1e7)]
-    points = mark_pareto([*points, made_up.point(None, 1e6)], "unary")
+    names = ("levels=2", "levels=4", "levels=8")
+    points = [replace(point, label=name) for name, point in zip(names, points, strict=True)]
+    points = mark_pareto([*points, made_up.point(None, 1e6, "nothing")])
     baseline = made_up.point(0.85, 2e6, "int8")
     svg = sweep_figure("title", points, [baseline], "unary")
     labels = re.findall(r">([^<>\n]*)</text>", svg)
-    assert [x for x in labels if x in ("1", "2", "3", "4", "int8")][-4:] == ["1", "2", "3", "int8"]
+    assert [x for x in labels if x in (*names, "nothing", "int8")] == [*names, "int8"]
     paths = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--series-1\); stroke-width: 1.2', svg)
     assert len([p for p in paths if p.count("L") == 1]) == 1  # from the first to the third
     free = [made_up.point(0.8, 0.0), made_up.point(0.9, 1e6)]  # 0 is on no logarithmic axis
