@@ -93,7 +93,7 @@ def evaluation(size: int = 2, **changes: object) -> EvaluationResult:
         "neurons": [neuron(name) for name in names],
         "energy": energies(synapses),
         "latency": [
-            LatencyResult(name, 1, 0.001 * (i + 1), 1.0 + i, 1 << 27)
+            LatencyResult(name, 1, 0.001 * (i + 1), 1.0 + i, 1 << 27, (0.0009, 0.004), (0.5, 4.0))
             for i, name in enumerate(("ann", "snn", "snn_functions"))
         ],
         "baselines": [BaselineResult("int8", "eight bits", [classes(0.88), embedding()])],

@@ -45,7 +45,14 @@ from .energy import HOROWITZ_45_NM, EnergyTable
 from .flips import level_flips
 from .int8_baseline import BATCH, quantise, saturation_warnings
 from .labels import read_labels
-from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
+from .latency import (
+    Candidate,
+    LatencyOptions,
+    batch_sizes,
+    busy_machine,
+    measure_latency,
+    write_feeds,
+)
 from .pair import Pair, check_report, read_pair
 from .premise import check_premise, premise_warnings
 from .recorded import recorded_options
@@ -274,6 +281,8 @@ def _time(
             f"latency is measured at batch {sizes[0]} only, which the model fixes"
         )
     feeds = write_feeds(samples, sizes, folder)
+    if (busy := busy_machine()) is not None:
+        result.warnings.append(busy)
     result.latency, problems = measure_latency(candidates, feeds, options, progress)
     result.warnings += problems
 

@@ -98,6 +98,8 @@ class LatencyResult:
         seconds: median of the processes' median times of a run.
         ratio: median over rounds of its time over that of the ANN in the same round.
         peak_bytes: largest resident memory of its processes; None where the system does not say.
+        seconds_range: least and largest of its processes' medians; None of one process.
+        ratio_range: least and largest ratio of a round; None of one round.
     """
 
     network: str
@@ -105,6 +107,15 @@ class LatencyResult:
     seconds: float
     ratio: float
     peak_bytes: int | None
+    seconds_range: tuple[float, float] | None = None
+    ratio_range: tuple[float, float] | None = None
+
+    @property
+    def spread(self) -> float | None:
+        """The range of its times as a share of their median; None where there is none."""
+        if self.seconds_range is None or self.seconds == 0:
+            return None
+        return (self.seconds_range[1] - self.seconds_range[0]) / self.seconds
 
 
 @dataclass

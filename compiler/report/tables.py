@@ -159,12 +159,13 @@ def _by(difference: Difference) -> str:
 def _show_latency(result: EvaluationResult) -> None:
     show_table(
         "latency, each network in processes of its own",
-        ["network", "batch", "median", "to the ANN", "peak memory"],
+        ["network", "batch", "median", "spread", "to the ANN", "peak memory"],
         [
             [
                 result.called(one.network),
                 str(one.batch),
                 f"{_count(one.seconds)}s",
+                "-" if one.spread is None else f"{one.spread:.0%}",
                 f"{one.ratio:.2f} x",
                 "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f} MiB",
             ]

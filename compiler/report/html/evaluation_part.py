@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ...counting.results import NeuronResult
 from ..data import CompileReport
@@ -385,19 +385,28 @@ def _latency(result: EvaluationResult) -> Section | None:
             result.called(line.network),
             str(line.batch),
             seconds(line.seconds),
+            _least_to_largest(line.seconds_range, seconds),
             number(line.ratio, 3),
+            _least_to_largest(line.ratio_range, lambda ratio: number(ratio, 3)),
             mebibytes(line.peak_bytes),
         ]
         for line in result.latency
     ]
-    header = ["network", "batch\t", "time\t", "to the ANN\t", "peak memory\t"]
+    header = [
+        "network", "batch\t", "time\t", "of processes\t", "to the ANN\t", "of rounds\t",
+        "peak memory\t",
+    ]  # fmt: skip
     texts = [
         "Median time of a run, one process per network, interleaved; the ratio is the median over "
-        "rounds. Peak memory is that of the whole process."
+        "rounds. Beside them the least and the largest. Peak memory is that of the whole process."
     ]
     return Section(
         "latency", "Latency and memory", texts, tables=[Table("Networks", header, rows)]
     )  # fmt: skip
+
+
+def _least_to_largest(ends: tuple[float, float] | None, shown: Callable[[float], str]) -> str:
+    return NOTHING if ends is None else f"{shown(ends[0])} to {shown(ends[1])}"
 
 
 def _reproduce(result: EvaluationResult, compiled: bool) -> Section:
