@@ -23,6 +23,7 @@ from snn_compile.compiler.report.results import (
     SweepPoint,
 )
 from snn_compile.compiler.running.fidelity import FidelityMeter, OutputFidelity
+from snn_compile.compiler.running.layer_errors import LayerError, LayerErrors
 from snn_compile.compiler.verify import Verification
 
 
@@ -148,6 +149,10 @@ def compilation(neurons: int = 2) -> CompileReport:
             [fidelity()],
             [NeuronActivity(name, 0.02, 0.5, 1.5) for name in names],
         ),
+        layer_errors=LayerErrors(32, [
+            LayerError(name, "Relu", f"{name}.out", 0.01 * (i + 1), 0.02 * (i + 1), 0.99, 0.98)
+            for i, name in enumerate(names)
+        ]),
         warnings=["a warning of the compiler"],
     )  # fmt: skip
 

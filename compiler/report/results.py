@@ -25,6 +25,38 @@ class Estimate:
 
 
 @dataclass
+class Confusion:
+    """Which classes two networks give on the same samples.
+
+    Attributes:
+        classes: how many the output has.
+        shown: those with a row and a column of their own.
+        counts: samples, [of the ANN][of the other network]; where not all classes are shown the
+            last row and column are all others.
+    """
+
+    classes: int
+    shown: list[int]
+    counts: list[list[int]]
+
+
+@dataclass
+class ErrorMap:
+    """Where on a map two networks differ, in cells of several places where it is large.
+
+    Attributes:
+        size: height and width of the map.
+        error: root mean square of the difference, over samples and channels, by row and column.
+        other: share of samples whose channel of the largest value is another one; None of one
+            channel.
+    """
+
+    size: list[int]
+    error: list[list[float]]
+    other: list[list[float]] | None
+
+
+@dataclass
 class OutputResult:
     """One floating-point output of a network, against that of the ANN.
 
@@ -39,6 +71,8 @@ class OutputResult:
         drop: ann_top1 - top1, with the interval of the paired difference.
         ann_top5: share of samples whose label is among the five highest; from six classes on.
         top5: likewise of the network.
+        confusion: of the SNN that is evaluated, of [batch, classes] outputs.
+        error_map: likewise, of outputs that are maps.
     """
 
     name: str
@@ -51,6 +85,8 @@ class OutputResult:
     drop: Estimate | None = None
     ann_top5: Estimate | None = None
     top5: Estimate | None = None
+    confusion: Confusion | None = None
+    error_map: ErrorMap | None = None
 
 
 @dataclass

@@ -17,12 +17,21 @@ from ..results import (
 )
 from ..sweep_points import ACCOUNTINGS, EIGHT_BITS, FLOAT, baseline_points, energy_of
 from .chosen import chosen_of
-from .compile_part import MEMBRANE_TEXT, clipping, coverage, reproduce_compilation
+from .compile_part import (
+    MEMBRANE_TEXT,
+    clipping,
+    coverage,
+    layer_errors_section,
+    reproduce_compilation,
+)
 from .energy_part import energy_section, name_of, spiking
 from .figures import (
     MOST_ROWS,
+    OTHERS,
     Point,
+    confusion_figure,
     firing_figure,
+    map_figure,
     neuron_figure,
     points_figure,
     sweep_figure,
@@ -39,6 +48,7 @@ def evaluation_sections(result: EvaluationResult, report: CompileReport | None) 
         _summary(result),
         _accuracy(result),
         _sweep(result),
+        layer_errors_section(report.layer_errors) if report else None,
         _activity(result.neurons),
         _premise(result.premise),
         energy_section(result.energy),
@@ -120,6 +130,8 @@ def _accuracy(result: EvaluationResult) -> Section:
         if panels:
             drawn = points_figure(f"Accuracy of output {name}", panels)
             figures.append(Figure(drawn, f"Output {name}."))
+    for output in result.outputs:
+        figures += _where_different(output)
     header = [
         "network", "output", "top-1\t", "drop\t", "top-5\t", "agreement\t", "relative error\t",
         "cosine\t", "largest diff.\t",
@@ -142,6 +154,31 @@ def _accuracy(result: EvaluationResult) -> Section:
         flips = [_row("SNN", output) for output in result.flips_outputs]
         tables.append(Table("Without graph optimisation", header, flips))
     return Section("accuracy", "Accuracy", texts, figures=figures, tables=tables)
+
+
+def _where_different(output: OutputResult) -> list[Figure]:
+    """Classes that are confused, and places of a map."""
+    figures = []
+    confusion, found = output.confusion, output.error_map
+    if confusion is not None:
+        names = [str(one) for one in confusion.shown]
+        names += [OTHERS] * (len(confusion.counts) > len(names))
+        drawn = confusion_figure(f"Classes of ANN and SNN, output {output.name}", confusion, names)
+        said = f"Output {output.name}: samples by the class of ANN and SNN, numbered from 0."
+        if len(confusion.counts) > len(confusion.shown):
+            said += f" Of {confusion.classes} classes those that are confused most."
+        figures.append(Figure(drawn, f"{said} Grey: both give the same."))
+    if found is not None:
+        said = f"Output {output.name}, {found.size[0]} x {found.size[1]}"
+        unit = "root mean square of the difference"
+        drawn = map_figure(f"Error by place, output {output.name}", found.error, unit)
+        figures.append(Figure(drawn, f"{said}: {unit} between SNN and ANN, by place."))
+        if found.other is not None:
+            unit = "share of samples"
+            drawn = map_figure(f"Other channels, output {output.name}", found.other, unit)
+            text = f"{said}: {unit} in which another channel is the largest, by place."
+            figures.append(Figure(drawn, text))
+    return figures
 
 
 def _panels(outputs: Sequence[tuple[str, OutputResult]]) -> dict[str, list[Point]]:
@@ -207,7 +244,7 @@ def _sweep(result: EvaluationResult) -> Section | None:
     for point in [*points, *baselines]:
         if point.refused:
             continue
-        row = [point.label, ", ".join(name_of(key) for key in point.pareto)]
+        row = [point.label, " and ".join(_WEIGHTS[key] for key in point.pareto)]
         outputs = {output.name: output for output in point.outputs}
         for name in names:
             output = outputs.get(name)
@@ -229,6 +266,8 @@ _COLOURED = (
     "Coloured and joined: on the Pareto front, no other network with weights of this precision is "
     "as accurate for as little."
 )
+#: The weights that an accounting is of.
+_WEIGHTS = {FLOAT: "float", EIGHT_BITS: "8 bits"}
 #: What is said below the figure of each accounting.
 _FRONTS = {
     FLOAT: f"Networks with weights in float. {_COLOURED}",
