@@ -270,7 +270,7 @@ _COLOURED = (
 _WEIGHTS = {FLOAT: "float", EIGHT_BITS: "8 bits"}
 #: What is said below the figure of each accounting.
 _FRONTS = {
-    FLOAT: f"Networks with weights in float. {_COLOURED}",
+    FLOAT: f"Networks with weights in float. N: levels, T: timesteps. {_COLOURED}",
     EIGHT_BITS: "Squares: networks of integers. Circles: with weights in float, counted as if they "
     f"had 8 bits; the accuracy is that with weights in float. {_COLOURED} Diamonds: baselines.",
 }

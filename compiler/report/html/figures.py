@@ -24,12 +24,16 @@ from .svg import FILL, GRID, INK, MUTED, SERIES, WIDTH, Margins, drawing, short
 #: Layers or neurons in one figure, at most.
 MOST_ROWS = 60
 _ROW = 0.2
+#: What options are called in labels.
+_SYMBOLS = {"timesteps": "T", "levels": "N"}
+#: Markers of lines.
+_DOTS = ("o", "s", "^", "D", "v", "x")
 #: Shades of a map.
 _SHADES = 8
 #: The classes of a confusion that have no row of their own.
 OTHERS = "others"
 #: Points in an inch, and the width of a letter of a label in points.
-_INCH, _LETTER = 72, 4.6
+_INCH, _LETTER = 72, 5.4
 #: Markers of several values in one row, and their sizes: all are seen where they coincide.
 _MARKS = (("|", 9), ("x", 5), ("o", 3))
 
@@ -270,10 +274,10 @@ def _annotate(axes: Axes, places: Sequence[tuple[float, float, str]], points: fl
 
 
 def _in_short(label: str) -> str:
-    """The setting without the names of options whose values are names."""
+    """The setting with symbols for options, and without their names where values are names."""
     parts = [part.partition("=") for part in label.split()]
     return " ".join(
-        value if value and not value[0].isdigit() else name + equals + value
+        value if value and not value[0].isdigit() else _SYMBOLS.get(name, name) + equals + value
         for name, equals, value in parts
     )
 
@@ -303,14 +307,12 @@ def timesteps_figure(label: str, points: Sequence[SweepPoint]) -> str:
     with drawing(label, 2.2, Margins(top=0.1 + 0.2 * bool(any(lines)))) as canvas:
         axes = canvas.axes[0]
         for number, (name, line) in enumerate(lines.items()):
-            colour, marker = SERIES[number % len(SERIES)], _MARKS[number % len(_MARKS)][0]
+            colour, marker = SERIES[number % len(SERIES)], _DOTS[number % len(_DOTS)]
             places = zip(*sorted(line), strict=True)
-            axes.plot(*places, "-", color=colour)
-            for at, (step, value) in enumerate(sorted(line)):
-                called = short(name) if name and not at else None
-                (drawn,) = axes.plot(
-                    [step], [value], marker, color=colour, markersize=5, label=called
-                )
+            called = short(_in_short(name)) if name else None
+            axes.plot(*places, f"{marker}-", color=colour, markersize=5, label=called)
+            for step, value in sorted(line):
+                (drawn,) = axes.plot([step], [value], marker, color=colour, markersize=5)
                 canvas.tip(drawn, f"{name} T = {step:g}: {measure} {value:.4g}".strip())
         axes.set_xscale("log", base=2)
         steps = sorted({step for line in lines.values() for step, _ in line})

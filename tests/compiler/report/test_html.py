@@ -331,7 +331,9 @@ def test_a_sweep_is_drawn_with_its_front():
     baseline = made_up.point(0.85, 2e6, "int8")
     svg = sweep_figure("title", points, [baseline], "unary")
     labels = re.findall(r">([^<>\n]*)</text>", svg)
-    assert [x for x in labels if x in (*names, "nothing", "int8")] == [*names, "int8"]
+    assert [x for x in labels if x[:2] == "N=" or x in ("nothing", "int8")] == [
+        "N=2", "N=4", "N=8", "int8",
+    ]  # fmt: skip
     paths = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--series-1\); stroke-width: 1.2', svg)
     assert len([p for p in paths if p.count("L") == 1]) == 1  # from the first to the third
     free = [made_up.point(0.8, 0.0), made_up.point(0.9, 1e6)]  # 0 is on no logarithmic axis
@@ -345,9 +347,9 @@ def test_points_of_a_sweep_have_labels_that_do_not_lie_on_one_another():
     ]
     crowd = [replace(made_up.point(0.9, 5e6), label=f"levels={i}") for i in range(60)]
     labels = re.findall(r">([^<>\n]*)</text>", sweep_figure("title", points, [], "unary"))
-    assert [f"int8 levels={i}" for i in range(4)] == [x for x in labels if x.startswith("int8")]
+    assert [f"int8 N={i}" for i in range(4)] == [x for x in labels if x.startswith("int8")]
     svg = sweep_figure("title", crowd, [], "unary")
-    labels = re.findall(r">(levels=[^<>\n]*)</text>", svg)
+    labels = re.findall(r">(N=[^<>\n]*)</text>", svg)
     assert 1 <= len(labels) < 9
     assert len(re.findall(r"<title>levels=\d+: top-1, % 90, 5 µJ</title>", svg)) == 60
 
@@ -364,7 +366,7 @@ def test_accuracy_over_timesteps_has_a_line_for_each_other_setting():
     ]
     svg = timesteps_figure("title", [*points, made_up.point(0.5, 1.0)])
     texts = re.findall(r">([^<>\n]*)</text>", svg)
-    assert {"levels=1", "levels=2", "1", "4", "16", "timesteps T"} <= set(texts)
+    assert {"N=1", "N=2", "1", "4", "16", "timesteps T"} <= set(texts)
     assert len(re.findall("<title>levels=2 T = 16: top-1, % 80</title>", svg)) == 1
     assert "timesteps T" in timesteps_figure("title", points[:3])
 
