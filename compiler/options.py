@@ -358,8 +358,8 @@ class CompileOptions:
     )
     opset: int | None = _option(
         TARGET,
-        "Opset of a file of target standard.",
-        shown="the lowest that it can have",
+        "Target standard: its opset.",
+        shown="the lowest",
         numbers=Numbers(int, OLDEST_OPSET),
         symbol="K",
         brief="Opset, of target standard",
@@ -422,6 +422,9 @@ class CompileOptions:
         numbers=Numbers(float, 0, 1),
         symbol="SHARE",
         brief="Fail (exit code 5) unless ANN and SNN agree (argmax) on this share of the samples",
+    )
+    layer_errors: bool = _option(
+        OUTPUT, "Measure the error of each neuron alone, and of all up to it.", False
     )
     dump_dir: Path | None = _option(  # noqa: RUF009 (a field, as all others)
         OUTPUT,

@@ -113,6 +113,7 @@ def test_options_reach_the_compiler(tmp_path):
         "binary_spikes": "bits",
         "strict": False,
         "min_agreement": None,
+        "layer_errors": False,
         "dump_dir": str(tmp_path / "steps"),
     }
 
