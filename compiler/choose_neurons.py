@@ -69,10 +69,11 @@ def choose_neurons(
     # Membranes have all levels of 8 bits, whatever the neurons have.
     levels: Mapping[str, int] = {a.output: MOST_INT8 for a in activations if a.membrane}
     budget = search = None
-    if options.levels_budget is not None:
+    if options.levels_budget:
         with steps("plan_levels"):
+            macs = prepared.coverage.macs
             levels, budget = plan_levels(
-                analog, activations, prepared.seen, block, options, progress
+                *(analog, activations, prepared.seen, block, options, macs, progress)
             )
     with steps("calibrate") as step:
         calibrated = calibrate(

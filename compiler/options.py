@@ -260,8 +260,8 @@ class CompileOptions:
     encode_input: bool = _option(NEURONS, "Encode the network's own input too.", False)
     levels_budget: float | None = _option(
         NEURONS,
-        "Give each neuron levels of its own, at this share of the spikes that --levels for each "
-        "would fire; 1 only moves them.",
+        "Give each neuron levels of its own, from half of --levels to twice as many, at this share "
+        "of the spikes that --levels for each would fire; 1 only moves them.",
         numbers=Numbers(float, 0, above=True),
         symbol="SHARE",
         brief="Levels of its own for each neuron, at this share of the spikes of --levels for each",
@@ -620,7 +620,7 @@ def _check_time(options: CompileOptions) -> None:
             f"{options.neuron} neurons fire in one timestep; leave out --timesteps, or use "
             "multi-threshold neurons, which become integrate-and-fire neurons"
         )
-    if options.search_scale or options.levels_budget is not None:
+    if options.search_scale or options.levels_budget:
         raise UsageError(
             "levels and scales are searched for networks of one timestep only; leave out "
             "--timesteps, or --search-scale and --levels-budget"

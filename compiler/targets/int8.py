@@ -52,7 +52,7 @@ class Int8:
             )
         if options.binary_spikes is not None:
             raise UsageError("the spikes of int8 are integers; leave out --binary-spikes")
-        if options.levels_budget is not None or options.search_scale:
+        if options.levels_budget or options.search_scale:
             raise UsageError(
                 "neurons of int8 share their levels; leave out --levels-budget and --search-scale"
             )

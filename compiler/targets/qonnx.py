@@ -67,7 +67,7 @@ class Qonnx:
             )
         if options.binary_spikes is not None:
             raise UsageError("the spikes of qonnx are integers; leave out --binary-spikes")
-        if options.levels_budget is not None or options.search_scale:
+        if options.levels_budget or options.search_scale:
             raise UsageError(
                 "neurons of qonnx have levels of so many bits, and share steps; leave out "
                 "--levels-budget and --search-scale"

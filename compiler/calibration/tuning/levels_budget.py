@@ -3,10 +3,12 @@
 A neuron with few levels fires few spikes and errs much. Neurons differ in both: in how many values
 they have, and in what their error does to the outputs.
 
-1. Table. For each neuron and each N of a ladder around the N that was asked for (a quarter of it to
-   four times, :func:`ladder`), the neuron is fitted to the distribution of its membrane potential
-   in the ANN. Its error is the squared relative error to be expected, e^2; its cost the spikes on a
-   sample to be expected (``counting/neuron_spikes.py``).
+1. Table. For each neuron and each N of a ladder around the N that was asked for (half of it to
+   twice, :func:`ladder`) there are the squared relative error to be expected, e^2, and as cost the
+   spikes on a sample to be expected (``counting/neuron_spikes.py``). The neuron is fitted to the
+   distribution of its membrane potential in the ANN with the least, the asked and the most levels;
+   between these both figures are powers of N. Beyond the ladder errors are no longer small, and
+   rule 3 counts on that: from a quarter to four times the N, networks lost more at N = 4.
 2. Sensitivity. What an error at one neuron alone does to the outputs,
 
        sensitivity = (||dy||^2 / ||y||^2) / (||da||^2 / ||a||^2)
@@ -43,7 +45,7 @@ from ....passes.graph.network import Network
 from ....passes.graph.protos import graphs_below, unused_prefix
 from ....passes.neurons.neuron import Neuron
 from ...errors import DataError, UsageError
-from ...options import AUTO, DENSITY, MOST_PLACED, MULTI_THRESHOLD, CompileOptions
+from ...options import AUTO, DENSITY, MOST_LEVELS, MOST_PLACED, MULTI_THRESHOLD, CompileOptions
 from ...progress import Progress
 from ...running.expose import with_outputs
 from ...running.fidelity import FidelityMeter, float_outputs
@@ -56,8 +58,10 @@ from ..fitting.distributions import Distribution, distributions
 from ..fitting.fit_neuron import fit_neuron
 from ..fitting.watches import Fit, watches_of
 
-#: Samples on which sensitivities are measured, at most.
-MOST_SAMPLES = 16
+#: Samples on which sensitivities are measured, at most; of large networks so many that all runs
+#: together take about so many multiply-accumulates.
+MOST_SAMPLES = 64
+_WORK = 1e11
 #: How many of them run at a time.
 _BATCH = 4
 #: Relative errors to which activations are rounded, bounded: rounding to a step of several times
@@ -65,7 +69,7 @@ _BATCH = 4
 _LEAST_ERROR, _MOST_ERROR = 0.01, 0.5
 
 #: The ladder, as multiples of the N that was asked for.
-_RUNGS = (1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 3 / 2, 2, 3, 4)
+_RUNGS = (1 / 2, 5 / 8, 3 / 4, 7 / 8, 1, 5 / 4, 3 / 2, 7 / 4, 2)
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ def plan_levels(
     samples: Samples,
     size: int,
     options: CompileOptions,
+    macs: float,
     progress: Progress,
 ) -> tuple[dict[str, int], BudgetReport]:
     """The number of levels of every neuron.
@@ -144,6 +149,7 @@ def plan_levels(
         size: how many run at a time.
         options: resolved; how neurons are chosen and fitted. ``levels`` is the N of comparison,
             ``levels_budget`` the budget as a share of the spikes of N levels everywhere.
+        macs: multiply-accumulates of a sample.
         progress: told about batches and neurons done.
 
     Returns:
@@ -154,7 +160,6 @@ def plan_levels(
         DataError: the network does not run on the samples, or gives NaN or inf.
     """
     share = options.levels_budget
-    assert share is not None
     histograms, seen = _observe(network, activations, samples, size, options, progress)
     tables: dict[str, list[Choice]] = {}
     steps: dict[str, float] = {}
@@ -163,7 +168,8 @@ def plan_levels(
         tables[a.output] = level_table(a, histogram, seen, options)
         equal_error = _line(tables[a.output], _asked(options)).error
         steps[a.output] = _step(histogram, a.function, math.sqrt(equal_error))
-    sensitivities, used = measure_sensitivities(network, steps, samples, size, progress)
+    most = int(np.clip(_WORK / max(macs * len(activations), 1), 1, MOST_SAMPLES))
+    sensitivities, used = measure_sensitivities(network, steps, samples, size, most, progress)
     weighted = {
         key: [replace(line, error=line.error * sensitivities[key]) for line in table]
         for key, table in tables.items()
@@ -202,8 +208,9 @@ def plan_levels(
 
 def ladder(options: CompileOptions) -> list[int]:
     """The numbers of levels that a neuron may get, ascending."""
-    wanted = {max(round(rung * options.levels), 1) for rung in _RUNGS}
-    most = max(wanted) if options.kind == MULTI_THRESHOLD else MOST_PLACED
+    middle = options.levels * min(options.levels_budget or 1.0, 1.0)
+    wanted = {max(round(rung * middle), 1) for rung in _RUNGS} | {options.levels}
+    most = MOST_LEVELS if options.kind == MULTI_THRESHOLD else MOST_PLACED
     return sorted({min(levels, most) for levels in wanted})
 
 
@@ -227,11 +234,26 @@ def level_table(
     rows = distributions(histogram)
     if options.calibrator == AUTO:
         options = replace(options, calibrator="mse" if options.kind == MULTI_THRESHOLD else DENSITY)
-    table = []
-    for levels in ladder(options):
+    rungs = ladder(options)
+    known: dict[int, Choice] = {}
+    for levels in {rungs[0], _asked(options), rungs[-1]}:
         neuron = fit_neuron(activation, histogram, replace(options, levels=levels))
-        table.append(Choice(levels, neuron.error**2, count_spikes(neuron, rows) / samples))
-    return table
+        known[levels] = Choice(levels, neuron.error**2, count_spikes(neuron, rows) / samples)
+    return [known.get(levels) or _between(known, levels) for levels in rungs]
+
+
+def _between(known: Mapping[int, Choice], levels: int) -> Choice:
+    """A choice between two known ones: logarithms are linear in that of N."""
+    less = known[max(one for one in known if one < levels)]
+    more = known[min(one for one in known if one > levels)]
+    share = math.log(levels / less.levels) / math.log(more.levels / less.levels)
+
+    def power(first: float, last: float) -> float:
+        if first <= 0 or last <= 0:
+            return first + share * (last - first)
+        return float(first * (last / first) ** share)
+
+    return Choice(levels, power(less.error, more.error), power(less.cost, more.cost))
 
 
 def count_spikes(neuron: Neuron, rows: Sequence[Distribution]) -> float:
@@ -292,6 +314,7 @@ def measure_sensitivities(
     steps: Mapping[str, float],
     samples: Samples,
     size: int,
+    most: int,
     progress: Progress,
 ) -> tuple[dict[str, float], int]:
     """What an error at one activation alone does to the outputs: rule 2.
@@ -301,6 +324,7 @@ def measure_sensitivities(
         steps: to which step each activation is rounded, by its output tensor; 0 if not at all.
         samples: calibration samples.
         size: how many may run at a time.
+        most: how many are run.
         progress: told about activations done.
 
     Returns:
@@ -308,7 +332,7 @@ def measure_sensitivities(
         output changes; the mean of the others where the activation is silent on these samples; all
         are 1 where no output can be compared.
     """
-    feeds, used = _spread(samples, size)
+    feeds, used = _spread(samples, size, most)
     outputs = [name for _, name in float_outputs(make_session(network, library=False))]
     if not outputs:
         return dict.fromkeys(steps, 1.0), used
@@ -406,10 +430,10 @@ class _Rounded:
         add("ReduceSumSquare", "analog", f"{name}.power", keepdims=0)
 
 
-def _spread(samples: Samples, size: int) -> tuple[list[Feed], int]:
+def _spread(samples: Samples, size: int, most: int) -> tuple[list[Feed], int]:
     """Batches evenly spread over the samples, and how many samples they hold."""
-    batch = samples.fixed_batch or min(size, _BATCH)
-    chosen = samples.spread(batch, MOST_SAMPLES)
+    batch = samples.fixed_batch or min(size, _BATCH, most)
+    chosen = samples.spread(batch, most)
     feeds = [feed for position, feed in enumerate(samples.batches(batch)) if position in chosen]
     return feeds, sum(samples.count_in(feed) for feed in feeds)
 
