@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .evaluation.tasks.names import TASKS
 from .samples.image_flags import IMAGE_FLAGS, IMAGES, with_image_options
 from .terminal import (
     MOST_WARNINGS,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # what it comes with takes half a second to import; --help ne
 
 _GROUPS = {
     "Data": ("data", "calibration"),
+    "Task": ("task", "labels", "ignore"),
     IMAGES: IMAGE_FLAGS,
     "What is measured": (
         *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
@@ -56,6 +58,23 @@ _GROUPS = {
     type=PATH,
     help="Samples as for snn-compile --calibration; an .npz may hold 'labels', one class index "
     "per sample, for top-1 and top-5. Images: subfolders or a CSV say their classes.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(list(TASKS)),
+    help="What the networks do; found from the labels and the outputs if it is not given.",
+)
+@click.option(
+    "--labels",
+    type=PATH,
+    help="Labels that lie apart: .npy, .npz, or a folder of label images, PNG, named as the images "
+    "are.",
+)
+@click.option(
+    "--ignore",
+    type=int,
+    metavar="LABEL",
+    help="The label of pixels that are not counted, often 255.",
 )
 @click.option(
     "--calibration",
@@ -123,6 +142,9 @@ def main(
     snn: Path | None,
     data: Path,
     calibration: Path | None,
+    task: str | None,
+    labels: Path | None,
+    ignore: int | None,
     baseline: str | None,
     energy_table: Path | None,
     sweep: tuple[str, ...],
@@ -150,6 +172,7 @@ def main(
         from .evaluation.evaluate import EvaluationOptions, check_options, evaluate
         from .evaluation.latency import LatencyOptions
         from .evaluation.sweep import parse_sweep
+        from .evaluation.tasks.task import TaskOptions
         from .model_io.save import check_output, save_files
         from .report.data import finite
         from .report.html import check_packages, evaluation_html
@@ -160,7 +183,7 @@ def main(
         volume = chosen_volume(verbose, quiet)
         if html is not None:  # before any long work
             check_packages()
-            read = (snn, data, calibration, energy_table, compile_report)
+            read = (snn, data, calibration, labels, energy_table, compile_report)
             check_output(html, ann, *(path for path in read if path is not None))
         elif compile_report is not None:
             raise UsageError("--compile-report serves --html only; leave it out, or add --html")
@@ -181,6 +204,8 @@ def main(
             command=context.meta["command"],
             report=compiled,
             premise=premise,
+            labels=labels,
+            task=TaskOptions(task, ignore),
         )
         check_options(options, snn)
         loud = volume > Volume.QUIET

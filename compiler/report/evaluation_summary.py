@@ -9,6 +9,7 @@ from ..terminal import say_wrapped, show_table
 from ..terminal.layout import in_sentence
 from .results import EnergyResult, EvaluationResult, OutputResult, PremiseResult
 from .tables import count, points, share, show_sweep
+from .task_tables import show_task
 
 #: How many neurons and outputs are shown.
 _MOST = 5
@@ -21,6 +22,7 @@ def show_summary(result: EvaluationResult) -> None:
         UsageError: standard output cannot be written.
     """
     _show_outputs(result)
+    show_task(result)
     if result.neurons:
         _show_neurons(result.neurons)
     flips = [neuron for neuron in result.neurons if neuron.flips]

@@ -24,6 +24,23 @@ class Estimate:
     high: float
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A measure of a task (:mod:`..evaluation.tasks`), of one network.
+
+    Attributes:
+        name: what is measured.
+        value: of the network.
+        ann: of the ANN; None of an agreement with it.
+        drop: ann - value, with the interval of the paired difference; None likewise.
+    """
+
+    name: str
+    value: Estimate
+    ann: Estimate | None = None
+    drop: Estimate | None = None
+
+
 @dataclass
 class OutputResult:
     """One floating-point output of a network, against that of the ANN.
@@ -39,6 +56,7 @@ class OutputResult:
         drop: ann_top1 - top1, with the interval of the paired difference.
         ann_top5: share of samples whose label is among the five highest; from six classes on.
         top5: likewise of the network.
+        metrics: of the task, where it is not classification.
     """
 
     name: str
@@ -51,6 +69,7 @@ class OutputResult:
     drop: Estimate | None = None
     ann_top5: Estimate | None = None
     top5: Estimate | None = None
+    metrics: list[Metric] = field(default_factory=list)
 
 
 @dataclass
@@ -221,6 +240,7 @@ class EvaluationResult:
         sweep: networks compiled with one setting after another; empty where not asked for.
         flips_outputs: SNN without graph optimisation against SNN with it, per output.
         premise: the T-step network against one step; None where it was not asked for.
+        task: "classification", "segmentation" and so on; empty where no labels say one.
         versions: of the packages used.
         command: as typed.
         warnings: what the user should know.
@@ -238,6 +258,7 @@ class EvaluationResult:
     sweep: list[SweepPoint] = field(default_factory=list)
     flips_outputs: list[OutputResult] = field(default_factory=list)
     premise: PremiseResult | None = None
+    task: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -252,6 +273,7 @@ class EvaluationResult:
                 ("top-1 of the ANN", output.ann_top1),
             )
             known = [f"{name} {one.value:.1%}" for name, one in shares if one is not None]
+            known += [f"{one.name} {one.value.value:.1%}" for one in output.metrics]
             facts.append(
                 f"{output.name}: {', '.join([*known, f'relative error {output.relative_l2:.2g}'])}"
             )

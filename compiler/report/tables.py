@@ -16,6 +16,7 @@ from .results import (
     PremiseResult,
 )
 from .sweep_points import accuracy_of, baseline_points, energy_of
+from .task_tables import show_task
 
 _NETWORK = Column("network", NAME)
 
@@ -37,6 +38,7 @@ def show_result(result: EvaluationResult) -> None:
     if rows:
         columns: list[str | Column] = ["output", _NETWORK, "top-1, %", "top-5, %", "drop, points"]
         show_table(f"{result.samples} samples, with 95 % intervals", columns, rows)
+    show_task(result)
     _show_fidelity(
         "against the ANN" if rows else f"{result.samples} samples, against the ANN", networks
     )
