@@ -2,7 +2,10 @@
 
 1. Labels of one integer per sample: classification, of outputs [batch, classes].
 2. Integers with more axes: segmentation, of outputs that have a class for each of them.
-3. Without labels there is no task, unless one is asked for.
+3. One number per sample that is no integer: regression, of outputs [batch] or [batch, 1]. One for
+   two samples: similarity, of outputs that are embeddings. Integers, and several numbers per
+   sample, may be something else, so for these the task has to be asked for.
+4. Without labels there is no task, unless one is asked for.
 """
 
 from __future__ import annotations
@@ -15,9 +18,19 @@ import numpy as np
 from ...errors import DataError, UsageError
 from ...running.fidelity import has_classes
 from ..labels import Labels, class_indices, labelled_outputs
-from .names import CLASSIFICATION, SEGMENTATION, TASKS
+from .correlation import regression, similarity
+from .names import CLASSIFICATION, REGRESSION, SEGMENTATION, SIMILARITY, TASKS
 from .segmentation import segmentation
 from .task import Task, TaskOptions
+
+#: What labels a task has, and of which outputs.
+_EXPECTED = {
+    SEGMENTATION: "an integer for each pixel of an output [batch, classes, height, width]",
+    REGRESSION: "a number for each sample, of an output [batch] or [batch, 1], or several, "
+    "[samples, n], of an output [batch, n]",
+    SIMILARITY: "a number for each two samples, of an output [batch, features] or [batch, tokens, "
+    "features]",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ def check_task(options: TaskOptions) -> None:
 def choose_task(
     given: Given, outputs: Mapping[str, np.ndarray], count: int, warnings: list[str]
 ) -> Task:
-    """The task, rules 1 to 3.
+    """The task, by the rules above.
 
     Args:
         given: samples, labels and options.
@@ -65,28 +78,45 @@ def choose_task(
         UsageError: an option has no effect on the task.
     """
     labels, options = given.labels, given.options
-    name = options.task or _kind(labels)
+    name = options.task or _kind(given)
     if options.ignore is not None and name != SEGMENTATION:
         raise UsageError(
             "--ignore is a label of pixels, and there are no labels of pixels; leave it out"
         )
     if name == SEGMENTATION:
-        _check_numbers(given, "iub", "an integer for each pixel")
-        found = segmentation(outputs, count, labels, options.ignore)
+        expected = _EXPECTED[SEGMENTATION]
+        if not options.task:
+            expected = f"{given.samples} integers, one class index per sample, or {expected}"
+        _check_kind(labels, "iub", expected)
+        fits = labels is None or labels.count == given.samples
+        found = segmentation(outputs, count, labels, options.ignore) if fits else None
         if found is None:
-            raise _fits_none(given, outputs)
+            raise _fits_none(given, outputs, expected)
         return found
     if labels is None:
         if name:
             raise DataError(f"--task {name} needs labels, and the samples have none; give 'labels'")
         return Task()
+    correlated = {REGRESSION: regression, SIMILARITY: similarity}.get(name)
+    if correlated is not None:
+        _check_kind(labels, "iuf", _EXPECTED[name])
+        found = correlated(outputs, count, given.samples, labels)
+        if found is None and options.task:
+            raise _fits_none(given, outputs, _EXPECTED[name])
+        if found is not None:
+            return found
     return _classification(labels, given.samples, outputs, count, warnings)
 
 
-def _kind(labels: Labels | None) -> str:
-    if labels is None:
-        return ""
-    return SEGMENTATION if labels.shape and labels.dtype.kind in "iub" else CLASSIFICATION
+def _kind(given: Given) -> str:
+    labels = given.labels
+    if labels is None or labels.scalar:
+        return "" if labels is None else CLASSIFICATION
+    if labels.shape and labels.dtype.kind in "iub":
+        return SEGMENTATION
+    if not labels.shape and labels.dtype.kind == "f":
+        return SIMILARITY if 2 * labels.count == given.samples else REGRESSION
+    return CLASSIFICATION
 
 
 def _classification(
@@ -110,20 +140,15 @@ def _classification(
     )
 
 
-def _check_numbers(given: Given, kinds: str, what: str) -> None:
-    """Refuse labels of another element type, or another number of them."""
-    labels = given.labels
-    if labels is not None and (labels.dtype.kind not in kinds or labels.count != given.samples):
-        raise labels.misfit(f"{what} of each of {given.samples} samples")
+def _check_kind(labels: Labels | None, kinds: str, expected: str) -> None:
+    """Refuse labels of another element type."""
+    if labels is not None and labels.dtype.kind not in kinds:
+        raise labels.misfit(expected)
 
 
-def _fits_none(given: Given, outputs: Mapping[str, np.ndarray]) -> DataError:
+def _fits_none(given: Given, outputs: Mapping[str, np.ndarray], expected: str) -> DataError:
     shown = ", ".join(f"'{name}' {list(output.shape)}" for name, output in outputs.items())
+    shown = f"for the first batch of {given.samples} samples the outputs are {shown}"
     if given.labels is None:
-        return DataError(
-            f"--task {given.options.task}: no output gives classes of pixels; there are {shown}"
-        )
-    error = given.labels.misfit(
-        f"{given.samples} integers, one class index per sample, or one for each pixel of an output"
-    )
-    return DataError(f"{error}; for the first batch the outputs are {shown}")
+        return DataError(f"--task {given.options.task} needs {expected}; {shown}")
+    return DataError(f"{given.labels.misfit(expected)}; {shown}")

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-TASKS = (CLASSIFICATION, SEGMENTATION) = ("classification", "segmentation")
+CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
+REGRESSION, SIMILARITY = "regression", "similarity"
+TASKS = (CLASSIFICATION, SEGMENTATION, REGRESSION, SIMILARITY)

@@ -213,9 +213,17 @@ def test_labels_of_a_folder_of_files_and_of_one_file(maps):
         (np.full((4, 3, 3), 255), [], "give --ignore 255"),
         (np.full((4, 3, 3), -1), [], "'labels' has -1 in sample 0"),
         (np.zeros((4, 5, 3), int), [], "the outputs are 'y' [4, 2, 3, 3]"),
-        (np.zeros((3, 3, 3), int), [], "'labels' is int64 [3, 3, 3], expected an integer for each"),
+        (
+            np.zeros((3, 3, 3), int),
+            [],
+            "'labels' is int64 [3, 3, 3], expected 4 integers, one class index per sample, or an",
+        ),
         (np.zeros((4, 3, 3)), ["--task", "segmentation"], "expected an integer for each pixel"),
-        (np.zeros(4, int), ["--task", "segmentation"], "for the first batch the outputs are"),
+        (
+            np.zeros(4, int),
+            ["--task", "segmentation"],
+            "for the first batch of 4 samples the outputs are",
+        ),
     ],
     ids=str,
 )
