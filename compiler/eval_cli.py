@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .evaluation.tasks.names import TASKS
+from .evaluation.tasks.names import BOXES, TASKS
 from .samples.image_flags import IMAGE_FLAGS, IMAGES, with_image_options
 from .terminal import (
     MOST_WARNINGS,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # what it comes with takes half a second to import; --help ne
 
 _GROUPS = {
     "Data": ("data", "calibration"),
-    "Task": ("task", "labels", "ignore"),
+    "Task": ("task", "labels", "ignore", "boxes"),
     IMAGES: IMAGE_FLAGS,
     "What is measured": (
         *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
@@ -67,14 +67,19 @@ _GROUPS = {
 @click.option(
     "--labels",
     type=PATH,
-    help="Labels that lie apart: .npy, .npz, or a folder of label images, PNG, named as the images "
-    "are.",
+    help="Labels that lie apart: .npy, .npz, a folder of label images, PNG, named as the images "
+    "are, or boxes in COCO's JSON.",
 )
 @click.option(
     "--ignore",
     type=int,
     metavar="LABEL",
     help="The label of pixels that are not counted, often 255.",
+)
+@click.option(
+    "--boxes",
+    type=click.Choice(list(BOXES)),
+    help="How a detector's output holds boxes (docs/evaluation.md).",
 )
 @click.option(
     "--calibration",
@@ -145,6 +150,7 @@ def main(
     task: str | None,
     labels: Path | None,
     ignore: int | None,
+    boxes: str | None,
     baseline: str | None,
     energy_table: Path | None,
     sweep: tuple[str, ...],
@@ -205,7 +211,7 @@ def main(
             report=compiled,
             premise=premise,
             labels=labels,
-            task=TaskOptions(task, ignore),
+            task=TaskOptions(task, ignore, boxes),
         )
         check_options(options, snn)
         loud = volume > Volume.QUIET

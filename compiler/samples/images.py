@@ -294,13 +294,19 @@ def resized(image: Any, pixels: Pixels, resampling: Any) -> Any:
     """An image of pillow cut and scaled to the size that is fed."""
     assert pixels.size is not None
     height, width = pixels.size
-    box = (0.0, 0.0, float(image.width), float(image.height))
-    if pixels.resize == CROP:  # the largest part of this shape, in the middle
-        shrink = min(image.height / height, image.width / width)
-        left, top = (image.width - shrink * width) / 2, (image.height - shrink * height) / 2
-        box = (left, top, left + shrink * width, top + shrink * height)
-        box = (max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height))
+    box = part_kept(image.width, image.height, pixels)
     return image.resize((width, height), resampling, box)
+
+
+def part_kept(width: float, height: float, pixels: Pixels) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of what is kept of an image of another size than is fed."""
+    if pixels.resize != CROP or pixels.size is None:
+        return (0.0, 0.0, float(width), float(height))
+    # The largest part of this shape, in the middle.
+    shrink = min(height / pixels.size[0], width / pixels.size[1])
+    left, top = (width - shrink * pixels.size[1]) / 2, (height - shrink * pixels.size[0]) / 2
+    box = (left, top, left + shrink * pixels.size[1], top + shrink * pixels.size[0])
+    return (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
 
 
 def _has(paths: Iterator[Path], suffixes: Sequence[str]) -> bool:

@@ -5,7 +5,8 @@
    whose name begins with a_ (a_L.png), at the same place below the folder. A pixel's label is its
    grey value, or its index where the image has a palette; images in colours are refused, what
    their colours mean is not in them.
-3. Label images are cut and scaled as their image is, to the nearest pixel; those that have the
+3. A file of boxes in COCO's JSON, for samples that are images (:mod:`.coco`).
+4. Label images are cut and scaled as their image is, to the nearest pixel; those that have the
    size of the network's input already are taken as they are.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .coco import read_coco
 from .files import LABELS, GivenSamples, Rows, StoredRows
 from .image_options import Pixels
 from .images import ImageList, ImageSamples, open_pillow, resized
@@ -33,18 +35,21 @@ def read_label_path(path: Path, samples: GivenSamples) -> list[tuple[str, Rows |
         DataError: they cannot be read, or an image has none.
         UsageError: pillow is not installed.
     """
-    if path.is_dir():
-        if not isinstance(samples, ImageSamples):
-            raise DataError(
-                f"{path}: a folder of label images is for samples that are images; give an .npy, "
-                f"or an .npz with '{LABELS}'"
-            )
-        return [(str(path), LabelImages(path, samples.images, samples.pixels))]
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    if path.is_dir() or path.suffix == ".json":
+        if not isinstance(samples, ImageSamples):
+            what = "a folder of label images" if path.is_dir() else "a file of boxes"
+            raise DataError(
+                f"{path}: {what} is for samples that are images; give an .npy, or an .npz with "
+                f"'{LABELS}'"
+            )
+        read = LabelImages if path.is_dir() else read_coco
+        return [(str(path), read(path, samples.images, samples.pixels))]
     if path.suffix not in (".npy", ".npz"):
         raise DataError(
-            f"{path}: expected labels as .npy, .npz with '{LABELS}', or a folder of PNG images"
+            f"{path}: expected labels as .npy, .npz with '{LABELS}', a folder of PNG images, or "
+            "COCO's .json"
         )
     rows = StoredRows(path, LABELS)
     return [(str(path), rows if len(rows.shape) > 1 else rows[:])]

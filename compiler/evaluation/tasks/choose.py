@@ -5,7 +5,8 @@
 3. One number per sample that is no integer: regression, of outputs [batch] or [batch, 1]. One for
    two samples: similarity, of outputs that are embeddings. Integers, and several numbers per
    sample, may be something else, so for these the task has to be asked for.
-4. Without labels there is no task, unless one is asked for.
+4. Rows of five or six numbers that are no integers: detection, of outputs that hold boxes.
+5. Without labels there is no task, unless one is asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from ...errors import DataError, UsageError
 from ...running.fidelity import has_classes
 from ..labels import Labels, class_indices, labelled_outputs
 from .correlation import regression, similarity
-from .names import CLASSIFICATION, REGRESSION, SEGMENTATION, SIMILARITY, TASKS
+from .detection import detection
+from .names import BOXES, CLASSIFICATION, DETECTION, REGRESSION, SEGMENTATION, SIMILARITY, TASKS
 from .segmentation import segmentation
 from .task import Task, TaskOptions
 
@@ -30,6 +32,8 @@ _EXPECTED = {
     "[samples, n], of an output [batch, n]",
     SIMILARITY: "a number for each two samples, of an output [batch, features] or [batch, tokens, "
     "features]",
+    DETECTION: "boxes [samples, n, 5] of class, left, top, right, bottom, of an output that holds "
+    "boxes, in a form that --boxes names",
 }
 
 
@@ -56,6 +60,12 @@ def check_task(options: TaskOptions) -> None:
     """
     if options.task not in (None, *TASKS):
         raise UsageError(f"no task is called {options.task}; there are {', '.join(TASKS)}")
+    if options.boxes not in (None, *BOXES):
+        raise UsageError(
+            f"no form of boxes is called {options.boxes}; there are {', '.join(BOXES)}"
+        )
+    if options.boxes is not None and options.task not in (None, DETECTION):
+        raise UsageError(f"--boxes is of --task detection, not {options.task}; leave it out")
     if options.ignore is not None and options.task not in (None, SEGMENTATION):
         raise UsageError(
             f"--ignore is a label of pixels, which --task {options.task} has none of; leave it out"
@@ -78,7 +88,7 @@ def choose_task(
         UsageError: an option has no effect on the task.
     """
     labels, options = given.labels, given.options
-    name = options.task or _kind(given)
+    name = options.task or (DETECTION if options.boxes else _kind(given))
     if options.ignore is not None and name != SEGMENTATION:
         raise UsageError(
             "--ignore is a label of pixels, and there are no labels of pixels; leave it out"
@@ -92,6 +102,12 @@ def choose_task(
         found = segmentation(outputs, count, labels, options.ignore) if fits else None
         if found is None:
             raise _fits_none(given, outputs, expected)
+        return found
+    if name == DETECTION:
+        _check_kind(labels, "iuf", _EXPECTED[name])
+        found = detection(outputs, count, given.samples, labels, options.boxes)
+        if found is None:
+            raise _fits_none(given, outputs, _EXPECTED[name])
         return found
     if labels is None:
         if name:
@@ -116,6 +132,8 @@ def _kind(given: Given) -> str:
         return SEGMENTATION
     if not labels.shape and labels.dtype.kind == "f":
         return SIMILARITY if 2 * labels.count == given.samples else REGRESSION
+    if len(labels.shape) == 2 and labels.shape[1] in (5, 6) and labels.dtype.kind == "f":
+        return DETECTION
     return CLASSIFICATION
 
 

@@ -18,11 +18,13 @@ class TaskOptions:
 
     Attributes:
         task: one of :data:`.names.TASKS`; None: it is found from the outputs and the labels.
-        ignore: the label of what is not counted.
+        ignore: the label of pixels that are not counted.
+        boxes: how outputs hold boxes, one of :data:`.names.BOXES`; None: it is found.
     """
 
     task: str | None = None
     ignore: int | None = None
+    boxes: str | None = None
 
 
 @dataclass(frozen=True)
