@@ -130,8 +130,9 @@ def _kind(given: Given) -> str:
         return "" if labels is None else CLASSIFICATION
     if labels.shape and labels.dtype.kind in "iub":
         return SEGMENTATION
-    if not labels.shape and labels.dtype.kind == "f":
-        return SIMILARITY if 2 * labels.count == given.samples else REGRESSION
+    if labels.shape in ((), (1,)) and labels.dtype.kind == "f":
+        pairs = not labels.shape and 2 * labels.count == given.samples
+        return SIMILARITY if pairs else REGRESSION
     if len(labels.shape) == 2 and labels.shape[1] in (5, 6) and labels.dtype.kind == "f":
         return DETECTION
     return CLASSIFICATION
@@ -166,7 +167,7 @@ def _check_kind(labels: Labels | None, kinds: str, expected: str) -> None:
 
 def _fits_none(given: Given, outputs: Mapping[str, np.ndarray], expected: str) -> DataError:
     shown = ", ".join(f"'{name}' {list(output.shape)}" for name, output in outputs.items())
-    shown = f"for the first batch of {given.samples} samples the outputs are {shown}"
+    shown = f"for the first batch the outputs are {shown}"
     if given.labels is None:
         return DataError(f"--task {given.options.task} needs {expected}; {shown}")
     return DataError(f"{given.labels.misfit(expected)}; {shown}")

@@ -72,10 +72,11 @@ def test_a_regression_is_found_and_equals_a_count_by_hand(tmp_path, columns):
     ann, other = (save(tmp_path / f"{i}.onnx", LINEAR.format(c=columns), i) for i in range(2))
     x = RNG.standard_normal((70, 3)).astype(np.float32)
     targets = x.sum(axis=1).round(0)  # many are equal
-    np.savez(tmp_path / "d.npz", x=x, labels=targets)
-    found, task = measured(ann, other, tmp_path / "d.npz")
-    assert task == "regression"
-    check(found, [run(path, x=x).reshape(-1) for path in (ann, other)], targets)
+    for labels in (targets, targets[:, None]):
+        np.savez(tmp_path / "d.npz", x=x, labels=labels)
+        found, task = measured(ann, other, tmp_path / "d.npz")
+        assert task == "regression"
+        check(found, [run(path, x=x).reshape(-1) for path in (ann, other)], targets)
 
 
 def test_of_several_columns_it_is_the_mean(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
 from helpers import model_from_text
-from snn_compile.compiler import EvaluationOptions, UsageError, evaluate
+from snn_compile.compiler import EvaluationOptions, TaskOptions, UsageError, evaluate
 from snn_compile.compiler.eval_cli import main
 from snn_compile.compiler.evaluation.tasks.boxes import (
     Boxes,
@@ -22,7 +22,6 @@ from snn_compile.compiler.evaluation.tasks.boxes import (
     overlap,
 )
 from snn_compile.compiler.evaluation.tasks.names import FASTESTDET, ROWS, YOLOV5, YOLOV8
-from snn_compile.compiler.evaluation.tasks.task import TaskOptions
 
 pytest.importorskip("pycocotools", reason="needs the extra 'detection'")
 
