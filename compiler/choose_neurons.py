@@ -10,6 +10,7 @@ import numpy as np
 from ..passes.analysis.activations import Activation
 from ..passes.graph.network import Network
 from ..passes.graph.surgeon import export_network, import_model
+from ..passes.neurons.exact_sums import exact_sums
 from ..passes.neurons.fold_scales import fold_scales
 from ..passes.neurons.insert_quant_clip import insert_quant_clip
 from ..passes.neurons.neuron import Neuron
@@ -108,16 +109,25 @@ def choose_neurons(
     )
 
 
-def quantise(chosen: Chosen, steps: Steps, fold_thresholds: bool = False) -> Quantised:
+def quantise(
+    chosen: Chosen, steps: Steps, fold_thresholds: bool = False, exact: bool = False
+) -> Quantised:
     """The network with these neurons, as quantised ANN and as SNN.
 
     Args:
         chosen: the neurons.
         steps: the steps so far.
         fold_thresholds: thresholds go into the layers around uniform neurons where they can.
+        exact: weights are rounded so that sums are exact.
     """
+    network = chosen.network
+    if exact:
+        graph = steps.rewrite(
+            "exact_sums", lambda: exact_sums(import_model(chosen.network), chosen.neurons)
+        )
+        network = export_network(graph)
     with steps("fold_scales") as step:
-        folded, neurons = fold_scales(import_model(chosen.network), chosen.neurons, fold_thresholds)
+        folded, neurons = fold_scales(import_model(network), chosen.neurons, fold_thresholds)
         step.network, step.changes = export_network(folded.graph), folded.changes
         network = step.network
     graph = steps.rewrite(

@@ -55,7 +55,7 @@ def _declared(name: str) -> Callable[[F], F]:
     """What the command line makes of an option, by the name of its field."""
     option = OPTIONS[name]
     known: dict[str, Any] = {"cls": _Declared, "default": option.default, "help": option.help}
-    if option.is_switch and option.default:
+    if option.is_switch and option.default is not False:
         return click.option(f"{flag(name)}/{flag('no_' + name)}", **known)
     if option.is_switch:
         return click.option(flag(name), is_flag=True, **known)

@@ -104,8 +104,9 @@ _GROUPS = {
     "--sweep",
     multiple=True,
     metavar="NAME=V,V,...",
-    help="Compile with one setting after another and compare each: levels=4,8,16 or "
-    "scale=0.5,1,2, which multiplies all steps; both give all pairs. Needs --calibration.",
+    help="Compile with one setting after another and compare each: levels=4,8,16, scale, "
+    "timesteps, neuron, target or calibrator, all else as SNN was compiled; several give all "
+    "combinations. Needs --calibration.",
 )
 @click.option(
     "--flips/--no-flips",

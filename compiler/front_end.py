@@ -86,7 +86,7 @@ RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
 PLACEMENT = (
     FrontEndPass(fold_batchnorm),
     FrontEndPass(exclude_activations, lambda o: (o.exclude,), lambda o: bool(o.exclude)),
-    FrontEndPass(keep_preprocessing, wanted=lambda o: o.integers or not o.encode_input),
+    FrontEndPass(keep_preprocessing, wanted=lambda o: not o.encodes_whatever_it_costs),
     FrontEndPass(
         keep_activations,
         lambda o: (o.signed, o.integers),

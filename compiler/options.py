@@ -135,14 +135,14 @@ class Option:
     @property
     def is_switch(self) -> bool:
         """Whether it is on or off."""
-        return isinstance(self.default, bool)
+        return isinstance(self.fallback if self.default is None else self.default, bool)
 
     @property
     def default_text(self) -> str:
         """The default as text; empty where there is none."""
-        if self.is_switch:
-            return "on" if self.default else "off"
         value = self.fallback if self.default is None else self.default
+        if self.is_switch and not self.shown:
+            return "on" if value else "off"
         return self.shown or ("" if value in (None, ()) else str(value))
 
     @property
@@ -358,8 +358,8 @@ class CompileOptions:
     )
     opset: int | None = _option(
         TARGET,
-        "Opset of a file of target standard.",
-        shown="the lowest that it can have",
+        "Target standard: its opset.",
+        shown="the lowest",
         numbers=Numbers(int, OLDEST_OPSET),
         symbol="K",
         brief="Opset, of target standard",
@@ -373,9 +373,11 @@ class CompileOptions:
     )
     power_of_two: bool = _option(
         TARGET,
-        "Target standard: steps that are powers of two.",
-        False,
-        brief="Steps are powers of two, of target standard",
+        "Target standard: steps that are powers of two and weights on a grid, so that every "
+        "runtime gets the same sums.",
+        fallback=True,
+        shown="on for standard",
+        brief="Same sums in every runtime, of target standard",
     )
     int8_weights: str = _option(
         TARGET,
@@ -421,6 +423,9 @@ class CompileOptions:
         symbol="SHARE",
         brief="Fail (exit code 5) unless ANN and SNN agree (argmax) on this share of the samples",
     )
+    layer_errors: bool = _option(
+        OUTPUT, "Measure the error of each neuron alone, and of all up to it.", False
+    )
     dump_dir: Path | None = _option(  # noqa: RUF009 (a field, as all others)
         OUTPUT,
         "Write the model after each step into here.",
@@ -454,6 +459,11 @@ class CompileOptions:
     def integers(self) -> bool:
         """Whether spikes and weights are integers of at most 8 bits."""
         return self.target in (INT8, QONNX)
+
+    @property
+    def encodes_whatever_it_costs(self) -> bool:
+        """Whether the user, and not the target, wants the network's own input encoded."""
+        return self.encode_input and not self.integers and not self.power_of_two
 
     @property
     def equal_steps(self) -> bool:

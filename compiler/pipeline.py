@@ -25,10 +25,11 @@ from .options import STANDARD, CompileOptions, with_overrides
 from .progress import Progress
 from .report.data import CompileReport
 from .report.neurons import membrane_histograms, neuron_reports
+from .running.layer_errors import layer_errors, samples_for
 from .samples.files import GivenSamples, Samples
 from .samples.image_options import ImageOptions
 from .samples.source import Data, Source, opened
-from .targets import TARGETS, resolve
+from .targets import TARGETS, recorded, resolve
 from .targets.target import Artifact
 from .verify import verify
 
@@ -187,13 +188,21 @@ def compile_prepared(
     if options.integers:
         prepared = balanced(prepared, options, steps, progress)
     chosen = choose_neurons(prepared, options, steps, progress)
-    artifact = target.lower(quantise(chosen, steps, options.target == STANDARD), options, steps)
+    quantised = quantise(chosen, steps, options.target == STANDARD, options.power_of_two)
+    artifact = target.lower(quantised, options, steps)
     report = _new_report(prepared, chosen, options)
     artifact.sign(report.provenance())
     with steps("verify"):
         report.verification = verify(
             artifact.claims, prepared.reference, prepared.samples, progress
         )
+    if options.layer_errors:
+        with steps("layer_errors"):
+            report.layer_errors = layer_errors(
+                *(prepared.analog, prepared.activations, chosen.neurons, chosen.network),
+                *(prepared.samples, prepared.block, progress),
+                samples_for(prepared.coverage.macs, len(chosen.neurons)),
+            )
     report.passes = steps.reports
     membranes = membrane_histograms(prepared.activations, chosen.neurons, chosen.membranes)
     report.neurons = neuron_reports(artifact.snn, membranes)
@@ -251,4 +260,5 @@ def _new_report(prepared: Prepared, chosen: Chosen, options: CompileOptions) -> 
         levels_budget=chosen.levels_budget,
         search=chosen.search,
         warnings=[SYNTHETIC_WARNING] * samples.synthetic + prepared.warnings + silent,
+        options=recorded(options, samples.synthetic),
     )

@@ -14,3 +14,6 @@ class Progress:
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:  # noqa: ARG002
         """Yield ``items``, telling how many of ``total`` are done."""
         yield from items
+
+    def tell(self, text: str) -> None:
+        """Say something before or while it is done, such as how long it will take."""

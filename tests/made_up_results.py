@@ -23,6 +23,7 @@ from snn_compile.compiler.report.results import (
     SweepPoint,
 )
 from snn_compile.compiler.running.fidelity import FidelityMeter, OutputFidelity
+from snn_compile.compiler.running.layer_errors import LayerError, LayerErrors
 from snn_compile.compiler.verify import Verification
 
 
@@ -93,7 +94,7 @@ def evaluation(size: int = 2, **changes: object) -> EvaluationResult:
         "neurons": [neuron(name) for name in names],
         "energy": energies(synapses),
         "latency": [
-            LatencyResult(name, 1, 0.001 * (i + 1), 1.0 + i, 1 << 27)
+            LatencyResult(name, 1, 0.001 * (i + 1), 1.0 + i, 1 << 27, (0.0009, 0.004), (0.5, 4.0))
             for i, name in enumerate(("ann", "snn", "snn_functions"))
         ],
         "baselines": [BaselineResult("int8", "eight bits", [classes(0.88), embedding()])],
@@ -148,6 +149,10 @@ def compilation(neurons: int = 2) -> CompileReport:
             [fidelity()],
             [NeuronActivity(name, 0.02, 0.5, 1.5) for name in names],
         ),
+        layer_errors=LayerErrors(32, [
+            LayerError(name, "Relu", f"{name}.out", 0.01 * (i + 1), 0.02 * (i + 1), 0.99, 0.98)
+            for i, name in enumerate(names)
+        ]),
         warnings=["a warning of the compiler"],
     )  # fmt: skip
 
@@ -158,4 +163,4 @@ def point(
     """A network of a sweep."""
     outputs = [] if top1 is None else [classes(top1)]
     by_accounting = {} if energy is None else {"unary": energy, "graded": 2 * energy}
-    return SweepPoint(label, 8, None, outputs, by_accounting, **changes)  # type: ignore[arg-type]
+    return SweepPoint(label, {"levels": 8}, outputs, by_accounting, **changes)  # type: ignore[arg-type]

@@ -114,7 +114,6 @@ def measure_costs(
 def find_suspected(graph: Graph, options: CompileOptions) -> dict[str, str]:
     """Neurons of the main graph, by what they write, and what makes much of their small values."""
     activations, _ = find_activations(graph)
-    asked_for = options.encode_input and not options.integers
     degrees = find_preprocessing(graph).degrees
     fired = {activation.output for activation in activations if not activation.encodes}
     tensors = graph.tensors()
@@ -123,7 +122,7 @@ def find_suspected(graph: Graph, options: CompileOptions) -> dict[str, str]:
         if activation.output not in tensors or activation.input not in tensors:
             continue
         degree = degrees.get(id(tensors[activation.input]), 0.0)
-        if asked_for and degree:
+        if options.encodes_whatever_it_costs and degree:
             continue
         reader = far_reader(tensors[activation.output], fired, activation.encodes and degree != 0)
         if reader is not None and (activation.encodes or _may_be_relative(activation)):

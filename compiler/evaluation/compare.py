@@ -68,7 +68,7 @@ def compare(
     given: Given,
     table: EnergyTable,
     progress: Progress,
-    with_residue: bool = True,
+    in_detail: bool = True,
 ) -> Comparison:
     """Run the networks on all samples.
 
@@ -80,7 +80,7 @@ def compare(
         given: the labels, and what is said of them.
         table: energies per operation.
         progress: told about batches done.
-        with_residue: list the float residue too.
+        in_detail: list the float residue too, and say where outputs differ.
 
     Raises:
         ModelError: a network cannot be run.
@@ -93,7 +93,8 @@ def compare(
     sample = next(samples.batches(1))
     size = samples.fixed_batch or batch_size(sum(array.nbytes for array in sample.values()))
     spiking = spiking_form(snn)
-    runners = [_snn_runner(snn, spiking, names, samples, samples.batch_count(size), found)]
+    batches = samples.batch_count(size)
+    runners = [_snn_runner(snn, spiking, names, samples, batches, found, in_detail)]
     runners += [
         _Runner.of(
             name, make_session(read_model(path), library=False, optimise=False), names, samples
@@ -107,7 +108,7 @@ def compare(
     if counted is not None:
         found.neurons, synapses = counted
         residue = []
-        if with_residue:
+        if in_detail:
             residue = float_residue(without_planes(spiking), sample, samples.count_in(sample))
         integers = holds_integers(snn)
         found.energy = estimate_energy(found.neurons, synapses, residue, table, integers)
@@ -155,10 +156,13 @@ class _Runner:
         samples: GivenSamples,
         meter: SpikeMeter | None = None,
         counting: ort.InferenceSession | None = None,
+        in_detail: bool = False,
     ) -> _Runner:
         """A session that gives these outputs, among others."""
         own = {output.name: i for i, output in enumerate(session.get_outputs())}
-        comparison = OutputComparison(name, list(outputs), unbatched=bool(samples.unbatched))
+        comparison = OutputComparison(
+            name, list(outputs), unbatched=bool(samples.unbatched), in_detail=in_detail
+        )
         positions = [own[output] for output in outputs]
         return cls(name, session, comparison, positions, meter, counting)
 
@@ -199,6 +203,7 @@ def _snn_runner(
     samples: GivenSamples,
     runs: int,
     found: Comparison,
+    in_detail: bool,
 ) -> _Runner:
     """The SNN, which counts its spikes where there are any and they can be counted."""
     name, apart, meter = "the SNN", spiking is not snn, None
@@ -208,10 +213,11 @@ def _snn_runner(
             meter = SpikeMeter(without_planes(spiking), kept, samples.unbatched, runs)
             counting = make_session(meter.network)
             session = make_session(snn) if apart else counting
-            return _Runner.of(name, session, outputs, samples, meter, counting if apart else None)
+            apart_only = counting if apart else None
+            return _Runner.of(name, session, outputs, samples, meter, apart_only, in_detail)
         except ModelError as reason:  # several timesteps, another type than float32, changed planes
             found.warnings.append(f"spikes are not counted: {reason}")
-    return _Runner.of(name, make_session(snn), outputs, samples)
+    return _Runner.of(name, make_session(snn), outputs, samples, in_detail=in_detail)
 
 
 def _run(

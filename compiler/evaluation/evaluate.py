@@ -6,7 +6,7 @@
 3. Latency and peak memory, each network in processes of its own (:mod:`.latency`); this process
    holds no session meanwhile.
 4. A sweep compiles networks with one setting after another and compares each like the SNN
-   (:mod:`.sweep`): for target int8 where the SNN is of that target.
+   (:mod:`.sweep`), starting from the options that the SNN was compiled with (:mod:`.recorded`).
 5. Of an SNN of several timesteps the premise: where T steps equal one (:mod:`.premise`). The
    spatial network is the ANN where that has spiking neurons, otherwise it is made from the SNN.
 
@@ -35,8 +35,7 @@ from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..model_io.load import file_sha256
 from ..model_io.save import save_network
-from ..options import INT8 as INT8_TARGET
-from ..options import QONNX, CompileOptions
+from ..options import CompileOptions
 from ..pipeline import compile_model
 from ..progress import Progress
 from ..report.data import CompileReport
@@ -48,9 +47,17 @@ from .energy import HOROWITZ_45_NM, EnergyTable
 from .flips import level_flips
 from .int8_baseline import BATCH, quantise, saturation_warnings
 from .labels import class_warnings, find_labels
-from .latency import Candidate, LatencyOptions, batch_sizes, measure_latency, write_feeds
+from .latency import (
+    Candidate,
+    LatencyOptions,
+    batch_sizes,
+    busy_machine,
+    measure_latency,
+    write_feeds,
+)
 from .pair import Pair, check_report, read_pair
 from .premise import check_premise, premise_warnings
+from .recorded import recorded_options
 from .sweep import Setting, sweep
 from .tasks.choose import Given, check_task
 from .tasks.task import TaskOptions
@@ -172,6 +179,10 @@ def evaluate(
         baselines: dict[str, Path] = {}
         warnings = [*pair.warnings, *samples.warnings, *class_warnings(samples)]
         warnings += _other_pixels(samples, preprocessing)
+        recorded = CompileOptions()
+        if options.sweep:
+            recorded, doubts = recorded_options(pair.provenance, pair.integers)
+            warnings += doubts
         if INT8 in options.baselines:
             assert calibration is not None
             baselines[INT8] = _int8_baseline(
@@ -227,11 +238,10 @@ def evaluate(
             result.sweep = sweep(
                 ann,
                 calibration,
-                _options_of_sweep(pair),
+                recorded,
                 options.sweep,
                 measure,
                 progress,
-                result.accountings[0],
             )
     return result
 
@@ -257,17 +267,6 @@ def _compiled(ann: Path, options: EvaluationOptions, folder: Path, progress: Pro
     path = folder / "compiled.onnx"
     save_network(compile_model(ann, options.calibration, progress=progress).network, path)
     return path
-
-
-def _options_of_sweep(pair: Pair) -> CompileOptions:
-    """The defaults, of the target of an SNN of integers and with its weights."""
-    bits = pair.provenance.get("weight_bits")
-    if bits is not None:
-        return CompileOptions(target=QONNX, weight_bits=int(bits))
-    if not pair.integers:
-        return CompileOptions()
-    options, weights = CompileOptions(target=INT8_TARGET), pair.provenance.get("int8_weights")
-    return replace(options, int8_weights=weights) if weights else options
 
 
 def _count_flips(
@@ -325,6 +324,8 @@ def _time(
             f"latency is measured at batch {sizes[0]} only, which the model fixes"
         )
     feeds = write_feeds(samples, sizes, folder)
+    if (busy := busy_machine()) is not None:
+        result.warnings.append(busy)
     result.latency, problems = measure_latency(candidates, feeds, options, progress)
     result.warnings += problems
 

@@ -4,6 +4,7 @@
    process of its own with one session (:mod:`.latency_child`), and nothing else runs meanwhile. A
    machine's speed drifts, so in each round the processes of all networks take turns. A network's
    figure is the median over its processes; the ratio is taken within a round, then the median.
+   Beside both stand the least and the largest.
 2. Each process measures for :attr:`LatencyOptions.seconds`, and at least one run. Where a process
    needs more than :data:`SLOW` seconds in all, its network is measured in one round only; if it is
    the first network, to which the ratios are, so are the others at this batch size. A process that
@@ -19,6 +20,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,6 +39,10 @@ from ..samples.files import Samples
 
 #: Seconds of one process above which a network is measured in one round only.
 SLOW = 10.0
+#: Tasks per core besides ours from which the machine is said to be busy.
+BUSY = 0.25
+#: How often it is looked, and seconds between.
+_MOMENTS, _MOMENT = 10, 0.03
 
 # Nothing is imported from the current folder, where a module may take the place of a real one.
 _START = (
@@ -151,8 +157,51 @@ def measure_latency(
         if ratios:
             seconds = median(own.seconds.values())
             peak = max((peak for peak in own.peaks if peak is not None), default=None)
-            results.append(LatencyResult(candidate.name, batch, seconds, median(ratios), peak))
+            ranges = _range(list(own.seconds.values())), _range(ratios)
+            results.append(
+                LatencyResult(candidate.name, batch, seconds, median(ratios), peak, *ranges)
+            )
     return results, problems
+
+
+def busy_machine() -> str | None:
+    """What makes figures of this machine doubtful just now; None where nothing does, or is known.
+
+    The system says how many tasks run at a moment; where it does not, its load average of a minute
+    counts, which may be our own work of before.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        cores = os.cpu_count() or 1
+    running = _running_tasks()
+    if running is None or running < BUSY * cores:
+        return None
+    return (
+        f"the machine is busy: {running:.1f} other tasks run on {cores} cores; latency is larger "
+        "and less steady than on an idle one"
+    )
+
+
+def _running_tasks() -> float | None:
+    """How many tasks besides this one run, on average over some moments."""
+    try:
+        counts = []
+        for _ in range(_MOMENTS):
+            fields = Path("/proc/loadavg").read_text(encoding="ascii").split()
+            counts.append(int(fields[3].split("/")[0]) - 1)
+            time.sleep(_MOMENT)
+        return sum(counts) / len(counts)
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows
+        return None
+
+
+def _range(values: Sequence[float]) -> tuple[float, float] | None:
+    return (min(values), max(values)) if len(values) > 1 else None
 
 
 def _check_expected(batch: int, alone: _Measured | None, options: LatencyOptions) -> None:

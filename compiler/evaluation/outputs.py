@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..report.results import Estimate, OutputResult
 from ..running.fidelity import Answers, FidelityMeter
 from .statistics import paired_difference, wilson
+from .where_different import ConfusionMeter, MapMeter
 
 
 class OutputComparison:
@@ -24,13 +25,17 @@ class OutputComparison:
         names: of the outputs.
         unbatched: the networks run on one sample at a time, without an axis for it; then an
             output of one dimension is that of one sample.
+        in_detail: whether to say where they differ too.
     """
 
-    def __init__(self, network: str, names: Sequence[str], *, unbatched: bool) -> None:
+    def __init__(
+        self, network: str, names: Sequence[str], *, unbatched: bool, in_detail: bool = False
+    ) -> None:
         self._network = network
         self._names = list(names)
         self._unbatched = unbatched
         self._meters = [FidelityMeter(name) for name in names]
+        self._details = [(ConfusionMeter(), MapMeter()) for _ in names] if in_detail else []
 
     def add(
         self,
@@ -52,7 +57,8 @@ class OutputComparison:
         Raises:
             ModelError: an output has another shape than the ANN's.
         """
-        for meter, name, first, second in zip(self._meters, self._names, ann, other, strict=True):
+        for number, (first, second) in enumerate(zip(ann, other, strict=True)):
+            meter, name = self._meters[number], self._names[number]
             # The first dimension may be the number of detections, which is the network's to say.
             if first.ndim != second.ndim or first.shape[1:] != second.shape[1:]:
                 raise ModelError(
@@ -63,10 +69,17 @@ class OutputComparison:
             if self._unbatched and first.ndim == 1:
                 first, second = first[None], second[None]
             meter.add(first, second, samples, labels if name in labelled else None)
+            if self._details:
+                confusion, places = self._details[number]
+                confusion.add(first, second, samples)
+                places.add(first, second)
 
     def results(self) -> list[OutputResult]:
         """The comparison so far."""
-        return [_result(meter) for meter in self._meters]
+        found = [_result(meter) for meter in self._meters]
+        for result, (confusion, places) in zip(found, self._details, strict=False):
+            result.confusion, result.error_map = confusion.result(), places.result()
+        return found
 
     def warnings(self, *, of_ann: bool) -> list[str]:
         """Outputs with NaN, of this network or of the ANN."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ..terminal import say, say_wrapped, show_table
 from ..terminal.layout import in_sentence
-from .compile_tables import spiking_macs, told
+from .compile_tables import show_layer_errors, spiking_macs, told
 from .coverage import ENCODED, KEPT, Coverage, CoverageLine
 from .data import CompileReport, NeuronReport
 
@@ -110,6 +110,9 @@ def _groups(coverage: Coverage) -> Iterator[_Group]:
 
 
 def _show_worst(report: CompileReport) -> None:
+    if report.layer_errors is not None:
+        show_layer_errors(report.layer_errors, _WORST)
+        return
     verification = report.verification
     activity = {n.name: n for n in verification.neurons} if verification else {}
     known = [neuron for neuron in report.neurons if not math.isnan(neuron.error)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ..running.layer_errors import LayerErrors
 from ..terminal import NAME, Column, say, say_wrapped, show_table
 from .coverage import Coverage
 from .data import CompileReport
@@ -61,11 +62,44 @@ def show_report(report: CompileReport) -> None:
             for output in verification.outputs
         ],
     )
+    if report.layer_errors is not None:
+        show_layer_errors(report.layer_errors)
     for step in report.passes:
         if step.name == "spatial_to_temporal" and step.changes:
             say_wrapped("over time: " + "; ".join(step.changes), "  ")
     for text in (*verification.claims, *told(report)):
         say_wrapped(text, "  ")
+
+
+def show_layer_errors(found: LayerErrors, worst: int | None = None) -> None:
+    """What each neuron does to the outputs, alone and with all before it.
+
+    Args:
+        found: of the neurons in their order.
+        worst: how many are shown, those that do most alone; None for all.
+
+    Raises:
+        UsageError: standard output cannot be written.
+    """
+    neurons = found.neurons
+    if worst is not None:
+        neurons = sorted(neurons, key=lambda one: -one.single)[:worst]
+    show_table(
+        f"relative error of the outputs on {found.samples} samples"
+        + (f", the {len(neurons)} neurons that do most" if worst is not None else ""),
+        ["neuron", "replaces", "alone", "up to here", "agreement up to here"],
+        [
+            [
+                one.name,
+                one.op,
+                f"{one.single:.4f}",
+                f"{one.cumulative:.4f}",
+                "" if one.cumulative_agreement is None else f"{one.cumulative_agreement:.2%}",
+            ]
+            for one in neurons
+        ],
+        ruled=worst is None,
+    )
 
 
 def told(report: CompileReport) -> list[str]:

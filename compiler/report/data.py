@@ -11,6 +11,7 @@ from ..calibration.fitting.membrane import MembraneHistogram
 from ..calibration.tuning.levels_budget import BudgetReport
 from ..calibration.tuning.search_scale import SearchReport
 from ..errors import readable
+from ..running.layer_errors import LayerErrors
 from ..verify import Verification
 from .coverage import Coverage
 
@@ -71,7 +72,24 @@ class NeuronReport:
 
 @dataclass
 class CompileReport:
-    """Everything the compiler can say about one run."""
+    """Everything the compiler can say about one run.
+
+    Attributes:
+        version: of the compiler.
+        model: file, producer and digest of the source.
+        settings: every option, with the value that it had.
+        calibration: how many samples, their origin, and whether they were made up.
+        passes: the steps.
+        neurons: as they stand in the compiled model.
+        coverage: what was converted.
+        levels_budget: how levels were planned, if they were.
+        search: how a scale was searched, if it was.
+        verification: None before it.
+        layer_errors: None where they were not asked for.
+        warnings: what the user should know.
+        options: the fewest options from which all settings follow, but for those that only check or
+            show; the compiled model records them.
+    """
 
     version: str
     model: dict[str, Any]
@@ -83,7 +101,9 @@ class CompileReport:
     levels_budget: BudgetReport | None = None
     search: SearchReport | None = None
     verification: Verification | None = None
+    layer_errors: LayerErrors | None = None
     warnings: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def provenance(self) -> dict[str, str]:
         """What a compiled model says of how it was made."""
@@ -103,6 +123,7 @@ class CompileReport:
             "calibrator": str(settings.get("calibrator")),
             "calibration": str(calibration.get("origin")),
             "calibration_is_synthetic": str(calibration.get("synthetic")).lower(),
+            "options": json.dumps(self.options, sort_keys=True),
             **own,
         }
 

@@ -42,6 +42,38 @@ class Metric:
 
 
 @dataclass
+class Confusion:
+    """Which classes two networks give on the same samples.
+
+    Attributes:
+        classes: how many the output has.
+        shown: those with a row and a column of their own.
+        counts: samples, [of the ANN][of the other network]; where not all classes are shown the
+            last row and column are all others.
+    """
+
+    classes: int
+    shown: list[int]
+    counts: list[list[int]]
+
+
+@dataclass
+class ErrorMap:
+    """Where on a map two networks differ, in cells of several places where it is large.
+
+    Attributes:
+        size: height and width of the map.
+        error: root mean square of the difference, over samples and channels, by row and column.
+        other: share of samples whose channel of the largest value is another one; None of one
+            channel.
+    """
+
+    size: list[int]
+    error: list[list[float]]
+    other: list[list[float]] | None
+
+
+@dataclass
 class OutputResult:
     """One floating-point output of a network, against that of the ANN.
 
@@ -57,6 +89,8 @@ class OutputResult:
         ann_top5: share of samples whose label is among the five highest; from six classes on.
         top5: likewise of the network.
         metrics: of the task, where it is not classification.
+        confusion: of the SNN that is evaluated, of [batch, classes] outputs.
+        error_map: likewise, of outputs that are maps.
     """
 
     name: str
@@ -70,6 +104,8 @@ class OutputResult:
     ann_top5: Estimate | None = None
     top5: Estimate | None = None
     metrics: list[Metric] = field(default_factory=list)
+    confusion: Confusion | None = None
+    error_map: ErrorMap | None = None
 
 
 @dataclass
@@ -117,6 +153,8 @@ class LatencyResult:
         seconds: median of the processes' median times of a run.
         ratio: median over rounds of its time over that of the ANN in the same round.
         peak_bytes: largest resident memory of its processes; None where the system does not say.
+        seconds_range: least and largest of its processes' medians; None of one process.
+        ratio_range: least and largest ratio of a round; None of one round.
     """
 
     network: str
@@ -124,6 +162,15 @@ class LatencyResult:
     seconds: float
     ratio: float
     peak_bytes: int | None
+    seconds_range: tuple[float, float] | None = None
+    ratio_range: tuple[float, float] | None = None
+
+    @property
+    def spread(self) -> float | None:
+        """The range of its times as a share of their median; None where there is none."""
+        if self.seconds_range is None or self.seconds == 0:
+            return None
+        return (self.seconds_range[1] - self.seconds_range[0]) / self.seconds
 
 
 @dataclass
@@ -140,20 +187,23 @@ class SweepPoint:
     """One compiled network of a sweep, or a baseline in the same plot.
 
     Attributes:
-        label: as it was specified: "levels=8 scale=0.5"; a baseline's name.
-        levels: number of levels N, where they are swept.
-        scale: what multiplies all steps, where it is swept.
-        outputs: against the ANN.
-        energy: pJ per sample by accounting.
-        pareto: whether no other point of the sweep is better in accuracy and energy.
+        label: what varies: "levels=8 scale=0.5"; a baseline's name.
+        setting: values of the options that are swept, by name; empty of a baseline.
+        outputs: against the ANN; empty of one that is refused.
+        energy: pJ per sample by accounting; of integers by those of 8 bits alone.
+        integers: whether spikes and weights are integers.
+        pareto: the accountings in which no other point of the sweep, with weights of the same
+            precision, is better in accuracy and energy.
+        refused: why it could not be compiled, or empty.
     """
 
     label: str
-    levels: int | None
-    scale: float | None
+    setting: dict[str, Any]
     outputs: list[OutputResult]
     energy: dict[str, float]
-    pareto: bool = False
+    integers: bool = False
+    pareto: list[str] = field(default_factory=list)
+    refused: str = ""
 
 
 @dataclass

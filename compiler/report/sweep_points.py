@@ -5,8 +5,10 @@
    agreement with the ANN. Where none has, the root mean square of the relative errors, of which
    less is better. All points of a sweep have the same outputs, so they are compared by the same
    measure.
-2. Energy of a point: what an accounting says of it. A baseline that has one figure only has it in
-   every accounting.
+2. Energy of a point: what an accounting says of it. Fronts are of the unary accounting, with
+   weights of float32 and of 8 bits. A network with weights in float is in the latter too, as if
+   they had 8 bits, its accuracy being that with weights in float; one of integers is in that alone,
+   and so is a baseline of int8.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ import math
 from dataclasses import dataclass
 
 from .results import EvaluationResult, SweepPoint
+
+#: Those that points are compared by: of weights in float32, and of 8 bits.
+ACCOUNTINGS = (FLOAT, EIGHT_BITS) = ("unary", "unary_int8")
 
 
 @dataclass(frozen=True)
@@ -51,21 +56,19 @@ def accuracy_of(point: SweepPoint) -> Accuracy | None:
 
 
 def energy_of(point: SweepPoint, accounting: str) -> float | None:
-    """The energy of a point in pJ per sample, rule 2; None where it is unknown."""
-    if accounting not in point.energy and len(point.energy) == 1:
-        return next(iter(point.energy.values()))
+    """The energy of a point in pJ per sample, rule 2; None where it has none."""
     return point.energy.get(accounting)
 
 
 def baseline_points(result: EvaluationResult) -> list[SweepPoint]:
     """The baselines of an evaluation, to be drawn beside its sweep.
 
-    A baseline "int8" has the energy that the accounting "ann_int8" says.
+    A baseline "int8" has the energy that the accounting "ann_int8" says, among those of 8 bits.
     """
     totals = result.energy.totals if result.energy is not None else {}
     points = []
     for baseline in result.baselines:
         key = f"ann_{baseline.name}"
-        energy = {key: totals[key]} if key in totals else {}
-        points.append(SweepPoint(baseline.name, None, None, baseline.outputs, energy))
+        energy = {EIGHT_BITS: totals[key]} if key in totals else {}
+        points.append(SweepPoint(baseline.name, {}, baseline.outputs, energy, integers=True))
     return points

@@ -14,8 +14,16 @@ from .results import (
     EvaluationResult,
     OutputResult,
     PremiseResult,
+    SweepPoint,
 )
-from .sweep_points import accuracy_of, baseline_points, energy_of
+from .sweep_points import (
+    ACCOUNTINGS,
+    EIGHT_BITS,
+    FLOAT,
+    accuracy_of,
+    baseline_points,
+    energy_of,
+)
 from .task_tables import show_task
 
 _NETWORK = Column("network", NAME)
@@ -163,12 +171,13 @@ def _by(difference: Difference) -> str:
 def _show_latency(result: EvaluationResult) -> None:
     show_table(
         "latency, each network in processes of its own",
-        ["network", "batch", "median", "to the ANN", "peak memory"],
+        ["network", "batch", "median", "spread", "to the ANN", "peak memory"],
         [
             [
                 result.called(one.network),
                 str(one.batch),
                 f"{count(one.seconds)}s",
+                "-" if one.spread is None else f"{one.spread:.0%}",
                 f"{one.ratio:.2f} x",
                 "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f} MiB",
             ]
@@ -213,30 +222,42 @@ def _show_energy(energy: EnergyResult, precision: str) -> None:
 
 
 def show_sweep(result: EvaluationResult) -> None:
-    """A row for each network of the sweep.
+    """Points with their energy in each accounting that one of them has, and what was refused.
 
     Raises:
         UsageError: standard output cannot be written.
     """
-    points, accountings, rows = [*result.sweep, *baseline_points(result)], result.accountings, []
-    for point in points:
+    points = [*result.sweep, *baseline_points(result)]
+    accountings = [name for name in ACCOUNTINGS if any(name in one.energy for one in points)]
+    shown = [one for one in points if not one.refused]
+    rows = []
+    for point in shown:
         accuracy = accuracy_of(point)
-        energies = [energy_of(point, name) for name in accountings]
         rows.append(
             [
                 point.label,
                 "-" if accuracy is None else f"{accuracy.shown:.4g}",
-                *("-" if pj is None else f"{count(pj * 1e-12)}J" for pj in energies),
-                "yes" if point.pareto else "",
+                *(_energy_on_front(point, name) for name in accountings),
             ]
         )
-    known = [found for point in points if (found := accuracy_of(point)) is not None]
+    known = [found for point in shown if (found := accuracy_of(point)) is not None]
     measure = known[0].measure if known else "accuracy"
+    headings = {FLOAT: "unary", EIGHT_BITS: "unary, int8"}
     show_table(
-        f"sweep, front by accuracy and {accountings[0]} energy",
-        ["network", measure, *accountings, "Pareto front"],
+        "sweep; *: on the Pareto front, of weights of this precision",
+        ["network", measure, *(headings[name] for name in accountings)],
         rows,
     )
+    for point in points:
+        if point.refused:
+            say_wrapped(f"{point.label}: refused: {point.refused}", "  ")
+
+
+def _energy_on_front(point: SweepPoint, accounting: str) -> str:
+    pj = energy_of(point, accounting)
+    if pj is None:
+        return "-"
+    return f"{count(pj * 1e-12)}J" + " *" * (accounting in point.pareto)
 
 
 def _levels(levels: tuple[int, int]) -> str:

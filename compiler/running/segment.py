@@ -50,7 +50,7 @@ def segment(network: Network, inputs: Mapping[str, int], outputs: Sequence[str])
     part.output.extend(_output(name, inputs, types) for name in outputs)
     made = {name for i in kept for name in graph.node[i].output}
     part.value_info.extend(
-        value for value in graph.value_info if value.name in made and value.name not in outputs
+        value for name, value in types.items() if name in made and name not in outputs
     )
     return Network(proto, {name: w for name, w in network.weights.items() if name in used})
 

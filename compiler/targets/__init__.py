@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from ..options import CompileOptions, check_values, resolve_common
+from ..errors import UsageError
+from ..options import OPTIONS, OUTPUT, CompileOptions, check_values, resolve_common
 from .int8 import Int8
 from .nir.target import Nir
 from .onnxruntime import OnnxRuntime
@@ -31,3 +33,31 @@ def resolve(options: CompileOptions, synthetic: bool = False) -> CompileOptions:
     """
     check_values(options)
     return resolve_common(TARGETS[options.target].resolve(options), synthetic)
+
+
+def recorded(resolved: CompileOptions, synthetic: bool) -> dict[str, Any]:
+    """The fewest options that resolve to these, by name; those that only check or show left out.
+
+    Others may be changed, and what then depends on them is resolved anew: of int8 with 255 levels
+    the shortcuts for one, which are others with fewer levels.
+
+    Args:
+        resolved: of :func:`resolve`.
+        synthetic: as there.
+    """
+    default = CompileOptions()
+    wanted = {
+        name: getattr(resolved, name)
+        for name, option in OPTIONS.items()
+        if option.group != OUTPUT and getattr(resolved, name) != getattr(default, name)
+    }
+    shown = {name: getattr(resolved, name) for name in OPTIONS if OPTIONS[name].group == OUTPUT}
+    for name in list(wanted):
+        fewer = {key: value for key, value in wanted.items() if key != name}
+        try:
+            same = resolve(CompileOptions(**fewer, **shown), synthetic) == resolved
+        except UsageError:
+            continue
+        if same:
+            wanted = fewer
+    return wanted

@@ -14,7 +14,7 @@ from ...passes.lowering.set_opset import OpsetError, lowest_opset, require_opset
 from ...passes.lowering.standard_ops import standard_ops
 from ..errors import ModelError, UsageError
 from ..front_end import Checked, Prepared
-from ..options import AUTO, MOST_PLACED, OLDEST_OPSET, SCALE, CompileOptions, filled
+from ..options import ALL, AUTO, MOST_PLACED, OLDEST_OPSET, SCALE, SPIKES, CompileOptions, filled
 from ..steps import Steps
 from ..verify import Agreement, BitExact, Claim, Run
 from .target import Artifact, Quantised
@@ -32,7 +32,9 @@ class Standard:
     def resolve(self, options: CompileOptions) -> CompileOptions:
         """Neurons without octaves, which only clip and round, and as many levels as int8 has.
 
-        A level costs these operators nothing.
+        A level costs these operators nothing. Steps are powers of two where nothing scales them,
+        and sums are exact then (``exact_sums.py``): spikes alone have few enough bits for them, so
+        the input is encoded, and shortcuts read spikes.
 
         Raises:
             UsageError: the options ask for what needs operators of our own, or dynamic shapes.
@@ -49,6 +51,11 @@ class Standard:
             )
         if options.neuron is None and options.calibrator == AUTO:
             options = replace(options, neuron=SCALE, calibrator="mse")
+        scaled = options.search_scale or options.scale != 1
+        options = filled(options, power_of_two=not scaled)
+        if options.power_of_two:
+            options = filled(options, shortcuts=SPIKES, encode=ALL)
+            options = replace(options, encode_input=options.encode == ALL)
         return filled(options, neuron=SCALE, levels=MOST_PLACED)
 
     def check(self, prepared: Prepared | Checked, options: CompileOptions) -> None:  # noqa: ARG002

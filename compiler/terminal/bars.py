@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, TypeVar
 
+from ..errors import readable
 from ..progress import Progress
 from .output import discard
 
@@ -48,6 +49,12 @@ class _BarProgress(Progress):
                 self._bars.remove_task(task)
             else:
                 self._last = task
+
+    def tell(self, text: str) -> None:
+        """A line above the bars."""
+        from rich.text import Text
+
+        self._bars.console.print(Text(readable(text)))
 
 
 class _Lossy:

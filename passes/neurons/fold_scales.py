@@ -173,7 +173,7 @@ def layer_in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> lis
     if scale.ndim and not (scale.size == width(layer) and _has_channels(layer, x, axis)):
         return None
     weight = values_of(layer.inputs[1])
-    parameters = [Parameter(layer, 1, weight / _by_channel(layer, scale, output=True))]
+    parameters = [Parameter(layer, 1, weight / by_channel(layer, scale, output=True))]
     added = optional_input(bias, position)
     if added is not None:
         if not is_constant(added) or added.values.shape != (width(layer),):
@@ -203,7 +203,7 @@ def _behind(layer: Node, direct: bool, scale: np.ndarray, axis: int) -> Paramete
     if scale.ndim and not (direct and _has_channels(layer, layer.inputs[0], axis)):
         return None
     weight = values_of(layer.inputs[1])
-    return Parameter(layer, 1, weight * _by_channel(layer, scale, output=False))
+    return Parameter(layer, 1, weight * by_channel(layer, scale, output=False))
 
 
 def _takes_scales(node: Node) -> bool:
@@ -217,7 +217,7 @@ def _has_channels(layer: Node, tensor: Tensor, axis: int) -> bool:
     return rank is not None and axis % rank == (1 if standard(layer).convolves else rank - 1)
 
 
-def _by_channel(layer: Node, scale: np.ndarray, output: bool) -> np.ndarray:
+def by_channel(layer: Node, scale: np.ndarray, output: bool) -> np.ndarray:
     """Scales of the output's or the input's channels as they broadcast against the weight."""
     if not scale.ndim:
         return scale

@@ -2,11 +2,11 @@
 
     python tests/bench/bench_latency.py --data DATA [--networks NAME ...] [--rounds 9]
     python tests/bench/bench_latency.py --data DATA --target int8 [--levels 32]
-    python tests/bench/bench_latency.py --data DATA --target standard [--power-of-two]
+    python tests/bench/bench_latency.py --data DATA --target standard
 
 The shared networks (``shared_networks.py``) are compiled with default options and their calibration
-samples of seed 0; ``--target``, ``--neuron``, ``--levels``, ``--granularity`` and
-``--power-of-two`` are handed on. Batch 1. Networks of standard operators need no library. Beside
+samples of seed 0; ``--target``, ``--neuron``, ``--levels`` and ``--granularity`` are handed on.
+Batch 1. Networks of standard operators need no library. Beside
 networks of int8 stands onnxruntime's own (``quantize_static``, uint8 and int8 per
 channel, calibrated on the same samples) instead of a run without the library.
 
@@ -116,7 +116,6 @@ def main() -> None:
     parser.add_argument("--neuron")
     parser.add_argument("--levels", type=int)
     parser.add_argument("--granularity")
-    parser.add_argument("--power-of-two", action="store_true")
     parser.add_argument(
         "--target", default="onnxruntime", choices=["onnxruntime", "standard", "int8"]
     )
@@ -126,7 +125,6 @@ def main() -> None:
         neuron=arguments.neuron,
         levels=arguments.levels,
         granularity=arguments.granularity,
-        power_of_two=arguments.power_of_two,
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.networks:

@@ -5,9 +5,9 @@
 
 ``digits`` is the bundled network; others are shared networks with float32 inputs
 (``shared_networks.py``), which need ``--data``. Each is compiled to each target with default
-options; ``power-of-two`` is target standard with ``--power-of-two``. ``quantize_static`` is no
-target but onnxruntime's own quantisation, to tell a runtime that does not read our file from one
-that reads no QDQ. The inputs are calibration samples: runtimes are compared, not accuracy.
+options. ``quantize_static`` is no target but onnxruntime's own quantisation, to tell a runtime that
+does not read our file from one that reads no QDQ. The inputs are calibration samples: runtimes are
+compared, not accuracy.
 
 A runtime (``runtimes_worker.py``) runs with ``FOLDER/NAME/bin/python`` where that exists
 (``make_runtimes.py``) and with this Python otherwise; ``web`` is onnxruntime-web in Chromium
@@ -61,12 +61,10 @@ _NAMES = {_WEB: "onnxruntime-web", _NODE: "onnxruntime-node"}
 _NODE_BUILD = Path(__file__).parents[2] / "build" / "node"
 _ANN, _THEIRS = "ANN", "quantize_static"
 _REFERENCE = "onnxruntime"
-_POWERS = "power-of-two"
 #: Options of what is compiled.
 _OPTIONS: dict[str, dict[str, Any]] = {
     _REFERENCE: {"target": "onnxruntime"},
     "standard": {"target": "standard"},
-    _POWERS: {"target": "standard", "power_of_two": True},
     "int8": {"target": "int8"},
 }
 #: Seconds for samples, to time a run for, and until a process is given up.

@@ -109,7 +109,7 @@ def test_available_targets_are_those_of_the_checkout(monkeypatch):
     monkeypatch.setattr(bench_runtimes, "TARGETS", {"onnxruntime": None, "nir": None})
     assert available() == ["onnxruntime"]
     monkeypatch.setattr(bench_runtimes, "TARGETS", {"int8": None, "standard": None})
-    assert available() == ["standard", "power-of-two", "int8"]
+    assert available() == ["standard", "int8"]
 
 
 def test_a_page_without_a_table_is_refused_before_the_work(tmp_path, monkeypatch, capsys):

@@ -106,13 +106,14 @@ def test_options_reach_the_compiler(tmp_path):
         "target": "onnxruntime",
         "opset": None,
         "batch": None,
-        "power_of_two": False,
+        "power_of_two": None,
         "int8_weights": None,
         "qonnx_form": None,
         "weight_bits": None,
         "binary_spikes": "bits",
         "strict": False,
         "min_agreement": None,
+        "layer_errors": False,
         "dump_dir": str(tmp_path / "steps"),
     }
 

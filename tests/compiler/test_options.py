@@ -183,9 +183,9 @@ def test_the_help_has_every_option_in_its_group_and_fits_two_screens():
     for name, option in OPTIONS.items():
         at = GROUPS.index(option.group)
         section = text[places[at] : places[at + 1]]
-        typed = f"--[no-]{flag(name)[2:]}" if option.default is True else flag(name)
-        assert f"  {typed} " in section
         value = option.fallback if option.default is None else option.default
+        typed = f"--[no-]{flag(name)[2:]}" if value is True else flag(name)
+        assert f"  {typed} " in section
         shown = f"[{option.shown}" if value is None and option.shown else f"[{value}"
         assert option.is_switch or value in (None, ()) or shown in " ".join(section.split())
 

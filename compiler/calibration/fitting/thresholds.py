@@ -86,11 +86,7 @@ def find_thresholds(
     while (over := theta.astype(np.float64) > limit).any():  # rounding may have gone up
         theta = np.where(over, np.nextafter(theta, np.float32(0)), theta)
     if power_of_two:
-
-        def error(row: int, step: float) -> float:
-            return squared_error(rows[row], replace(shared, step=step))
-
-        theta = powers_of_two(theta, error, limit)
+        shared, theta = _rounded(rows, shared, theta, upper)
     used = [Uniform(float(t), shared.levels_pos, shared.levels_neg) for t in theta]
     pairs = list(zip(rows, used, strict=True))
     clipped = sum(row.total * clip_rate(row, quantiser) for row, quantiser in pairs)
@@ -101,6 +97,31 @@ def find_thresholds(
         sum(squared_error(row, quantiser) for row, quantiser in pairs),
         clipped / max(sum(row.total for row in rows), 1),
     )
+
+
+def _rounded(
+    rows: Sequence[Distribution], shared: Uniform, theta: np.ndarray, upper: float
+) -> tuple[Uniform, np.ndarray]:
+    """Steps that are powers of two, and how many levels.
+
+    With all levels no step may be so large that the highest lies above ``upper``; the next power of
+    two serves with fewer levels. What errs less is taken.
+    """
+    choices = [shared]
+    if np.isfinite(upper) and shared.levels_pos > 1:
+        larger = 2.0 ** np.ceil(np.log2(upper / shared.levels_pos))
+        choices.append(replace(shared, levels_pos=max(int(upper / larger), 1)))
+    best, least = (shared, theta), np.inf
+    for choice in choices:
+
+        def error(row: int, step: float, choice: Uniform = choice) -> float:
+            return squared_error(rows[row], replace(choice, step=step))
+
+        found = powers_of_two(theta, error, upper / max(choice.levels_pos, 1))
+        total = sum(error(row, float(step)) for row, step in enumerate(found))
+        if total < least:
+            best, least = (choice, found), total
+    return best
 
 
 def _steps(

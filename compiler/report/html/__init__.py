@@ -1,8 +1,9 @@
 """The report as one HTML file: of a compilation, or of an evaluation.
 
-1. The file loads nothing: style and figures (SVG) are in it, there are no scripts, and its content
-   security policy forbids the rest. It follows the reader's choice of light or dark, prints in
-   light colours, and fits a phone: wide tables scroll inside their box.
+1. The file loads nothing: style, figures (SVG) and a few lines of script are in it, and its content
+   security policy forbids the rest. It can be read without script, which only sorts tables by the
+   heading that is pressed and shows tooltips at once. It follows the reader's choice of light or
+   dark, prints in light colours, and fits a phone: wide tables scroll inside their box.
 2. Figures are for a bounded number of layers and neurons (``figures.py``, ``chosen.py``), so that
    the size grows with the rows of the tables only.
 3. Names and texts of models are anyone's: all are escaped, and shown in figures as short ASCII.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 
+from ...running.layer_errors import LayerErrors
 from ..data import CompileReport
 from .chosen import chosen_of_compiled
-from .figures import MOST_ROWS, firing_figure, neuron_figure
+from .figures import MOST_ROWS, firing_figure, layer_errors_figure, neuron_figure
 from .numbers import NOTHING, count, number, percent, seconds
 from .page import Figure, Section, Table
 
@@ -20,6 +21,7 @@ def compile_sections(report: CompileReport, command: str) -> list[Section]:
     sections = [
         _summary(report),
         _fidelity(report),
+        layer_errors_section(report.layer_errors),
         _activity(report),
         _chosen(report),
         clipping(
@@ -52,6 +54,45 @@ def clipping(rates: dict[str, float], samples: str) -> Section | None:
     rows = [[name, percent(rate)] for name, rate in ordered]
     return Section(
         "clipping", "Clipping", [text], tables=[Table("Clipped", ["neuron", "clipped\t"], rows)]
+    )
+
+
+def layer_errors_section(found: LayerErrors | None) -> Section | None:
+    """What each neuron adds to the error of the outputs."""
+    if found is None or not found.neurons:
+        return None
+    drawn = found.neurons
+    if len(drawn) > MOST_ROWS:
+        largest = sorted(drawn, key=lambda one: -one.single)[:MOST_ROWS]
+        drawn = [one for one in drawn if one in largest]
+    caption = "Relative error of the outputs with each neuron alone, and with all up to it."
+    if len(drawn) < len(found.neurons):
+        caption += f" The {len(drawn)} of {len(found.neurons)} that cost most alone."
+    known = any(one.cumulative_agreement is not None for one in found.neurons)
+    header = ["neuron", "replaces", "alone\t", "up to here\t", "step\t"]
+    header += ["agreement\t"] * known
+    rows = []
+    before = 0.0
+    for one in found.neurons:
+        row = [one.name, one.op, *(percent(v) for v in (one.single, one.cumulative))]
+        row.append(number(100 * (one.cumulative - before), 3))
+        if known:
+            row.append(percent(one.cumulative_agreement))
+        rows.append(row)
+        before = one.cumulative
+    return Section(
+        "layer-errors",
+        "Error by neuron",
+        [
+            f"On {found.samples} calibration samples. Alone: this neuron spikes, all else is the "
+            "ANN with its own weights. Up to here: it and all before it spike, and the layers that "
+            "read them are corrected; the last value is that of the SNN. Step: what it adds there, "
+            "in points; below 0 where corrections make up for more than it costs."
+            + " Agreement: of the argmax with the ANN's, up to here."
+            * known
+        ],
+        figures=[Figure(layer_errors_figure("Error by neuron", drawn), caption)],
+        tables=[Table("Every neuron", header, rows, folded=len(rows) > MOST_ROWS)],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ...counting.results import NeuronResult
 from ..data import CompileReport
@@ -15,12 +15,29 @@ from ..results import (
     PremiseResult,
     SweepPoint,
 )
-from ..sweep_points import baseline_points, energy_of
+from ..sweep_points import ACCOUNTINGS, EIGHT_BITS, FLOAT, baseline_points, energy_of
 from ..task_tables import hundredfold, task_rows
 from .chosen import chosen_of
-from .compile_part import MEMBRANE_TEXT, clipping, coverage, reproduce_compilation
+from .compile_part import (
+    MEMBRANE_TEXT,
+    clipping,
+    coverage,
+    layer_errors_section,
+    reproduce_compilation,
+)
 from .energy_part import energy_section, name_of, spiking
-from .figures import MOST_ROWS, Point, firing_figure, neuron_figure, points_figure, sweep_figure
+from .figures import (
+    MOST_ROWS,
+    OTHERS,
+    Point,
+    confusion_figure,
+    firing_figure,
+    map_figure,
+    neuron_figure,
+    points_figure,
+    sweep_figure,
+    timesteps_figure,
+)
 from .numbers import NOTHING, count, energy, estimate, mebibytes, number, percent, seconds
 from .page import Figure, Section, Table
 
@@ -32,6 +49,7 @@ def evaluation_sections(result: EvaluationResult, report: CompileReport | None) 
         _summary(result),
         _accuracy(result),
         _sweep(result),
+        layer_errors_section(report.layer_errors) if report else None,
         _activity(result.neurons),
         _premise(result.premise),
         energy_section(result.energy),
@@ -116,6 +134,8 @@ def _accuracy(result: EvaluationResult) -> Section:
         if panels:
             drawn = points_figure(f"Accuracy of output {name}", panels)
             figures.append(Figure(drawn, f"Output {name}."))
+    for output in result.outputs:
+        figures += _where_different(output)
     header = [
         "network", "output", "top-1\t", "drop\t", "top-5\t", "agreement\t", "relative error\t",
         "cosine\t", "largest diff.\t",
@@ -141,6 +161,31 @@ def _accuracy(result: EvaluationResult) -> Section:
         flips = [_row("SNN", output) for output in result.flips_outputs]
         tables.append(Table("Without graph optimisation", header, flips))
     return Section("accuracy", "Accuracy", texts, figures=figures, tables=tables)
+
+
+def _where_different(output: OutputResult) -> list[Figure]:
+    """Classes that are confused, and places of a map."""
+    figures = []
+    confusion, found = output.confusion, output.error_map
+    if confusion is not None:
+        names = [str(one) for one in confusion.shown]
+        names += [OTHERS] * (len(confusion.counts) > len(names))
+        drawn = confusion_figure(f"Classes of ANN and SNN, output {output.name}", confusion, names)
+        said = f"Output {output.name}: samples by the class of ANN and SNN, numbered from 0."
+        if len(confusion.counts) > len(confusion.shown):
+            said += f" Of {confusion.classes} classes those that are confused most."
+        figures.append(Figure(drawn, f"{said} Grey: both give the same."))
+    if found is not None:
+        said = f"Output {output.name}, {found.size[0]} x {found.size[1]}"
+        unit = "root mean square of the difference"
+        drawn = map_figure(f"Error by place, output {output.name}", found.error, unit)
+        figures.append(Figure(drawn, f"{said}: {unit} between SNN and ANN, by place."))
+        if found.other is not None:
+            unit = "share of samples"
+            drawn = map_figure(f"Other channels, output {output.name}", found.other, unit)
+            text = f"{said}: {unit} in which another channel is the largest, by place."
+            figures.append(Figure(drawn, text))
+    return figures
 
 
 def _panels(outputs: Sequence[tuple[str, OutputResult]]) -> dict[str, list[Point]]:
@@ -185,19 +230,17 @@ def _sweep(result: EvaluationResult) -> Section | None:
     if not result.sweep:
         return None
     points, baselines = result.sweep, baseline_points(result)
-    # Also with the weights of the int8 baseline: docs/energy.md.
-    own = result.accountings[0]
-    drawn = [own]
-    drawn += [key for key in ("unary_int8",) if key != own and any(key in p.energy for p in points)]
     figures = [
         Figure(
             sweep_figure("Accuracy against energy", points, baselines, key),
-            f"Accuracy against estimated energy ({name_of(key)}). Numbers: see the table. "
-            "Coloured: on the Pareto front, no other compiled network is as accurate for as "
-            f"little ({name_of(own)}). Diamonds: baselines.",
+            f"Accuracy against estimated energy ({name_of(key)}). {_FRONTS[key]}",
         )
-        for key in drawn
+        for key in ACCOUNTINGS
+        if any(key in point.energy for point in points)
     ]
+    if len({point.setting.get("timesteps") for point in points}) > 1:
+        drawn = timesteps_figure("Accuracy over the number of timesteps", points)
+        figures.append(Figure(drawn, "Accuracy over the number of timesteps T."))
     names = _output_names(points)
     measures = ("top-1", "agreement", "relative error")
     spent = spiking(key for point in points for key in point.energy)
@@ -205,12 +248,10 @@ def _sweep(result: EvaluationResult) -> Section | None:
     header += [f"{measure} {name}\t" for name in names for measure in measures]
     header += [name_of(key) + "\t" for key in spent]
     rows = []
-    for place, point in enumerate([*points, *baselines], start=1):
-        compiled = place <= len(points)
-        row = [
-            f"{place}. {point.label}" if compiled else point.label,
-            "yes" if point.pareto else "",
-        ]
+    for point in [*points, *baselines]:
+        if point.refused:
+            continue
+        row = [point.label, " and ".join(_WEIGHTS[key] for key in point.pareto)]
         outputs = {output.name: output for output in point.outputs}
         for name in names:
             output = outputs.get(name)
@@ -220,8 +261,26 @@ def _sweep(result: EvaluationResult) -> Section | None:
                 else [NOTHING] * len(measures)
             )
         rows.append(row + [energy(energy_of(point, key)) for key in spent])
-    tables = [Table("Networks of the sweep", header, rows)]
+    refused = [[point.label, point.refused] for point in points if point.refused]
+    tables = [
+        Table("Networks of the sweep", header, rows),
+        Table("Settings that cannot be compiled", ["network", "reason"], refused),
+    ]
     return Section("sweep", "Sweep", figures=figures, tables=tables)
+
+
+_COLOURED = (
+    "Coloured and joined: on the Pareto front, no other network with weights of this precision is "
+    "as accurate for as little."
+)
+#: The weights that an accounting is of.
+_WEIGHTS = {FLOAT: "float", EIGHT_BITS: "8 bits"}
+#: What is said below the figure of each accounting.
+_FRONTS = {
+    FLOAT: f"Networks with weights in float. N: levels, T: timesteps. {_COLOURED}",
+    EIGHT_BITS: "Squares: networks of integers. Circles: with weights in float, counted as if they "
+    f"had 8 bits; the accuracy is that with weights in float. {_COLOURED} Diamonds: baselines.",
+}
 
 
 def _output_names(points: Sequence[SweepPoint]) -> list[str]:
@@ -373,19 +432,28 @@ def _latency(result: EvaluationResult) -> Section | None:
             result.called(line.network),
             str(line.batch),
             seconds(line.seconds),
+            _least_to_largest(line.seconds_range, seconds),
             number(line.ratio, 3),
+            _least_to_largest(line.ratio_range, lambda ratio: number(ratio, 3)),
             mebibytes(line.peak_bytes),
         ]
         for line in result.latency
     ]
-    header = ["network", "batch\t", "time\t", "to the ANN\t", "peak memory\t"]
+    header = [
+        "network", "batch\t", "time\t", "of processes\t", "to the ANN\t", "of rounds\t",
+        "peak memory\t",
+    ]  # fmt: skip
     texts = [
         "Median time of a run, one process per network, interleaved; the ratio is the median over "
-        "rounds. Peak memory is that of the whole process."
+        "rounds. Beside them the least and the largest. Peak memory is that of the whole process."
     ]
     return Section(
         "latency", "Latency and memory", texts, tables=[Table("Networks", header, rows)]
     )  # fmt: skip
+
+
+def _least_to_largest(ends: tuple[float, float] | None, shown: Callable[[float], str]) -> str:
+    return NOTHING if ends is None else f"{shown(ends[0])} to {shown(ends[1])}"
 
 
 def _reproduce(result: EvaluationResult, compiled: bool) -> Section:

@@ -1,10 +1,15 @@
 """The page: sections of facts, figures and tables, and how they become one HTML file.
 
+Its one script (page.js) only sorts tables and shows tooltips; the page's policy names its hash, and
+lets no other run.
+
 Everything but the figures is escaped; names in models are anyone's.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata, resources
@@ -83,11 +88,15 @@ def render(title: str, sections: Sequence[Section]) -> str:
         shown.append(replace(section, figures=figures, tables=tables))
     files = resources.files(__package__)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    script = files.joinpath("page.js").read_text("utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
     page = environment.from_string(files.joinpath("page.html").read_text("utf-8"))
     text = page.render(
         title=title,
         sections=shown,
         style=Markup(files.joinpath("page.css").read_text("utf-8").strip()),
+        script=Markup(script),
+        script_hash=Markup(f"sha256-{base64.b64encode(digest).decode()}"),
         version=metadata.version("snn-compile"),
     )
     return readable(text) + "\n"

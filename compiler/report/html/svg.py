@@ -7,7 +7,8 @@
 3. Text stays text, in the page's font. Text from outside is never read as TeX and is reduced to
    printable ASCII, short: a figure's labels are for recognition, tables have the full names.
 4. Ids are those that are referred to, with a prefix for each figure: a page holds many.
-5. No dates, versions or random ids: equal data give equal bytes with one release of matplotlib.
+5. Tooltips are the titles of what is drawn, which browsers show by themselves.
+6. No dates, versions or random ids: equal data give equal bytes with one release of matplotlib.
 """
 
 from __future__ import annotations
@@ -18,17 +19,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from ...errors import readable
 
 #: Inches; a figure's unit on the page is 1/72 inch.
 WIDTH = 5.0
 #: Characters of a label in a figure.
 _LABEL = 24
+#: Begins the id of what has a tooltip.
+_TIP = "tip-"
 
 #: What is drawn with: the code that stands for each variable of the page.
 INK, MUTED, GRID, FILL = "#010101", "#010102", "#010103", "#010104"
@@ -84,6 +90,12 @@ class Canvas:
     def __init__(self, figure: Figure, axes: list[Axes]) -> None:
         self.figure, self.axes = figure, axes
         self.svg = ""
+        self.tips: list[str] = []
+
+    def tip(self, artist: Artist, text: str) -> None:
+        """What is said where the reader points at something that is drawn."""
+        artist.set_gid(f"{_TIP}{len(self.tips)}")
+        self.tips.append(text)
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,7 @@ def drawing(
         stream = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", metadata=nothing)
-    canvas.svg = _inline(stream.getvalue(), label)
+    canvas.svg = _inline(stream.getvalue(), label, canvas.tips)
 
 
 def short(name: str) -> str:
@@ -148,7 +160,7 @@ def with_prefix(svg: str, prefix: str) -> str:
     return re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}", svg)
 
 
-def _inline(document: str, label: str) -> str:
+def _inline(document: str, label: str, tips: list[str]) -> str:
     """The SVG element of matplotlib's file, in the page's colours and font."""
     svg = document[document.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
@@ -162,4 +174,7 @@ def _inline(document: str, label: str) -> str:
     for code, variable in _VARIABLES.items():
         svg = svg.replace(code, f"var({variable})")
     svg = svg.replace(' xlink:href="', ' href="')
+    for number, text in enumerate(tips):
+        place = f'<g id="{_TIP}{number}">'
+        svg = svg.replace(place, f"<g><title>{escape(readable(text))}</title>")
     return re.sub(r"\n\s*", "\n", svg)

@@ -606,3 +606,16 @@ def test_progress_is_told_about_every_round(two):
         Counting(),
     )
     assert told == [("calibrating", 4)]  # neuron, layer, neuron, layer
+
+
+def test_an_activation_of_two_signs_may_be_an_output_of_the_network(tmp_path):
+    text = """
+        g (float[N,4,6,6] x) => (float[N,3] y, float[N,4,4,4] map) <float[4,4,3,3] u, float[4,3] w>
+        { a = Conv (x, u) map = LeakyRelu (a)
+          p = GlobalAveragePool (map) f = Flatten (p) y = MatMul (f, w) }
+    """
+    x = np.random.default_rng(0).normal(size=(16, 4, 6, 6)).astype(np.float32)
+    np.save(tmp_path / "c.npy", x)
+    options = CompileOptions(neuron="multi-threshold")
+    report = compile_model(model_from_text(text), tmp_path / "c.npy", options).report
+    assert [output.name for output in report.verification.outputs] == ["y", "map"]

@@ -33,6 +33,8 @@ TEST = MODELS / "digits_test.npz"
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs signals and /proc")
 
+BUSY = "snn_compile.compiler.evaluation.evaluate.busy_machine"
+
 FAST = CompileOptions(sequential=False, bias_correction=False, compensation=False)
 
 
@@ -228,7 +230,8 @@ def test_labels_of_a_folder(tmp_path, snn):
     assert parts["top1"] == whole["top1"]
 
 
-def test_a_rest_that_fills_no_batch_is_left_out(tmp_path, pair):
+def test_a_rest_that_fills_no_batch_is_left_out(tmp_path, pair, monkeypatch):
+    monkeypatch.setattr(BUSY, lambda: "the machine is busy")
     ann, snn = pair("""g (float[4,3] x) => (float[4,2] y) <float[3,2] w> {
         r = Relu (x) y = MatMul (r, w) }""")
     labels = np.array([0, 0, 0, 0, 1, 1])
@@ -239,6 +242,7 @@ def test_a_rest_that_fills_no_batch_is_left_out(tmp_path, pair):
     assert found.warnings == [
         "the last 2 samples were left out: they do not fill a batch of 4, which the model fixes",
         "latency is measured at batch 4 only, which the model fixes",
+        "the machine is busy",
     ]
     assert [one.network for one in found.latency] == ["ann", "snn", "snn_functions"]
     assert {one.batch for one in found.latency} == {4}
@@ -275,6 +279,7 @@ def test_other_calibration_samples_than_those_of_the_snn_are_warned_of(tmp_path,
 def test_tables_and_latency_of_everything(snn, monkeypatch):
     quick = partial(latency.LatencyOptions, seconds=0.01)
     monkeypatch.setattr(latency, "LatencyOptions", quick)
+    monkeypatch.setattr(BUSY, lambda: None)
     arguments = ["--baseline", "int8", "--calibration", CALIBRATION, "--batch", 1, "--rounds", 1]
     result = snn_eval(DIGITS, snn, "--data", TEST, "--verbose", *arguments)
     assert result.exit_code == 0, result.output

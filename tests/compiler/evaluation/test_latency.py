@@ -68,6 +68,53 @@ def test_processes_take_turns_and_ratios_are_those_of_a_round(processes):
     assert results["snn", 1].peak_bytes == 600
 
 
+def test_beside_a_figure_stand_the_least_and_the_largest(processes):
+    processes.answers = [(1, 0), (2, 0), (10, 0), (30, 0), (3, 0), (6, 0)]
+    results, _ = measured({1: "f"}, rounds=3)
+    ann, snn = results["ann", 1], results["snn", 1]
+    assert (ann.seconds_range, snn.seconds_range) == ((1, 10), (2, 30))
+    assert (ann.ratio_range, snn.ratio_range) == ((1, 1), (2, 3))
+    assert snn.spread == pytest.approx(28 / 6)
+    processes.started, processes.answers = (), [(1, 0), (2, 0)]
+    results, _ = measured({1: "f"}, rounds=1)
+    assert (results["snn", 1].seconds_range, results["snn", 1].spread) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("running", "cores", "expected"),
+    [
+        (None, 2, None),
+        (0.1, 2, None),
+        (0.4, 2, None),
+        (1.5, 2, "1.5 other tasks run on 2 cores"),
+        (1.5, 16, None),
+    ],
+)
+def test_a_busy_machine_is_told(monkeypatch, running, cores, expected):
+    monkeypatch.setattr(latency, "_running_tasks", lambda: running)
+    monkeypatch.setattr(latency.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    found = latency.busy_machine()
+    assert found is None if expected is None else expected in found
+
+
+def test_where_the_system_does_not_say_what_runs_the_load_counts(monkeypatch):
+    class Nowhere:
+        def __init__(self, _):
+            pass
+
+        def read_text(self, encoding):
+            raise OSError(encoding)
+
+    monkeypatch.setattr(latency, "Path", Nowhere)
+    monkeypatch.setattr(latency.os, "getloadavg", lambda: (3.0, 2.0, 1.0), raising=False)
+    assert latency._running_tasks() == 3.0
+
+
+def test_what_runs_is_a_number_of_tasks(monkeypatch):
+    monkeypatch.setattr(latency, "_MOMENT", 0)
+    assert latency._running_tasks() >= 0
+
+
 def test_a_slow_network_is_measured_once(processes):
     processes.answers = [(1, 1), (5, 11), (2, 1), (3, 1)]
     results, problems = measured({1: "f"}, rounds=3)

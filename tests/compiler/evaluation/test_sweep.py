@@ -9,14 +9,16 @@ from dataclasses import replace
 import made_up_results as made_up
 import numpy as np
 import pytest
-from helpers import model_from_text
+from helpers import model_from_text, resolved
 from made_up_results import point
 from snn_compile.compiler import CompileOptions, compile_model, front_end
-from snn_compile.compiler.errors import ModelError, UsageError
+from snn_compile.compiler.errors import DataError, ModelError, UsageError
+from snn_compile.compiler.evaluation.recorded import recorded_options
 from snn_compile.compiler.evaluation.sweep import Setting, mark_pareto, parse_sweep, sweep
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.report.results import SweepPoint
-from snn_compile.compiler.report.sweep_points import accuracy_of, energy_of
+from snn_compile.compiler.report.sweep_points import accuracy_of, baseline_points, energy_of
+from snn_compile.compiler.targets import recorded, resolve
 from snn_compile.passes.graph.protos import initializers_below
 from snn_compile.runtime_ops.operators import neurons_of
 
@@ -50,29 +52,42 @@ def samples(tmp_path):
 @pytest.mark.parametrize(
     ("specifications", "expected"),
     [
-        (["levels=4,8"], [Setting(4), Setting(8)]),
-        (["scale=0.5,1"], [Setting(None, 0.5), Setting(None, 1.0)]),
-        (["scale=2", "levels=8,4"], [Setting(8, 2.0), Setting(4, 2.0)]),
-        (["levels=2,3", "scale=1,2"], [Setting(*p) for p in itertools.product((2, 3), (1.0, 2.0))]),
+        (["levels=4,8"], [{"levels": 4}, {"levels": 8}]),
+        (["scale=0.5,1"], [{"scale": 0.5}, {"scale": 1.0}]),
+        (["scale=2", "levels=8, 4"], [{"levels": n, "scale": 2.0} for n in (8, 4)]),
+        (
+            ["levels=2,3", "scale=1,2"],
+            [{"levels": n, "scale": s} for n, s in itertools.product((2, 3), (1.0, 2.0))],
+        ),
+        (["timesteps=1,4"], [{"timesteps": 1}, {"timesteps": 4}]),
+        (["neuron=scale,staircase"], [{"neuron": "scale"}, {"neuron": "staircase"}]),
+        (["calibrator=mse"], [{"calibrator": "mse"}]),
+        (
+            ["levels=3,7", "target=int8,onnxruntime"],
+            [{"target": t, "levels": n} for t in ("int8", "onnxruntime") for n in (3, 7)],
+        ),
     ],
 )
 def test_specifications(specifications, expected):
     found = parse_sweep(specifications)
-    assert found == expected
-    assert all(s.levels is None or isinstance(s.levels, int) for s in found)
+    assert [dict(setting.values) for setting in found] == expected
+    assert all(isinstance(setting.values.get("levels", 1), int) for setting in found)
 
 
 @pytest.mark.parametrize(
     ("specifications", "message"),
     [
         ([], "needs levels"),
-        (["levels"], "expected levels=4,8,16 or scale"),
-        (["depth=3"], "expected levels=4,8,16 or scale"),
-        (["levels="], "'' is not a whole number above 0"),
-        (["levels=4,"], "'' is not a whole number above 0"),
-        (["levels=4.5"], "'4.5' is not a whole number above 0"),
-        (["levels=0"], "'0' is not a whole number above 0"),
-        (["levels=65537"], "at most 65536"),
+        (["levels"], "expected levels=4,8,16 for example; target, timesteps, neuron"),
+        (["depth=3"], "expected levels=4,8,16 for example"),
+        (["levels="], "'' is not a whole number from 1 to 65536"),
+        (["levels=4,"], "'' is not a whole number from 1 to 65536"),
+        (["levels=4.5"], "'4.5' is not a whole number from 1 to 65536"),
+        (["levels=0"], "'0' is not a whole number from 1 to 65536"),
+        (["levels=65537"], "'65537' is not a whole number from 1 to 65536"),
+        (["timesteps=1,2000"], "'2000' is not a whole number from 1 to 1024"),
+        (["target=int8,tpu"], "'tpu' is not one of onnxruntime, standard, int8, qonnx or nir"),
+        (["neuron=relu"], "'relu' is not one of auto, scale"),
         (["levels=4,4"], "a value is there twice"),
         (["scale=-1"], "'-1' is not a finite number above 0"),
         (["scale=nan"], "'nan' is not a finite number above 0"),
@@ -86,9 +101,18 @@ def test_refused_specifications(specifications, message):
         parse_sweep(specifications)
 
 
-def test_labels():
-    labels = [setting.label for setting in parse_sweep(["levels=4", "scale=0.5,1"])]
-    assert labels == ["levels=4 scale=0.5", "levels=4 scale=1"]
+@pytest.mark.parametrize(
+    ("specifications", "expected"),
+    [
+        (["levels=4", "scale=0.5,1"], ["scale=0.5", "scale=1"]),
+        (["levels=4,8", "target=int8,qonnx"], [f"target={t} levels={n}" for t, n in
+         itertools.product(("int8", "qonnx"), (4, 8))]),
+        (["levels=4", "scale=2"], ["levels=4 scale=2"]),
+        (["levels=4"], ["levels=4"]),
+    ],
+)  # fmt: skip
+def test_labels_say_what_varies(specifications, expected):
+    assert [setting.label for setting in parse_sweep(specifications)] == expected
 
 
 # The Pareto front
@@ -96,7 +120,7 @@ def test_labels():
 
 def front(*places):
     """Which of (top-1, energy) are marked."""
-    return [p.pareto for p in mark_pareto([point(*place) for place in places], "unary")]
+    return ["unary" in p.pareto for p in mark_pareto([point(*place) for place in places])]
 
 
 @pytest.mark.parametrize(
@@ -130,17 +154,31 @@ def test_pareto_front_is_its_definition():
         assert marked == (not better)
 
 
+def compiled(accuracy, *, integers=False, **energy):
+    outputs = [made_up.classes(accuracy)]
+    return SweepPoint("x", {}, outputs, energy, integers=integers)
+
+
 def test_the_front_depends_on_the_accounting():
-    cheap = SweepPoint("a", 4, None, [made_up.classes(0.8)], {"unary": 2.0, "graded": 1.0})
-    other = SweepPoint("b", 8, None, [made_up.classes(0.9)], {"unary": 1.0, "graded": 2.0})
-    assert [p.pareto for p in mark_pareto([cheap, other], "unary")] == [False, True]
-    assert [p.pareto for p in mark_pareto([cheap, other], "graded")] == [True, True]
+    cheap = compiled(0.8, unary=2.0, unary_int8=1.0)
+    other = compiled(0.9, unary=1.0, unary_int8=2.0)
+    assert [p.pareto for p in mark_pareto([cheap, other])] == [
+        ["unary_int8"], ["unary", "unary_int8"],
+    ]  # fmt: skip
+    assert cheap.pareto == []  # as they were
+
+
+def test_fronts_are_of_weights_of_one_precision():
+    floats = [compiled(0.9, unary=4.0, unary_int8=1.0), compiled(0.8, unary=5.0, unary_int8=1.0)]
+    integers = [compiled(a, integers=True, unary_int8=3.0) for a in (0.7, 0.6)]
+    marked = [p.pareto for p in mark_pareto([*floats, *integers])]
+    assert marked == [["unary", "unary_int8"], [], ["unary_int8"], []]
 
 
 def test_accuracy_is_top1_or_agreement_or_error():
     unlabelled = made_up.classes()
     unlabelled.top1 = None
-    wrap = lambda *outputs: SweepPoint("x", None, None, list(outputs), {})  # noqa: E731
+    wrap = lambda *outputs: SweepPoint("x", {}, list(outputs), {})  # noqa: E731
     first = accuracy_of(wrap(made_up.embedding(), unlabelled, made_up.classes(0.7)))
     assert (first.measure, first.value, first.shown) == ("top-1, %", 0.7, pytest.approx(70))
     assert first.interval == pytest.approx((69, 71))
@@ -156,8 +194,11 @@ def test_accuracy_is_top1_or_agreement_or_error():
     assert accuracy_of(wrap()) is None
 
 
-def test_energy_of_a_baseline_holds_in_every_accounting():
-    assert energy_of(SweepPoint("int8", None, None, [], {"ann_int8": 3.0}), "unary") == 3.0
+def test_a_baseline_of_int8_is_compared_in_8_bits_alone():
+    (baseline,) = baseline_points(made_up.evaluation())
+    totals = made_up.evaluation().energy.totals
+    assert energy_of(baseline, "unary_int8") == totals["ann_int8"]
+    assert energy_of(baseline, "unary") is None
     assert energy_of(point(0.5, 1.0), "graded") == 2.0
     assert energy_of(point(0.5, 1.0), "bit_serial") is None
 
@@ -184,20 +225,25 @@ def test_every_setting_is_compiled_and_measured(samples):
     settings = parse_sweep(["levels=4,8", "scale=1,2"])
     points = sweep(model_from_text(MODEL), samples, PLAIN, settings, measure, Progress())
     assert [p.label for p in points] == [s.label for s in settings]
-    assert [(p.levels, p.scale) for p in points] == [(4, 1.0), (4, 2.0), (8, 1.0), (8, 2.0)]
+    assert [p.setting for p in points] == [
+        {"levels": n, "scale": s} for n, s in itertools.product((4, 8), (1.0, 2.0))
+    ]
     step = seen[0][1]
     # The calibrator max: 8 levels are half as far apart, the scale doubles the step, and then half
     # of the levels occur.
     assert [theta / step for _, theta in seen] == pytest.approx([1, 2, 0.5, 1])
     assert [levels for levels, _ in seen] == [4, 2, 8, 4]
     assert [p.energy["unary"] for p in points] == [4, 2, 8, 4]
-    assert [p.pareto for p in points] == [True, True, True, True]
+    assert [p.pareto for p in points] == [["unary"]] * 4
 
 
 def test_points_are_compiled_as_alone_from_a_model_prepared_once(samples, monkeypatch):
     loads, load = [], front_end.load_source
     monkeypatch.setattr(front_end, "load_source", lambda model: loads.append(1) or load(model))
-    settings = [Setting(4, 1.0), Setting(8, 0.5), Setting(4, 0.5)]
+    settings = [
+        Setting({"levels": n, "scale": s, "calibrator": c})
+        for n, s, c in ((4, 1.0, "auto"), (8, 0.5, "auto"), (4, 0.5, "mse"))
+    ]
     compiled = []
 
     def measure(network):
@@ -207,25 +253,176 @@ def test_points_are_compiled_as_alone_from_a_model_prepared_once(samples, monkey
     model, options = model_from_text(MODEL), CompileOptions()
     sweep(model, samples, options, settings, measure, Progress())
     assert len(loads) == 1
-    alone = [compile_model(model, samples, one.applied(options)).model for one in settings]
+    every = [replace(options, **one.values) for one in settings]
+    alone = [compile_model(model, samples, one).model for one in every]
     assert compiled == [network.SerializeToString() for network in alone]
     assert len(set(compiled)) == 3
 
 
-def test_a_point_that_fails_is_named(samples):
+SETTINGS = [
+    ["target=int8,onnxruntime", "levels=15,255"],
+    ["timesteps=1,2,4"],
+    ["neuron=scale,multi-threshold,staircase"],
+    ["target=qonnx,standard"],
+]
+
+
+@pytest.mark.parametrize("specifications", SETTINGS)
+def test_points_of_other_front_ends_are_compiled_as_alone_too(samples, specifications):
+    compiled = []
+
+    def measure(network):
+        compiled.append(network.attached().SerializeToString())
+        return [], {}
+
+    model, settings = model_from_text(MODEL), parse_sweep(specifications)
+    if "target=qonnx,standard" in specifications:
+        settings = [Setting({**one.values, "levels": 3}, one.label) for one in settings]
+    points = sweep(model, samples, CompileOptions(), settings, measure, Progress())
+    assert [p.refused for p in points] == [""] * len(settings)
+    for one, found in zip(settings, compiled, strict=True):
+        alone = compile_model(model, samples, replace(CompileOptions(), **one.values))
+        assert alone.network.attached().SerializeToString() == found
+
+
+def test_where_no_point_is_left_the_first_reason_is_raised(samples):
     def measure(_):
         raise ModelError("does not run")
 
+    settings = parse_sweep(["levels=4,8"])
     with pytest.raises(ModelError, match="levels=4: does not run"):
-        sweep(model_from_text(MODEL), samples, PLAIN, [Setting(4)], measure, Progress())
+        sweep(model_from_text(MODEL), samples, PLAIN, settings, measure, Progress())
 
 
-def test_bad_options_of_any_point_are_refused_first(samples):
+def test_a_point_that_fails_keeps_the_reason_and_the_others_go_on(samples):
+    def measure(network):
+        if levels_and_theta(network)[0] == 4:
+            raise ModelError("does not run")
+        return [made_up.classes(0.9)], {"unary": 1.0}
+
+    settings = parse_sweep(["levels=4,8"])
+    few, many = sweep(model_from_text(MODEL), samples, PLAIN, settings, measure, Progress())
+    assert few.refused == "does not run" and not few.outputs and not few.pareto
+    assert not many.refused and many.pareto == ["unary"]
+
+
+def test_samples_that_are_refused_end_a_sweep(samples):
+    def measure(_):
+        raise DataError("holds NaN")
+
+    settings = parse_sweep(["levels=4,8"])
+    with pytest.raises(DataError, match="levels=4: holds NaN"):
+        sweep(model_from_text(MODEL), samples, PLAIN, settings, measure, Progress())
+
+
+def test_options_that_do_not_go_together_are_a_reason_too(samples):
     options = CompileOptions(neuron="scale")
+    settings = parse_sweep(["levels=4,300"])
+    measure = lambda _: ([made_up.classes(0.9)], {})  # noqa: E731
+    four, many = sweep(model_from_text(MODEL), samples, options, settings, measure, Progress())
+    assert not four.refused
+    assert many.refused.startswith("300 levels: scale neurons have at most 255")
+
+
+def test_where_no_options_go_together_nothing_is_compiled(samples, monkeypatch):
+    monkeypatch.setattr("snn_compile.compiler.evaluation.sweep.prepare", pytest.fail)
+    options, settings = CompileOptions(neuron="scale"), parse_sweep(["levels=300,400"])
     with pytest.raises(UsageError, match="levels=300: 300 levels"):
-        sweep(
-            model_from_text(MODEL), samples, options, [Setting(4), Setting(300)], None, Progress()
-        )
+        sweep(model_from_text(MODEL), samples, options, settings, None, Progress())
+
+
+def test_integers_have_the_energy_of_integers_alone(samples):
+    energy = {"unary": 2.0, "unary_int8": 1.0, "ann_fp32": 3.0}
+    measure = lambda _: ([made_up.classes(0.9)], energy)  # noqa: E731
+    settings = parse_sweep(["target=onnxruntime,int8"])
+    floats, integers = sweep(
+        model_from_text(MODEL), samples, CompileOptions(), settings, measure, Progress()
+    )
+    assert floats.energy == energy and not floats.integers
+    assert integers.energy == {"unary_int8": 1.0, "ann_fp32": 3.0} and integers.integers
+    assert (floats.pareto, integers.pareto) == (["unary", "unary_int8"], ["unary_int8"])
+
+
+@pytest.mark.parametrize(
+    ("given", "setting", "expected"),
+    [
+        ({"target": "int8", "int8_weights": "full"}, {"target": "onnxruntime"}, "int8_weights"),
+        ({"timesteps": 4, "firing": "delayed"}, {"timesteps": 1}, "firing"),
+        ({"calibrator": "percentile", "percentile": 99.0}, {"calibrator": "mse"}, "percentile"),
+        ({"granularity": "channel"}, {"target": "int8"}, "granularity"),
+    ],
+)
+def test_options_of_other_settings_are_left_out_where_they_have_no_effect(given, setting, expected):
+    options = CompileOptions(**given, compensation=False)
+    found = Setting(setting).applied(options)
+    assert found.compensation is False
+    assert getattr(found, expected) == getattr(resolved(**setting), expected)
+
+
+def test_options_that_matter_are_kept():
+    options = CompileOptions(target="int8", int8_weights="full", shortcuts="membrane")
+    found = Setting({"levels": 15}).applied(options)
+    assert (found.int8_weights, found.shortcuts, found.levels) == ("full", "membrane", 15)
+
+
+# What an SNN records
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"levels": 5, "calibrator": "percentile", "percentile": 99.5, "bias_correction": False},
+        {"target": "int8", "int8_weights": "full"},
+        {"target": "qonnx", "weight_bits": 3, "levels": 7},
+        {"timesteps": 4, "neuron": "multi-threshold", "firing": "delayed"},
+        {"target": "standard", "power_of_two": True},
+        {"scale": 0.5, "min_agreement": 0.1, "layer_errors": True},
+    ],
+)
+def test_what_a_network_records_gives_the_options_it_was_compiled_with(samples, given):
+    options = CompileOptions(**given)
+    compiled = compile_model(model_from_text(MODEL), samples, options)
+    provenance = compiled.report.provenance()
+    network = {p.key: p.value for p in compiled.network.proto.metadata_props}
+    assert network["snn_compile.options"] == provenance["options"]
+    found, warnings = recorded_options(provenance, False)
+    assert warnings == []
+    shown = {"min_agreement": None, "layer_errors": False}
+    assert resolve(found) == replace(resolve(options), **shown)
+    again = compile_model(model_from_text(MODEL), samples, found)
+    assert again.model.SerializeToString() == compiled.model.SerializeToString()
+
+
+def test_only_what_differs_from_the_defaults_is_recorded():
+    assert recorded(resolved(), False) == {}
+    assert recorded(resolved(target="int8", levels=255), False) == {"target": "int8"}
+    assert recorded(resolved(levels=8, strict=True), False) == {"levels": 8}
+
+
+@pytest.mark.parametrize(
+    ("provenance", "expected", "warning"),
+    [
+        ({}, {}, ""),
+        ({"options": '{"levels": 8, "seed": 3}'}, {"levels": 8}, ""),
+        ({"options": '{"levels": 8, "magic": 1}'}, {"levels": 8}, "does not have (magic)"),
+        ({"options": '{"levels": "8", "neuron": "x"}'}, {}, "does not have (levels, neuron)"),
+        ({"options": '{"levels": 8, "dump_dir": "/"}'}, {"levels": 8}, ""),
+        ({"options": "[1]"}, {}, "not readable"),
+        ({"options": "{"}, {}, "not readable"),
+        (
+            {"target": "int8", "int8_weights": "full", "levels": "15", "version": "0.1.0"},
+            {"target": "int8", "int8_weights": "full", "levels": 15},
+            "but for target int8, int8_weights full, levels 15",
+        ),
+        ({"weight_bits": "4"}, {"target": "qonnx", "weight_bits": 4}, "but for weight_bits 4"),
+        ({"levels": "8", "timesteps": "x"}, {"levels": 8}, "but for levels 8"),
+    ],
+)
+def test_records_are_anyones(provenance, expected, warning):
+    options, warnings = recorded_options(provenance, False)
+    assert options == CompileOptions(**expected)
+    assert warning in " ".join(warnings) and bool(warnings) == bool(warning)
 
 
 # The scale of one compilation

@@ -71,12 +71,13 @@ def test_energy_comes_from_counted_spikes(everything):
 
 def test_a_sweep_compares_each_network_and_marks_the_front(everything):
     few, many = everything["sweep"]
-    assert (few["label"], few["levels"], many["levels"]) == ("levels=2", 2, 16)
+    assert [few["label"], few["setting"]] == ["levels=2", {"levels": 2}]
+    assert many["setting"] == {"levels": 16}
     assert few["outputs"][0]["relative_l2"] > 2 * many["outputs"][0]["relative_l2"]
     assert few["energy"]["unary"] < many["energy"]["unary"]
-    assert few["pareto"]  # of the least energy
+    assert few["pareto"] == ["unary", "unary_int8"]  # of the least energy
     better = many["outputs"][0]["top1"]["value"] > few["outputs"][0]["top1"]["value"]
-    assert many["pareto"] == better
+    assert bool(many["pareto"]) == better
 
 
 def test_the_page_has_the_sweep_with_the_baseline(everything, folder):
@@ -92,8 +93,40 @@ def test_tables_show_the_sweep(folder):
         "--sweep", "scale=0.5,1",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "levels=4 scale=0.5" in result.stdout and "levels=4 scale=1" in result.stdout
+    assert "scale=0.5" in result.stdout and "scale=1" in result.stdout
     assert "Pareto front" in result.stdout and "top-1, %" in result.stdout
+
+
+def test_a_sweep_starts_from_the_options_of_the_snn(folder):
+    options = CompileOptions(levels=5, neuron="multi-threshold", compensation=False)
+    compiled = compile_model(folder / "ann.onnx", folder / "calibration.npz", options)
+    onnx.save(compiled.model, folder / "five.onnx")
+    data = ["--calibration", folder / "calibration.npz", "--json"]
+    found = json.loads(snn_eval(folder, folder / "five.onnx", *data, "--sweep", "scale=1,2").stdout)
+    same, other = found["sweep"]
+    (output,) = found["outputs"]
+    assert same["outputs"] == [output | {"confusion": None}] != other["outputs"]
+    assert found["warnings"] == []
+
+
+def test_a_sweep_over_targets_and_what_is_refused_of_it(folder):
+    sweep = ["--sweep", "target=onnxruntime,int8", "--sweep", "neuron=scale,multi-threshold"]
+    data = ["--calibration", folder / "calibration.npz", *sweep]
+    page = folder / "targets.html"
+    found = json.loads(snn_eval(folder, *data, "--json", "--html", page).stdout)
+    refused = {point["label"]: point["refused"] for point in found["sweep"]}
+    assert list(refused) == [
+        f"target={target} neuron={neuron}"
+        for target in ("onnxruntime", "int8")
+        for neuron in ("scale", "multi-threshold")
+    ]
+    assert [bool(reason) for reason in refused.values()] == [False, False, True, False]
+    *_, integers = found["sweep"]
+    assert integers["integers"] and "unary" not in integers["energy"]
+    text = snn_eval(folder, *data).stdout
+    assert "target=int8 neuron=scale: refused: the spikes of int8 are multiples" in text
+    html = page.read_text("utf-8")
+    assert "Settings that cannot be compiled" in html and "unary, int8" in html
 
 
 def test_the_energy_table_can_be_replaced(folder, everything):

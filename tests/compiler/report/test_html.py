@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -21,16 +23,20 @@ from snn_compile.compiler.evaluation.sweep import mark_pareto
 from snn_compile.compiler.report.html import compile_html, evaluation_html
 from snn_compile.compiler.report.html.chosen import MOST_CHOSEN, choose
 from snn_compile.compiler.report.reader import read_report
-from snn_compile.compiler.report.results import Estimate, Metric
+from snn_compile.compiler.report.results import Confusion, ErrorMap, Estimate, Metric
 
 pytest.importorskip("jinja2", reason="needs the extra 'report'")
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 
 from snn_compile.compiler.report.html.figures import (
     Point,
+    confusion_figure,
+    layer_errors_figure,
+    map_figure,
     neuron_figure,
     points_figure,
     sweep_figure,
+    timesteps_figure,
 )
 from snn_compile.compiler.report.html.numbers import count, energy, percent, seconds
 from snn_compile.compiler.report.html.svg import short, with_prefix
@@ -86,7 +92,7 @@ def sections(page):
 @pytest.fixture(scope="module")
 def whole():
     """Everything there can be."""
-    points = [made_up.point(0.8, 1e6, "levels=4", pareto=True), made_up.point(0.9, 2e6)]
+    points = [made_up.point(0.8, 1e6, "levels=4", pareto=["unary"]), made_up.point(0.9, 2e6)]
     return evaluation_html(made_up.evaluation(sweep=points), made_up.compilation())
 
 
@@ -97,11 +103,12 @@ def compiled():
 
 def test_a_page_has_every_section_that_there_are_data_for(whole, compiled):
     assert sections(Page(whole)) == [
-        "summary", "accuracy", "sweep", "firing", "premise", "energy", "chosen", "latency",
-        "clipping", "coverage", "reproduce", "compilation",
+        "summary", "accuracy", "sweep", "layer-errors", "firing", "premise", "energy", "chosen",
+        "latency", "clipping", "coverage", "reproduce", "compilation",
     ]  # fmt: skip
     assert sections(Page(compiled)) == [
-        "summary", "fidelity", "neurons", "chosen", "clipping", "coverage", "steps", "compilation",
+        "summary", "fidelity", "layer-errors", "neurons", "chosen", "clipping", "coverage",
+        "steps", "compilation",
     ]  # fmt: skip
 
 
@@ -113,7 +120,7 @@ def test_sections_without_data_are_left_out():
     page = Page(evaluation_html(bare))
     assert sections(page) == ["summary", "accuracy", "reproduce"]
     assert "Energy was not estimated" in page.text and "Latency was not measured" in page.text
-    report = replace(made_up.compilation(), verification=None, neurons=[])
+    report = replace(made_up.compilation(), verification=None, neurons=[], layer_errors=None)
     assert sections(Page(compile_html(report))) == ["summary", "coverage", "steps", "compilation"]
 
 
@@ -149,12 +156,18 @@ def test_the_page_has_the_metrics_of_a_task():
         assert shown in text
 
 
-def test_the_page_loads_nothing_and_runs_nothing(whole, compiled):
+def test_the_page_loads_nothing_and_runs_its_own_few_lines_alone(whole, compiled):
     for html in (whole, compiled):
         page = Page(html)
-        assert not page.all("script") and not page.all("link") and not page.all("img")
+        assert not page.all("link") and not page.all("img") and not page.all("image")
+        assert page.all("script") == [{}]
+        (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+        assert len(script) < 4000
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy = next(m for m in page.all("meta") if "http-equiv" in m)
-        assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'"
+        assert policy["content"] == (
+            f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+        )
         for tag, attributes in page.elements:
             assert not [name for name in attributes if name.startswith("on")], tag
             for name in ("href", "src", "xlink:href"):
@@ -201,6 +214,12 @@ def hostile(value):
     return value
 
 
+def script_of(html):
+    """The only script."""
+    assert Page(html).all("script") == [{}]
+    return re.findall(r"<script>.*?</script>", html, re.DOTALL)
+
+
 def test_texts_of_the_model_are_only_text(whole, compiled):
     points = [made_up.point(0.8, 1e6)]
     result = hostile(made_up.evaluation(sweep=points))
@@ -209,7 +228,7 @@ def test_texts_of_the_model_are_only_text(whole, compiled):
     for html, good in ((bad, whole), (also_bad, compiled)):
         page = Page(html)
         assert "<script>alert(1)</script>" in page.text  # as text
-        assert not page.all("script") and not page.all("img")
+        assert script_of(html) == script_of(good) and not page.all("img")
         kinds = {tag for tag, _ in page.elements}
         assert kinds <= {tag for tag, _ in Page(good).elements} | {"g", "use"}
         figures = re.findall(r"<text.*?</text>", html, re.DOTALL)
@@ -236,9 +255,14 @@ def test_the_page_stays_small_however_large_the_network():
         synapse.energy["unary"] = 1e3 * (i % 100)
     for i, line in enumerate(report.neurons):
         line.error = i % 200 / 300
+    one = report.layer_errors.neurons[0]
+    errors = [replace(one, name=name, single=i / 300) for i, name in enumerate(names)]
+    report.layer_errors = replace(report.layer_errors, neurons=errors)
     html = evaluation_html(result, report)
     page = Page(html)
-    assert len(page.all("svg")) == 2 + 4 + MOST_CHOSEN  # two outputs, firing, energy
+    # Two outputs, errors, firing, energy.
+    assert len(page.all("svg")) == 2 + 1 + 4 + MOST_CHOSEN
+    assert "The 60 of 300 that cost most alone" in page.text
     assert "The first 60 of 300" in page.text and "The 60 with most energy, of 300" in page.text
     assert all(f"network/{i}" in page.text for i in range(300))  # tables have all
     assert len(html.encode()) < 2e6
@@ -311,15 +335,87 @@ def test_a_neuron_is_drawn_with_its_thresholds_levels_and_spikes():
 
 def test_a_sweep_is_drawn_with_its_front():
     points = [made_up.point(0.8, 1e6), made_up.point(0.7, 3e6), made_up.point(0.9, 1e7)]
-    points = mark_pareto([*points, made_up.point(None, 1e6)], "unary")
+    names = ("levels=2", "levels=4", "levels=8")
+    points = [replace(point, label=name) for name, point in zip(names, points, strict=True)]
+    points = mark_pareto([*points, made_up.point(None, 1e6, "nothing")])
     baseline = made_up.point(0.85, 2e6, "int8")
     svg = sweep_figure("title", points, [baseline], "unary")
     labels = re.findall(r">([^<>\n]*)</text>", svg)
-    assert [x for x in labels if x in ("1", "2", "3", "4", "int8")][-4:] == ["1", "2", "3", "int8"]
+    assert [x for x in labels if x[:2] == "N=" or x in ("nothing", "int8")] == [
+        "N=2", "N=4", "N=8", "int8",
+    ]  # fmt: skip
     paths = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--series-1\); stroke-width: 1.2', svg)
     assert len([p for p in paths if p.count("L") == 1]) == 1  # from the first to the third
     free = [made_up.point(0.8, 0.0), made_up.point(0.9, 1e6)]  # 0 is on no logarithmic axis
     assert "estimated energy" in sweep_figure("title", free, [], "unary")
+
+
+def test_points_of_a_sweep_have_labels_that_do_not_lie_on_one_another():
+    points = [
+        replace(made_up.point(0.8 + 0.01 * i, 1e6 * (1 + i)), label=f"target=int8 levels={i}")
+        for i in range(4)
+    ]
+    crowd = [replace(made_up.point(0.9, 5e6), label=f"levels={i}") for i in range(60)]
+    labels = re.findall(r">([^<>\n]*)</text>", sweep_figure("title", points, [], "unary"))
+    assert [f"int8 N={i}" for i in range(4)] == [x for x in labels if x.startswith("int8")]
+    svg = sweep_figure("title", crowd, [], "unary")
+    labels = re.findall(r">(N=[^<>\n]*)</text>", svg)
+    assert 1 <= len(labels) < 9
+    assert len(re.findall(r"<title>levels=\d+: top-1, % 90, 5 µJ</title>", svg)) == 60
+
+
+def test_accuracy_over_timesteps_has_a_line_for_each_other_setting():
+    points = [
+        replace(
+            made_up.point(0.8, 1e6),
+            label=f"timesteps={steps} levels={levels}",
+            setting={"timesteps": steps, "levels": levels},
+        )
+        for levels in (1, 2)
+        for steps in (1, 4, 16)
+    ]
+    svg = timesteps_figure("title", [*points, made_up.point(0.5, 1.0)])
+    texts = re.findall(r">([^<>\n]*)</text>", svg)
+    assert {"N=1", "N=2", "1", "4", "16", "timesteps T"} <= set(texts)
+    assert len(re.findall("<title>levels=2 T = 16: top-1, % 80</title>", svg)) == 1
+    assert "timesteps T" in timesteps_figure("title", points[:3])
+
+
+def test_errors_of_layers_are_bars_and_a_line():
+    found = made_up.compilation().layer_errors.neurons
+    lost = replace(found[0], name="lost", single=math.inf, cumulative=math.inf)
+    svg = layer_errors_figure("title", [*found, lost])
+    for neuron in found:
+        assert f"<title>{neuron.name} alone: {neuron.single:.3%}</title>" in svg
+        assert f"<title>{neuron.name} and all before it: {neuron.cumulative:.3%}</title>" in svg
+    assert "lost alone" not in svg and ">lost</text>" in svg
+
+
+def test_confused_classes_are_coloured():
+    confusion = Confusion(40, [3, 7], [[9, 2, 0], [0, 8, 1], [0, 0, 5]])
+    svg = confusion_figure("title", confusion, ["3", "7", "others"])
+    assert "<title>ANN 3, SNN 7: 2 samples</title>" in svg
+    assert "<title>ANN 7, SNN others: 1 samples</title>" in svg
+    assert svg.count("fill: var(--series-2)") == 2 and "ANN 7, SNN 3" not in svg
+
+
+def test_a_map_is_drawn_in_shades():
+    values = [[0.0, 0.5], [1.0, 0.25]]
+    svg = map_figure("title", values, "error")
+    assert "error, at most 1<" in svg
+    assert len(re.findall(r'<path d="[^"]*"[^>]*fill: var\(--series-2\)', svg)) == 3
+    assert "at most 0<" in map_figure("title", [[0.0, 0.0]], "error")
+
+
+def test_where_outputs_differ_is_shown():
+    output = made_up.classes()
+    output.confusion = Confusion(40, [3, 7], [[9, 2, 0], [0, 8, 1], [0, 0, 5]])
+    places = made_up.embedding()
+    places.error_map = ErrorMap([8, 8], [[0.1] * 8] * 8, [[0.5] * 8] * 8)
+    text = Page(evaluation_html(made_up.evaluation(outputs=[output, places]))).text
+    assert "Of 40 classes those that are confused most" in text
+    assert "8 x 8: root mean square of the difference between SNN and ANN, by place" in text
+    assert "share of samples in which another channel is the largest" in text
 
 
 def test_the_chosen_have_most_of_something():
@@ -383,7 +479,7 @@ def test_the_command_writes_a_page_or_json_by_the_name(files):
         result = snn_compile(files, name)
         assert result.exit_code == 0, result.stderr
     page = Page((files / "r.HTML").read_text("utf-8"))
-    assert {"chosen", "coverage"} <= set(sections(page)) and not page.all("script")
+    assert {"chosen", "coverage"} <= set(sections(page))
     reports = [json.loads((files / name).read_text()) for name in ("r.json", "r.txt")]
     membrane = reports[0]["neurons"][0]["membrane"]
     assert sum(membrane["shares"]) + membrane["below"] + membrane["above"] == pytest.approx(

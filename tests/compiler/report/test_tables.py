@@ -80,12 +80,14 @@ def test_energy(capsys):
 )
 def test_latency(capsys, seconds, time):
     latency = [
-        LatencyResult("snn_functions", 32, seconds, 1.234, 5 << 20),
+        LatencyResult(
+            "snn_functions", 32, seconds, 1.234, 5 << 20, (0.75 * seconds, 1.25 * seconds)
+        ),
         LatencyResult("int8", 1, seconds, 1.0, None),
     ]
     rows, _ = shown(capsys, latency=latency)
-    assert ["SNN, function bodies", "32", time, "1.23 x", "5 MiB"] in rows
-    assert ["int8", "1", time, "1.00 x", "-"] in rows
+    assert ["SNN, function bodies", "32", time, "50%", "1.23 x", "5 MiB"] in rows
+    assert ["int8", "1", time, "-", "1.00 x", "-"] in rows
 
 
 def test_an_snn_of_integers_is_compared_with_the_ann_of_its_precision(capsys):
@@ -93,12 +95,18 @@ def test_an_snn_of_integers_is_compared_with_the_ann_of_its_precision(capsys):
     result = EvaluationResult({}, {"integers": True}, {}, samples=7, outputs=[])
     result.energy = EnergyResult({}, "45 nm", [], [], totals, 0.0)
     result.latency = [LatencyResult("snn", 1, 1e-3, 0.5, None)]
-    result.sweep = [SweepPoint("levels=8", 8, None, [], {"unary": 2e6, "unary_int8": 3e6})]
+    result.sweep = [
+        SweepPoint("levels=8", {}, [], {"unary_int8": 3e6}, True, ["unary_int8"]),
+        SweepPoint("levels=300", {}, [], {}, refused="300 levels: 8 bits hold 255"),
+    ]
     show_result(result)
     text = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
     assert "to the ANN in int8" in text
     assert ["unary_int8", "1.00 uJ", "0.25 x"] in rows
     assert ["SNN", "1", "1.00 ms", "0.50 x"] in rows
-    assert ["levels=8", "3.00 uJ"] in rows
-    assert "accuracy and unary_int8 energy" in text
+    assert ["network", "unary, int8"] in [
+        [cell.strip() for cell in line.split("┃")[1:-1]] for line in text.splitlines()
+    ]
+    assert ["levels=8", "3.00 uJ *"] in rows
+    assert "levels=300: refused: 300 levels: 8 bits hold 255" in text

@@ -103,7 +103,8 @@ def test_the_command_says_it_before_the_work(tmp_path, remove_library):
     assert result.stderr.count("warning") == 1
 
 
-def test_evaluation_counts_the_same_spikes(tmp_path, silently):
+def test_evaluation_counts_the_same_spikes(tmp_path, silently, monkeypatch):
+    monkeypatch.setattr("snn_compile.compiler.evaluation.evaluate.busy_machine", lambda: None)
     snn = tmp_path / "snn.onnx"
     save_network(compile_model(DIGITS, CALIBRATION).network, snn)
     options = EvaluationOptions(latency=LatencyOptions(batch=1, rounds=1, seconds=0.01))

@@ -133,3 +133,12 @@ def test_a_spool_gives_back_what_it_was_given_and_forgets():
         spool.get("a/b", 0)
     spool.drop("never kept")
     spool.close()
+
+
+def test_an_output_of_the_whole_keeps_its_shape_inside_a_segment():
+    model = model_from_text(
+        "g (float[B, 8] x) => (float[B, 8] a, float[B, 8] y) { a = Relu(x) y = Neg(a) }"
+    )
+    part = segment(detach(model), {"x": TensorProto.FLOAT}, ["y"])
+    (a,) = part.proto.graph.value_info
+    assert (a.name, len(a.type.tensor_type.shape.dim)) == ("a", 2)

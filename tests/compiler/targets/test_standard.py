@@ -91,7 +91,7 @@ def test_thresholds_go_into_the_layers_around_a_neuron(tmp_path):
         "multi-threshold": (["Clip", "Floor"], ["Div", "Add", "Clip", "Floor", "Mul"]),
     }
     for neuron, (short, long) in chains.items():
-        options = {"neuron": neuron, "calibrator": "mse"}
+        options = {"neuron": neuron, "calibrator": "mse", "power_of_two": False}
         _, _, result = compiled("relu", tmp_path, **options)
         found = [node.op_type for node in result.model.graph.node]
         assert found == ["Conv", *short, "Conv", *long, "Reshape", "Gemm"]
@@ -136,6 +136,24 @@ def test_digits_keep_their_accuracy_with_powers_of_two():
     ann = float((scores.argmax(axis=1) == labels).mean())
     assert right[False] >= ann - 0.01
     assert right[True] >= ann - 0.01
+
+
+def test_any_order_of_sums_gives_the_same_bits():
+    """Graph optimisation reorders them. Other runtimes are tried in test_other_runtimes.py."""
+    with np.load(MODELS / "digits_test.npz") as arrays:
+        feed = {"image": arrays["image"]}
+    same = {}
+    for power_of_two in (False, True):
+        options = CompileOptions(target="standard", power_of_two=power_of_two)
+        result = compile_model(DIGITS, CALIBRATION, options)
+        plain, fast = (run_model(result.model, feed, optimise=o)[0] for o in (False, True))
+        same[power_of_two] = np.array_equal(plain, fast)
+        said = [
+            change for s in result.report.passes if s.name == "exact_sums" for change in s.changes
+        ]
+        assert all(change.endswith("exact") for change in said)
+        assert bool(said) == power_of_two
+    assert same == {False: False, True: True}
 
 
 def test_the_lowest_opset_or_the_one_asked_for(tmp_path):
@@ -194,6 +212,11 @@ def test_defaults():
     found = resolved(target="standard")
     assert (found.neuron, found.levels, found.granularity) == ("scale", 255, "channel")
     assert found.calibrator == "mse"
+    assert (found.power_of_two, found.shortcuts, found.encode_input) == (True, "spikes", True)
+    scaled = resolved(target="standard", scale=0.5)
+    assert (scaled.power_of_two, scaled.shortcuts) == (False, "membrane")
+    assert not resolved(target="standard", encode="activations").encode_input
+    assert resolved(target="onnxruntime").power_of_two is None
     assert resolved(target="standard", neuron="scale").calibrator == "auto"
     assert resolved(target="standard", calibrator="max").calibrator == "max"
     assert resolved(target="standard", neuron="auto").neuron == "auto"
