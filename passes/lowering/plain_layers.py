@@ -178,7 +178,8 @@ def _flattens(node: Node) -> bool:
     if batched is None:
         return False
     # Of another tensor the first axis may be another: [B * windows, ...] as [B, -1].
-    same = batched is x or (bool(batched.shape) and batched.shape[0] == x.shape[0] is not None)
+    rows = batched.shape[0] if batched.shape else None
+    same = batched is x or (rows is not None and rows == x.shape[0])
     second = int(values_of(second_).item())
     return second == size or (second == -1 and same)
 

@@ -117,9 +117,36 @@ def _tables(result: EnergyResult) -> list[Table]:
     floats = ["node", "operator", "elements\t"]
     return [
         Table("Operations and energy per sample of each linear operator", header, rows, True),
+        *_with_memory(result),
         Table(f"Constants ({result.constants_source})", ["operation", "pJ\t"], constants),
         Table("Float operators, in no total", floats, residue, folded=True),
     ]
+
+
+def _with_memory(result: EnergyResult) -> list[Table]:
+    """Totals with memory accesses; rates of events and spikes beside where they break even."""
+    memory = [
+        [name_of(key), energy(result.memory[key]), energy(result.totals[key] + result.memory[key])]
+        for key in _ordered(result.memory)
+    ]
+    rates = [
+        [
+            rate.name,
+            *map(number, (rate.events, rate.events_break_even, rate.events_break_even_memory)),
+            *map(number, (rate.spikes, rate.spikes_break_even, rate.spikes_break_even_memory)),
+        ]
+        for rate in result.rates
+    ]
+    below = ["below\t", "below, with memory\t"]
+    header = ["node", "events\t", *below, "spikes\t", *below]
+    title = "Per multiply-accumulate, and the rate below which a network of few bits takes more"
+    found = []
+    if memory:
+        columns = ["accounting", "memory\t", "with arithmetic\t"]
+        found.append(Table("Memory accesses per sample (estimate)", columns, memory))
+    if rates:
+        found.append(Table(f"{title} (estimate)", header, rates, folded=True))
+    return found
 
 
 def _operations(synapse: SynapseResult) -> list[str]:
