@@ -13,6 +13,7 @@ from ..calibration.tuning.search_scale import SearchReport
 from ..errors import readable
 from ..verify import Verification
 from .coverage import Coverage
+from .hints import LevelsEstimate
 
 
 @dataclass
@@ -71,7 +72,11 @@ class NeuronReport:
 
 @dataclass
 class CompileReport:
-    """Everything the compiler can say about one run."""
+    """Everything the compiler can say about one run.
+
+    ``other_levels``: what half and twice the levels would do, an estimate; empty where it is not
+    known.
+    """
 
     version: str
     model: dict[str, Any]
@@ -83,6 +88,7 @@ class CompileReport:
     levels_budget: BudgetReport | None = None
     search: SearchReport | None = None
     verification: Verification | None = None
+    other_levels: list[LevelsEstimate] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def provenance(self) -> dict[str, str]:
