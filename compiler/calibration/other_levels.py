@@ -6,9 +6,9 @@ Nothing is run or fitted: it takes milliseconds.
    the middle between any two. Thresholds lie half-way between levels. The range stays, so a
    neuron that is fitted anew errs a little less than this.
 2. The expected squared error is that over the histogram of the membrane potential, its bins spread
-   evenly; values below the silent level of a neuron that fires one sign count as 0, as Relu has
-   them. Of a StaircaseFire, whose levels follow a curve, steps twice as large err four times as
-   much.
+   evenly, what lies outside at its ends; values of the sign that a neuron never fires count as 0,
+   as Relu has them. Of a StaircaseFire, whose levels follow a curve, steps twice as large err four
+   times as much.
 3. Errors are summed as shares of the neurons' powers: what each does to the output is not known.
 4. Spikes are |level| in units of the smallest step. Those of a StaircaseFire do not follow N; a
    network with one has no estimate of them.
@@ -79,7 +79,7 @@ def _of_neuron(neuron: SingleNeuron, bins: Bins, times: float) -> tuple[float, f
         share = neuron.error**2 if math.isfinite(neuron.error) else 0.0
         return share / times**2, 0.0
     levels = _levels(neuron.staircase()[1], times)
-    wanted = bins.middles if levels[0] < 0 else np.maximum(bins.middles, 0)
+    wanted = np.clip(bins.middles, None if levels[0] < 0 else 0, None if levels[-1] > 0 else 0)
     given = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, wanted, side="right")]
     spread = np.where(wanted == 0, 0, bins.width**2 / 12)
     error = float(bins.counts @ ((wanted - given) ** 2 + spread))
