@@ -68,9 +68,10 @@ def half_and_double(
 def _parts(
     neurons: Mapping[str, Neuron], membranes: Mapping[str, Membrane]
 ) -> Iterable[tuple[SingleNeuron, Bins]]:
-    for output, membrane in membranes.items():
-        for polarity, bins in membrane.bins(neurons[output]).items():
-            yield neurons[output].parts[polarity], bins
+    for output, neuron in neurons.items():
+        if output in membranes:
+            for polarity, bins in membranes[output].bins(neuron).items():
+                yield neuron.parts[polarity], bins
 
 
 def _of_neuron(neuron: SingleNeuron, bins: Bins, times: float) -> tuple[float, float]:

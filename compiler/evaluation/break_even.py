@@ -49,7 +49,8 @@ def _break_even(
         synapse.energy[name] + (synapse.memory[name] if memory else 0.0)
         for name in (accounting, "ann_bits")
     )
-    return wanted / spent * operations / synapse.macs if spent else None
+    rate = wanted / spent * operations / synapse.macs if spent else math.inf
+    return rate if math.isfinite(rate) else None
 
 
 def levels_of(neurons: Sequence[NeuronResult], synapses: Sequence[SynapseResult]) -> int:
@@ -82,8 +83,9 @@ def cheaper_up_to(levels: int, synapses: Sequence[SynapseResult]) -> dict[str, f
             ann = _sum(synapses, f"ann_{precision}", memory)
             analog = _sum([s for s in synapses if s.analog], unary, memory)
             spiking = _sum([s for s in synapses if not s.analog], unary, memory)
-            if spiking:
-                found[precision + suffix] = levels * (ann - analog) / spiking
+            most = levels * (ann - analog) / spiking if spiking else math.inf
+            if math.isfinite(most):
+                found[precision + suffix] = most
     return found
 
 

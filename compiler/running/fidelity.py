@@ -124,7 +124,8 @@ class FidelityMeter:
         elif self._answers is not None:
             _count(self._answers, reference, other, labels)
             for i, factor in enumerate(_FACTORS):
-                moved = reference + factor * difference
+                with np.errstate(invalid="ignore"):  # inf less inf
+                    moved = reference + factor * difference
                 self._at_factors[i] += int((moved.argmax(1) == reference.argmax(1)).sum())
 
     def result(self) -> OutputFidelity:

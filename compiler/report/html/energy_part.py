@@ -26,9 +26,10 @@ _NAMES = {
 _INT8 = ("unary_int8", "bit_serial_int8", "graded_int8", "ann_int8", "ann_bits")
 _ESTIMATE = (
     "Every figure here is an estimate: operations counted on the test samples times the energy of "
-    "one operation from the table of constants. Memory traffic and everything else that hardware "
-    "does is not in it. Unary: an addition for each spike and synapse, so that a value of k spikes "
-    "counts k times. Bit-serial: an addition for each bit of k that is set. Graded: a multiply for "
+    "one operation from the table of constants. Memory accesses have a table of their own; what "
+    "else hardware does is not in it. Unary: an addition for each spike and synapse, so that a "
+    "value of k spikes counts k times. Bit-serial: an addition for each bit of k that is set. "
+    "Graded: a multiply for "
     "each value that is not silent. Few bits: the ANN with as many bits as the levels need, "
     "ceil(log2(N + 1)). The SNN with int8 has weights of 8 bits, as the ANN in INT8; those of a "
     "compiled network are floats, but for target int8."

@@ -127,6 +127,16 @@ def test_of_levels_that_are_no_multiples_no_such_number_is_known():
         assert (result.levels, result.cheaper_up_to) == (0, {})
 
 
+@pytest.mark.parametrize("value", [0.0, 1e300])
+def test_what_has_no_finite_answer_has_none(value):
+    """Operations that are free, and such that no sum of them is finite."""
+    table = EnergyTable({**CONSTANTS, "fp32_add": value, "int8_add": value}, "made up")
+    large = replace(SPIKING, macs=1e10, unary=1e10, graded=1e10, bit_serial=1e10)
+    result = estimate_energy([spiker()], [large], [], table)
+    assert result.rates[0].spikes_break_even in (None, 0.0)
+    assert all(np.isfinite(most) for most in result.cheaper_up_to.values())
+
+
 def test_levels_of_most_neurons_over_all_timesteps():
     read = [replace(SPIKING, inputs=[name]) for name in "abc"]
     neurons = [spiker(name, (0, 16 if name == "a" else 3), timesteps=4) for name in "abc"]
