@@ -97,7 +97,7 @@ _GROUPS = {
 @click.option(
     "--energy-table",
     type=PATH,
-    help="JSON with the pJ of one operation: fp32_mac, fp32_add, int8_mac, int8_add. Default: "
+    help="JSON with the pJ of fp32_mac, fp32_add, int8_mac, int8_add and memory_byte. Default: "
     "45 nm (docs/energy.md).",
 )
 @click.option(

@@ -118,6 +118,33 @@ class ResidueResult:
 
 
 @dataclass
+class LayerRate:
+    """How often spikes meet the synapses of a linear operator, and from where on they do not pay.
+
+    The network it is compared with has activations of ceil(log2(N + 1)) bits ("ann_bits"); the SNN
+    has int8 weights like it. Below the break-even rate the SNN takes less. Derived in
+    docs/energy.md.
+
+    Attributes:
+        name: node name.
+        events: share of the multiply-accumulates that meet an event: graded / MACs.
+        events_break_even: of them, one multiply-accumulate for each; None where nothing fired.
+        events_break_even_memory: likewise with memory accesses; None where a byte has no energy.
+        spikes: unit spikes per multiply-accumulate: unary / MACs.
+        spikes_break_even: of them, one accumulate for each.
+        spikes_break_even_memory: likewise with memory accesses.
+    """
+
+    name: str
+    events: float
+    events_break_even: float | None
+    events_break_even_memory: float | None
+    spikes: float
+    spikes_break_even: float | None
+    spikes_break_even_memory: float | None
+
+
+@dataclass
 class EnergyResult:
     """Estimated energy per sample.
 
@@ -131,6 +158,15 @@ class EnergyResult:
             ceil(log2(N + 1)) bits). What each is: the table in energy.py.
         analog_share: share of the MACs in layers with analog input.
         notes: what the figures leave out.
+        memory: pJ per sample by accounting, for reading and writing operands: beside the totals,
+            not in them; empty where a byte has no energy.
+        rates: per linear operator that reads spikes.
+        levels: N of most of the neurons that linear operators read; 0: there are none, or one
+            whose levels are no multiples of one step.
+        cheaper_up_to: the largest N at which spikes sent one by one would take no more than the
+            ANN of the same precision, if they grow with N: "fp32", "int8", and with "_memory"
+            where memory accesses count too. An estimate; below 1: at no N.
+        neurobench: activation sparsity and synaptic operations in the terms of NeuroBench.
     """
 
     constants: dict[str, float]
@@ -140,6 +176,11 @@ class EnergyResult:
     totals: dict[str, float]
     analog_share: float
     notes: list[str] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)
+    rates: list[LayerRate] = field(default_factory=list)
+    levels: int = 0
+    cheaper_up_to: dict[str, float] = field(default_factory=dict)
+    neurobench: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
