@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .evaluation.in_python import evaluate
     from .evaluation.latency import LatencyOptions
     from .evaluation.sweep import Setting
+    from .evaluation.tasks.task import TaskOptions
     from .pipeline import CompileResult, compile_model
     from .pipeline import compile_model as compile
     from .report.data import CompileReport
@@ -42,6 +43,7 @@ __all__ = [
     "Setting",
     "SnnCompileError",
     "Source",
+    "TaskOptions",
     "UsageError",
     "VerificationError",
     "compile",
@@ -61,6 +63,7 @@ _LATER = {
     "LatencyOptions": "evaluation.latency",
     "Setting": "evaluation.sweep",
     "Source": "samples.source",
+    "TaskOptions": "evaluation.tasks.task",
     "compile": "pipeline",
     "compile_model": "pipeline",
     "evaluate": "evaluation.in_python",

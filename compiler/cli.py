@@ -22,6 +22,7 @@ from .terminal import (
     progress_bar,
     run_command,
     say,
+    say_wrapped,
     volume_options,
     warn,
     warn_of,
@@ -284,6 +285,7 @@ def _compile(
     files: _Files, options: CompileOptions, command: str, volume: Volume, config: str | None
 ) -> None:
     from .pipeline import SYNTHETIC_WARNING, compile_model
+    from .report.hints import hint
     from .report.html import compile_html, is_html
     from .samples.source import opened
 
@@ -307,6 +309,10 @@ def _compile(
     if volume == Volume.NORMAL:
         page_ = "" if files.report else "; --report FILE.html writes that as a page"
         say(f"-v shows every neuron and operator{page_}")
+    verified = result.report.verification
+    advice = hint(result.report.other_levels, verified.agreement if verified else None)
+    if loud and advice:
+        say_wrapped(advice, "  ")
 
 
 def _show(report: CompileReport, volume: Volume) -> None:

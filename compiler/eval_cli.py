@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .evaluation.tasks.names import BOXES, TASKS
 from .samples.image_flags import IMAGE_FLAGS, IMAGES, with_image_options
 from .terminal import (
     MOST_WARNINGS,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # what it comes with takes half a second to import; --help ne
 
 _GROUPS = {
     "Data": ("data", "calibration"),
+    "Task": ("task", "labels", "ignore", "boxes"),
     IMAGES: IMAGE_FLAGS,
     "What is measured": (
         *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
@@ -58,6 +60,28 @@ _GROUPS = {
     "per sample, for top-1 and top-5. Images: subfolders or a CSV say their classes.",
 )
 @click.option(
+    "--task",
+    type=click.Choice(list(TASKS)),
+    help="What the networks do; found from the labels and the outputs if it is not given.",
+)
+@click.option(
+    "--labels",
+    type=PATH,
+    help="Labels that lie apart: .npy, .npz, a folder of label images, PNG, named as the images "
+    "are, or boxes in COCO's JSON.",
+)
+@click.option(
+    "--ignore",
+    type=int,
+    metavar="LABEL",
+    help="The label of pixels that are not counted, often 255.",
+)
+@click.option(
+    "--boxes",
+    type=click.Choice(list(BOXES)),
+    help="How a detector's output holds boxes (docs/evaluation.md).",
+)
+@click.option(
     "--calibration",
     type=PATH,
     help="Samples to calibrate a baseline and the networks of a sweep on: those that the SNN was "
@@ -73,7 +97,7 @@ _GROUPS = {
 @click.option(
     "--energy-table",
     type=PATH,
-    help="JSON with the pJ of one operation: fp32_mac, fp32_add, int8_mac, int8_add. Default: "
+    help="JSON with the pJ of fp32_mac, fp32_add, int8_mac, int8_add and memory_byte. Default: "
     "45 nm (docs/energy.md).",
 )
 @click.option(
@@ -124,6 +148,10 @@ def main(
     snn: Path | None,
     data: Path,
     calibration: Path | None,
+    task: str | None,
+    labels: Path | None,
+    ignore: int | None,
+    boxes: str | None,
     baseline: str | None,
     energy_table: Path | None,
     sweep: tuple[str, ...],
@@ -151,6 +179,7 @@ def main(
         from .evaluation.evaluate import EvaluationOptions, check_options, evaluate
         from .evaluation.latency import LatencyOptions
         from .evaluation.sweep import parse_sweep
+        from .evaluation.tasks.task import TaskOptions
         from .model_io.save import check_output, save_files
         from .report.data import finite
         from .report.html import check_packages, evaluation_html
@@ -161,7 +190,7 @@ def main(
         volume = chosen_volume(verbose, quiet)
         if html is not None:  # before any long work
             check_packages()
-            read = (snn, data, calibration, energy_table, compile_report)
+            read = (snn, data, calibration, labels, energy_table, compile_report)
             check_output(html, ann, *(path for path in read if path is not None))
         elif compile_report is not None:
             raise UsageError("--compile-report serves --html only; leave it out, or add --html")
@@ -182,6 +211,8 @@ def main(
             command=context.meta["command"],
             report=compiled,
             premise=premise,
+            labels=labels,
+            task=TaskOptions(task, ignore, boxes),
         )
         check_options(options, snn)
         loud = volume > Volume.QUIET

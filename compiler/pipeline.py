@@ -17,6 +17,7 @@ from ..passes.graph.network import Network
 from ..passes.graph.surgeon import import_model, infer_shapes
 from ..passes.neurons.exclude_activations import NothingExcludedError
 from .balance import balanced
+from .calibration.other_levels import half_and_double
 from .choose_neurons import Chosen, choose_neurons, quantise
 from .errors import DataError, ModelError, UsageError
 from .front_end import Checked, Prepared, check_model, prepare
@@ -24,6 +25,7 @@ from .model_io.save import check_output, save_files
 from .options import STANDARD, CompileOptions, with_overrides
 from .progress import Progress
 from .report.data import CompileReport
+from .report.hints import LevelsEstimate, estimates
 from .report.neurons import membrane_histograms, neuron_reports
 from .running.layer_errors import layer_errors, samples_for
 from .samples.files import GivenSamples, Samples
@@ -206,9 +208,21 @@ def compile_prepared(
     report.passes = steps.reports
     membranes = membrane_histograms(prepared.activations, chosen.neurons, chosen.membranes)
     report.neurons = neuron_reports(artifact.snn, membranes)
+    report.other_levels = _other_levels(chosen, report, options)
     if not report.verification.outputs:
         report.warnings.append("no output holds floats: how close the SNN is was not measured")
     return CompileResult(artifact, report, prepared.external_data)
+
+
+def _other_levels(
+    chosen: Chosen, report: CompileReport, options: CompileOptions
+) -> list[LevelsEstimate]:
+    """Of real samples, and where N is one number that the user can change."""
+    planned = options.levels_budget is not None or options.integers or options.timesteps > 1
+    if planned or report.calibration["synthetic"] or report.verification is None:
+        return []
+    ratios = half_and_double(chosen.neurons, chosen.membranes)
+    return [] if ratios is None else estimates(options.levels, ratios, report.verification)
 
 
 def _check_over_time(prepared: Prepared | Checked, options: CompileOptions) -> None:

@@ -71,13 +71,15 @@ class DigitsResNet(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+def train(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int = EPOCHS
+) -> None:
     """Adam with a cosine schedule; images shifted by up to one pixel as augmentation."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
-    steps = EPOCHS * (len(images) // BATCH)
+    steps = epochs * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         order = torch.randperm(len(images))
         for start in range(0, len(images) - BATCH + 1, BATCH):
             rows = order[start : start + BATCH]
@@ -91,13 +93,13 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     model.eval()
 
 
-def export(model: nn.Module) -> None:
-    """Write both ONNX files."""
+def export(model: nn.Module, name: str) -> None:
+    """Write ``<name>_torchscript.onnx`` and ``<name>_dynamo.onnx``."""
     example = torch.zeros(2, 1, 8, 8)
     torch.onnx.export(
         model,
         (example,),
-        str(FOLDER / "digits_resnet_torchscript.onnx"),
+        str(FOLDER / f"{name}_torchscript.onnx"),
         dynamo=False,
         training=torch.onnx.TrainingMode.PRESERVE,  # EVAL would fold BatchNorm into Conv
         opset_version=17,
@@ -105,7 +107,7 @@ def export(model: nn.Module) -> None:
         output_names=["logits"],
         dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
     )
-    path = FOLDER / "digits_resnet_dynamo.onnx"
+    path = FOLDER / f"{name}_dynamo.onnx"
     torch.onnx.export(
         model,
         (example,),
@@ -126,21 +128,26 @@ def export(model: nn.Module) -> None:
     onnx.save(exported, path)
 
 
+def images_and_labels() -> list[np.ndarray]:
+    """Images [B, 1, 8, 8] to train on and to test with, then the labels of both."""
+    digits = load_digits()
+    images = (digits.images / 16).astype(np.float32)[:, None]
+    return train_test_split(
+        images, digits.target, test_size=360, random_state=SEED, stratify=digits.target
+    )
+
+
 def main() -> None:
     """Train, export, and store the calibration and test images."""
     torch.manual_seed(SEED)
     torch.use_deterministic_algorithms(True)
-    digits = load_digits()
-    images = (digits.images / 16).astype(np.float32)[:, None]
-    x_train, x_test, y_train, y_test = train_test_split(
-        images, digits.target, test_size=360, random_state=SEED, stratify=digits.target
-    )
+    x_train, x_test, y_train, y_test = images_and_labels()
     model = DigitsResNet()
     train(model, torch.from_numpy(x_train), torch.from_numpy(y_train))
     with torch.no_grad():
         correct = model(torch.from_numpy(x_test)).argmax(1).numpy() == y_test
     print(f"test accuracy {correct.mean():.2%} on {len(correct)} images")  # noqa: T201
-    export(model)
+    export(model, "digits_resnet")
     np.savez_compressed(FOLDER / "digits_calibration.npz", image=x_train[:256])
     np.savez_compressed(FOLDER / "digits_test.npz", image=x_test, labels=y_test)
 

@@ -16,6 +16,7 @@ from snn_compile.compiler.report.results import (
     Estimate,
     EvaluationResult,
     LatencyResult,
+    LayerRate,
     OutputResult,
     PremiseNeuron,
     PremiseResult,
@@ -76,7 +77,11 @@ def energies(synapses: list[SynapseResult]) -> EnergyResult:
     totals = {key: sum(s.energy[key] for s in synapses) for key in ACCOUNTINGS}
     residue = [ResidueResult("shares", "Softmax", 10.0)]
     constants = {"add_int8": 0.03}
-    return EnergyResult(constants, "a source", synapses, residue, totals, 0.1, ["a note"])
+    rates = [LayerRate(s.name, 0.5, 0.75, 0.2, 5.0, 5.75, None) for s in synapses]
+    memory = {key: 2 * value for key, value in totals.items()}
+    return EnergyResult(
+        constants, "a source", synapses, residue, totals, 0.1, ["a note"], memory, rates
+    )
 
 
 def evaluation(size: int = 2, **changes: object) -> EvaluationResult:

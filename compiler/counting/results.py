@@ -70,6 +70,8 @@ class SynapseResult:
         graded: sum [k_j != 0] f_j, one multiply per event and synapse.
         bits: ceil(log2(N + 1)) of the neuron it reads, N its levels times its timesteps.
         energy: in pJ, by accounting: see EnergyResult.
+        memory: in pJ, by accounting: what reading and writing operands costs beside that; empty
+            where the table of energies does not say what a byte costs.
         repeats: how often it is computed per sample: T where it depends on time.
     """
 
@@ -84,4 +86,5 @@ class SynapseResult:
     graded: float = 0.0
     bits: int = 0
     energy: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
     repeats: int = 1

@@ -26,14 +26,15 @@ from ..errors import DataError, ModelError
 from ..model_io.load import read_model
 from ..progress import Progress
 from ..report.results import EnergyResult, OutputResult
-from ..running.fidelity import float_outputs, has_classes
+from ..running.fidelity import float_outputs
 from ..running.planes import without_planes
 from ..running.session import batch_size, make_session, run_samples
 from ..samples.files import Feed, GivenSamples
 from .energy import EnergyTable, estimate_energy
-from .labels import labelled_outputs
 from .outputs import OutputComparison
 from .residue import float_residue
+from .tasks.choose import Given, choose_task
+from .tasks.task import Batch, Meter, Task
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Comparison:
         neurons: of the SNN; empty where spikes are not counted.
         energy: None where they are not.
         baselines: outputs of the other networks against the ANN, by name.
+        task: what the labels belong to.
         warnings: what the user should know.
     """
 
@@ -54,6 +56,7 @@ class Comparison:
     neurons: list[NeuronResult] = field(default_factory=list)
     energy: EnergyResult | None = None
     baselines: dict[str, list[OutputResult]] = field(default_factory=dict)
+    task: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -62,7 +65,7 @@ def compare(
     snn: Network,
     baselines: Mapping[str, Path],
     samples: GivenSamples,
-    labels: np.ndarray | None,
+    given: Given,
     table: EnergyTable,
     progress: Progress,
     in_detail: bool = True,
@@ -74,7 +77,7 @@ def compare(
         snn: one that was compiled from it.
         baselines: files of other networks made from it, which we wrote, by name.
         samples: test samples.
-        labels: int64 [samples]; None where there are none.
+        given: the labels, and what is said of them.
         table: energies per operation.
         progress: told about batches done.
         in_detail: list the float residue too, and say where outputs differ.
@@ -98,9 +101,9 @@ def compare(
         )
         for name, path in baselines.items()
     ]
-    _run(runner, runners, names, samples, size, labels, found, progress)
+    _run(runner, runners, names, samples, size, given, found, progress)
     snn_runner, *others = runners
-    found.outputs = snn_runner.comparison.results()
+    found.outputs = snn_runner.results()
     counted = snn_runner.counted()
     if counted is not None:
         found.neurons, synapses = counted
@@ -109,7 +112,7 @@ def compare(
             residue = float_residue(without_planes(spiking), sample, samples.count_in(sample))
         integers = holds_integers(snn)
         found.energy = estimate_energy(found.neurons, synapses, residue, table, integers)
-    found.baselines = {one.name: one.comparison.results() for one in others}
+    found.baselines = {one.name: one.results() for one in others}
     if snn_runner.problem:
         found.warnings.append(f"spikes are not counted: {snn_runner.problem}")
     found.warnings += snn_runner.comparison.warnings(of_ann=True)
@@ -132,6 +135,7 @@ class _Runner:
     Attributes:
         counting: what gives the counts of ``meter``; None: ``session`` does.
         problem: why it has no meter any more.
+        task_meters: of the task, by output.
     """
 
     name: str
@@ -141,6 +145,7 @@ class _Runner:
     meter: SpikeMeter | None
     counting: ort.InferenceSession | None = None
     problem: str = ""
+    task_meters: dict[str, Meter] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -173,6 +178,14 @@ class _Runner:
             except DataError as reason:  # a membrane potential is NaN
                 self.meter, self.problem = None, str(reason)
         return [outputs[i] for i in self.positions]
+
+    def results(self) -> list[OutputResult]:
+        """The outputs against those of the ANN."""
+        found = self.comparison.results()
+        for output in found:
+            if output.name in self.task_meters:
+                output.metrics = self.task_meters[output.name].result()
+        return found
 
     def counted(self) -> tuple[list[NeuronResult], list[SynapseResult]] | None:
         """What was counted, if it could be."""
@@ -213,40 +226,36 @@ def _run(
     names: Sequence[str],
     samples: GivenSamples,
     size: int,
-    labels: np.ndarray | None,
+    given: Given,
     found: Comparison,
     progress: Progress,
 ) -> None:
-    labelled: set[str] = set()
+    task = Task()
     feeds = progress.track(samples.batches(size), samples.batch_count(size), "evaluating")
     for feed in feeds:
         expected = ann.run(feed)
         count = samples.count_in(feed)
-        if labels is not None and found.samples == 0:
-            labelled = _labelled(labels, names, expected, count, samples, found)
-        own = labels[found.samples : found.samples + count] if labels is not None else None
+        shown = _by_name(names, expected, samples)
+        if found.samples == 0:
+            task = choose_task(given, shown, count, found.warnings)
+            found.task = task.name
+            for one in others:
+                one.task_meters = {name: make() for name, make in task.meters.items()}
+        own = task.labels(found.samples, found.samples + count)
         for one in others:
-            one.comparison.add(expected, one.run(feed), count, own, labelled)
+            outputs = one.run(feed)
+            one.comparison.add(expected, outputs, count, own, task.labelled)
+            batch = Batch(feed, shown, _by_name(names, outputs, samples), own)
+            for meter in one.task_meters.values():
+                meter.add(batch)
         found.samples += count
 
 
-def _labelled(
-    labels: np.ndarray,
-    names: Sequence[str],
-    outputs: list[np.ndarray],
-    count: int,
-    samples: GivenSamples,
-    found: Comparison,
-) -> set[str]:
-    """The outputs that the labels belong to, seen on the first batch."""
-    shown = [
-        output[None] if samples.unbatched and output.ndim == 1 else output for output in outputs
-    ]
-    classes = {
-        name: output.shape[1]
-        for name, output in zip(names, shown, strict=True)
-        if has_classes(output, count)
+def _by_name(
+    names: Sequence[str], outputs: Sequence[np.ndarray], samples: GivenSamples
+) -> dict[str, np.ndarray]:
+    """Outputs with a batch axis, which those of one sample alone may lack."""
+    return {
+        name: output[None] if samples.unbatched and output.shape[:1] != (1,) else output
+        for name, output in zip(names, outputs, strict=True)
     }
-    if not classes:
-        found.warnings.append("'labels' are not used: no output is [batch, classes]")
-    return labelled_outputs(labels, classes)

@@ -1,7 +1,8 @@
 """Estimated energy, from counted operations and a table of energies per operation.
 
 Definitions, sources and limits: docs/energy.md. Every figure is an estimate: operations times a
-constant, nothing for moving data, which costs more than arithmetic on most machines.
+constant. What moving data adds, which costs more than arithmetic on most machines, stands beside
+the totals.
 
     accounting        an operator that reads spikes                    an analog one
     unary             fp32_add * unary                                 fp32_mac * MACs
@@ -22,6 +23,12 @@ integers (target ``int8``). ``ann_bits`` is a network of the same number of leve
 activations of bits = ceil(log2(N + 1)) and weights of 8; that the energy of a product is in
 proportion to the bits of one factor is an assumption: an array multiplier has a row of adders for
 each bit of it.
+
+Memory, if a byte has an energy: bytes per operation, all at one price. A dense network reads weight
+and activation of each MAC and keeps the sum in a register. One driven by events reads the weight,
+and reads and writes the sum (a membrane potential), at each accumulate or multiply-accumulate; bits
+of one event are shifted on the way, so bit_serial takes what graded takes. Weights and activations
+have 4 bytes (float32) or 1 (int8), activations of ann_bits bits / 8, sums 4.
 """
 
 from __future__ import annotations
@@ -36,6 +43,8 @@ from ...runtime_ops.staircase_fire import STAIRCASE_FIRE
 from ..counting.results import NeuronResult, SynapseResult
 from ..errors import UsageError
 from ..report.results import EnergyResult, ResidueResult
+from .break_even import cheaper_up_to, layer_rates, levels_of
+from .neurobench import neurobench_terms
 
 #: Accountings of the SNN and of networks of the same operators without spikes.
 ACCOUNTINGS = (
@@ -45,7 +54,10 @@ ACCOUNTINGS = (
 
 _SOURCE = "45 nm, M. Horowitz, Computing's energy problem, ISSCC 2014"
 _BITS_OF_INT8 = 8
-#: Bytes of a table's file; a table has four numbers.
+_SUM_BYTES = 4
+#: What a table may leave out: then memory has no figures.
+MEMORY = "memory_byte"
+#: Bytes of a table's file; a table has five numbers.
 _LARGEST_FILE = 1 << 20
 
 
@@ -54,7 +66,8 @@ class EnergyTable:
     """Energies per operation.
 
     Attributes:
-        constants: pJ by operation: "fp32_mac", "fp32_add", "int8_mac" and "int8_add".
+        constants: pJ by operation: "fp32_mac", "fp32_add", "int8_mac" and "int8_add", and maybe
+            "memory_byte": of a byte that is read or written.
         source: where they come from.
     """
 
@@ -62,14 +75,16 @@ class EnergyTable:
     source: str
 
 
-#: A multiply-accumulate is a multiplication (3.7 and 0.2 pJ) and an addition.
+#: A multiply-accumulate is a multiplication (3.7 and 0.2 pJ) and an addition; 8 bytes from a cache
+#: of 8 KB take 10 pJ.
 HOROWITZ_45_NM = EnergyTable(
-    {"fp32_mac": 4.6, "fp32_add": 0.9, "int8_mac": 0.23, "int8_add": 0.03}, _SOURCE
+    {"fp32_mac": 4.6, "fp32_add": 0.9, "int8_mac": 0.23, "int8_add": 0.03, MEMORY: 1.25}, _SOURCE
 )
 
 
 def read_energy_table(path: Path) -> EnergyTable:
-    """A table from a JSON file: the keys of :data:`HOROWITZ_45_NM`, in pJ, and maybe "source".
+    """A table from a JSON file: the keys of :data:`HOROWITZ_45_NM`, in pJ, and maybe "source";
+    without "memory_byte" moving data has no figures.
 
     Raises:
         UsageError: it is not readable, a key is missing or unknown, or a value is no energy.
@@ -86,7 +101,8 @@ def read_energy_table(path: Path) -> EnergyTable:
     if not isinstance(source, str):
         raise UsageError(f"{path}: 'source' is {source!r}; give a text")
     wanted = HOROWITZ_45_NM.constants
-    for problem, keys in (("unknown", set(read) - set(wanted)), ("no", set(wanted) - set(read))):
+    missing = set(wanted) - set(read) - {MEMORY}
+    for problem, keys in (("unknown", set(read) - set(wanted)), ("no", missing)):
         if keys:
             names = ", ".join(f"'{key}'" for key in sorted(keys))
             raise UsageError(f"{path}: {problem} key {names}; {_expected()}")
@@ -94,12 +110,12 @@ def read_energy_table(path: Path) -> EnergyTable:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not 0 <= value <= 1e300 or not math.isfinite(value):
             raise UsageError(f"{path}: '{key}' is {value!r}; give a finite number of pJ, 0 or more")
-    return EnergyTable({key: float(read[key]) for key in wanted}, source)
+    return EnergyTable({key: float(read[key]) for key in wanted if key in read}, source)
 
 
 def _expected() -> str:
-    keys = ", ".join(f'"{key}"' for key in HOROWITZ_45_NM.constants)
-    return f'give an object with the keys {keys}, in pJ, and maybe "source"'
+    keys = ", ".join(f'"{key}"' for key in HOROWITZ_45_NM.constants if key != MEMORY)
+    return f'give an object with the keys {keys}, in pJ, and maybe "{MEMORY}" and "source"'
 
 
 def estimate_energy(
@@ -118,8 +134,13 @@ def estimate_energy(
         table: energies per operation.
         integers: the network's spikes and weights are integers of 8 bits.
     """
-    counted = [replace(synapse, energy=_energies(synapse, table)) for synapse in synapses]
+    counted = [
+        replace(synapse, energy=_energies(synapse, table), memory=_memory(synapse, table))
+        for synapse in synapses
+    ]
     totals = {name: math.fsum(s.energy[name] for s in counted) for name in ACCOUNTINGS}
+    memory = ACCOUNTINGS if MEMORY in table.constants else ()
+    levels = levels_of(neurons, synapses)
     macs = sum(synapse.macs for synapse in synapses)
     analog = sum(synapse.macs for synapse in synapses if synapse.analog)
     return EnergyResult(
@@ -130,6 +151,11 @@ def estimate_energy(
         totals=totals,
         analog_share=analog / macs if macs else 0.0,
         notes=_notes(neurons, synapses, residue, integers),
+        memory={name: math.fsum(s.memory[name] for s in counted) for name in memory},
+        rates=layer_rates(counted),
+        levels=levels,
+        cheaper_up_to=cheaper_up_to(levels, counted),
+        neurobench=neurobench_terms(neurons, synapses),
     )
 
 
@@ -154,6 +180,26 @@ def _energies(synapse: SynapseResult, table: EnergyTable) -> dict[str, float]:
     return {**found, **ann}
 
 
+def _memory(synapse: SynapseResult, table: EnergyTable) -> dict[str, float]:
+    """Of reading and writing operands, by accounting."""
+    byte = table.constants.get(MEMORY)
+    if byte is None:
+        return {}
+    macs = byte * synapse.macs
+    bits = _BITS_OF_INT8 if synapse.analog else synapse.bits
+    found = {"ann_fp32": 8 * macs, "ann_int8": 2 * macs, "ann_bits": macs * (1 + bits / 8)}
+    for suffix, weight in (("", 4), ("_int8", 1)):
+        event_driven = byte * (weight + 2 * _SUM_BYTES)
+        spiking = {
+            "unary": event_driven * synapse.unary,
+            "bit_serial": event_driven * synapse.graded,
+            "graded": event_driven * synapse.graded,
+        }
+        for name, energy in spiking.items():
+            found[name + suffix] = 2 * weight * macs * synapse.repeats if synapse.analog else energy
+    return found
+
+
 def _notes(
     neurons: Sequence[NeuronResult],
     synapses: Sequence[SynapseResult],
@@ -162,8 +208,9 @@ def _notes(
 ) -> list[str]:
     spiking = {name for synapse in synapses for name in synapse.inputs}
     notes = [
-        "Estimates: operations times a constant; moving weights, spikes and membrane potentials, "
-        "the neurons themselves and idle circuits are left out.",
+        "Estimates: operations times a constant; the neurons themselves, sending spikes and idle "
+        "circuits are left out, and moving weights, activations and sums is in the figures with "
+        "memory alone, all of it at the price of one small memory.",
     ]
     if integers:
         notes.append(

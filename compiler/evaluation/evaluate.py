@@ -46,7 +46,7 @@ from .compare import compare
 from .energy import HOROWITZ_45_NM, EnergyTable
 from .flips import level_flips
 from .int8_baseline import BATCH, quantise, saturation_warnings
-from .labels import class_warnings, read_labels
+from .labels import class_warnings, find_labels
 from .latency import (
     Candidate,
     LatencyOptions,
@@ -59,6 +59,8 @@ from .pair import Pair, check_report, read_pair
 from .premise import check_premise, premise_warnings
 from .recorded import recorded_options
 from .sweep import Setting, sweep
+from .tasks.choose import Given, check_task
+from .tasks.task import TaskOptions
 from .time_pair import spatial_network
 
 INT8 = "int8"
@@ -83,6 +85,8 @@ class EvaluationOptions:
         command: as typed, for the record.
         report: of ``snn-compile``, of this SNN; None: it is not known.
         premise: whether T steps are compared with one, neuron by neuron.
+        labels: file or folder that has them, if not the samples' own: ``samples/label_files.py``.
+        task: what the networks do, and what is said of its labels.
     """
 
     baselines: Sequence[str] = ()
@@ -94,6 +98,8 @@ class EvaluationOptions:
     command: str = ""
     report: CompileReport | None = None
     premise: bool = False
+    labels: Path | None = None
+    task: TaskOptions = field(default_factory=TaskOptions)
 
 
 def check_options(options: EvaluationOptions, snn: Path | None) -> None:
@@ -102,6 +108,7 @@ def check_options(options: EvaluationOptions, snn: Path | None) -> None:
     Raises:
         UsageError: says which.
     """
+    check_task(options.task)
     unknown = set(options.baselines) - {INT8}
     if unknown:
         raise UsageError(f"no baseline is called {min(unknown)}; there is {INT8}")
@@ -167,7 +174,8 @@ def evaluate(
         samples = source.open(pair.specs, progress)
         if options.sweep and calibration is not None:
             calibration.open(pair.specs, progress)  # refused before any long work
-        labels = read_labels(samples, {spec.name for spec in pair.specs})
+        labels = find_labels(samples, {spec.name for spec in pair.specs}, options.labels)
+        given = Given(samples.count, labels, options.task)
         baselines: dict[str, Path] = {}
         warnings = [*pair.warnings, *samples.warnings, *class_warnings(samples)]
         warnings += _other_pixels(samples, preprocessing)
@@ -180,7 +188,7 @@ def evaluate(
             baselines[INT8] = _int8_baseline(
                 pair, calibration.open(pair.specs, progress), folder, warnings, progress
             )
-        found = compare(pair.ann, pair.snn, baselines, samples, labels, options.energy, progress)
+        found = compare(pair.ann, pair.snn, baselines, samples, given, options.energy, progress)
         result = EvaluationResult(
             ann=_describe(ann, pair.ann),
             snn=_describe(snn, pair.snn)
@@ -200,6 +208,7 @@ def evaluate(
             outputs=found.outputs,
             neurons=found.neurons,
             energy=found.energy,
+            task=found.task,
             baselines=[
                 BaselineResult(name, _INT8_DESCRIPTION, outputs)
                 for name, outputs in found.baselines.items()
@@ -220,7 +229,7 @@ def evaluate(
 
             def measure(network: Network) -> tuple[list[OutputResult], dict[str, float]]:
                 one = compare(
-                    pair.ann, network, {}, samples, labels, options.energy, progress, False
+                    pair.ann, network, {}, samples, given, options.energy, progress, False
                 )
                 new = [text for text in one.warnings if text not in result.warnings]
                 result.warnings += new

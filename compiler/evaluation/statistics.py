@@ -18,12 +18,12 @@ import math
 
 from ..report.results import Estimate
 
-_Z = 1.959963984540054
+Z = 1.959963984540054
 
 
 def wilson(share: float, samples: int) -> Estimate:
     """A share of so many samples."""
-    z2 = _Z * _Z / samples
+    z2 = Z * Z / samples
     centre = share + z2 / 2
     half = math.sqrt(z2 * (share * (1 - share) + z2 / 4))
     # Rounding must not put a bound beyond the share itself.
@@ -43,5 +43,5 @@ def paired_difference(total: float, squares: float, samples: int) -> Estimate:
     count = samples + 2
     mean = total / count
     variance = max((squares + 1) / count - mean**2, 0.0)
-    half = _Z * math.sqrt(variance / count)
+    half = Z * math.sqrt(variance / count)
     return Estimate(total / samples, mean - half, mean + half)

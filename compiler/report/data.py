@@ -14,6 +14,7 @@ from ..errors import readable
 from ..running.layer_errors import LayerErrors
 from ..verify import Verification
 from .coverage import Coverage
+from .hints import LevelsEstimate
 
 
 @dataclass
@@ -86,6 +87,8 @@ class CompileReport:
         search: how a scale was searched, if it was.
         verification: None before it.
         layer_errors: None where they were not asked for.
+        other_levels: what half and twice the levels would do, an estimate; empty where it is not
+            known.
         warnings: what the user should know.
         options: the fewest options from which all settings follow, but for those that only check or
             show; the compiled model records them.
@@ -102,6 +105,7 @@ class CompileReport:
     search: SearchReport | None = None
     verification: Verification | None = None
     layer_errors: LayerErrors | None = None
+    other_levels: list[LevelsEstimate] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -8,7 +8,8 @@ from ..counting.results import NeuronResult
 from ..terminal import say_wrapped, show_table
 from ..terminal.layout import in_sentence
 from .results import EnergyResult, EvaluationResult, OutputResult, PremiseResult
-from .tables import count, points, share, show_sweep
+from .tables import count, levels_that_pay, points, share, show_sweep
+from .task_tables import show_task
 
 #: How many neurons and outputs are shown.
 _MOST = 5
@@ -21,6 +22,7 @@ def show_summary(result: EvaluationResult) -> None:
         UsageError: standard output cannot be written.
     """
     _show_outputs(result)
+    show_task(result)
     if result.neurons:
         _show_neurons(result.neurons)
     flips = [neuron for neuron in result.neurons if neuron.flips]
@@ -117,6 +119,8 @@ def _say_energy(energy: EnergyResult, precision: str, accountings: list[str]) ->
     ]
     compared = f", to the ANN in {precision} ({count(ann * 1e-12)}J)" if ann else ""
     say_wrapped(f"energy per sample, estimates{compared}: {'; '.join(parts)}", "  ")
+    if sentence := levels_that_pay(energy):
+        say_wrapped(sentence, "  ")
 
 
 def _say_latency(result: EvaluationResult) -> None:

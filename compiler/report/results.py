@@ -24,6 +24,23 @@ class Estimate:
     high: float
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A measure of a task (:mod:`..evaluation.tasks`), of one network.
+
+    Attributes:
+        name: what is measured.
+        value: of the network.
+        ann: of the ANN; None of an agreement with it.
+        drop: ann - value, with the interval of the paired difference; None likewise.
+    """
+
+    name: str
+    value: Estimate
+    ann: Estimate | None = None
+    drop: Estimate | None = None
+
+
 @dataclass
 class Confusion:
     """Which classes two networks give on the same samples.
@@ -71,6 +88,7 @@ class OutputResult:
         drop: ann_top1 - top1, with the interval of the paired difference.
         ann_top5: share of samples whose label is among the five highest; from six classes on.
         top5: likewise of the network.
+        metrics: of the task, where it is not classification.
         confusion: of the SNN that is evaluated, of [batch, classes] outputs.
         error_map: likewise, of outputs that are maps.
     """
@@ -85,6 +103,7 @@ class OutputResult:
     drop: Estimate | None = None
     ann_top5: Estimate | None = None
     top5: Estimate | None = None
+    metrics: list[Metric] = field(default_factory=list)
     confusion: Confusion | None = None
     error_map: ErrorMap | None = None
 
@@ -96,6 +115,33 @@ class ResidueResult:
     name: str
     op: str
     elements: float
+
+
+@dataclass
+class LayerRate:
+    """How often spikes meet the synapses of a linear operator, and from where on they do not pay.
+
+    The network it is compared with has activations of ceil(log2(N + 1)) bits ("ann_bits"); the SNN
+    has int8 weights like it. Below the break-even rate the SNN takes less. Derived in
+    docs/energy.md.
+
+    Attributes:
+        name: node name.
+        events: share of the multiply-accumulates that meet an event: graded / MACs.
+        events_break_even: of them, one multiply-accumulate for each; None where nothing fired.
+        events_break_even_memory: likewise with memory accesses; None where a byte has no energy.
+        spikes: unit spikes per multiply-accumulate: unary / MACs.
+        spikes_break_even: of them, one accumulate for each.
+        spikes_break_even_memory: likewise with memory accesses.
+    """
+
+    name: str
+    events: float
+    events_break_even: float | None
+    events_break_even_memory: float | None
+    spikes: float
+    spikes_break_even: float | None
+    spikes_break_even_memory: float | None
 
 
 @dataclass
@@ -112,6 +158,15 @@ class EnergyResult:
             ceil(log2(N + 1)) bits). What each is: the table in energy.py.
         analog_share: share of the MACs in layers with analog input.
         notes: what the figures leave out.
+        memory: pJ per sample by accounting, for reading and writing operands: beside the totals,
+            not in them; empty where a byte has no energy.
+        rates: per linear operator that reads spikes.
+        levels: N of most of the neurons that linear operators read; 0: there are none, or one
+            whose levels are no multiples of one step.
+        cheaper_up_to: the largest N at which spikes sent one by one would take no more than the
+            ANN of the same precision, if they grow with N: "fp32", "int8", and with "_memory"
+            where memory accesses count too. An estimate; below 1: at no N.
+        neurobench: activation sparsity and synaptic operations in the terms of NeuroBench.
     """
 
     constants: dict[str, float]
@@ -121,6 +176,11 @@ class EnergyResult:
     totals: dict[str, float]
     analog_share: float
     notes: list[str] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)
+    rates: list[LayerRate] = field(default_factory=list)
+    levels: int = 0
+    cheaper_up_to: dict[str, float] = field(default_factory=dict)
+    neurobench: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -271,6 +331,7 @@ class EvaluationResult:
         sweep: networks compiled with one setting after another; empty where not asked for.
         flips_outputs: SNN without graph optimisation against SNN with it, per output.
         premise: the T-step network against one step; None where it was not asked for.
+        task: "classification", "segmentation" and so on; empty where no labels say one.
         versions: of the packages used.
         command: as typed.
         warnings: what the user should know.
@@ -288,6 +349,7 @@ class EvaluationResult:
     sweep: list[SweepPoint] = field(default_factory=list)
     flips_outputs: list[OutputResult] = field(default_factory=list)
     premise: PremiseResult | None = None
+    task: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -302,6 +364,7 @@ class EvaluationResult:
                 ("top-1 of the ANN", output.ann_top1),
             )
             known = [f"{name} {one.value:.1%}" for name, one in shares if one is not None]
+            known += [f"{one.name} {one.value.value:.1%}" for one in output.metrics]
             facts.append(
                 f"{output.name}: {', '.join([*known, f'relative error {output.relative_l2:.2g}'])}"
             )

@@ -1,9 +1,10 @@
 """Points of a sweep as a table and a figure show them: accuracy upwards, energy to the right.
 
 1. Accuracy of a point: of its outputs the first that has labels and classes: top-1. Where none has,
-   the first with classes: agreement with the ANN. Where none has, the root mean square of the
-   relative errors, of which less is better. All points of a sweep have the same outputs, so they
-   are compared by the same measure.
+   the first metric of a task: mIoU, for example. Where there is none, the first with classes:
+   agreement with the ANN. Where none has, the root mean square of the relative errors, of which
+   less is better. All points of a sweep have the same outputs, so they are compared by the same
+   measure.
 2. Energy of a point: what an accounting says of it. Fronts are of the unary accounting, with
    weights of float32 and of 8 bits. A network with weights in float is in the latter too, as if
    they had 8 bits, its accuracy being that with weights in float; one of integers is in that alone,
@@ -40,12 +41,13 @@ class Accuracy:
 
 def accuracy_of(point: SweepPoint) -> Accuracy | None:
     """The accuracy of a point, rule 1; None where it has no outputs."""
-    for measure, name in (("top-1, %", "top1"), ("agreement with the ANN, %", "agreement")):
-        for output in point.outputs:
-            found = getattr(output, name)
-            if found is not None:
-                interval = (100 * found.low, 100 * found.high)
-                return Accuracy(measure, found.value, 100 * found.value, interval)
+    known = [("top-1, %", output.top1) for output in point.outputs]
+    known += [(f"{m.name} x 100", m.value) for output in point.outputs for m in output.metrics[:1]]
+    known += [("agreement with the ANN, %", output.agreement) for output in point.outputs]
+    for measure, found in known:
+        if found is not None:
+            interval = (100 * found.low, 100 * found.high)
+            return Accuracy(measure, found.value, 100 * found.value, interval)
     if not point.outputs:
         return None
     squares = [output.relative_l2**2 for output in point.outputs]

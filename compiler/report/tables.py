@@ -24,6 +24,7 @@ from .sweep_points import (
     baseline_points,
     energy_of,
 )
+from .task_tables import show_task
 
 _NETWORK = Column("network", NAME)
 
@@ -45,6 +46,7 @@ def show_result(result: EvaluationResult) -> None:
     if rows:
         columns: list[str | Column] = ["output", _NETWORK, "top-1, %", "top-5, %", "drop, points"]
         show_table(f"{result.samples} samples, with 95 % intervals", columns, rows)
+    show_task(result)
     _show_fidelity(
         "against the ANN" if rows else f"{result.samples} samples, against the ANN", networks
     )
@@ -204,19 +206,90 @@ def _show_energy(energy: EnergyResult, precision: str) -> None:
         ],
     )
     ann = energy.totals.get("ann_int8" if precision == "int8" else "ann_fp32")
+    both = {name: pj + energy.memory.get(name, 0.0) for name, pj in energy.totals.items()}
+    ann_both = both.get("ann_int8" if precision == "int8" else "ann_fp32")
+
+    def to(pj: float) -> str:
+        return f"{pj / ann_both:.2f} x" if ann_both else "-"
+
+    to_ann = f"to the ANN in {precision}"
     show_table(
         f"energy per sample, estimates ({energy.constants_source})",
-        ["accounting", "energy", f"to the ANN in {precision}"],
+        ["accounting", "energy", to_ann, "with memory", to_ann][: 5 if energy.memory else 3],
         [
-            [name, f"{count(pj * 1e-12)}J", f"{pj / ann:.2f} x" if ann else "-"]
+            [
+                *(name, f"{count(pj * 1e-12)}J", f"{pj / ann:.2f} x" if ann else "-"),
+                *((f"{count(both[name] * 1e-12)}J", to(both[name])) if energy.memory else ()),
+            ]
             for name, pj in energy.totals.items()
         ],
     )
+    _show_rates(energy)
     say_wrapped(
         f"{energy.analog_share:.1%} of the multiply-accumulates are in layers with analog input"
     )
     for note in energy.notes:
         say_wrapped(note)
+
+
+def _show_rates(energy: EnergyResult) -> None:
+    """Rates beside those from which on a network of few bits takes less."""
+    if not energy.rates:
+        return
+    show_table(
+        "per multiply-accumulate: events and unit spikes, and below which rate they take less "
+        "energy than a network of ceil(log2(N + 1)) bits, estimates",
+        ["linear operator", "events", "below", "with memory", "spikes", "below", "with memory"],
+        [
+            [
+                rate.name,
+                *_rate(rate.events, rate.events_break_even, rate.events_break_even_memory),
+                *_rate(rate.spikes, rate.spikes_break_even, rate.spikes_break_even_memory),
+            ]
+            for rate in energy.rates
+        ],
+    )
+    for sentence in (levels_that_pay(energy), _neurobench(energy)):
+        if sentence:
+            say_wrapped(sentence)
+
+
+def _rate(*rates: float | None) -> list[str]:
+    return ["-" if rate is None else f"{rate:.3f}" for rate in rates]
+
+
+def levels_that_pay(energy: EnergyResult) -> str:
+    """Up to which N spikes sent one by one take no more than the ANN; "" where it is not known."""
+
+    def at(kinds: dict[str, str]) -> str:
+        known = {name: energy.cheaper_up_to.get(key) for key, name in kinds.items()}
+        return ", ".join(
+            f"{'no N' if most < 1 else f'N = {math.floor(most)}'} in {name}"
+            for name, most in known.items()
+            if most is not None
+        )
+
+    plain = at({"fp32": "float32", "int8": "int8"})
+    memory = at({"fp32_memory": "float32", "int8_memory": "int8"})
+    if not plain:
+        return ""
+    return (
+        f"estimate from the spikes at N = {energy.levels}: sent one by one they take no more than "
+        f"the ANN up to {plain}" + (f"; with memory up to {memory}" if memory else "")
+    )
+
+
+def _neurobench(energy: EnergyResult) -> str:
+    terms = energy.neurobench
+    if not terms:
+        return ""
+    return (
+        f"in the terms of NeuroBench: activation sparsity {terms['activation_sparsity']:.3f}; "
+        f"synaptic operations: dense {count(terms['dense']).strip()}, effective MACs "
+        f"{count(terms['effective_macs']).strip()}, or with binary spikes effective ACs "
+        f"{count(terms['effective_acs']).strip()} and MACs "
+        f"{count(terms['effective_macs_of_binary']).strip()}"
+    )
 
 
 def show_sweep(result: EvaluationResult) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 _FIVE = 5
+#: Of differences, by which the agreement is counted too.
+_FACTORS = (0.5, 2.0)
 
 
 @dataclass
@@ -29,6 +31,8 @@ class OutputFidelity:
         agreement: share of samples with the same argmax over the last axis; None unless the output
             is [batch, classes] with at least 2 classes.
         cosine: mean over samples of the cosine between the two outputs; None where shapes differ.
+        agreement_at_half: agreement if each sample's difference were half of what it is.
+        agreement_at_double: if it were twice that.
     """
 
     name: str
@@ -36,6 +40,8 @@ class OutputFidelity:
     relative_l2: float
     agreement: float | None
     cosine: float | None
+    agreement_at_half: float | None = None
+    agreement_at_double: float | None = None
 
 
 @dataclass
@@ -75,6 +81,7 @@ class FidelityMeter:
         self._error = 0.0
         self._energy = 0.0
         self._answers: Answers | None = Answers()
+        self._at_factors = [0, 0]
         self._cosines = 0.0
         self._compared: int | None = 0
         self.not_numbers = [0, 0]
@@ -116,15 +123,22 @@ class FidelityMeter:
             self._answers = None
         elif self._answers is not None:
             _count(self._answers, reference, other, labels)
+            for i, factor in enumerate(_FACTORS):
+                with np.errstate(invalid="ignore"):  # inf less inf
+                    moved = reference + factor * difference
+                self._at_factors[i] += int((moved.argmax(1) == reference.argmax(1)).sum())
 
     def result(self) -> OutputFidelity:
         """The comparison so far."""
         answers = self.answers()
         agreement = answers.agreeing / answers.samples if answers else None
+        at = [count / answers.samples if answers else None for count in self._at_factors]
         relative = np.sqrt(self._error / self._energy) if self._energy else float(self._error > 0)
         relative = np.inf if np.isinf(self._error) else relative
         cosine = self._cosines / self._compared if self._compared else None
-        return OutputFidelity(self._name, self._max_abs, float(relative), agreement, cosine)
+        return OutputFidelity(
+            self._name, self._max_abs, float(relative), agreement, cosine, at[0], at[1]
+        )
 
     def answers(self) -> Answers | None:
         """What was counted of an output [batch, classes]; None of others."""

@@ -12,19 +12,11 @@ import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Protocol
+from typing import IO
 
 import numpy as np
 
-from .files import LABELS, Array, Feed, GivenSamples, InputSpec, as_type, check_arrays
-
-
-class Rows(Array, Protocol):
-    """An array that gives its rows, in memory or not."""
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray:
-        """Rows that follow each other."""
-        ...
+from .files import LABELS, Feed, GivenSamples, InputSpec, Rows, as_type, check_arrays
 
 
 class ArraySamples(GivenSamples):
@@ -56,12 +48,11 @@ class ArraySamples(GivenSamples):
         self._settle(name, specs, found)
         self._inputs = {spec.name for spec in specs}
 
-    def label_parts(self) -> list[tuple[str, np.ndarray | None]]:
+    def label_parts(self) -> list[tuple[str, Rows | None]]:
         """Those of each part."""
         if LABELS in self._inputs or LABELS not in self._parts[0]:
             return [(self.name, None)]
-        found = [part[LABELS] for part in self._parts]
-        return [(self.name, rows[:] if rows.shape else np.asarray(rows)) for rows in found]
+        return [(self.name, _labels(part[LABELS])) for part in self._parts]
 
     def _blocks(self, size: int) -> Iterator[Feed]:
         position = 0
@@ -79,6 +70,13 @@ class ArraySamples(GivenSamples):
                     for spec in self._specs
                 }
             position += count
+
+
+def _labels(rows: Rows) -> Rows:
+    """One per sample is read at once: it is nothing beside the samples."""
+    if rows.shape:
+        return rows if len(rows.shape) > 1 else rows[:]
+    return np.asarray(rows)
 
 
 class Digest:

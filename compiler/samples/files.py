@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -191,7 +192,7 @@ class GivenSamples(Samples):
     classes: Sequence[str] = ()
 
     @abstractmethod
-    def label_parts(self) -> list[tuple[str, np.ndarray | None]]:
+    def label_parts(self) -> list[tuple[str, Rows | None]]:
         """Labels as they were given, part after part: where they are, and None if they are not."""
 
     def _settle(
@@ -255,8 +256,8 @@ class FileSamples(GivenSamples):
         self.sha256 = digest.hexdigest()
         self._settle(path, specs, parts)
 
-    def label_parts(self) -> list[tuple[str, np.ndarray | None]]:
-        """Those of each file."""
+    def label_parts(self) -> list[tuple[str, Rows | None]]:
+        """Those of each file; what has many values per sample is read when it is asked for."""
         return [(str(file), _labels_in(file)) for file in self.files]
 
     def _blocks(self, size: int) -> Iterator[Feed]:
@@ -433,6 +434,14 @@ class Array(Protocol):
         ...
 
 
+class Rows(Array, Protocol):
+    """An array that gives its rows, in memory or not."""
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """Rows that follow each other."""
+        ...
+
+
 def check_arrays(
     place: str, specs: list[InputSpec], arrays: Mapping[str, Array]
 ) -> tuple[int, set[str]]:
@@ -530,8 +539,8 @@ class _Reader:
         archive, member = self._archive, f"{self._name}.npy"
         self._stream = self._file.open("rb") if archive is None else archive.open(member)
         header = _read_header(self._file, self._name, self._stream)
-        self._header = header.as_row() if self._one_sample else header
-        self._left = self._header.shape[0]
+        self.header = header.as_row() if self._one_sample else header
+        self._left = self.header.shape[0]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -543,8 +552,8 @@ class _Reader:
         """The next ``rows`` rows, fewer at the end."""
         rows = min(rows, self._left)
         self._left -= rows
-        shape = (rows, *self._header.shape[1:])
-        size = int(np.prod(shape, dtype=np.int64)) * self._header.dtype.itemsize
+        shape = (rows, *self.header.shape[1:])
+        size = int(np.prod(shape, dtype=np.int64)) * self.header.dtype.itemsize
         try:
             data = self._stream.read(size)
         except UNREADABLE as error:
@@ -553,15 +562,69 @@ class _Reader:
             ) from error
         if len(data) != size:
             raise DataError(f"{self._file}: array '{self._name}' ends too early; save it again")
-        return np.frombuffer(data, self._header.dtype).reshape(shape)
+        return np.frombuffer(data, self.header.dtype).reshape(shape)
 
 
-def _labels_in(file: Path) -> np.ndarray | None:
+#: Bytes that are read at a time where rows are passed over.
+_SKIPPED = 1 << 24
+
+
+class StoredRows:
+    """An array in a file whose rows are read when they are asked for; in order is fastest.
+
+    Args:
+        file: an .npz, or an .npy.
+        name: of the array.
+
+    Raises:
+        DataError: it cannot be read, or has no axis for rows.
+    """
+
+    def __init__(self, file: Path, name: str) -> None:
+        self._file, self._name = file, name
+        self._reader: _Reader | None = None
+        self._position = 0
+        with _Reader(file, name, False) as reader:
+            self.shape, self.dtype = reader.header
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """Rows that follow each other."""
+        start, stop, _ = rows.indices(self.shape[0])
+        if self._reader is None or start < self._position:
+            self.close()
+            self._reader = _Reader(self._file, self._name, False).__enter__()
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        while self._position < start:
+            passed = min(start - self._position, max(_SKIPPED // max(row, 1), 1))
+            self._position += len(self._reader.read(passed))
+        found = self._reader.read(max(stop - start, 0))
+        self._position += len(found)
+        if self._position == self.shape[0]:
+            self.close()
+        return found
+
+    def close(self) -> None:
+        """Close the file; it is opened again when rows are asked for."""
+        if self._reader is not None:
+            self._reader.__exit__()
+        self._reader, self._position = None, 0
+
+
+def _labels_in(file: Path) -> Rows | None:
     if file.suffix != ".npz":
         return None
     try:
         with np.load(file, allow_pickle=False) as archive:
-            labels: np.ndarray | None = archive.get(LABELS)
-            return labels
-    except UNREADABLE as error:
+            if LABELS not in archive.files:
+                return None
+            if _rank(file) < 2:  # one per sample is nothing beside the samples
+                labels: np.ndarray = archive[LABELS]
+                return labels
+        return StoredRows(file, LABELS)
+    except (*UNREADABLE, DataError) as error:
         raise DataError(f"{file}: 'labels' is not readable: {error}; save it again") from error
+
+
+def _rank(file: Path) -> int:
+    with zipfile.ZipFile(file) as archive, archive.open(f"{LABELS}.npy") as stream:
+        return len(_read_header(file, LABELS, stream).shape)

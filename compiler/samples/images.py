@@ -29,8 +29,8 @@ import numpy as np
 
 from ..errors import DataError, UsageError
 from ..progress import Progress
-from .arrays import Rows, Spool
-from .files import Feed, GivenSamples, InputSpec, check_arrays
+from .arrays import Spool
+from .files import Feed, GivenSamples, InputSpec, Rows, check_arrays
 from .image_options import BGR, CROP, NCHW, NHWC, ImageOptions, Pixels, resolve
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -90,6 +90,10 @@ def list_images(path: Path) -> ImageList:
 class ImageSamples(GivenSamples):
     """Decoded images, their values made as they are read.
 
+    Attributes:
+        images: their files.
+        pixels: how they become values.
+
     Args:
         images: what was decoded.
         pixels: how they become values.
@@ -111,14 +115,14 @@ class ImageSamples(GivenSamples):
     ) -> None:
         self.name, self.sha256 = str(images.place), digest
         self.preprocessing, self.classes = pixels.as_json(), images.classes
-        self._labels, self._pixels, self._spec, self._parts = images.labels, pixels, spec, parts
+        self.images, self.pixels, self._spec, self._parts = images, pixels, spec, parts
         own = [part[spec.name] for part in parts]
         found = [check_arrays(self.name, [spec], {spec.name: _As(rows, spec)}) for rows in own]
         self._settle(self.name, [spec], found)
 
-    def label_parts(self) -> list[tuple[str, np.ndarray | None]]:
+    def label_parts(self) -> list[tuple[str, Rows | None]]:
         """Those of all images."""
-        return [(self.name, self._labels)]
+        return [(self.name, self.images.labels)]
 
     def _blocks(self, size: int) -> Iterator[Feed]:
         for part in self._parts:
@@ -130,7 +134,7 @@ class ImageSamples(GivenSamples):
     def _values(self, block: np.ndarray) -> np.ndarray:
         if self._spec.dtype.kind != "f":
             return block.astype(self._spec.dtype, copy=False)
-        pixels = self._pixels
+        pixels = self.pixels
         shape = {NCHW: (-1, 1, 1), NHWC: (-1,)}.get(pixels.layout, ())
         mean, std = (np.array(one, np.float32) for one in (pixels.mean, pixels.std))
         mean, std = mean.reshape(shape), std.reshape(shape)
@@ -194,7 +198,7 @@ class ImageSpool:
         return ImageSamples(self._images, pixels, spec, self._spool.parts(), self._digest)
 
     def _decode(self, images: ImageList, pixels: Pixels, name: str, progress: Progress) -> None:
-        pillow, digest, spool = _pillow(), hashlib.sha256(), Spool([name])
+        pillow, digest, spool = open_pillow(), hashlib.sha256(), Spool([name])
         seen: tuple[Path, tuple[int, ...]] | None = None
         try:
             for file in progress.track(images.files, len(images.files), "reading images"):
@@ -222,7 +226,12 @@ def _decoded_as(pixels: Pixels) -> Pixels:
     )
 
 
-def _pillow() -> ModuleType:
+def open_pillow() -> ModuleType:
+    """Pillow's module of images.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as error:
@@ -270,7 +279,7 @@ def _fed(image: Any, file: Path, pixels: Pixels) -> np.ndarray:
             )
     image = image.convert("L" if pixels.channels == 1 else "RGB")
     if pixels.size is not None and (image.height, image.width) != pixels.size:
-        image = _resized(image, pixels)
+        image = resized(image, pixels, open_pillow().Resampling.BILINEAR)
     array: np.ndarray = np.asarray(image)
     if pixels.channel_order == BGR:
         array = array[..., ::-1]
@@ -281,16 +290,23 @@ def _fed(image: Any, file: Path, pixels: Pixels) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _resized(image: Any, pixels: Pixels) -> Any:
+def resized(image: Any, pixels: Pixels, resampling: Any) -> Any:
+    """An image of pillow cut and scaled to the size that is fed."""
     assert pixels.size is not None
     height, width = pixels.size
-    box = (0.0, 0.0, float(image.width), float(image.height))
-    if pixels.resize == CROP:  # the largest part of this shape, in the middle
-        shrink = min(image.height / height, image.width / width)
-        left, top = (image.width - shrink * width) / 2, (image.height - shrink * height) / 2
-        box = (left, top, left + shrink * width, top + shrink * height)
-        box = (max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height))
-    return image.resize((width, height), _pillow().Resampling.BILINEAR, box)
+    box = part_kept(image.width, image.height, pixels)
+    return image.resize((width, height), resampling, box)
+
+
+def part_kept(width: float, height: float, pixels: Pixels) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of what is kept of an image of another size than is fed."""
+    if pixels.resize != CROP or pixels.size is None:
+        return (0.0, 0.0, float(width), float(height))
+    # The largest part of this shape, in the middle.
+    shrink = min(height / pixels.size[0], width / pixels.size[1])
+    left, top = (width - shrink * pixels.size[1]) / 2, (height - shrink * pixels.size[0]) / 2
+    box = (left, top, left + shrink * pixels.size[1], top + shrink * pixels.size[0])
+    return (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
 
 
 def _has(paths: Iterator[Path], suffixes: Sequence[str]) -> bool:

@@ -345,7 +345,8 @@ def _length(data: Any) -> int | None:
 
 
 def _check_labels(place: str, labels: np.ndarray, count: int) -> None:
-    if labels.shape[:1] != (count,):
+    # Of pairs there is one for two samples.
+    if not labels.shape or count not in (len(labels), 2 * len(labels)):
         raise DataError(
             f"{place}: labels {labels.dtype} {list(labels.shape)} for {count} samples; give as "
             "many, along the first axis"

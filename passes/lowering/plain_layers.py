@@ -174,19 +174,36 @@ def _flattens(node: Node) -> bool:
     first_, second_ = shape.inputs[0].inputs
     if not is_constant(second_) or values_of(second_).size != 1:
         return False
-    return int(values_of(second_).item()) in (-1, size) and _is_batch(first_)
-
-
-def _is_batch(length: Tensor) -> bool:
-    """Whether a tensor is the length of the first axis of another."""
-    node = length.inputs[0] if len(length.inputs) == 1 else None
-    while node is not None and node.op in ("Unsqueeze", "Squeeze", "Reshape", "Cast"):
-        node = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
-    if node is None or node.op not in ("Gather", "Slice", "Shape"):
+    batched = _has_batch(first_)
+    if batched is None:
         return False
+    # Of another tensor the first axis may be another: [B * windows, ...] as [B, -1].
+    rows = batched.shape[0] if batched.shape else None
+    same = batched is x or (rows is not None and rows == x.shape[0])
+    second = int(values_of(second_).item())
+    return second == size or (second == -1 and same)
+
+
+def _has_batch(length: Tensor) -> Tensor | None:
+    """The tensor of which another is the length of the first axis, and nothing else."""
+    node = _made_by(length)
+    while node is not None and node.op in ("Unsqueeze", "Squeeze", "Reshape", "Cast"):
+        node = _made_by(node.inputs[0])
+    if node is None or node.op not in ("Gather", "Slice", "Shape"):
+        return None
     if node.op == "Shape":
-        return int(node.attrs.get("start", 0)) == 0 and int(node.attrs.get("end", 0)) == 1
-    index = node.inputs[1]
-    source = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
-    whole = source is not None and source.op == "Shape" and not source.attrs
-    return whole and is_constant(index) and not np.any(values_of(index))
+        first = int(node.attrs.get("start", 0)) == 0 and int(node.attrs.get("end", 0)) == 1
+        return node.inputs[0] if first else None
+    source = _made_by(node.inputs[0])
+    if source is None or source.op != "Shape" or source.attrs:
+        return None
+    wanted = [[0], [1]] if node.op == "Slice" else [[0]]  # of a Slice the start and the end
+    bounds = node.inputs[1 : 1 + len(wanted)]
+    found = [
+        values_of(bound).reshape(-1).tolist() if is_constant(bound) else [] for bound in bounds
+    ]
+    return source.inputs[0] if found == wanted else None
+
+
+def _made_by(tensor: Tensor) -> Node | None:
+    return tensor.inputs[0] if tensor.inputs else None

@@ -24,7 +24,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import accuracy_boxes
 import numpy as np
 import onnxruntime as ort
 from accuracy_configuration import Configuration, pack
@@ -40,6 +39,8 @@ from shared_networks import (
 from snn_compile.compiler import compile_model
 from snn_compile.compiler.evaluation import int8_baseline
 from snn_compile.compiler.evaluation.latency_child import peak_memory
+from snn_compile.compiler.evaluation.tasks.boxes import Form, agreement
+from snn_compile.compiler.evaluation.tasks.names import FASTESTDET
 from snn_compile.compiler.model_io.load import read_model
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.samples.files import FileSamples, input_specs
@@ -95,7 +96,12 @@ def compare(
 ) -> dict[str, Any]:
     """Outputs of the ANN and of the other network, [samples, ...]."""
     if network.output == "boxes":
-        return {"f1": [round(float(f1), 6) for f1 in accuracy_boxes.agreement(expected, got)]}
+        form = Form(FASTESTDET, "", expected.shape[1] - 5)
+        found = [
+            agreement(*(form.read(one, (1, 1)) for one in pair), cells=True)
+            for pair in zip(expected, got, strict=True)
+        ]
+        return {"f1": [round(f1, 6) for f1 in found]}
     if network.output == "pixels":
         same = (expected.argmax(axis=1) == got.argmax(axis=1)).mean(axis=(1, 2))
         return {"pixels": [round(float(share), 6) for share in same]}

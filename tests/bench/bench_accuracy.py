@@ -47,7 +47,7 @@ from shared_networks import MINILM, NETWORKS, absent, digest, sentence_counts
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _WORKER = Path(__file__).with_name("accuracy_worker.py")
 _MEASURING = (
-    *("accuracy_worker", "accuracy_configuration", "accuracy_boxes", "accuracy_cost"),
+    *("accuracy_worker", "accuracy_configuration", "accuracy_cost"),
     *("shared_networks", "sentences", "minilm"),
 )
 _PACKAGES = ("numpy", "onnx", "onnxruntime")

@@ -10,7 +10,6 @@ import bench_accuracy
 import numpy as np
 import pytest
 import shared_networks
-from accuracy_boxes import agreement
 from accuracy_configuration import Configuration, pack, unpack
 from accuracy_page import identity, replace_block, table
 from accuracy_tables import TABLES, Plan, Row, Section, all_off
@@ -76,27 +75,6 @@ def test_a_row_of_boxes():
     results = {identity(configuration()): {"f1": [0.5, 1.0]}}
     line = table(Section("boxes", ("network",), (row,)), results, {})[2]
     assert line == "| net | 0.7500 [0.2600, 1.2400] | 0.7500 to 0.7500 | 0.5000 | 1 |"
-
-
-def detections(*cells):
-    """One image of 4 x 4 cells; each of ``cells`` is row, column, class and width as a logit."""
-    outputs = np.zeros((1, 8, 4, 4), np.float32)
-    for row, column, kind, width in cells:
-        outputs[0, :, row, column] = 0
-        outputs[0, [0, 3, 5 + kind], row, column] = [1, width, 1]
-    return outputs
-
-
-def test_boxes_agree_by_cell_class_and_overlap():
-    two = detections((0, 0, 1, 0), (2, 3, 0, 0))
-    assert agreement(two, two) == 1
-    assert agreement(two, detections((0, 0, 1, 0))) == pytest.approx(2 / 3)
-    assert agreement(two, detections((0, 0, 2, 0), (2, 3, 0, 0))) == 0.5
-    assert agreement(two, detections((0, 1, 1, 0), (2, 3, 0, 0))) == 0.5
-    assert agreement(two, detections((0, 0, 1, -1), (2, 3, 0, 0))) == 1  # 0.27 of 0.5 wide
-    assert agreement(two, detections((0, 0, 1, -1.2), (2, 3, 0, 0))) == 0.5  # 0.23 of 0.5 wide
-    assert agreement(detections(), detections()) == 1
-    assert agreement(detections(), two) == 0
 
 
 def test_rows_of_cost_are_medians_and_compared_with_the_first():

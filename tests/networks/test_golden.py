@@ -9,7 +9,12 @@ from conftest import MODELS
 from helpers import run_model
 from snn_compile.compiler import CompileOptions, compile_model
 
-NETWORKS = ["digits_resnet_torchscript", "digits_resnet_dynamo"]
+NETWORKS = [
+    *("digits_resnet_torchscript", "digits_resnet_dynamo"),
+    *("digits_vit_torchscript", "digits_vit_dynamo"),
+]
+#: Logits apart; below it a level more or less may decide which is the largest.
+CLEAR = 0.5
 
 
 @pytest.fixture(params=NETWORKS)
@@ -17,6 +22,14 @@ def network(request):
     """The ANN and its golden inputs and outputs."""
     with np.load(MODELS / f"{request.param}_golden.npz") as golden:
         return onnx.load(MODELS / f"{request.param}.onnx"), dict(golden)
+
+
+def same_answers(outputs, golden):
+    """Whether the largest is the same wherever the golden outputs leave no doubt which it is."""
+    highest = np.sort(golden, axis=1)
+    clear = highest[:, -1] - highest[:, -2] > CLEAR
+    assert clear.mean() >= 0.9
+    return np.array_equal(outputs.argmax(1)[clear], golden.argmax(1)[clear])
 
 
 def test_ann_gives_the_golden_outputs(network):
@@ -37,7 +50,19 @@ def test_compiled_snn_gives_the_golden_outputs(network):
         assert equal.mean() >= 0.75
         quantisation = np.abs(golden["snn"] - golden["ann"]).max()
         assert np.abs(outputs - golden["snn"]).max() <= quantisation / 2
-        np.testing.assert_array_equal(outputs.argmax(1), golden["snn"].argmax(1))
+        assert same_answers(outputs, golden["snn"])
+
+
+def test_integers_give_the_golden_outputs(network):
+    """But for level flips, of which a network of integers has more: every tensor is rounded, and
+    what is left in float between them (LayerNormalization, Softmax) is the processor's."""
+    ann, golden = network
+    options = CompileOptions(target="int8", compensation=False)
+    integers = compile_model(ann, MODELS / "digits_calibration.npz", options).model
+    outputs = run_model(integers, {"image": golden["image"]})[0]
+    quantisation = np.abs(golden["int8"] - golden["ann"]).max()
+    assert np.abs(outputs - golden["int8"]).max() <= quantisation
+    assert same_answers(outputs, golden["int8"])
 
 
 def test_compensation_in_weights_stays_as_close_to_the_ann(network):
@@ -50,11 +75,12 @@ def test_compensation_in_weights_stays_as_close_to_the_ann(network):
         np.linalg.norm(other - golden["ann"]) for other in (outputs, golden["snn"])
     )
     assert error <= 1.25 * golden_error
-    np.testing.assert_array_equal(outputs.argmax(1), golden["ann"].argmax(1))
+    assert same_answers(outputs, golden["ann"])
 
 
 def test_examples_stay_small_and_hold_what_the_readme_says():
     assert sum(path.stat().st_size for path in MODELS.iterdir() if path.is_file()) < 1_000_000
+    assert all(path.stat().st_size < 300_000 for path in MODELS.glob("*.onnx"))
     ops = {
         name: {node.op_type for node in onnx.load(MODELS / f"{name}.onnx").graph.node}
         for name in NETWORKS
@@ -62,3 +88,6 @@ def test_examples_stay_small_and_hold_what_the_readme_says():
     assert "BatchNormalization" in ops["digits_resnet_torchscript"]
     assert "BatchNormalization" not in ops["digits_resnet_dynamo"]
     assert "Add" in ops["digits_resnet_torchscript"]  # residual connections
+    for name in ("digits_vit_torchscript", "digits_vit_dynamo"):
+        assert {"MatMul", "Softmax", "LayerNormalization", "Transpose"} <= ops[name]
+        assert ops[name] & {"Gelu", "Erf"}

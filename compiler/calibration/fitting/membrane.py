@@ -76,6 +76,21 @@ class MembraneHistogram:
         return drawn and few and (matching or none) and sorted(self.thresholds) == self.thresholds
 
 
+@dataclass(frozen=True)
+class Bins:
+    """Values in fine bins, those outside at the outermost.
+
+    Attributes:
+        middles: float64 [n], in units of the neuron, ascending.
+        width: of a bin.
+        counts: float64 [n].
+    """
+
+    middles: np.ndarray
+    width: float
+    counts: np.ndarray
+
+
 class Membrane:
     """The membrane potential that an activation's neuron was fitted to.
 
@@ -92,6 +107,12 @@ class Membrane:
         """By polarity, the histogram in units of the neuron as it is by now."""
         return {
             polarity: self.parts[polarity].describe(part) for polarity, part in neuron.parts.items()
+        }
+
+    def bins(self, neuron: Neuron) -> dict[str, Bins]:
+        """By polarity, the values in fine bins, in units of the neuron as it is by now."""
+        return {
+            polarity: self.parts[polarity].bins(part) for polarity, part in neuron.parts.items()
         }
 
 
@@ -122,10 +143,18 @@ class _Potential:
             at = np.clip(bins, -1, _FINE).astype(np.int64) + 1
             self.counts += np.bincount(at, weights=spread.counts / _PARTS, minlength=_FINE + 2)
 
+    def _ends(self, neuron: SingleNeuron) -> tuple[float, float]:
+        stretch = self._scale / float(neuron.unit.reshape(-1)[0])
+        return self.low * stretch, self.high * stretch
+
+    def bins(self, neuron: SingleNeuron) -> Bins:
+        """In the units of the neuron as it is by now."""
+        low, high = self._ends(neuron)
+        return Bins(_middles(low, high), (high - low) / _FINE, self.counts)
+
     def describe(self, neuron: SingleNeuron) -> MembraneHistogram:
         """In the units, and with the levels, of the neuron as it is by now."""
-        stretch = self._scale / float(neuron.unit.reshape(-1)[0])
-        low, high = self.low * stretch, self.high * stretch
+        low, high = self._ends(neuron)
         shares = self.counts / max(self.counts.sum(), 1.0)
         thresholds, levels = neuron.staircase()
         few = len(thresholds) <= MOST_LEVELS

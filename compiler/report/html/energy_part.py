@@ -26,9 +26,10 @@ _NAMES = {
 _INT8 = ("unary_int8", "bit_serial_int8", "graded_int8", "ann_int8", "ann_bits")
 _ESTIMATE = (
     "Every figure here is an estimate: operations counted on the test samples times the energy of "
-    "one operation from the table of constants. Memory traffic and everything else that hardware "
-    "does is not in it. Unary: an addition for each spike and synapse, so that a value of k spikes "
-    "counts k times. Bit-serial: an addition for each bit of k that is set. Graded: a multiply for "
+    "one operation from the table of constants. Memory accesses have a table of their own; what "
+    "else hardware does is not in it. Unary: an addition for each spike and synapse, so that a "
+    "value of k spikes counts k times. Bit-serial: an addition for each bit of k that is set. "
+    "Graded: a multiply for "
     "each value that is not silent. Few bits: the ANN with as many bits as the levels need, "
     "ceil(log2(N + 1)). The SNN with int8 has weights of 8 bits, as the ANN in INT8; those of a "
     "compiled network are floats, but for target int8."
@@ -117,9 +118,36 @@ def _tables(result: EnergyResult) -> list[Table]:
     floats = ["node", "operator", "elements\t"]
     return [
         Table("Operations and energy per sample of each linear operator", header, rows, True),
+        *_with_memory(result),
         Table(f"Constants ({result.constants_source})", ["operation", "pJ\t"], constants),
         Table("Float operators, in no total", floats, residue, folded=True),
     ]
+
+
+def _with_memory(result: EnergyResult) -> list[Table]:
+    """Totals with memory accesses; rates of events and spikes beside where they break even."""
+    memory = [
+        [name_of(key), energy(result.memory[key]), energy(result.totals[key] + result.memory[key])]
+        for key in _ordered(result.memory)
+    ]
+    rates = [
+        [
+            rate.name,
+            *map(number, (rate.events, rate.events_break_even, rate.events_break_even_memory)),
+            *map(number, (rate.spikes, rate.spikes_break_even, rate.spikes_break_even_memory)),
+        ]
+        for rate in result.rates
+    ]
+    below = ["below\t", "below, with memory\t"]
+    header = ["node", "events\t", *below, "spikes\t", *below]
+    title = "Per multiply-accumulate, and the rate below which a network of few bits takes more"
+    found = []
+    if memory:
+        columns = ["accounting", "memory\t", "with arithmetic\t"]
+        found.append(Table("Memory accesses per sample (estimate)", columns, memory))
+    if rates:
+        found.append(Table(f"{title} (estimate)", header, rates, folded=True))
+    return found
 
 
 def _operations(synapse: SynapseResult) -> list[str]:

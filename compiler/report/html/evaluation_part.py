@@ -16,6 +16,7 @@ from ..results import (
     SweepPoint,
 )
 from ..sweep_points import ACCOUNTINGS, EIGHT_BITS, FLOAT, baseline_points, energy_of
+from ..task_tables import hundredfold, task_rows
 from .chosen import chosen_of
 from .compile_part import (
     MEMBRANE_TEXT,
@@ -69,6 +70,9 @@ def _summary(result: EvaluationResult) -> Section:
         if output.top1 is not None:
             ann = f"ANN {estimate(output.ann_top1)}"
             facts.append((f"top-1 {name}".strip(), percent(output.top1.value), ann))
+        for metric in output.metrics:
+            ann = f"ANN {hundredfold(metric.ann)}" if metric.ann is not None else ""
+            facts.append((f"{metric.name} x 100 {name}".strip(), hundredfold(metric.value), ann))
         if output.agreement is not None:
             found = output.agreement
             interval = f"95 % interval {100 * found.low:.1f} to {100 * found.high:.1f}"
@@ -143,6 +147,9 @@ def _accuracy(result: EvaluationResult) -> Section:
     ]
     rows += [_row(network, o) for network, outputs in networks for o in outputs]
     tables = [Table("Networks against the ANN", header, rows)]
+    if metrics := list(task_rows(result)):
+        columns = ["output", "measure", "network", "x 100\t", "drop, points\t"]
+        tables.insert(0, Table(result.task.capitalize(), columns, metrics))
     if result.flips_outputs:
         texts.append(
             "A runtime that optimises a graph may reorder sums; one unit in the last place at a "

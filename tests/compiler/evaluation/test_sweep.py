@@ -16,7 +16,7 @@ from snn_compile.compiler.errors import DataError, ModelError, UsageError
 from snn_compile.compiler.evaluation.recorded import recorded_options
 from snn_compile.compiler.evaluation.sweep import Setting, mark_pareto, parse_sweep, sweep
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.report.results import SweepPoint
+from snn_compile.compiler.report.results import Metric, SweepPoint
 from snn_compile.compiler.report.sweep_points import accuracy_of, baseline_points, energy_of
 from snn_compile.compiler.targets import recorded, resolve
 from snn_compile.passes.graph.protos import initializers_below
@@ -184,6 +184,10 @@ def test_accuracy_is_top1_or_agreement_or_error():
     assert first.interval == pytest.approx((69, 71))
     second = accuracy_of(wrap(made_up.embedding(), unlabelled))
     assert (second.measure, second.value) == ("agreement with the ANN, %", 0.95)
+    scored = made_up.embedding()
+    scored.metrics = [Metric("mIoU", made_up.estimate(0.5)), Metric("other", made_up.estimate(0.6))]
+    found = accuracy_of(wrap(unlabelled, scored))
+    assert (found.measure, found.value) == ("mIoU x 100", 0.5)
     near, far = made_up.embedding(), made_up.embedding()
     near.relative_l2, far.relative_l2 = 0.3, 0.4
     third = accuracy_of(wrap(near, far))

@@ -23,7 +23,7 @@ from snn_compile.compiler.evaluation.sweep import mark_pareto
 from snn_compile.compiler.report.html import compile_html, evaluation_html
 from snn_compile.compiler.report.html.chosen import MOST_CHOSEN, choose
 from snn_compile.compiler.report.reader import read_report
-from snn_compile.compiler.report.results import Confusion, ErrorMap
+from snn_compile.compiler.report.results import Confusion, ErrorMap, Estimate, Metric
 
 pytest.importorskip("jinja2", reason="needs the extra 'report'")
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
@@ -144,6 +144,16 @@ def test_the_page_says_what_the_result_does(whole):
         "2" * 64,
     ):
         assert expected in text
+
+
+def test_the_page_has_the_metrics_of_a_task():
+    metric = Metric("mIoU", Estimate(0.57, 0.5, 0.6), Estimate(0.6, 0.5, 0.7), Estimate(0.03, 0, 1))
+    output = replace(made_up.embedding("maps"), metrics=[metric])
+    result = replace(made_up.evaluation(outputs=[output], baselines=[]), task="segmentation")
+    text = Page(evaluation_html(result)).text
+    assert "Segmentation" in text and "mIoU x 100" in text
+    for shown in ("57.00 [50.00, 60.00]", "60.00 [50.00, 70.00]", "3.00 [0.00, 100.00]"):
+        assert shown in text
 
 
 def test_the_page_loads_nothing_and_runs_its_own_few_lines_alone(whole, compiled):

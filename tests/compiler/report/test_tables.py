@@ -10,6 +10,7 @@ from snn_compile.compiler.report.results import (
     Estimate,
     EvaluationResult,
     LatencyResult,
+    LayerRate,
     OutputResult,
     SweepPoint,
 )
@@ -72,6 +73,26 @@ def test_energy(capsys):
     assert "energy per sample, estimates (45 nm)" in text
     assert "25.0% of the multiply-accumulates" in text
     assert "nothing for memory" in text
+
+
+def test_energy_with_memory_and_rates(capsys):
+    energy = EnergyResult({}, "45 nm", [], [], {"unary": 2.5e6, "ann_fp32": 1e7}, 0.25)
+    energy.memory = {"unary": 7.5e6, "ann_fp32": 1e7}
+    energy.rates = [LayerRate("c2", 0.4, 0.75, 0.2, 5.0, 5.75, 0.21)]
+    energy.levels, energy.cheaper_up_to = 32, {"fp32": 29.7, "int8": 0.5, "fp32_memory": 5.3}
+    energy.neurobench = {
+        "activation_sparsity": 0.5, "dense": 2e6, "effective_macs": 1e6, "effective_acs": 3e6,
+        "effective_macs_of_binary": 0.0,
+    }  # fmt: skip
+    rows, text = shown(capsys, energy=energy)
+    assert ["unary", "2.50 uJ", "0.25 x", "10.0 uJ", "0.50 x"] in rows
+    assert ["c2", "0.400", "0.750", "0.200", "5.000", "5.750", "0.210"] in rows
+    said = " ".join(text.split())
+    assert (
+        "estimate from the spikes at N = 32: sent one by one they take no more than the ANN up to "
+        "N = 29 in float32, no N in int8; with memory up to N = 5 in float32" in said
+    )
+    assert "activation sparsity 0.500; synaptic operations: dense 2.00 M" in said
 
 
 @pytest.mark.parametrize(

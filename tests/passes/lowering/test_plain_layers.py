@@ -68,6 +68,37 @@ NETWORKS = {
         y = Reshape (x, to) }""",
         "Flatten",
     ),
+    "rows by a slice": (
+        "float[N,4,6,6] x",
+        """<int64[1] zero = {0}, int64[1] one = {1}, int64[1] rest = {-1}> { s = Shape (x)
+        n = Slice (s, zero, one, zero) to = Concat <axis=0> (n, rest) y = Reshape (x, to) }""",
+        "Flatten",
+    ),
+    "rows and channels by a slice": (
+        "float[N,4,6,6] x",
+        """<int64[1] zero = {0}, int64[1] two = {2}, int64[1] rest = {-1}> { s = Shape (x)
+        n = Slice (s, zero, two, zero) to = Concat <axis=0> (n, rest) y = Reshape (x, to) }""",
+        "Shape Slice Concat Reshape",
+    ),
+    "rows and channels by their numbers": (
+        "float[N,4,6,6] x",
+        """<int64[2] two = {0, 0}, int64[1] rest = {-1}> { s = Shape (x)
+        n = Gather (s, two) to = Concat <axis=0> (n, rest) y = Reshape (x, to) }""",
+        "Shape Gather Concat Reshape",
+    ),
+    "rows of another tensor": (
+        "float[N,4,6,6] x",
+        """<int64[1] zero = {0}, int64[1] rest = {-1}, int64[3] windows = {-1, 6, 6}> {
+        s = Shape (x) n = Gather (s, zero) to = Concat <axis=0> (n, rest)
+        w = Reshape (x, windows) y = Reshape (w, to) }""",
+        "Shape Gather Concat Reshape Reshape",
+    ),
+    "rows by those of a tensor of as many": (
+        "float[N,4,6,6] x",
+        """<int64[1] zero = {0}, int64[1] rest = {-1}> { s = Shape (x) n = Gather (s, zero)
+        to = Concat <axis=0> (n, rest) r = Relu (x) y = Reshape (r, to) }""",
+        "Relu Flatten",
+    ),
     "another shape": (
         "float[N,4,6,6] x",
         "<int64[2] to = {-1, 8}> { y = Reshape (x, to) }",
@@ -90,6 +121,7 @@ def built(name):
     x, body, ops = NETWORKS[name]
     output = "float[N,a,b,c] y" if "Conv" in ops or "Pool" in ops.split()[-1] else "float[N,a] y"
     output = {"over time": "float[N,a,b] y", "MatMul": "float[N,7,5] y"}.get(name, output)
+    output = "float[N,4,36] y" if name.startswith("rows and channels") else output
     model = model_from_text(f"g ({x}) => ({output}) {body}")
     shape = [d.dim_value or 3 for d in model.graph.input[0].type.tensor_type.shape.dim]
     feed = {"x": np.random.default_rng(2).standard_normal(shape).astype(np.float32)}
