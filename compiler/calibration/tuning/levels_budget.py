@@ -6,14 +6,15 @@ they have, and in what their error does to the outputs.
 1. Table. For each neuron and each N of a ladder around the N that was asked for (half of it to
    twice, :func:`ladder`) there are the squared relative error to be expected, e^2, and as cost the
    spikes on a sample to be expected (``counting/neuron_spikes.py``). The neuron is fitted to the
-   distribution of its membrane potential in the ANN with the least, the asked and the most levels;
-   between these both figures are powers of N. Beyond the ladder errors are no longer small, and
-   rule 3 counts on that: from a quarter to four times the N, networks lost more at N = 4.
+   distribution of its membrane potential in the ANN with each of these numbers; above 8 levels with
+   the least, the asked and the most, between which both figures are powers of N. The ladder is
+   short, as rule 3 counts on errors that are small: from a quarter to four times the N, networks
+   lost more at N = 4.
 2. Sensitivity. What an error at one neuron alone does to the outputs,
 
        sensitivity = (||dy||^2 / ||y||^2) / (||da||^2 / ||a||^2)
 
-   a the activation, y the outputs, the mean over them. Measured on a few samples with the
+   a the activation, y the outputs, the mean over them. Measured on some samples with the
    activation rounded to a step whose error is about that of the neuron with N levels. All neurons
    are measured in one session: what is added to an activation is multiplied by an input.
 3. Choice. The sum of sensitivity * e^2, which is the squared relative error of the outputs if the
@@ -68,6 +69,8 @@ _BATCH = 4
 #: the values leaves nothing of them.
 _LEAST_ERROR, _MOST_ERROR = 0.01, 0.5
 
+#: Up to so many levels each rung is fitted: errors are no powers of N yet.
+_FEW = 8
 #: The ladder, as multiples of the N that was asked for.
 _RUNGS = (1 / 2, 5 / 8, 3 / 4, 7 / 8, 1, 5 / 4, 3 / 2, 7 / 4, 2)
 
@@ -236,7 +239,8 @@ def level_table(
         options = replace(options, calibrator="mse" if options.kind == MULTI_THRESHOLD else DENSITY)
     rungs = ladder(options)
     known: dict[int, Choice] = {}
-    for levels in {rungs[0], _asked(options), rungs[-1]}:
+    few = options.levels <= _FEW
+    for levels in rungs if few else {rungs[0], _asked(options), rungs[-1]}:
         neuron = fit_neuron(activation, histogram, replace(options, levels=levels))
         known[levels] = Choice(levels, neuron.error**2, count_spikes(neuron, rows) / samples)
     return [known.get(levels) or _between(known, levels) for levels in rungs]

@@ -102,13 +102,15 @@ def test_ties_go_to_the_first_and_to_fewer_levels():
 
 
 def test_ladder_holds_the_levels_asked_for_and_no_more_than_the_neuron_has():
-    assert ladder(resolved(levels=16)) == [4, 6, 8, 12, 16, 24, 32, 48, 64]
-    assert ladder(resolved(levels=1)) == [1, 2, 3, 4]
-    assert ladder(resolved(levels=100))[-3:] == [150, 200, 255]
+    assert ladder(resolved(levels=16)) == [8, 10, 12, 14, 16, 20, 24, 28, 32]
+    assert ladder(resolved(levels=1)) == [1, 2]
+    assert ladder(resolved(levels=16, levels_budget=0.25)) == [2, 3, 4, 5, 6, 7, 8, 16]
+    assert ladder(resolved(levels=100))[-3:] == [150, 175, 200]
     for neuron in ("auto", "scale", "staircase"):
         assert ladder(resolved(levels=255, neuron=neuron))[-1] == 255
-    assert ladder(resolved(levels=100, neuron="multi-threshold"))[-1] == 400
+    assert ladder(resolved(levels=100, neuron="multi-threshold"))[-1] == 200
     assert 300 in ladder(resolved(levels=300))
+    assert ladder(resolved(levels=65536))[-1] == 65536
 
 
 def test_kind_of_neuron_stays_when_levels_change():
@@ -198,7 +200,7 @@ def prepare(text, tmp_path, count=40, **inputs):
 def test_sensitivity_is_what_an_error_does_to_the_output(tmp_path):
     network, activations, samples = prepare(BRANCHES, tmp_path, count=16)
     steps = {activation.output: 0.25 for activation in activations}
-    found, used = measure_sensitivities(network, steps, samples, 32, Progress())
+    found, used = measure_sensitivities(network, steps, samples, 32, 16, Progress())
     feed = next(samples.batches(16))
     a, b = np.maximum(feed["u"], 0), np.maximum(feed["v"], 0)
     power = ((30 * a + b) ** 2).sum()
@@ -211,7 +213,7 @@ def test_sensitivity_is_what_an_error_does_to_the_output(tmp_path):
 
 def test_activation_that_is_not_rounded_has_no_sensitivity(tmp_path):
     network, _, samples = prepare(BRANCHES, tmp_path)
-    found, _ = measure_sensitivities(network, {"a": 0.25, "b": 0.0}, samples, 32, Progress())
+    found, _ = measure_sensitivities(network, {"a": 0.25, "b": 0.0}, samples, 32, 16, Progress())
     assert found["a"] > 0
     assert found["b"] == 0
 
@@ -220,14 +222,14 @@ def test_activation_that_is_silent_on_these_samples_counts_as_the_others_do(tmp_
     u = np.zeros((40, 8), np.float32)
     u[0] = 1
     network, _, samples = prepare(BRANCHES, tmp_path, u=u)
-    found, _ = measure_sensitivities(network, {"a": 0.25, "b": 0.25}, samples, 32, Progress())
+    found, _ = measure_sensitivities(network, {"a": 0.25, "b": 0.25}, samples, 32, 16, Progress())
     assert found["a"] == found["b"] > 0.9
 
 
 def test_outputs_that_are_infinite_tell_nothing(tmp_path):
     text = "agraph (float[N, 8] u) => (float[N, 8] y) { a = Relu (u)  y = Log (a) }"
     network, _, samples = prepare(text, tmp_path, u=np.full((40, 8), 0.1, np.float32))
-    found, _ = measure_sensitivities(network, {"a": 0.3}, samples, 32, Progress())
+    found, _ = measure_sensitivities(network, {"a": 0.3}, samples, 32, 16, Progress())
     assert found == {"a": 1.0}
 
 
@@ -245,7 +247,7 @@ def test_sensitivity_inside_a_body(tmp_path):
     """
     network, activations, samples = prepare(text, tmp_path)
     steps = {activation.output: 0.01 for activation in activations}
-    found, _ = measure_sensitivities(network, steps, samples, 32, Progress())
+    found, _ = measure_sensitivities(network, steps, samples, 32, 16, Progress())
     assert 1 < found["r"] < 8  # d(r^2) = 2 r dr
     assert found["e"] == found["r"]  # of the branch not taken nothing is known
 
@@ -255,7 +257,7 @@ def test_every_error_counts_alike_where_no_output_can_be_compared(tmp_path):
         agraph (float[N, 8] u) => (int64[N, 1] y) { a = Relu (u)  y = ArgMax <axis = 1> (a) }
     """
     network, _, samples = prepare(text, tmp_path)
-    found, _ = measure_sensitivities(network, {"a": 0.25}, samples, 32, Progress())
+    found, _ = measure_sensitivities(network, {"a": 0.25}, samples, 32, 16, Progress())
     assert found == {"a": 1.0}
 
 
@@ -263,7 +265,7 @@ def test_sensitivities_are_measured_on_samples_from_all_over(tmp_path):
     u = np.zeros((40, 8), np.float32)
     u[20:] = 1  # the first samples are silent
     network, _, samples = prepare(BRANCHES, tmp_path, u=u)
-    found, used = measure_sensitivities(network, {"a": 0.3, "b": 0.3}, samples, 32, Progress())
+    found, used = measure_sensitivities(network, {"a": 0.3, "b": 0.3}, samples, 32, 16, Progress())
     assert used == 16
     assert found["a"] > 0
 
@@ -288,7 +290,7 @@ def test_table_has_less_error_and_more_spikes_the_more_levels(tmp_path, neuron):
 def plan(tmp_path, share, levels=8, **inputs):
     network, activations, samples = prepare(BRANCHES, tmp_path, count=100, **inputs)
     options = resolved(levels=levels, granularity="tensor", levels_budget=share)
-    return plan_levels(network, activations, samples, 32, options, Progress())
+    return plan_levels(network, activations, samples, 32, options, 1e3, Progress())
 
 
 def test_important_neuron_gets_the_levels(tmp_path):
@@ -340,4 +342,4 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     text = "agraph (float[N, 8] u) => (float[N, 8] y) { root = Sqrt (u)  y = Relu (root) }"
     network, activations, samples = prepare(text, tmp_path)
     with pytest.raises(DataError, match="NaN or infinite: root"):
-        plan_levels(network, activations, samples, 32, resolved(levels_budget=1.0), Progress())
+        plan_levels(network, activations, samples, 32, resolved(levels_budget=1.0), 1e3, Progress())
