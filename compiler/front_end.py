@@ -45,6 +45,7 @@ from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
 from .running.probe import probe
 from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
+from .running.threads import Threads, use_threads
 from .running.types import with_types
 from .samples.files import FileSamples, Samples, input_specs
 from .samples.synthetic import SyntheticSamples
@@ -141,6 +142,7 @@ class Prepared:
         model: what the report says of the source.
         external_data: the files in which the source kept its weights, if outside the model file.
         steps: what was done so far.
+        threads: with how many it was computed, and is, while it is held.
         warnings: what the user has to know.
     """
 
@@ -158,6 +160,7 @@ class Prepared:
     model: dict[str, Any]
     external_data: list[Path]
     steps: Steps
+    threads: Threads
     warnings: list[str] = field(default_factory=list)
 
 
@@ -182,6 +185,21 @@ def prepare(
         DataError: the calibration data are refused.
         UsageError: ``options.dump_dir`` cannot be used, or optuna is not installed.
     """
+    with (
+        use_threads(options.threads) as threads,
+        _prepared(model, calibration, options, threads, progress) as prepared,
+    ):
+        yield prepared
+
+
+@contextmanager
+def _prepared(
+    model: str | Path | ModelProto,
+    calibration: str | Path | None,
+    options: CompileOptions,
+    threads: Threads,
+    progress: Progress,
+) -> Iterator[Prepared]:
     if options.search_scale:
         import_optuna()  # refused before any long work
     steps = Steps(options.dump_dir)
@@ -250,6 +268,7 @@ def prepare(
             described,
             source.external_data,
             steps,
+            threads,
             [*source.warnings, *doubts, *samples.warnings, *warned],
         )
 

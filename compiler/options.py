@@ -24,6 +24,8 @@ MOST_LEVELS = 1 << 16
 MOST_PLACED = 255
 #: Timesteps: tensors have a row for each.
 MOST_TIMESTEPS = 1024
+#: Threads that compute.
+MOST_THREADS = 1024
 #: Samples that run at once where the batch is fixed.
 MOST_BATCH = 1024
 #: The oldest opset of what is written in standard operators: Clip has had all its inputs since 12.
@@ -196,7 +198,7 @@ class CompileOptions:
     )
     percentile: float = _option(
         NEURONS,
-        "Percentile of the percentile calibrator.",
+        "Percentile of that calibrator.",
         fallback=99.9,
         numbers=Numbers(float, 0, 100, above=True),
         symbol="P",
@@ -231,7 +233,7 @@ class CompileOptions:
         symbol="LAMBDA",
     )
     search_scale: bool = _option(
-        NEURONS, "Search one scale for the steps of all neurons (needs the extra 'search').", False
+        NEURONS, "Search one scale for all neurons (needs the extra 'search').", False
     )
     trials: int = _option(
         NEURONS,
@@ -253,10 +255,10 @@ class CompileOptions:
         True,
     )
     bias_correction: bool = _option(
-        CORRECTIONS, "Correct the mean error of every linear operator.", True
+        CORRECTIONS, "Correct the mean error of linear operators.", True
     )
     compensation: bool = _option(
-        CORRECTIONS, "Compensate in the weights of every linear operator.", True
+        CORRECTIONS, "Compensate in the weights of linear operators.", True
     )
     shortcuts: str = _option(
         CORRECTIONS,
@@ -288,7 +290,7 @@ class CompileOptions:
         TARGET,
         "ONNX with neurons as operators of their own; of standard operators alone, for any "
         "runtime; with spikes and weights as integers of 8 bits, for fast kernels; QONNX of few "
-        "bits, for FPGAs; or a NIR graph for neuromorphic tools (needs the extra 'nir').",
+        "bits, for FPGAs; or a NIR graph (needs the extra 'nir').",
         ONNXRUNTIME,
         choices=(ONNXRUNTIME, STANDARD, INT8, QONNX, NIR),
     )
@@ -338,6 +340,20 @@ class CompileOptions:
     min_agreement: float | None = _option(
         OUTPUT,
         "Fail (exit code 5) unless ANN and SNN give the same argmax on this share of the samples.",
+        numbers=Numbers(float, 0, 1),
+        symbol="SHARE",
+    )
+    threads: int | None = _option(
+        OUTPUT,
+        "Threads that compute.",
+        shown="one per processor",
+        numbers=Numbers(int, 1, MOST_THREADS),
+        symbol="K",
+    )
+    memory: float = _option(
+        OUTPUT,
+        "Share of the free memory that intermediate tensors may fill; others wait on disk.",
+        0.25,
         numbers=Numbers(float, 0, 1),
         symbol="SHARE",
     )

@@ -160,5 +160,6 @@ def _new_report(prepared: Prepared, chosen: Chosen, options: CompileOptions) -> 
         coverage=prepared.coverage,
         levels_budget=chosen.levels_budget,
         search=chosen.search,
+        threads=prepared.threads,
         warnings=[SYNTHETIC_WARNING] * samples.synthetic + prepared.warnings + silent,
     )

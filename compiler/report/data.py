@@ -11,6 +11,7 @@ from ..calibration.fitting.membrane import MembraneHistogram
 from ..calibration.tuning.levels_budget import BudgetReport
 from ..calibration.tuning.search_scale import SearchReport
 from ..errors import readable
+from ..running.threads import Threads
 from ..verify import Verification
 from .coverage import Coverage
 
@@ -71,6 +72,7 @@ class CompileReport:
     coverage: Coverage = field(default_factory=Coverage)
     levels_budget: BudgetReport | None = None
     search: SearchReport | None = None
+    threads: Threads | None = None
     verification: Verification | None = None
     warnings: list[str] = field(default_factory=list)
 
