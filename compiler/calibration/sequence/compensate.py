@@ -295,16 +295,15 @@ class _Moments:
         self._unit = _units(np.einsum("gii->gi", covariance))
         # In these units they are correlations: with the least of the ridges no system of them is so
         # near to singular that float32 would not do.
-        scaled = covariance / self._unit[:, :, None]
-        scaled /= self._unit[:, None, :]
-        self._covariance = scaled.astype(np.float32)
-        self._cross = (cross / self._unit[:, None, :]).astype(np.float32)
+        self._covariance = covariance.astype(np.float32)
+        self._covariance /= self._unit[:, :, None]
+        self._covariance /= self._unit[:, None, :]
+        self._cross = cross.astype(np.float32) / self._unit[:, None, :]
 
     def regression(self, ridge: float) -> np.ndarray:
         """D of rule 2, [groups, outputs, unknowns]."""
-        damped = self._covariance + np.float32(ridge) * np.eye(
-            self._covariance.shape[1], dtype=np.float32
-        )
+        damped = self._covariance.copy()
+        np.einsum("gii->gi", damped)[:] += np.float32(ridge)
         right = self._cross.transpose(0, 2, 1)
         if len(damped) == 1:
             delta = solve_definite(damped[0], right[0])[None]
@@ -314,7 +313,7 @@ class _Moments:
 
     def gain(self, delta: np.ndarray) -> float:
         """By how much D reduces the mean squared error here, summed over the outputs."""
-        scaled = (delta * self._unit[:, None, :]).astype(np.float32)
+        scaled = delta * self._unit[:, None, :]
         return float(np.vdot(scaled, 2 * self._cross - scaled @ self._covariance))
 
 
@@ -340,7 +339,8 @@ class _Rows:
         self._centred = (inputs - self.mean).astype(np.float32)
         self._errors = (errors - errors.mean(axis=0, dtype=np.float64)).astype(np.float32)
         self._unit = _units(np.square(self._centred).mean(axis=0, dtype=np.float64)[None])[0]
-        self._scaled = (self._centred / self._unit).astype(np.float32)
+        self._scaled = self._centred / self._unit
+        self._products = self._scaled @ self._scaled.T
 
     @property
     def covariance(self) -> np.ndarray:
@@ -351,23 +351,22 @@ class _Rows:
 
     def regression(self, ridge: float) -> np.ndarray:
         """D of rule 2, [1, outputs, unknowns]."""
-        rows = len(self._scaled)
-        products = self._scaled @ self._scaled.T
-        products += np.float32(rows * ridge) * np.eye(rows, dtype=np.float32)
-        delta = solve_definite(products, self._errors).T @ self._scaled
+        damped = self._products.copy()
+        np.einsum("ii->i", damped)[:] += np.float32(len(damped) * ridge)
+        delta = solve_definite(damped, self._errors).T @ self._scaled
         return np.asarray(delta / self._unit)[None]
 
     def gain(self, delta: np.ndarray) -> float:
         """By how much D reduces the mean squared error here, summed over the outputs."""
-        made = self._scaled @ (delta[0] * self._unit).astype(np.float32).T
+        made = self._scaled @ (delta[0] * self._unit).T
         return float(np.vdot(made, 2 * self._errors - made)) / len(made)
 
 
 def _units(variance: np.ndarray) -> np.ndarray:
-    """[groups, unknowns]: the deviation of each input, as far as rule 2 knows it."""
+    """The deviation of each input, as far as rule 2 knows it: float32 [groups, unknowns]."""
     least = _LEAST_VARIANCE * variance.mean(axis=1, keepdims=True)
-    units: np.ndarray = np.sqrt(np.maximum(variance, least) + np.finfo(np.float64).tiny)
-    return units
+    units = np.sqrt(np.maximum(variance, least)).astype(np.float32)
+    return np.where(units > 0, units, np.float32(1))
 
 
 class _Sums:
