@@ -115,7 +115,9 @@ def main(
         from .model_io.save import check_output, save_files
         from .pipeline import SYNTHETIC_WARNING, compile_model
         from .report.html import check_packages, compile_html, is_html
+        from .running.memory import one_heap
 
+        one_heap()
         read = [] if calibration is None else [calibration]
         check_output(output, model, *read)
         if report_path is not None:

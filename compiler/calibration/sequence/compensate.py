@@ -54,9 +54,10 @@ WIDEST = 2304
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 #: Variances below this share of the mean one count as that: an input that is hardly ever active.
 _LEAST_VARIANCE = 1e-4
-#: Bytes of rows handled at a time, and how many rows are multiplied at once where they are fewer.
+#: Bytes of rows handled at a time, and the fewest rows, and no fewer than there are unknowns, that
+#: are multiplied at once where they take less.
 _CHUNK = 32 << 20
-_BLOCK_ROWS = 2048
+_BLOCK_ROWS = 1024
 _ALL = (-np.inf, np.inf)
 #: Values of a batch of rows, or of a matrix, from which on its halves are worked on at once.
 _WORTH_THREADS = 1 << 17
@@ -408,7 +409,8 @@ class _Sums:
         if self._second:
             self._waiting.append((error, inputs))
             rows = sum(len(one) for one, _ in self._waiting)
-            if rows >= _BLOCK_ROWS or sum(x.nbytes for _, x in self._waiting) >= _CHUNK:
+            enough = rows >= max(_BLOCK_ROWS, inputs.shape[-1])
+            if enough or sum(x.nbytes for _, x in self._waiting) >= _CHUNK:
                 self._multiply()
 
     def _waited(self) -> tuple[np.ndarray, np.ndarray]:
