@@ -113,6 +113,11 @@ class LayerErrors:
         seed: of the sample of positions.
         rounding: how the weights are rounded in the end, if they are.
         bounds: what reads the output lets through.
+        bias: the layer's bias, where what it gives may be left out of :meth:`add`.
+
+    Attributes:
+        is_left: the layer stays as it is, whatever its errors, and needs none.
+        makes_outputs: what it gives may be left out: it follows from what it reads.
     """
 
     def __init__(
@@ -124,8 +129,9 @@ class LayerErrors:
         seed: int,
         rounding: Rounding | None = None,
         bounds: tuple[float, float] = _ALL,
+        bias: np.ndarray | None = None,
     ) -> None:
-        self._layer, self._weight = layer, weight
+        self._layer, self._weight, self._bias = layer, weight, bias
         self._rng = np.random.default_rng(seed)
         self._groups, self._unknowns = _sizes(layer, weight.shape)
         rows = min(max(ROWS_PER_UNKNOWN * self._unknowns, FEWEST_ROWS), MOST_ROWS)
@@ -135,26 +141,34 @@ class LayerErrors:
         self._halves = [_Sums(self._narrow), _Sums(self._narrow)]
         self._regress = weights and self._narrow and self._unknowns > 0
         self._observe = self._regress or (rounding is not None and self._unknowns > 0)
+        self.is_left = weights and not self._observe
+        self.makes_outputs = self._observe and bias is not None
 
-    def add(self, x: np.ndarray, expected: np.ndarray, found: np.ndarray) -> None:
+    def add(
+        self,
+        x: np.ndarray,
+        expected: np.ndarray,
+        found: np.ndarray | None = None,
+        residual: np.ndarray | None = None,
+    ) -> None:
         """Take one batch.
 
         Args:
             x: the layer's input in the spiking network.
-            expected: its output in the ANN.
-            found: its output in the spiking network.
+            expected: its output in the ANN, or the sum with a residual.
+            found: the same in the spiking network; None: it is computed where it is needed, at few
+                of the positions.
+            residual: what is added then, of the shape of the output.
         """
         axis = self._layer.channel_axis
-        lengths = np.moveaxis(found, axis, -1).shape[:-1]
+        lengths = np.moveaxis(expected, axis, -1).shape[:-1]
         count = math.prod(lengths)
         positions = np.arange(count)
         if count > self._rows:
             positions = np.sort(self._rng.choice(count, self._rows, replace=False))
-        with np.errstate(invalid="ignore"):  # inf - inf
-            rows = np.clip(_rows_at(expected, axis, positions), *self._bounds)
-            rows -= np.clip(_rows_at(found, axis, positions), *self._bounds)
-        if not len(rows) or not np.isfinite(rows).all():
-            return  # what is not finite is reported where a neuron sees it
+        wanted = np.clip(_rows_at(expected, axis, positions), *self._bounds)
+        given = found if found is not None else residual
+        known = None if given is None else _rows_at(given, axis, positions)
         patches = None
         if self._observe and self._layer.geometry is not None:
             patches = ConvPatches(x, self._layer.geometry, lengths[1:])
@@ -174,11 +188,22 @@ class LayerErrors:
                 if self._observe:
                     chosen = positions[at]
                     inputs = flat[chosen][None] if patches is None else patches.at(chosen)
-                half.add(rows[at], inputs)
+                made = np.float32(0) if known is None else known[at]
+                with np.errstate(invalid="ignore", over="ignore"):  # inf - inf
+                    if found is None and inputs is not None:
+                        made = made + self._made(inputs)
+                    rows = wanted[at] - np.clip(made, *self._bounds)
+                if np.isfinite(rows).all():  # else it is reported where a neuron sees it
+                    half.add(rows, inputs)
 
         work = len(positions) * self._groups * self._unknowns
         both = together if work >= _WORTH_THREADS else in_turn
         both(*(partial(take, *one) for one in zip(self._halves, parts, strict=True)))
+
+    def _made(self, inputs: np.ndarray) -> np.ndarray:
+        """What the layer gives for these rows of its input: [n, outputs]."""
+        products = inputs @ self._matrix(self._weight).transpose(0, 2, 1)
+        return np.asarray(products.transpose(1, 0, 2).reshape(inputs.shape[1], -1) + self._bias)
 
     def solve(self, bias: np.ndarray, correct_bias: bool = True) -> Correction:
         """The corrected parameters.
@@ -187,6 +212,8 @@ class LayerErrors:
             bias: [O], the layer's bias.
             correct_bias: whether the mean error is corrected.
         """
+        if self.is_left:
+            return Correction(self._weight, bias, 0.0, 0.0, None, self._obstacle())
         total = self._halves[0] + self._halves[1]
         if not total.count:
             return Correction(self._weight, bias, 0.0, 0.0, None, "it has no finite output")

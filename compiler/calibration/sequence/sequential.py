@@ -10,8 +10,9 @@ network in which everything of earlier rounds spikes and is corrected. In each r
    read, but a corrected layer is a regression, which pulls towards the mean: its largest values
    are smaller than the ANN's, so these count as much (``docs/calibration.md``);
 2. the layers that read this stage have their weights and biases corrected by the error of their
-   output (``compensate.py``), which was summed as the stage was computed: both twins went on to
-   these outputs, the spiking one with the weights that it had;
+   output (``compensate.py``), which was summed as the stage was computed: the ANN went on to these
+   outputs, and of the spiking twin they are computed, with the weights that it had, at the few
+   positions that are looked at (all of them where only the bias is corrected);
 3. both twins compute the next stage, with the neurons and layers just settled, go on to what its
    layers give, and observe what its neurons see.
 
@@ -20,8 +21,7 @@ The ANN depends on nothing that is settled, and is one stage ahead, in a thread 
 Where neurons fire step by step over T timesteps, the spiking twin has T times the rows
 (``over_time.py``); what is fitted and corrected are means over steps.
 
-Every batch passes each layer once in the ANN and twice, before and after its correction, in the
-spiking twin, whatever the depth of the network. Between rounds the frontier waits in a spool, in
+Every batch passes each layer once in either twin, whatever the depth of the network. Between rounds the frontier waits in a spool, in
 memory as far as the options let it and on disk beyond: else memory holds a few batches.
 """
 
@@ -298,22 +298,44 @@ class _Twins:
             for position, layer in enumerate(this.layers)
         }
         observations = Observations(watches)
-        wanted = [*missing, *self._wanted(stage)]
+        totals = self._totals[stage]
+        # What layers give is computed from the rows that are looked at, where that can be done.
+        run = [
+            layer
+            for layer in this.layers
+            if not (self._errors[layer.name].is_left or self._is_made(layer, stage))
+        ]
+        wanted = [*missing, *dict.fromkeys(totals[layer.name] for layer in run)]
         for batch, outputs, observed in self._run(self._snn, given, wanted, watches, missing):
             observations.add(observed)
             for name in missing:
                 self._put(name, batch, outputs[name], spiking=True)
             for layer in this.layers:
-                total = self._totals[stage][layer.name]
-                x = outputs.get(layer.input)
-                x = self._get(layer.input, batch, spiking=True) if x is None else x
-                if layer.input in self._stepwise:
-                    x = by_steps(x, self._timesteps).mean(axis=0, dtype=x.dtype)
-                self._errors[layer.name].add(x, self._get(total, batch), outputs[total])
+                total, errors = totals[layer.name], self._errors[layer.name]
+                if errors.is_left:
+                    continue
+                x = self._mean(layer.input, batch)
+                residual = None
+                if total not in outputs and layer.residual and total != layer.output:
+                    residual = self._mean(layer.residual, batch)
+                errors.add(x, self._get(total, batch), outputs.get(total), residual)
             for name in set(given).difference(this.frontier):
                 self._spool.drop(_SPIKING + name, batch)
         for name, histogram in _histograms(observations).items():
             self._histograms[name].merge_seen_again(histogram)
+
+    def _is_made(self, layer: Layer, stage: int) -> bool:
+        """Whether what a layer gives follows from tensors that are kept."""
+        alone = self._totals[stage][layer.name] == layer.output
+        kept = alone or layer.residual in self._schedule.rounds[stage].frontier
+        return kept and self._errors[layer.name].makes_outputs
+
+    def _mean(self, name: str, batch: int) -> np.ndarray:
+        """A tensor of the spiking network, over time the mean over steps."""
+        array = self._get(name, batch, spiking=True)
+        if name not in self._stepwise:
+            return array
+        return np.asarray(by_steps(array, self._timesteps).mean(axis=0, dtype=array.dtype))
 
     def _errors_of(self, layer: Layer, stage: int, position: int) -> LayerErrors:
         """Sums of the errors of a layer that reads this stage, the ``position``-th of them."""
@@ -325,6 +347,7 @@ class _Twins:
             position,
             self._rounding(layer),
             layer.bounds if self._totals[stage][layer.name] == layer.total else _ALL,
+            constant_of(self._snn, layer.bias),
         )
 
     def _run(
