@@ -21,8 +21,9 @@ The ANN depends on nothing that is settled, and is one stage ahead, in a thread 
 Where neurons fire step by step over T timesteps, the spiking twin has T times the rows
 (``over_time.py``); what is fitted and corrected are means over steps.
 
-Every batch passes each layer once in either twin, whatever the depth of the network. Between rounds the frontier waits in a spool, in
-memory as far as the options let it and on disk beyond: else memory holds a few batches.
+Every batch passes each layer once in either twin, whatever the depth of the network. Between rounds
+the frontier waits in a spool, in memory as far as the options let it and on disk beyond: else
+memory holds a few batches.
 """
 
 from __future__ import annotations
