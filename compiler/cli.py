@@ -178,6 +178,9 @@ def main(
     """
 
     def work() -> None:
+        from .running.memory import one_heap
+
+        one_heap()
         volume = chosen_volume(verbose, quiet)
         options = CompileOptions(**chosen)
         if check or inspect:

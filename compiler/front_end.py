@@ -46,6 +46,7 @@ from .report.coverage import Coverage, Shapes, linear_tensors, measure_coverage
 from .running.probe import probe
 from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
+from .running.threads import Threads, use_threads
 from .running.types import with_types
 from .samples.files import Samples, input_specs
 from .samples.source import Data, Source, opened
@@ -144,6 +145,7 @@ class Prepared:
         model: what the report says of the source.
         external_data: the files in which the source kept its weights, if outside the model file.
         steps: what was done so far.
+        threads: with how many it was computed, and is, while it is held.
         warnings: what the user has to know.
     """
 
@@ -161,6 +163,7 @@ class Prepared:
     model: dict[str, Any]
     external_data: list[Path]
     steps: Steps
+    threads: Threads
     warnings: list[str] = field(default_factory=list)
 
 
@@ -184,7 +187,11 @@ def prepare(
         DataError: the calibration data are refused.
         UsageError: ``options.dump_dir`` cannot be used, or optuna is not installed.
     """
-    with opened(calibration) as source, _prepared(model, source, options, progress) as prepared:
+    with (
+        use_threads(options.threads) as threads,
+        opened(calibration) as source,
+        _prepared(model, source, options, threads, progress) as prepared,
+    ):
         yield prepared
 
 
@@ -193,6 +200,7 @@ def _prepared(
     model: str | Path | ModelProto,
     calibration: Source | None,
     options: CompileOptions,
+    threads: Threads,
     progress: Progress,
 ) -> Iterator[Prepared]:
     if options.search_scale:
@@ -241,6 +249,7 @@ def _prepared(
             described,
             source.external_data,
             steps,
+            threads,
             [*source.warnings, *doubts, *samples.warnings, *warned],
         )
 

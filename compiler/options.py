@@ -26,6 +26,8 @@ MOST_LEVELS = 1 << 16
 MOST_PLACED = 255
 #: Timesteps: tensors have a row for each.
 MOST_TIMESTEPS = 1024
+#: Threads that compute.
+MOST_THREADS = 1024
 #: Samples that run at once where the batch is fixed.
 MOST_BATCH = 1024
 #: The oldest opset of what is written in standard operators: Clip has had all its inputs since 12.
@@ -225,7 +227,7 @@ class CompileOptions:
     )
     percentile: float = _option(
         NEURONS,
-        "Percentile of the percentile calibrator.",
+        "Percentile of that calibrator.",
         fallback=99.9,
         numbers=Numbers(float, 0, 100, above=True),
         symbol="P",
@@ -350,7 +352,7 @@ class CompileOptions:
         TARGET,
         "ONNX with neurons as operators of their own; of standard operators alone, for any "
         "runtime; with spikes and weights as integers of 8 bits, for fast kernels; QONNX of few "
-        "bits, for FPGAs; or a NIR graph for neuromorphic tools (needs the extra 'nir').",
+        "bits, for FPGAs; or a NIR graph (needs the extra 'nir').",
         ONNXRUNTIME,
         choices=(ONNXRUNTIME, STANDARD, INT8, QONNX, NIR),
         brief="What is written, docs/runtimes.md",
@@ -425,6 +427,20 @@ class CompileOptions:
     )
     layer_errors: bool = _option(
         OUTPUT, "Measure the error of each neuron alone, and of all up to it.", False
+    )
+    threads: int | None = _option(
+        OUTPUT,
+        "Threads that compute.",
+        shown="one per processor",
+        numbers=Numbers(int, 1, MOST_THREADS),
+        symbol="K",
+    )
+    memory: float = _option(
+        OUTPUT,
+        "Share of the free memory that intermediate tensors may fill; others wait on disk.",
+        0.25,
+        numbers=Numbers(float, 0, 1),
+        symbol="SHARE",
     )
     dump_dir: Path | None = _option(  # noqa: RUF009 (a field, as all others)
         OUTPUT,

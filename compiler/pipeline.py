@@ -273,6 +273,7 @@ def _new_report(prepared: Prepared, chosen: Chosen, options: CompileOptions) -> 
         coverage=prepared.coverage,
         levels_budget=chosen.levels_budget,
         search=chosen.search,
+        threads=prepared.threads,
         warnings=[SYNTHETIC_WARNING] * samples.synthetic + prepared.warnings + silent,
         options=recorded(options, samples.synthetic),
     )

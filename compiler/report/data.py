@@ -12,6 +12,7 @@ from ..calibration.tuning.levels_budget import BudgetReport
 from ..calibration.tuning.search_scale import SearchReport
 from ..errors import readable
 from ..running.layer_errors import LayerErrors
+from ..running.threads import Threads
 from ..verify import Verification
 from .coverage import Coverage
 from .hints import LevelsEstimate
@@ -103,6 +104,7 @@ class CompileReport:
     coverage: Coverage = field(default_factory=Coverage)
     levels_budget: BudgetReport | None = None
     search: SearchReport | None = None
+    threads: Threads | None = None
     verification: Verification | None = None
     layer_errors: LayerErrors | None = None
     other_levels: list[LevelsEstimate] = field(default_factory=list)

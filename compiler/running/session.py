@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterable, Iterator
+from functools import cache
 
 import numpy as np
 import onnxruntime as ort
@@ -13,6 +16,7 @@ from ...runtime_ops import has_library, register
 from ..errors import DataError, ModelError
 from ..samples.files import NO_BATCH_AXIS, Feed
 from .bodies import ObservingSession, on_bodies
+from .threads import of_sessions
 
 #: Bytes of activations per batch that may leave the runtime at once.
 ACTIVATION_BUDGET = 64 << 20
@@ -25,7 +29,11 @@ _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 def make_session(
-    network: Network | ModelProto, *, library: bool = True, optimise: bool = True
+    network: Network | ModelProto,
+    *,
+    library: bool = True,
+    optimise: bool = True,
+    one_of_many: bool = False,
 ) -> ort.InferenceSession:
     """A CPU session. The runtime is only ever handed bytes, so it never follows a path that the
     model names; it makes the one copy of the large weights.
@@ -34,6 +42,9 @@ def make_session(
         network: any valid model.
         library: run the C++ kernels, where they are installed; otherwise the function bodies.
         optimise: ORT_ENABLE_ALL; otherwise ORT_DISABLE_ALL, which keeps the order of arithmetic.
+        one_of_many: of sessions that are made one after the other and run a few times each: they
+            share the memory of their tensors. Else each has its own, and the system has to clear
+            it for every one of them again, which can take longer than what they compute.
 
     Raises:
         ModelError: the runtime cannot execute the model.
@@ -44,6 +55,7 @@ def make_session(
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
     level = ort.GraphOptimizationLevel
+    options.intra_op_num_threads = of_sessions()
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     # Without optimisation thousands of small nodes remain, and planning which of their outputs may
     # share memory takes time quadratic in that number (28 s for 65 neurons).
@@ -54,6 +66,9 @@ def make_session(
     # Threads that wait by spinning take the processor from other sessions of this process, and from
     # other processes: with both networks alive DS-CNN was evaluated in half the time without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if one_of_many:
+        _share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     outputs = [value.name for value in network.proto.graph.output]
     observers: list[NodeProto] = []
     if library and has_library():
@@ -75,6 +90,15 @@ def make_session(
     return ObservingSession(session, outputs, observers) if observers else session
 
 
+@cache
+def _share_memory() -> None:
+    """Make the memory that sessions share, once in a process."""
+    kind, purpose = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
+    memory = ort.OrtMemoryInfo("Cpu", kind, 0, purpose)
+    with contextlib.suppress(Exception):  # whoever uses this process made it before
+        ort.create_and_register_allocator(memory, None)
+
+
 def batch_size(per_sample: int) -> int:
     """Samples per batch whose activations, of so many bytes each, are within the budget."""
     return int(np.clip(ACTIVATION_BUDGET // max(per_sample, 1), 1, 32))
@@ -90,20 +114,34 @@ def run_samples(session: ort.InferenceSession, feed: Feed, what: str) -> list[np
     run = _Run(session, feed)
     try:
         run.start()
-        run.done.wait()
+        return run.result(what)
     except BaseException:
-        run.options.terminate = True  # the runtime itself does not see the signal
-        if run.is_alive():
-            run.done.wait()
+        run.stop()
         raise
-    if run.error is None:
-        return run.outputs
-    _raise_if_out_of_memory(run.error)
-    shapes = {name: list(array.shape) for name, array in feed.items()}
-    raise DataError(
-        f"{what} does not run on inputs of shape {shapes}: {run.error}; check lengths and values, "
-        f"indices above all; {NO_BATCH_AXIS}"
-    ) from run.error
+
+
+def run_each(
+    session: ort.InferenceSession, feeds: Iterable[Feed], what: str
+) -> Iterator[list[np.ndarray]]:
+    """Run a session on one feed after the other; each runs while what the last gave is looked at.
+
+    Raises:
+        As :func:`run_samples`.
+    """
+    run: _Run | None = None
+    try:
+        for feed in feeds:
+            before, outputs = run, run.result(what) if run else []
+            run = _Run(session, feed)
+            run.start()
+            if before:
+                yield outputs
+        if run:
+            yield run.result(what)
+    except BaseException:
+        if run:
+            run.stop()
+        raise
 
 
 class _Run(threading.Thread):
@@ -128,6 +166,24 @@ class _Run(threading.Thread):
             self.error = error
         finally:
             self.done.set()
+
+    def result(self, what: str) -> list[np.ndarray]:
+        """Wait for the outputs; see :func:`run_samples`."""
+        self.done.wait()
+        if self.error is None:
+            return self.outputs
+        _raise_if_out_of_memory(self.error)
+        shapes = {name: list(array.shape) for name, array in self._feed.items()}
+        raise DataError(
+            f"{what} does not run on inputs of shape {shapes}: {self.error}; check lengths and "
+            f"values, indices above all; {NO_BATCH_AXIS}"
+        ) from self.error
+
+    def stop(self) -> None:
+        """End it at the next node, and wait for that."""
+        self.options.terminate = True  # the runtime itself does not see the signal
+        if self.is_alive():
+            self.done.wait()
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:

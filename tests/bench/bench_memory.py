@@ -2,9 +2,11 @@
 
     python tests/bench/bench_memory.py --megabytes 90
     python tests/bench/bench_memory.py --megabytes 2400 --width 4096 --external
+    python tests/bench/bench_memory.py --megabytes 4 --width 128 --samples 32 512 --memory 0
 
 The network is a chain of MatMul and Relu with random weights; it and its result are written to a
-temporary folder.
+temporary folder. With several numbers of samples there is a line for each; ``--memory`` is that of
+the compiler: samples fill memory only up to it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 
-def write_network(folder: Path, megabytes: float, width: int, *, external: bool) -> Path:
-    """A network of about this size (10^6 bytes), and samples for it."""
+def write_network(
+    folder: Path, megabytes: float, width: int, *, external: bool, samples: int
+) -> Path:
+    """A network of about this size (10^6 bytes), and so many samples for it."""
     rng = np.random.default_rng(0)
     count = max(round(megabytes * 1e6 / (4 * width**2)), 1)
     nodes, initializers = [], []
@@ -50,7 +54,7 @@ def write_network(folder: Path, megabytes: float, width: int, *, external: bool)
     opset = helper.make_opsetid("", 17)
     model: ModelProto = helper.make_model(graph, opset_imports=[opset], ir_version=8)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    np.save(folder / "samples.npy", rng.standard_normal((8, width)).astype(np.float32))
+    np.save(folder / "samples.npy", rng.standard_normal((samples, width)).astype(np.float32))
     return folder / "model.onnx"
 
 
@@ -65,10 +69,12 @@ print(status["VmHWM"].split()[0], file=sys.stderr)
 """
 
 
-def peak_of_compiling(model: Path) -> int:
+def peak_of_compiling(model: Path, memory: float | None) -> int:
     """Bytes that ``snn-compile`` held at most, the interpreter included."""
     samples, output = model.with_name("samples.npy"), model.with_name("snn.onnx")
     arguments = [model, "-o", output, "--calibration", samples]
+    if memory is not None:
+        arguments += ["--memory", memory]
     done = subprocess.run(
         [sys.executable, "-c", _RUN, *map(str, arguments)],
         capture_output=True,
@@ -84,14 +90,21 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=90)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--external", action="store_true")
+    parser.add_argument("--samples", type=int, nargs="+", default=[8])
+    parser.add_argument("--memory", type=float)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        model = write_network(
-            Path(name), options.megabytes, options.width, external=options.external
-        )
-        size = sum(file.stat().st_size for file in Path(name).iterdir())
-        peak = peak_of_compiling(model)
-    print(f"model {size / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB, {peak / size:.2f} times")
+    for samples in options.samples:
+        with tempfile.TemporaryDirectory() as name:
+            model = write_network(
+                *(Path(name), options.megabytes, options.width),
+                external=options.external,
+                samples=samples,
+            )
+            files = [file for file in Path(name).iterdir() if file.suffix != ".npy"]
+            size = sum(file.stat().st_size for file in files)
+            peak = peak_of_compiling(model, options.memory)
+        told = f"model {size / 1e6:.0f} MB, {samples} samples, peak {peak / 1e6:.0f} MB"
+        print(f"{told}, {peak / size:.2f} times the model")
 
 
 if __name__ == "__main__":

@@ -160,10 +160,13 @@ def find_scaled_staircase(
     one = np.ones(len(rows))
     scale = channel_scales([row.of(function) for row in rows])
     unit = scale.astype(np.float64)
-    own = find_staircase(*points.pooled(unit, unit), function, levels)
-    shared = find_staircase(*points.pooled(one, one), function, levels)
-    if own.error < _WORTHWHILE * _measured(shared, *points.pooled(one, 1 / unit), function).error:
-        return scale, _measured(own, *points.pooled(unit, unit**2), function)
+    own_x, own_order = points.sorted_in(unit)
+    x, order = points.sorted_in(one)
+    own = find_staircase(own_x, points.counts(own_order, unit), function, levels)
+    shared = find_staircase(x, points.counts(order, one), function, levels)
+    alike = _measured(shared, x, points.counts(order, 1 / unit), function)
+    if own.error < _WORTHWHILE * alike.error:
+        return scale, _measured(own, own_x, points.counts(own_order, unit**2), function)
     return np.ones((), np.float32), shared
 
 
@@ -173,16 +176,20 @@ class _Points:
     def __init__(self, rows: Sequence[Distribution]) -> None:
         self._values, self._row, self._counts = points_of(rows, _POINTS, _FEWEST_PARTS, _MOST_PARTS)
 
-    def pooled(self, unit: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ascending values in units of their channel, and their counts times its weight.
+    def sorted_in(self, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending values in units of their channel, and where each of them was.
 
         Args:
             unit: float64 [rows].
-            weight: float64 [rows].
         """
         x = self._values / unit[self._row]
         order = np.argsort(x, kind="stable")
-        return x[order], (self._counts * weight[self._row])[order]
+        return x[order], order
+
+    def counts(self, order: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Counts of the values in this order, times the weight of their channel, float64 [rows]."""
+        counts: np.ndarray = (self._counts * weight[self._row])[order]
+        return counts
 
 
 def evaluate(function: Function, x: np.ndarray) -> np.ndarray:
@@ -249,8 +256,8 @@ def _best_cuts(errors: np.ndarray, most: int) -> np.ndarray:
         before = best.copy()
         for rows, block in blocks:
             candidates = block + before[: block.shape[1]]
-            origins[k, rows] = candidates.argmin(axis=1)
-            best[rows] = candidates.min(axis=1)
+            at = origins[k, rows] = candidates.argmin(axis=1)
+            best[rows] = candidates[np.arange(len(at)), at]
         totals[k] = best[-1]
     k = int(np.argmax(totals <= totals.min() + _TIE * errors[-1, 0]))
     cuts = [edges - 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ....passes.analysis.layers import Geometry
@@ -17,12 +19,11 @@ class ConvPatches:
     """
 
     def __init__(self, x: np.ndarray, geometry: Geometry, lengths: tuple[int, ...]) -> None:
-        axes = len(geometry.kernel)
-        pads = zip(geometry.pads[:axes], geometry.pads[axes:], strict=True)
-        padded = np.pad(np.moveaxis(x, 1, -1), [(0, 0), *pads, (0, 0)])
-        self._channels_last = np.ascontiguousarray(padded)
+        self._x = x.reshape(*x.shape[:2], -1)
+        self._spatial = x.shape[2:]
         self._geometry = geometry
         self._shape = (len(x), *lengths)
+        self._offsets = np.array(list(np.ndindex(*geometry.kernel))) * geometry.dilations
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """The patches at indices into the flattened [B, ...spatial] of the output.
@@ -30,21 +31,37 @@ class ConvPatches:
         Returns:
             [group, len(positions), kernel size * C / group].
         """
-        geometry = self._geometry
         batch, *index = np.unravel_index(positions, self._shape)
-        starts = [i * step for i, step in zip(index, geometry.strides, strict=True)]
-        columns = []
-        for offset in np.ndindex(*geometry.kernel):
-            at = [
-                start + o * dilation
-                for start, o, dilation in zip(starts, offset, geometry.dilations, strict=True)
-            ]
-            columns.append(self._channels_last[(batch, *at)])
-        stacked = np.stack(columns, axis=1)  # [n, kernel size, C]
-        if geometry.group == 1:
-            return stacked.reshape(1, len(positions), -1)
-        grouped = stacked.reshape(*stacked.shape[:2], geometry.group, -1)
-        return grouped.transpose(2, 0, 1, 3).reshape(geometry.group, len(positions), -1)
+        sample, place, inside = batch[:, None], *self._places(index)
+        if self._geometry.group == 1:
+            patches = self._x[sample, :, place]  # [n, kernel size, C]
+            if not inside.all():
+                patches[~inside] = 0
+            return patches.reshape(1, len(positions), -1)
+        # A channel is a group, or nearly: channels stay in front.
+        count, channels, size = self._x.shape
+        flat = self._x.transpose(1, 0, 2).reshape(channels, count * size)
+        patches = np.take(flat, sample * size + place, axis=1)  # [C, n, kernel size]
+        if not inside.all():
+            patches[:, ~inside] = 0
+        grouped = patches.reshape(self._geometry.group, -1, *place.shape).transpose(0, 2, 3, 1)
+        return np.asarray(grouped.reshape(len(grouped), len(positions), -1))
+
+    def _places(self, index: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Where each input of each patch lies in a channel, and whether it is no padding.
+
+        Args:
+            index: of the output positions, along each spatial axis.
+        """
+        geometry = self._geometry
+        place = np.zeros((1, 1), np.int64)
+        inside = np.ones((1, 1), bool)
+        for axis, length in enumerate(self._spatial):
+            start = index[axis] * geometry.strides[axis] - geometry.pads[axis]
+            at = start[:, None] + self._offsets[:, axis]
+            inside = inside & (at >= 0) & (at < length)
+            place = place * length + np.clip(at, 0, length - 1)
+        return place, inside
 
 
 def as_weight(matrix: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -6,18 +6,22 @@ it, and else the largest stage of what a node reads.
 
 Round r handles all events that read stage r: everything before them is settled by then, and none of
 them depends on another. From one round to the next only the frontier has to be kept: the tensors of
-stage r or lower that a node of a higher stage reads.
+stage r or lower that a node of a higher stage reads. Of a tensor that joins others, and is not what
+an event reads, these others are kept, which is no more, and nothing where they are kept anyway:
+where each layer reads what all before it gave, the frontier has every tensor once, not once for
+each join.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.layers import Layer
+from ....passes.analysis.operators import Inputs, properties
 from ....passes.graph.protos import reads
 
 
@@ -83,9 +87,31 @@ def make_schedule(
                 if fires or neuron is not None:
                     spiking.add(name)
     rounds = [events.get(stage, Round()) for stage in range(max(events, default=-1) + 1)]
+    joins = {node.output[0]: node for node in proto.graph.node if _joins(node)}
     for node in proto.graph.node:
         reached = max((stages[name] for name in node.output if name), default=0)
-        for name in dict.fromkeys(reads(node)):
+        read = list(reads(node))
+        event = reached > max((stages[name] for name in read if name in stages), default=0)
+        for name in read if event else _parts(read, joins):
             for stage in range(stages.get(name, reached), min(reached, len(rounds))):
                 rounds[stage].frontier[name] = None
     return Schedule(rounds, stages, spiking)
+
+
+def _joins(node: NodeProto) -> bool:
+    """Whether its output is its inputs, one behind the other."""
+    what = properties(node.op_type)
+    return not node.domain and what.moves is Inputs.ALL and not what.broadcasts
+
+
+def _parts(names: Iterable[str], joins: Mapping[str, NodeProto]) -> dict[str, None]:
+    """These tensors, those that are joined taken apart, in order."""
+    found: dict[str, None] = {}
+    pending = list(names)[::-1]
+    while pending:
+        name = pending.pop()
+        if name in joins:
+            pending += list(joins[name].input)[::-1]
+        else:
+            found[name] = None
+    return found

@@ -9,20 +9,27 @@ network in which everything of earlier rounds spikes and is corrected. In each r
    alone where sequential calibration is switched off. The spiking twin has what the neuron will
    read, but a corrected layer is a regression, which pulls towards the mean: its largest values
    are smaller than the ANN's, so these count as much (``docs/calibration.md``);
-2. the layers that read this stage run in both twins; the error of their output corrects their
-   weights and biases (``compensate.py``);
-3. both twins compute the next stage, with the neurons and layers just settled.
+2. the layers that read this stage have their weights and biases corrected by the error of their
+   output (``compensate.py``), which was summed as the stage was computed: the ANN went on to these
+   outputs, and of the spiking twin they are computed, with the weights that it had, at the few
+   positions that are looked at (all of them where only the bias is corrected);
+3. both twins compute the next stage, with the neurons and layers just settled, go on to what its
+   layers give, and observe what its neurons see.
+
+The ANN depends on nothing that is settled, and is one stage ahead, in a thread of its own.
 
 Where neurons fire step by step over T timesteps, the spiking twin has T times the rows
 (``over_time.py``); what is fitted and corrected are means over steps.
 
-Every batch passes each layer three times, whatever the depth of the network. Between rounds the
-frontier waits in a temporary folder: memory holds one batch.
+Every batch passes each layer once in either twin, whatever the depth of the network. Between rounds
+the frontier waits in a spool, in memory as far as the options let it and on disk beyond: else
+memory holds a few batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -37,8 +44,9 @@ from ....passes.neurons.neuron import Neuron, SingleNeuron, ThresholdNeuron
 from ...options import FULL, CompileOptions
 from ...progress import Progress
 from ...running.histograms import Observations, Watch, with_histograms
+from ...running.memory import free_memory
 from ...running.segment import segment
-from ...running.session import make_session, run_samples
+from ...running.session import make_session, run_each
 from ...running.signed_histogram import SignedHistogram
 from ...running.spool import Spool
 from ...samples.files import Samples
@@ -47,11 +55,10 @@ from ..fitting.membrane import Membrane
 from ..fitting.watches import Fit, NotFiniteError, watches_of
 from .compensate import Correction, LayerErrors, Rounding
 from .over_time import by_steps, over_time, settle
-from .schedule import Round, Schedule, make_schedule
+from .schedule import Schedule, make_schedule
 
-#: Prefixes in the spool: of the spiking network's tensors where they differ from the ANN's, and of
-#: the ANN's values that a layer is corrected towards.
-_SPIKING, _EXPECTED = "spiking/", "expected/"
+#: Prefix in the spool of the spiking network's tensors where they differ from the ANN's.
+_SPIKING = "spiking/"
 #: Batches that a neuron over time is settled on.
 _BATCHES = 4
 _ALL = (-np.inf, np.inf)
@@ -108,8 +115,8 @@ def calibrate_sequentially(
     """
     corrected = layers if options.corrects_layers else ()
     schedule = make_schedule(network.proto, activations, corrected)
-    with closing(Spool()) as spool:
-        twins = _Twins(network, schedule, spool, fit, options, settled)
+    spool = Spool(int(options.memory * free_memory()))
+    with closing(spool), closing(_Twins(network, schedule, spool, fit, options, settled)) as twins:
         twins.start(samples, size)
         count = len(schedule.rounds)
         for number in progress.track(range(count), count, "calibrating"):
@@ -139,8 +146,22 @@ class _Twins:
         self._types: dict[str, int] = {}
         self._stepwise: set[str] = set()
         self._batches = 0
+        self._totals = [
+            {layer.name: self._total(layer, stage) for layer in this.layers}
+            for stage, this in enumerate(schedule.rounds)
+        ]
         self._histograms: dict[str, SignedHistogram] = {}
+        self._errors: dict[str, LayerErrors] = {}
+        self._inputs: list[str] = []
+        self._ahead = ThreadPoolExecutor(1)
+        self._observed: Future[dict[str, SignedHistogram]]
+        self._stopped = False
         self.result = Calibrated()
+
+    def close(self) -> None:
+        """End what runs ahead."""
+        self._stopped = True
+        self._ahead.shutdown()
 
     def start(self, samples: Samples, size: int) -> None:
         """Compute stage 0, which is the same in both."""
@@ -150,7 +171,9 @@ class _Twins:
             for name, array in feed.items():
                 self._put(name, self._batches, array)
             self._batches += 1
-        self._advance(list(self._types), 0)
+        self._inputs = list(self._types)
+        self._observed = self._run_ahead(0)
+        self._advance(0)
 
     def round(self, number: int) -> None:
         """Settle what reads the stage ``number``, then compute the next one."""
@@ -161,13 +184,13 @@ class _Twins:
                 self.result.silent.append(activation)
             neuron = self._fit.neuron(activation, histogram)
             self.result.neurons[activation.output] = self._settled_over_time(activation, neuron)
-        self._histograms.clear()
-        if this.layers:
-            self._correct(number, this)
+        for layer in this.layers:
+            correction = self._errors.pop(layer.name).solve(
+                constant_of(self._snn, layer.bias), self._options.bias_correction
+            )
+            self._apply(layer, correction)
         if number + 1 < len(self._schedule.rounds):
-            self._advance(list(this.frontier), number + 1)
-        else:
-            self._forget(this.frontier)
+            self._advance(number + 1)
 
     def _settled_over_time(self, activation: Activation, neuron: Neuron) -> Neuron:
         """The neuron for the step by step input that it has, if it has."""
@@ -183,44 +206,6 @@ class _Twins:
             return settle(part, joined, activation.upper, self._batches)
 
         return neuron.changed(settled)
-
-    def _correct(self, number: int, this: Round) -> None:
-        """Correct the layers of a round."""
-        totals = {layer.name: self._total(layer, number) for layer in this.layers}
-        errors = {
-            layer.name: LayerErrors(
-                layer,
-                constant_of(self._snn, layer.weight),
-                self._batches,
-                self._options.compensation,
-                position,
-                self._rounding(layer),
-            )
-            for position, layer in enumerate(this.layers)
-        }
-        wanted = list(dict.fromkeys(totals.values()))
-        frontier = list(this.frontier)
-        for batch, outputs, _ in self._run(self._ann, frontier, wanted, spiking=False):
-            for name, array in outputs.items():
-                self._spool.put(_EXPECTED + name, batch, array)
-        for batch, outputs, _ in self._run(self._snn, frontier, wanted, True, stepwise=False):
-            for layer in this.layers:
-                name = totals[layer.name]
-                expected = self._spool.get(_EXPECTED + name, batch)
-                x = self._get(layer.input, batch, spiking=True)
-                if layer.input in self._stepwise:
-                    x = by_steps(x, self._timesteps).mean(axis=0, dtype=x.dtype)
-                bounds = layer.bounds if name == layer.total else _ALL
-                with np.errstate(invalid="ignore"):  # inf - inf; add leaves it out
-                    error = np.clip(expected, *bounds) - np.clip(outputs[name], *bounds)
-                errors[layer.name].add(x, error)
-        for name in wanted:
-            self._spool.drop(_EXPECTED + name)
-        for layer in this.layers:
-            correction = errors[layer.name].solve(
-                constant_of(self._snn, layer.bias), self._options.bias_correction
-            )
-            self._apply(layer, correction)
 
     def _rounding(self, layer: Layer) -> Rounding | None:
         """How its weights are rounded, where they are and one neuron fires what it reads."""
@@ -258,78 +243,152 @@ class _Twins:
         known = layer.residual is not None and self._schedule.stages[layer.residual] <= stage
         return layer.total if known else layer.output
 
-    def _advance(self, frontier: list[str], stage: int) -> None:
-        """Compute the frontier of a stage from another one, and observe what its neurons see."""
-        following = self._schedule.rounds[stage]
-        missing = [name for name in following.frontier if name not in frontier]
-        watches = watches_of(following.neurons, self._fit.watch)
-        fires = self._schedule.spiking
-        also = fires if self._options.sequential else set()
-        self._compute(self._ann, frontier, missing, watches, spiking=False)
-        self._compute(
-            self._snn,
-            frontier,
-            [name for name in missing if name in fires],
-            [watch for watch in watches if watch.tensor in also],
-            spiking=True,
-        )
-        self._forget(name for name in frontier if name not in following.frontier)
+    def _kept(self, stage: int) -> list[str]:
+        """What the ANN holds of a stage: its frontier, and what its layers are corrected towards.
 
-    def _compute(
-        self,
-        network: Network,
-        given: list[str],
-        wanted: list[str],
-        watches: list[Watch],
-        spiking: bool,
-    ) -> None:
-        """Compute tensors of one of the two networks, keep them, and observe some."""
-        if not wanted and not watches:
-            return
+        In front of stage 0 these are the network's inputs.
+        """
+        if stage < 0:
+            return self._inputs
+        return list({**self._schedule.rounds[stage].frontier, **self._wanted(stage)})
+
+    def _wanted(self, stage: int) -> dict[str, None]:
+        """Where the errors of the layers of a stage are watched."""
+        return dict.fromkeys(self._totals[stage].values())
+
+    def _advance(self, stage: int) -> None:
+        """Compute a stage from the one before, and observe it."""
+        self._histograms = self._observed.result()
+        if stage + 1 < len(self._schedule.rounds):
+            self._observed = self._run_ahead(stage + 1)
+        self._run_spiking(stage)
+        for name in set(self._kept(stage - 1)).difference(self._kept(stage)):
+            self._spool.drop(name)
+            self._spool.drop(_SPIKING + name)
+
+    def _run_ahead(self, stage: int) -> Future[dict[str, SignedHistogram]]:
+        """Compute a stage of the ANN; the future has what its neurons see."""
+
+        def work() -> dict[str, SignedHistogram]:
+            given = self._kept(stage - 1)
+            wanted = [name for name in self._kept(stage) if name not in given]
+            watches = watches_of(self._schedule.rounds[stage].neurons, self._fit.watch)
+            observations = Observations(watches)
+            gone = self._schedule.spiking.intersection(given).difference(self._kept(stage))
+            if stage:  # the spiking network is compared with these meanwhile
+                gone.difference_update(self._wanted(stage - 1))
+            for batch, outputs, observed in self._run(self._ann, given, wanted, watches):
+                observations.add(observed)
+                for name, array in outputs.items():
+                    self._put(name, batch, array)
+                for name in gone:  # of these it has its own
+                    self._spool.drop(name, batch)
+            return _histograms(observations)
+
+        return self._ahead.submit(work)
+
+    def _run_spiking(self, stage: int) -> None:
+        """Compute a stage of the spiking network, see its neurons, and sum its layers' errors."""
+        this, fires = self._schedule.rounds[stage], self._schedule.spiking
+        given = list(self._schedule.rounds[stage - 1].frontier) if stage else self._inputs
+        missing = [name for name in this.frontier if name in fires and name not in given]
+        watches = watches_of(this.neurons, self._fit.watch) if self._options.sequential else []
+        watches = [watch for watch in watches if watch.tensor in fires]
+        self._errors = {
+            layer.name: self._errors_of(layer, stage, position)
+            for position, layer in enumerate(this.layers)
+        }
         observations = Observations(watches)
-        for batch, outputs, observed in self._run(network, given, wanted, spiking, watches):
+        totals = self._totals[stage]
+        # What layers give is computed from the rows that are looked at, where that can be done.
+        run = [
+            layer
+            for layer in this.layers
+            if not (self._errors[layer.name].is_left or self._is_made(layer, stage))
+        ]
+        wanted = [*missing, *dict.fromkeys(totals[layer.name] for layer in run)]
+        for batch, outputs, observed in self._run(self._snn, given, wanted, watches, missing):
             observations.add(observed)
-            for name, array in outputs.items():
-                self._put(name, batch, array, spiking)
-        if observations.not_finite:
-            raise NotFiniteError(observations.not_finite)
-        for name, histogram in observations.histograms.items():
-            if name in self._histograms:
-                self._histograms[name].merge_seen_again(histogram)
-            else:
-                self._histograms[name] = histogram
+            for name in missing:
+                self._put(name, batch, outputs[name], spiking=True)
+            for layer in this.layers:
+                total, errors = totals[layer.name], self._errors[layer.name]
+                if errors.is_left:
+                    continue
+                x = self._mean(layer.input, batch)
+                residual = None
+                if total not in outputs and layer.residual and total != layer.output:
+                    residual = self._mean(layer.residual, batch)
+                errors.add(x, self._get(total, batch), outputs.get(total), residual)
+            for name in set(given).difference(this.frontier):
+                self._spool.drop(_SPIKING + name, batch)
+        for name, histogram in _histograms(observations).items():
+            self._histograms[name].merge_seen_again(histogram)
+
+    def _is_made(self, layer: Layer, stage: int) -> bool:
+        """Whether what a layer gives follows from tensors that are kept."""
+        alone = self._totals[stage][layer.name] == layer.output
+        kept = alone or layer.residual in self._schedule.rounds[stage].frontier
+        return kept and self._errors[layer.name].makes_outputs
+
+    def _mean(self, name: str, batch: int) -> np.ndarray:
+        """A tensor of the spiking network, over time the mean over steps."""
+        array = self._get(name, batch, spiking=True)
+        if name not in self._stepwise:
+            return array
+        return np.asarray(by_steps(array, self._timesteps).mean(axis=0, dtype=array.dtype))
+
+    def _errors_of(self, layer: Layer, stage: int, position: int) -> LayerErrors:
+        """Sums of the errors of a layer that reads this stage, the ``position``-th of them."""
+        return LayerErrors(
+            layer,
+            constant_of(self._snn, layer.weight),
+            self._batches,
+            self._options.compensation,
+            position,
+            self._rounding(layer),
+            layer.bounds if self._totals[stage][layer.name] == layer.total else _ALL,
+            constant_of(self._snn, layer.bias),
+        )
 
     def _run(
         self,
         network: Network,
         given: list[str],
         wanted: list[str],
-        spiking: bool,
-        watches: Sequence[Watch] = (),
-        stepwise: bool = True,
+        watches: Sequence[Watch],
+        stepwise: Sequence[str] = (),
     ) -> Iterator[tuple[int, dict[str, np.ndarray], list[np.ndarray]]]:
-        """Number, tensors and what the watches saw of each batch.
+        """Number, tensors and what the watches saw of each batch; nothing if nothing is wanted.
 
-        Tensors of the spiking network are ``stepwise``, or means over steps.
+        Of the spiking network over time the tensors ``stepwise`` have the rows of all steps; the
+        others are means over them.
         """
         names = list(dict.fromkeys([*wanted, *(watch.tensor for watch in watches)]))
+        if not names:
+            return
+        spiking = network is self._snn
         part = segment(network, {name: self._types[name] for name in given}, names)
         if spiking:
             part = fire(part, {**self._settled, **self.result.neurons})
             if self._timesteps > 1:
                 timed = self._stepwise.intersection(given)
-                kept = wanted if stepwise else ()
-                part, watches, found = over_time(part, self._timesteps, timed, kept, watches)
+                part, watches, found = over_time(part, self._timesteps, timed, stepwise, watches)
                 self._stepwise |= found
-        session = make_session(with_histograms(part, watches, wanted, self._batches))
+        session = make_session(
+            with_histograms(part, watches, wanted, self._batches), one_of_many=True
+        )
         inputs = [value.name for value in part.proto.graph.input]
-        for batch in range(self._batches):
-            feed = {name: self._get(name, batch, spiking) for name in inputs}
-            outputs = run_samples(session, feed, "the model")
-            tensors = dict(zip(wanted, outputs, strict=False))
-            yield batch, tensors, outputs[len(wanted) :]
+        feeds = (
+            {name: self._get(name, batch, spiking) for name in inputs}
+            for batch in range(self._batches)
+        )
+        for batch, outputs in enumerate(run_each(session, feeds, "the model")):
+            if self._stopped:
+                return
+            yield batch, dict(zip(wanted, outputs, strict=False)), outputs[len(wanted) :]
 
-    def _get(self, name: str, batch: int, spiking: bool) -> np.ndarray:
+    def _get(self, name: str, batch: int, spiking: bool = False) -> np.ndarray:
         own = spiking and name in self._schedule.spiking
         return self._spool.get(_SPIKING + name if own else name, batch)
 
@@ -337,7 +396,13 @@ class _Twins:
         self._types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
         self._spool.put(_SPIKING + name if spiking else name, batch, array)
 
-    def _forget(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._spool.drop(name)
-            self._spool.drop(_SPIKING + name)
+
+def _histograms(observations: Observations) -> dict[str, SignedHistogram]:
+    """What was observed.
+
+    Raises:
+        NotFiniteError: of these values some are not finite.
+    """
+    if observations.not_finite:
+        raise NotFiniteError(observations.not_finite)
+    return observations.histograms

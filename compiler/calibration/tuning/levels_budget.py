@@ -163,6 +163,7 @@ def plan_levels(
         DataError: the network does not run on the samples, or gives NaN or inf.
     """
     share = options.levels_budget
+    assert share is not None
     histograms, seen = _observe(network, activations, samples, size, options, progress)
     tables: dict[str, list[Choice]] = {}
     steps: dict[str, float] = {}

@@ -52,6 +52,7 @@ from ...errors import UsageError
 from ...options import CompileOptions
 from ...progress import Progress
 from ...running.fidelity import FidelityMeter
+from ...running.memory import free_memory
 from ...running.reference import Reference
 from ...running.session import make_session, run_samples
 from ...running.spool import Spool
@@ -168,7 +169,7 @@ def search_scale(
     """
     optuna = import_optuna()
     scalable = _scalable(activations, neurons)
-    with closing(Spool()) as spool:
+    with closing(Spool(int(options.memory * free_memory()))) as spool:
         bench = _Bench(analog, activations, neurons, scalable, spool)
         bench.keep(samples, reference)
         trials = _search(

@@ -17,6 +17,11 @@ def layer(op: str, geometry: Geometry | None = None, transposed: bool = False) -
     )
 
 
+def add(errors: LayerErrors, x: np.ndarray, error: np.ndarray) -> None:
+    """One batch of a layer that gives 0 where the ANN gives ``error``."""
+    errors.add(x, error, np.zeros_like(error))
+
+
 CONVOLUTIONS = [
     (1, 3, 4, (3, 3), (2, 1), (1, 0, 2, 1), (1, 1), (7, 6)),
     (4, 4, 8, (3,), (1,), (1, 1), (2,), (9,)),
@@ -77,7 +82,7 @@ class TestConvolutions:
         errors = LayerErrors(layer("Conv", geometry), start, batches=2, weights=True, seed=0)
         for _ in range(2):
             x = rng.standard_normal((20, channels, *lengths)).astype(np.float32)
-            errors.add(x, convolve(x, wanted, geometry) + 2)
+            add(errors, x, convolve(x, wanted, geometry) + 2)
         found = errors.solve(np.ones(outputs, np.float32))
         assert found.ridge is not None
         np.testing.assert_allclose(found.weight, wanted, atol=1e-4)
@@ -96,7 +101,7 @@ def test_products_with_a_matrix_are_corrected_in_its_orientation(
     x = rng.standard_normal((500, 6)).astype(np.float32)
     held = weight.T.copy() if transposed else weight
     errors = LayerErrors(layer(op, transposed=transposed), held * 0, 1, weights=True, seed=0)
-    errors.add(x.reshape(5, 100, 6), (x @ weight - 1).reshape(5, 100, 4))
+    add(errors, x.reshape(5, 100, 6), (x @ weight - 1).reshape(5, 100, 4))
     found = errors.solve(np.zeros(4, np.float32))
     np.testing.assert_allclose(found.weight, held, atol=1e-4)
     np.testing.assert_allclose(found.bias, -1, atol=1e-4)
@@ -108,7 +113,7 @@ def test_ridge_pulls_towards_the_weights_that_were_there(monkeypatch):
     changes = []
     for ridge in (1e-9, 1.0, 1e9):
         errors = LayerErrors(layer("MatMul"), np.ones((3, 2), np.float32), 1, True, 0)
-        errors.add(x, x @ np.full((3, 2), 2, np.float32))
+        add(errors, x, x @ np.full((3, 2), 2, np.float32))
         monkeypatch.setattr(compensate, "RIDGES", (ridge,))
         found = errors.solve(np.zeros(2, np.float32))
         assert found.ridge == ridge
@@ -127,8 +132,8 @@ def test_bias_alone_takes_the_mean_error_and_leaves_the_weights():
     x = rng.standard_normal((50, 6)).astype(np.float32)
     error = rng.standard_normal((50, 4)).astype(np.float32)
     errors = LayerErrors(layer("MatMul"), weight, 1, weights=False, seed=0)
-    errors.add(x[:20], error[:20])
-    errors.add(x[20:], error[20:])
+    add(errors, x[:20], error[:20])
+    add(errors, x[20:], error[20:])
     found = errors.solve(np.full(4, 5, np.float32))
     assert found.weight is weight
     assert found.ridge is None
@@ -141,7 +146,7 @@ def test_weights_alone_leave_the_mean_where_it_was(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((500, 3)).astype(np.float32) + 4
     errors = LayerErrors(layer("MatMul"), np.zeros((3, 2), np.float32), 1, True, 0)
-    errors.add(x, x @ np.ones((3, 2), np.float32) + 7)
+    add(errors, x, x @ np.ones((3, 2), np.float32) + 7)
     found = errors.solve(np.zeros(2, np.float32), correct_bias=False)
     np.testing.assert_allclose(found.weight, 1, atol=1e-3)
     np.testing.assert_allclose((x @ found.weight + found.bias).mean(axis=0), 0, atol=1e-3)
@@ -152,7 +157,7 @@ def test_of_convtranspose_and_automatic_padding_the_bias_alone_can_be_corrected(
         weight = np.ones((3, 2, 2), np.float32)
         for weights, expected in ((False, [1, 2]), (True, [0, 0])):
             errors = LayerErrors(layer(op), weight, 1, weights=weights, seed=0)
-            errors.add(np.ones((4, 3, 5), np.float32), np.full((4, 2, 6), [[1], [2]], np.float32))
+            add(errors, np.ones((4, 3, 5), np.float32), np.full((4, 2, 6), [[1], [2]], np.float32))
             found = errors.solve(np.zeros(2, np.float32))
             assert found.ridge is None
             np.testing.assert_array_equal(found.bias, expected)
@@ -163,12 +168,12 @@ def test_of_convtranspose_and_automatic_padding_the_bias_alone_can_be_corrected(
 def test_too_few_rows_and_too_many_unknowns_leave_the_weights(monkeypatch):
     x, error = np.ones((2, 30), np.float32), np.ones((2, 4), np.float32)
     errors = LayerErrors(layer("MatMul"), np.ones((30, 4), np.float32), 1, True, 0)
-    errors.add(x, error)
+    add(errors, x, error)
     found = errors.solve(np.zeros(4, np.float32))
     assert (found.ridge, found.left) == (None, "no ridge helps")
     monkeypatch.setattr(compensate, "WIDEST", 29)
     errors = LayerErrors(layer("MatMul"), np.ones((30, 4), np.float32), 1, True, 0)
-    errors.add(np.tile(x, (100, 1)), np.tile(error, (100, 1)))
+    add(errors, np.tile(x, (100, 1)), np.tile(error, (100, 1)))
     found = errors.solve(np.zeros(4, np.float32))
     assert found.ridge is None
     assert found.left == "its outputs have 30 weights each, more than 29"
@@ -184,7 +189,7 @@ def test_positions_are_a_sample_of_every_batch_and_the_same_for_a_seed(monkeypat
     for seed in (0, 0, 1):
         errors = LayerErrors(layer("MatMul"), np.zeros((3, 2), np.float32), 2, True, seed)
         for batch in range(2):
-            errors.add(x[batch], error[batch])
+            add(errors, x[batch], error[batch])
         results.append(errors.solve(np.zeros(2, np.float32)).bias)
     np.testing.assert_array_equal(results[0], results[1])
     assert (results[0] != results[2]).any()
@@ -193,7 +198,7 @@ def test_positions_are_a_sample_of_every_batch_and_the_same_for_a_seed(monkeypat
 def test_nothing_seen_changes_nothing():
     weight, bias = np.ones((3, 2), np.float32), np.ones(2, np.float32)
     errors = LayerErrors(layer("MatMul"), weight, 1, True, 0)
-    errors.add(np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32))
+    add(errors, np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32))
     found = errors.solve(bias)
     assert found.weight is weight
     assert found.bias is bias
@@ -205,7 +210,7 @@ def noisy(rows: int, samples: int = 2) -> LayerErrors:
     errors = LayerErrors(layer("MatMul"), np.zeros((20, 1), np.float32), 1, True, 0)
     x = rng.standard_normal((samples, rows // samples, 20)).astype(np.float32)
     noise = rng.standard_normal((samples, rows // samples, 1)).astype(np.float32)
-    errors.add(x, 0.5 * x[..., :1] + 3 * noise)
+    add(errors, x, 0.5 * x[..., :1] + 3 * noise)
     return errors
 
 
@@ -218,7 +223,8 @@ def test_the_ridge_grows_as_samples_get_few_and_noise_is_not_fitted(monkeypatch)
     np.testing.assert_allclose(many.weight[0], 0.5, atol=0.1)
     rng = np.random.default_rng(1)
     errors = LayerErrors(layer("MatMul"), np.ones((50, 1), np.float32), 1, True, 0)
-    errors.add(
+    add(
+        errors,
         rng.standard_normal((2, 60, 50)).astype(np.float32),
         rng.standard_normal((2, 60, 1)).astype(np.float32),
     )
@@ -235,7 +241,7 @@ def test_the_ridge_is_in_units_of_each_input():
     found = []
     for factor in (np.float32(1), scale):
         errors = LayerErrors(layer("MatMul"), np.zeros((4, 3), np.float32), 1, True, 0)
-        errors.add(x * factor, error)
+        add(errors, x * factor, error)
         found.append(errors.solve(np.zeros(3, np.float32)))
     assert found[0].ridge == found[1].ridge
     np.testing.assert_allclose(found[1].weight * scale[:, None], found[0].weight, rtol=1e-3)
@@ -246,7 +252,7 @@ def test_batches_of_one_sample_are_halved_too():
     errors = LayerErrors(layer("MatMul"), np.zeros((3, 1), np.float32), 8, True, 0)
     for _ in range(8):
         x = rng.standard_normal((1, 50, 3)).astype(np.float32)
-        errors.add(x, x[..., :1] * 2)
+        add(errors, x, x[..., :1] * 2)
     found = errors.solve(np.zeros(1, np.float32))
     assert found.ridge == min(compensate.RIDGES)
 
@@ -259,7 +265,7 @@ def test_fewer_rows_than_unknowns_are_compensated_only_where_that_generalises():
 
     def corrected(error):
         errors = LayerErrors(layer("MatMul"), np.zeros((64, 2), np.float32), 1, True, 0)
-        errors.add(x + x.mean(axis=-1, keepdims=True) * 20, error)
+        add(errors, x + x.mean(axis=-1, keepdims=True) * 20, error)
         return errors.solve(np.zeros(2, np.float32))
 
     assert corrected(noise).ridge is None
@@ -276,7 +282,7 @@ def test_what_rounding_adds_is_the_error_that_it_makes(most):
     weight = rng.standard_normal((8, 4)).astype(np.float32)
     rounding = Rounding(most, 0.1)
     errors = LayerErrors(layer("MatMul"), weight, 1, False, 0, rounding)
-    errors.add(x, np.zeros((600, 4), np.float32))
+    add(errors, x, np.zeros((600, 4), np.float32))
     found = errors.solve(np.zeros(4, np.float32))
     error = x @ (found.weight - weight) + found.bias
     assert np.abs(found.weight - weight).max() > 0

@@ -8,7 +8,6 @@ from helpers import model_from_text, run_model
 from onnx import TensorProto
 from snn_compile.compiler.calibration.sequence.schedule import make_schedule
 from snn_compile.compiler.running.segment import segment
-from snn_compile.compiler.running.spool import Spool
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.analysis.layers import find_layers
 from snn_compile.passes.graph.network import Network, detach
@@ -119,22 +118,6 @@ def test_a_network_without_events_has_no_rounds():
     assert schedule.rounds == []
 
 
-def test_a_spool_gives_back_what_it_was_given_and_forgets():
-    spool = Spool()
-    spool.put("a/b", 0, np.arange(3))
-    spool.put("a/b", 1, np.zeros((0, 2), np.float32))
-    spool.put("a/b", 0, np.arange(4))
-    np.testing.assert_array_equal(spool.get("a/b", 0), np.arange(4))
-    assert spool.get("a/b", 1).shape == (0, 2)
-    with pytest.raises(KeyError):
-        spool.get("a/b", 2)
-    spool.drop("a/b")
-    with pytest.raises(KeyError):
-        spool.get("a/b", 0)
-    spool.drop("never kept")
-    spool.close()
-
-
 def test_an_output_of_the_whole_keeps_its_shape_inside_a_segment():
     model = model_from_text(
         "g (float[B, 8] x) => (float[B, 8] a, float[B, 8] y) { a = Relu(x) y = Neg(a) }"
@@ -142,3 +125,19 @@ def test_an_output_of_the_whole_keeps_its_shape_inside_a_segment():
     part = segment(detach(model), {"x": TensorProto.FLOAT}, ["y"])
     (a,) = part.proto.graph.value_info
     assert (a.name, len(a.type.tensor_type.shape.dim)) == ("a", 2)
+
+
+def test_of_a_tensor_that_joins_others_these_are_kept_once():
+    """Each layer reads what all before it gave; what a neuron reads itself is kept as it is."""
+    schedule = schedule_of(
+        """net (float[4] x) => (float[32] y) {
+            a = Neg (x) p = Relu (a) c = Concat <axis = 0> (a, p) n = Neg (c)
+            q = Relu (n) d = Concat <axis = 0> (c, q) e = Relu (d) y = Concat <axis = 0> (d, e)
+        }""",
+        with_layers=False,
+    )
+    assert [set(r.frontier) for r in schedule.rounds] == [
+        {"a"},
+        {"a", "p", "n"},
+        {"d", "a", "p", "q"},
+    ]
