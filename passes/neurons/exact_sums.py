@@ -13,13 +13,13 @@ grid g exactly while no partial sum exceeds 2^24 g. Here every grid is a power o
 3. A sum of two tensors needs a grid as well; layers that it adds up get that where theirs is finer.
 4. What is moved (MaxPool, Reshape, Pad with 0, ...) keeps its grid.
 
-5. A layer is left as it is, and has no grid, if it reads values without one, or if the largest
-   weight of a channel would be less than 16 steps.
+5. A layer is left as it is, and has no grid, if it reads values without one, or if its largest
+   weight would be less than 16 steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ from .neuron import Neuron, OctaveNeuron, ThresholdNeuron
 
 #: Bits of a float32 number.
 _BITS = 24
-#: Steps that the largest weight of a channel has at least.
+#: Steps that the largest weight of a layer has at least.
 _FEWEST = 16
 #: Bound of a sum over that of its parameters before they are rounded.
 _ROUNDED = 1.02
@@ -191,8 +191,7 @@ class _ExactSums:
         grid = self._wanted[id(node.outputs[0])]
         step = by_channel(node, grid, output=True) / by_channel(node, x.grid, output=False)
         weight = values_of(node.inputs[1]).astype(np.float64)
-        largest = _per_output(node, np.abs(weight / step), np.max)
-        if np.any((largest > 0) & (largest < _FEWEST)):
+        if np.any(weight) and np.abs(weight / step).max() < _FEWEST:
             self._left.add(id(node))
             return
         set_parameter(self._graph, Parameter(node, 1, np.rint(weight / step) * step))
@@ -251,17 +250,15 @@ def _bias(node: Node) -> np.ndarray:
     return bias.values.astype(np.float64)
 
 
-def _per_output(
-    node: Node, terms: np.ndarray, over: Callable[..., np.ndarray] = np.sum
-) -> np.ndarray:
-    """The sums, or what else, of the terms that each output channel adds up: [O]."""
+def _per_output(node: Node, terms: np.ndarray) -> np.ndarray:
+    """The sums of the terms that each output channel adds up: [O]."""
     if node.op == "ConvTranspose":
         groups = int(node.attrs.get("group", 1))
         apart = terms.reshape(groups, terms.shape[0] // groups, terms.shape[1], -1)
-        return np.asarray(over(apart, axis=(1, 3)).reshape(-1))
+        return np.asarray(apart.sum(axis=(1, 3)).reshape(-1))
     outputs = 0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1
     rows = np.moveaxis(terms, outputs, 0).reshape(terms.shape[outputs], -1)
-    return np.asarray(over(rows, axis=1))
+    return np.asarray(rows.sum(axis=1))
 
 
 def _says(found: _Range | None) -> str:

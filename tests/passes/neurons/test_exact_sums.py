@@ -59,8 +59,13 @@ def neurons_of(model, step):
     return neurons
 
 
-def rounded(body, step=0.25):
+def rounded(body, step=0.25, quiet=1.0):
+    """``quiet``: what the weights of the first channel of w are multiplied by."""
     model = model_of(body)
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "w")
+    weight = onnx.numpy_helper.to_array(tensor).copy()
+    weight[0] *= np.float32(quiet)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
     graph = infer_shapes(import_model(detach(model)))
     neurons = neurons_of(model, step)
     if np.ndim(step):
@@ -132,6 +137,16 @@ def test_float32_adds_up_as_exactly_as_float64(name, step):
     assert 0 < np.abs(exact - analog).max() < 1e-3 * np.abs(analog).max()
 
 
+def test_a_channel_of_small_weights_in_a_sum_of_large_values():
+    """It has few steps of the grid, or none; the layer is rounded all the same."""
+    body = EXACT["a padded shortcut"]
+    _, found, changes, neurons = rounded(body, quiet=1e-7)
+    assert all(change.endswith("bits, exact") for change in changes)
+    spiking, feed = with_spikes(found, neurons)
+    (single,) = ReferenceEvaluator(spiking).run(None, feed)
+    np.testing.assert_array_equal(single.astype(np.float64), in_double(spiking, feed))
+
+
 def test_groups_of_a_transposed_convolution():
     """By hand: onnx.reference does not compute it."""
     _, found, changes, neurons = rounded("y = ConvTranspose <group=2> (k_x, t)", STEPS)
@@ -174,7 +189,7 @@ def test_other_steps_have_no_grid():
 
 
 def test_too_few_steps_leave_the_weights(monkeypatch):
-    """A channel whose largest weight would have fewer than 16 steps."""
+    """A layer whose largest weight would have fewer than 16 steps."""
     monkeypatch.setattr("snn_compile.passes.neurons.exact_sums._BITS", 12)
     model, found, changes, _ = rounded(EXACT["Conv"])
     assert changes[0].endswith("its sums may depend on their order")
