@@ -81,10 +81,11 @@ def find_thresholds(
         steps = np.array([shared.step])
     else:
         shared, steps = _steps(rows, whole, shared, calibrator, percentile, division)
-    limit = upper / max(shared.levels_pos, 1)
+    most = np.float32(min(upper / max(shared.levels_pos, 1), float(np.finfo(np.float32).max)))
+    if float(most) * max(shared.levels_pos, 1) > upper:  # rounding has gone up
+        most = np.nextafter(most, np.float32(0))
     theta = np.maximum(steps, np.finfo(np.float32).tiny).astype(np.float32)
-    while (over := theta.astype(np.float64) > limit).any():  # rounding may have gone up
-        theta = np.where(over, np.nextafter(theta, np.float32(0)), theta)
+    theta = np.minimum(theta, most)
     if power_of_two:
         shared, theta = _rounded(rows, shared, theta, upper)
     used = [Uniform(float(t), shared.levels_pos, shared.levels_neg) for t in theta]

@@ -31,10 +31,10 @@ def test_networks_of_other_levels_spend_what_was_estimated(found, precision):
     analog = sum(s["energy"][unary] for s in energy["synapses"] if s["analog"])
     slope = (ann - analog) / energy["cheaper_up_to"][precision]
     for point in found["sweep"]:
-        estimate = analog + slope * point["levels"]
+        estimate = analog + slope * point["setting"]["levels"]
         assert point["energy"][unary] == pytest.approx(estimate, rel=0.2)
         assert (point["energy"][unary] < ann) == (
-            point["levels"] < energy["cheaper_up_to"][precision]
+            point["setting"]["levels"] < energy["cheaper_up_to"][precision]
         )
 
 
