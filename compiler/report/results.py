@@ -13,6 +13,8 @@ from ..counting.results import NeuronResult, SynapseResult
 
 _NETWORKS = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
 _SPIKING = ("unary", "bit_serial", "graded")
+#: Of an SNN, with weights of float32 and of 8 bits.
+SPIKING_ACCOUNTINGS = (*_SPIKING, *(f"{name}_int8" for name in _SPIKING))
 
 
 @dataclass(frozen=True)

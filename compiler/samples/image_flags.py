@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,7 +20,13 @@ IMAGE_FLAGS = (
 )
 
 
-class Several(click.ParamType):
+if TYPE_CHECKING:  # older releases of click have no type arguments here
+    _ParamType = click.ParamType[tuple[float, ...]]
+else:
+    _ParamType = click.ParamType
+
+
+class Several(_ParamType):
     """Numbers with something between them, or as a file of options has them: one, or an array."""
 
     def __init__(self, kind: type[int] | type[float], between: str, wanted: str) -> None:

@@ -302,8 +302,9 @@ def _activity(neurons: Sequence[NeuronResult]) -> Section | None:
         },
     )
     caption = (
-        "Mean spikes |k| per value. Active: share of values with at least one spike. Silent, "
-        "saturated: share of neurons that never fire, or are always at their outermost level."
+        "Spikes per value: the mean of |k|. Active: share of values with at least one spike. "
+        "Silent, saturated: share of neurons that never fire, or are always at their outermost "
+        "level."
     )
     if len(drawn) < len(neurons):
         caption += f" The first {len(drawn)} of {len(neurons)} nodes."

@@ -19,7 +19,7 @@ from ...calibration.fitting.membrane import MembraneHistogram
 from ...running.layer_errors import LayerError
 from ..results import Confusion, SweepPoint
 from ..sweep_points import accuracy_of, energy_of
-from .svg import FILL, GRID, INK, MUTED, SERIES, WIDTH, Margins, drawing, short
+from .svg import FILL, GRID, INK, MUTED, SERIES, WIDTH, Margins, drawing, short, told_apart
 
 #: Layers or neurons in one figure, at most.
 MOST_ROWS = 60
@@ -488,12 +488,12 @@ def _draw_shares(axes: Axes, shares: Sequence[float], edges: Sequence[float], co
 
 def _beside(names: Sequence[str], legend: int = 0) -> Margins:
     """Room for names to the left, and for so many rows of a legend on top."""
-    longest = max((len(short(name)) for name in names), default=0)
+    longest = max(map(len, told_apart(names)), default=0)
     return Margins(left=0.25 + 0.066 * longest, top=0.1 + 0.2 * legend)
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
     """Names down the vertical axis, the first on top."""
-    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_yticks(range(len(names)), told_apart(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")

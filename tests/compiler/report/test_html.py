@@ -39,7 +39,8 @@ from snn_compile.compiler.report.html.figures import (
     timesteps_figure,
 )
 from snn_compile.compiler.report.html.numbers import count, energy, percent, seconds
-from snn_compile.compiler.report.html.svg import short, with_prefix
+from snn_compile.compiler.report.html.page import Table
+from snn_compile.compiler.report.html.svg import short, told_apart, with_prefix
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = (
@@ -448,6 +449,30 @@ def test_labels_of_figures_are_short_ascii():
     assert short("\u4e2d\n<b>") == "??<b>"
     formula = points_figure("title", {"x": [Point("$\\frac{1$", 1)]})
     assert ">$\\frac{1$</text>" in formula  # no TeX
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "/layer{i}/layer{i}.{j}/conv1/Conv",
+        "model/block_{i}_{j}/depthwise_convolution/FusedBatchNormV3",
+        "jit(main)/Model/Layers_{i}/Dense_{j}/dot_general/very_long",
+        "a_long_beginning_that_all_names_share_{i}{j}_and_a_long_end_that_they_share",
+        "/encoder/layer.{i}/attention/self/query/MatMul_with_a_long_name_between/{j}",
+    ],
+)
+def test_labels_of_different_layers_are_different(pattern):
+    names = [pattern.format(i=i, j=j) for i in range(1, 12) for j in range(3)]
+    labels = told_apart(names)
+    assert len(set(labels)) == len(names) and max(map(len, labels)) <= 50  # two gaps of two dots
+    assert told_apart(["a", "b", "a"]) == ["a", "b", "a"]
+
+
+def test_columns_without_content_are_left_out():
+    table = Table("c", ["a", "b\t", "c", "d\t"], [["", "-", "x", "1"], ["-", "", "-", "-"]])
+    left = table.with_content()
+    assert list(left.header) == ["a", "c", "d\t"] and left.rows[0] == ["", "x", "1"]
+    assert left.is_number(2) and not left.is_number(1)
 
 
 def test_ids_of_one_figure_are_its_own():
