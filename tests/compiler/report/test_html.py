@@ -23,13 +23,14 @@ from snn_compile.compiler.evaluation.sweep import mark_pareto
 from snn_compile.compiler.report.html import compile_html, evaluation_html
 from snn_compile.compiler.report.html.chosen import MOST_CHOSEN, choose
 from snn_compile.compiler.report.reader import read_report
-from snn_compile.compiler.report.results import Confusion, ErrorMap, Estimate, Metric
+from snn_compile.compiler.report.results import Confusion, ErrorMap, Estimate, ImageBoxes, Metric
 
 pytest.importorskip("jinja2", reason="needs the extra 'report'")
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 
 from snn_compile.compiler.report.html.figures import (
     Point,
+    boxes_figure,
     confusion_figure,
     layer_errors_figure,
     map_figure,
@@ -417,6 +418,18 @@ def test_where_outputs_differ_is_shown():
     assert "Of 40 classes those that are confused most" in text
     assert "8 x 8: root mean square of the difference between SNN and ANN, by place" in text
     assert "share of samples in which another channel is the largest" in text
+
+
+def test_boxes_are_drawn():
+    output = made_up.embedding()
+    ann, other = [1.0, 2.0, 30.0, 20.0, 0.9, 3.0], [2.0, 2.0, 31.0, 20.0, 0.7, 3.0]
+    output.boxes = [ImageBoxes(5, [32, 48], [ann, ann], [other]), ImageBoxes(7, [32, 48], [], [])]
+    text = Page(evaluation_html(made_up.evaluation(outputs=[output]))).text
+    assert "sample 5: boxes with a score above 0.5, 2 of ANN, 1 of SNN." in text
+    assert "sample 7: boxes with a score above 0.5, 0 of ANN, 0 of SNN." in text
+    svg = boxes_figure("title", output.boxes[0])
+    assert svg.count("ANN: class 3, score 0.90") == 2 and "SNN: class 3, score 0.70" in svg
+    assert "stroke-dasharray" in svg
 
 
 def test_the_chosen_have_most_of_something():
