@@ -15,7 +15,7 @@ from ...passes.graph.network import Network
 from ...passes.graph.protos import nodes_below
 from ...runtime_ops.definition import DOMAIN
 from ..errors import ModelError
-from ..model_io.load import is_hdf5, read_model
+from ..model_io.load import bytes_on_disk, is_hdf5, read_model
 from ..report.data import NeuronReport
 from ..report.inspection import Inspection
 from ..report.neurons import neuron_reports
@@ -42,7 +42,7 @@ def _of_onnx(path: Path, network: Network) -> Inspection:
     return Inspection(
         file=str(path),
         kind="ONNX",
-        bytes=network.nbytes(),
+        bytes=bytes_on_disk(path),
         inputs=[_value(v) for v in model.graph.input if v.name not in constants],
         outputs=[_value(v) for v in model.graph.output],
         operators=_counts(

@@ -122,10 +122,23 @@ def read_model(path: Path) -> Network:
     return network
 
 
+def bytes_on_disk(path: Path) -> int:
+    """Size of a model's file and of those that hold its external data.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    files = [path, *_data_files(_read(path), path.parent)]
+    return sum(file.stat().st_size for file in files)
+
+
 def is_hdf5(path: Path) -> bool:
-    """Whether a file begins as HDF5 does, in which NIR graphs are kept."""
-    with path.open("rb") as stream:
-        return stream.read(len(_HDF5)) == _HDF5
+    """Whether a file begins as HDF5 does, in which NIR graphs are kept; if it can be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_HDF5)) == _HDF5
+    except OSError:  # who reads on is told why
+        return False
 
 
 def _read(path: Path) -> ModelProto:
