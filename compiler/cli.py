@@ -96,6 +96,10 @@ def _groups() -> dict[str, list[str]]:
     return {COMMON: groups.pop(COMMON), **images, **groups}
 
 
+#: Where a context keeps the file that its options came from.
+_CONFIG = "snn_compile.config"
+
+
 def _configured(context: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Options of a file become defaults of the command line."""
     if path is None:
@@ -104,6 +108,7 @@ def _configured(context: click.Context, _: click.Parameter, path: Path | None) -
 
     try:
         context.default_map = read_config(path, context.command)
+        context.meta[_CONFIG] = path
     except UsageError as error:
         raise click.UsageError(str(error), context) from error
 
@@ -192,7 +197,7 @@ def main(
         else:
             written = output or default_output(model, options.target)
             files = _Files(model, written, calibration, images, report_path, save_config)
-            files.check()
+            files.check(context.meta.get(_CONFIG))
             config = config_text(context.command, context.params) if save_config else None
             _compile(files, options, context.meta["command"], volume, config)
 
@@ -215,19 +220,24 @@ class _Files:
     report: Path | None
     config: Path | None
 
-    def check(self) -> None:
-        """Refuse what cannot be written, before any long work."""
+    def check(self, options: Path | None) -> None:
+        """Refuse what cannot be written, before any long work.
+
+        Args:
+            options: the file that options were read from; only options may take its place.
+        """
         from .errors import UsageError
         from .model_io.save import check_output
         from .report.html import check_packages, is_html
 
         read = [] if self.calibration is None else [self.calibration]
-        check_output(self.output, self.model, *read)
+        kept = read if options is None else [*read, options]
+        check_output(self.output, self.model, *kept)
         taken = {self.output.resolve(): "the output"}
         for what, path in (("report", self.report), ("file of options", self.config)):
             if path is None:
                 continue
-            check_output(path, self.model, *read)
+            check_output(path, self.model, *(read if path is self.config else kept))
             if path.resolve() in taken:
                 raise UsageError(
                     f"{path}: is {taken[path.resolve()]} too; give the {what} another name"
@@ -309,9 +319,8 @@ def _compile(
     result.save(files.output, others)
     if loud:
         say(f"wrote {files.output}" + (f" and the report {files.report}" if files.report else ""))
-    if volume == Volume.NORMAL:
-        page_ = "" if files.report else "; --report FILE.html writes that as a page"
-        say(f"-v shows every neuron and operator{page_}")
+    if volume == Volume.NORMAL and files.report is None:
+        say("-v shows every neuron and operator; --report FILE.html writes that as a page")
     verified = result.report.verification
     advice = hint(result.report.other_levels, verified.agreement if verified else None)
     if loud and advice:

@@ -22,6 +22,7 @@ from .terminal import (
     progress_bar,
     run_command,
     say,
+    say_wrapped,
     volume_options,
     warn_of,
     warn_without_kernels,
@@ -225,6 +226,10 @@ def main(
         if as_json:
             say(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
         _show(result, volume, tables=not as_json)
+        if html is not None and loud and not as_json:
+            say(f"wrote {html}")
+        elif volume == Volume.NORMAL and not as_json:
+            say("-v shows every neuron and layer; --html FILE.html writes that as a page")
 
     run_command(work, debug)
 
@@ -239,12 +244,10 @@ def _say_images(data: Mapping[str, Any]) -> None:
     if classes:
         more = len(classes) - _MOST_CLASSES
         listed = ", ".join(classes[:_MOST_CLASSES])
-        say(f"classes: {listed}" + (f", and {more} more" if more > 0 else ""))
+        say_wrapped(f"classes: {listed}" + (f", and {more} more" if more > 0 else ""), "  ")
     if "preprocessing" in data:
-        say(
-            "images: "
-            + ", ".join(f"{name} {value}" for name, value in data["preprocessing"].items())
-        )
+        used = (f"{name} {value}" for name, value in data["preprocessing"].items())
+        say_wrapped(f"images: {', '.join(used)}", "  ")
 
 
 def _show(result: EvaluationResult, volume: Volume, tables: bool) -> None:

@@ -86,7 +86,9 @@ RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
 #: After these every neuron is in place.
 PLACEMENT = (
     FrontEndPass(fold_batchnorm),
-    FrontEndPass(exclude_activations, lambda o: (o.exclude,), lambda o: bool(o.exclude)),
+    FrontEndPass(
+        exclude_activations, lambda o: (o.exclude, o.encode_input), lambda o: bool(o.exclude)
+    ),
     FrontEndPass(keep_preprocessing, wanted=lambda o: not o.encodes_whatever_it_costs),
     FrontEndPass(
         keep_activations,

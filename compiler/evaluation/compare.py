@@ -34,6 +34,7 @@ from .energy import EnergyTable, estimate_energy
 from .outputs import OutputComparison
 from .residue import float_residue
 from .tasks.choose import Given, choose_task
+from .tasks.detection import DetectionMeter
 from .tasks.task import Batch, Meter, Task
 
 
@@ -184,7 +185,11 @@ class _Runner:
         found = self.comparison.results()
         for output in found:
             if output.name in self.task_meters:
-                output.metrics = self.task_meters[output.name].result()
+                meter = self.task_meters[output.name]
+                output.metrics = meter.result()
+                if isinstance(meter, DetectionMeter) and self.comparison.in_detail:
+                    output.boxes = meter.drawn()
+                    output.error_map = None  # of cells and columns, which are no map
         return found
 
     def counted(self) -> tuple[list[NeuronResult], list[SynapseResult]] | None:

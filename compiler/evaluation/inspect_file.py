@@ -15,14 +15,11 @@ from ...passes.graph.network import Network
 from ...passes.graph.protos import nodes_below
 from ...runtime_ops.definition import DOMAIN
 from ..errors import ModelError
-from ..model_io.load import read_model
+from ..model_io.load import bytes_on_disk, is_hdf5, read_model
 from ..report.data import NeuronReport
 from ..report.inspection import Inspection
 from ..report.neurons import neuron_reports
 from ..targets.nir.package import read_nir
-
-#: How files of NIR begin: they are HDF5.
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def inspect_file(path: Path) -> Inspection:
@@ -32,10 +29,8 @@ def inspect_file(path: Path) -> Inspection:
         ModelError: it is missing, no model, or unsafe to read.
         UsageError: it is a NIR graph and ``nir`` is not installed.
     """
-    if path.is_file():
-        with path.open("rb") as stream:
-            if stream.read(len(_HDF5)) == _HDF5:
-                return _of_nir(path)
+    if path.is_file() and is_hdf5(path):
+        return _of_nir(path)
     return _of_onnx(path, read_model(path))
 
 
@@ -47,7 +42,7 @@ def _of_onnx(path: Path, network: Network) -> Inspection:
     return Inspection(
         file=str(path),
         kind="ONNX",
-        bytes=network.nbytes(),
+        bytes=bytes_on_disk(path),
         inputs=[_value(v) for v in model.graph.input if v.name not in constants],
         outputs=[_value(v) for v in model.graph.output],
         operators=_counts(

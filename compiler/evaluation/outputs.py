@@ -37,6 +37,11 @@ class OutputComparison:
         self._meters = [FidelityMeter(name) for name in names]
         self._details = [(ConfusionMeter(), MapMeter()) for _ in names] if in_detail else []
 
+    @property
+    def in_detail(self) -> bool:
+        """Whether it is told where outputs differ."""
+        return bool(self._details)
+
     def add(
         self,
         ann: Sequence[np.ndarray],

@@ -35,6 +35,8 @@ _WORTH_INLINING = with_role(
     *(Role.ACTIVATION, Role.NORMALISATION, Role.RECURRENT, Role.LINEAR, Role.FUSED)
 ) | {name for name, what in OPERATORS.items() if what.random}
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
 
 @dataclass
 class LoadedModel:
@@ -120,17 +122,43 @@ def read_model(path: Path) -> Network:
     return network
 
 
+def bytes_on_disk(path: Path) -> int:
+    """Size of a model's file and of those that hold its external data.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    files = [path, *_data_files(_read(path), path.parent)]
+    return sum(file.stat().st_size for file in files)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5 does, in which NIR graphs are kept; if it can be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_HDF5)) == _HDF5
+    except OSError:  # who reads on is told why
+        return False
+
+
 def _read(path: Path) -> ModelProto:
     if path.is_dir():
         raise ModelError(f"{path}: is a folder; name the .onnx file in it")
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     if path.stat().st_size == 0:
-        raise ModelError(f"{path}: the file is empty")
+        raise ModelError(f"{path}: the file is empty; export or copy the model again")
+    if is_hdf5(path):
+        raise ModelError(
+            f"{path}: is HDF5, such as a NIR graph, and no ONNX model; snn-compile --inspect shows "
+            "what a NIR graph holds"
+        )
     try:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
-        raise ModelError(f"{path}: not an ONNX model, or truncated ({error})") from error
+        raise ModelError(
+            f"{path}: not an ONNX model, or truncated ({error}); export or copy it again"
+        ) from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error})") from error
     if not model.graph.node:

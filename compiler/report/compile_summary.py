@@ -14,7 +14,7 @@ from .coverage import ENCODED, KEPT, Coverage, CoverageLine
 from .data import CompileReport, NeuronReport
 
 #: How many of each are shown.
-_WORST, _GROUPS, _OUTPUTS, _CLAIMS, _TOLD = 4, 4, 3, 2, 3
+_WORST, _GROUPS, _OUTPUTS, _CLAIMS, _TOLD = 5, 4, 3, 2, 3
 
 
 def show_summary(report: CompileReport) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..counting.results import NeuronResult
 from ..terminal import say_wrapped, show_table
 from ..terminal.layout import in_sentence
-from .results import EnergyResult, EvaluationResult, OutputResult, PremiseResult
+from .results import EnergyResult, EvaluationResult, LatencyResult, OutputResult, PremiseResult
 from .tables import count, levels_that_pay, points, share, show_sweep
 from .task_tables import show_task
 
@@ -124,11 +124,18 @@ def _say_energy(energy: EnergyResult, precision: str, accountings: list[str]) ->
 
 
 def _say_latency(result: EvaluationResult) -> None:
+    """Medians, and in brackets the least and largest of the rounds."""
     for batch in sorted({one.batch for one in result.latency}):
-        parts = [
-            f"{result.called(one.network)} {count(one.seconds)}s"
-            + ("" if one.network == "ann" else f" ({one.ratio:.2f} x)")
-            for one in result.latency
-            if one.batch == batch
-        ]
+        parts = [_latency(result, one) for one in result.latency if one.batch == batch]
         say_wrapped(f"latency at batch {batch}: {'; '.join(parts)}", "  ")
+
+
+def _latency(result: EvaluationResult, one: LatencyResult) -> str:
+    called = result.called(one.network)
+    if one.network == "ann":
+        text, between = f"{called} {count(one.seconds)}s", one.seconds_range
+        shown = [f"{count(seconds)}s" for seconds in between or ()]
+    else:
+        text, between = f"{called} {count(one.seconds)}s, {one.ratio:.2f} x", one.ratio_range
+        shown = [f"{ratio:.2f}" for ratio in between or ()]
+    return text + (f" ({' to '.join(shown)})" if shown else "")

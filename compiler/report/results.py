@@ -13,6 +13,8 @@ from ..counting.results import NeuronResult, SynapseResult
 
 _NETWORKS = {"ann": "ANN", "snn": "SNN, C++ kernels", "snn_functions": "SNN, function bodies"}
 _SPIKING = ("unary", "bit_serial", "graded")
+#: Of an SNN, with weights of float32 and of 8 bits.
+SPIKING_ACCOUNTINGS = (*_SPIKING, *(f"{name}_int8" for name in _SPIKING))
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,23 @@ class ErrorMap:
 
 
 @dataclass
+class ImageBoxes:
+    """What two detectors find on one image.
+
+    Attributes:
+        sample: its number among the samples.
+        size: height and width of the networks' input.
+        ann: left, top, right, bottom in pixels, score and class of each box.
+        other: likewise of the other network.
+    """
+
+    sample: int
+    size: list[int]
+    ann: list[list[float]]
+    other: list[list[float]]
+
+
+@dataclass
 class OutputResult:
     """One floating-point output of a network, against that of the ANN.
 
@@ -91,6 +110,7 @@ class OutputResult:
         metrics: of the task, where it is not classification.
         confusion: of the SNN that is evaluated, of [batch, classes] outputs.
         error_map: likewise, of outputs that are maps.
+        boxes: of a few images, of outputs that hold boxes.
     """
 
     name: str
@@ -106,6 +126,7 @@ class OutputResult:
     metrics: list[Metric] = field(default_factory=list)
     confusion: Confusion | None = None
     error_map: ErrorMap | None = None
+    boxes: list[ImageBoxes] = field(default_factory=list)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ..counting.results import NeuronResult
 from ..terminal import NAME, Column, say_wrapped, show_table
 from .results import (
+    SPIKING_ACCOUNTINGS,
     Difference,
     EnergyResult,
     Estimate,
@@ -18,8 +19,6 @@ from .results import (
 )
 from .sweep_points import (
     ACCOUNTINGS,
-    EIGHT_BITS,
-    FLOAT,
     accuracy_of,
     baseline_points,
     energy_of,
@@ -64,7 +63,7 @@ def show_result(result: EvaluationResult) -> None:
     if result.latency:
         _show_latency(result)
     if result.sweep:
-        show_sweep(result)
+        show_sweep(result, full=True)
 
 
 def _accuracy(ann: OutputResult, networks: dict[str, OutputResult]) -> Iterator[list[str]]:
@@ -292,36 +291,55 @@ def _neurobench(energy: EnergyResult) -> str:
     )
 
 
-def show_sweep(result: EvaluationResult) -> None:
+def show_sweep(result: EvaluationResult, full: bool = False) -> None:
     """Points with their energy in each accounting that one of them has, and what was refused.
+
+    Args:
+        result: with a sweep.
+        full: every accounting of spikes, and fidelity; otherwise what fronts are of.
 
     Raises:
         UsageError: standard output cannot be written.
     """
     points = [*result.sweep, *baseline_points(result)]
-    accountings = [name for name in ACCOUNTINGS if any(name in one.energy for one in points)]
+    known = SPIKING_ACCOUNTINGS if full else ACCOUNTINGS
+    accountings = [name for name in known if any(name in one.energy for one in points)]
     shown = [one for one in points if not one.refused]
-    rows = []
-    for point in shown:
-        accuracy = accuracy_of(point)
-        rows.append(
-            [
-                point.label,
-                "-" if accuracy is None else f"{accuracy.shown:.4g}",
-                *(_energy_on_front(point, name) for name in accountings),
-            ]
-        )
-    known = [found for point in shown if (found := accuracy_of(point)) is not None]
-    measure = known[0].measure if known else "accuracy"
-    headings = {FLOAT: "unary", EIGHT_BITS: "unary, int8"}
+    found = [accuracy for point in shown if (accuracy := accuracy_of(point)) is not None]
+    measure = found[0].measure if found else "accuracy"
     show_table(
         "sweep; *: on the Pareto front, of weights of this precision",
-        ["network", measure, *(headings[name] for name in accountings)],
-        rows,
+        [
+            *("network", measure),
+            *(_FIDELITY if full else ()),
+            *(name.replace("_int8", ", int8") for name in accountings),
+        ],
+        [
+            [
+                *(point.label, _accuracy_of(point)),
+                *(_fidelity(point) if full else ()),
+                *(_energy_on_front(point, name) for name in accountings),
+            ]
+            for point in shown
+        ],
     )
     for point in points:
         if point.refused:
             say_wrapped(f"{point.label}: refused: {point.refused}", "  ")
+
+
+_FIDELITY = ("agreement, %", "rel. error")
+
+
+def _accuracy_of(point: SweepPoint) -> str:
+    accuracy = accuracy_of(point)
+    return "-" if accuracy is None else f"{accuracy.shown:.4g}"
+
+
+def _fidelity(point: SweepPoint) -> tuple[str, str]:
+    if not point.outputs:
+        return "-", "-"
+    return share(point.outputs[0].agreement), f"{point.outputs[0].relative_l2:.4f}"
 
 
 def _energy_on_front(point: SweepPoint, accounting: str) -> str:

@@ -417,7 +417,7 @@ def missing(place: str, name: str, found: list[str]) -> str:
     close = difflib.get_close_matches(name, found, 1)
     others = [key for key in found if key != LABELS]
     hint = close or (others if len(others) == 1 else [])
-    return f"{message}; rename '{hint[0]}'" if hint else message
+    return f"{message}; rename '{hint[0]}'" if hint else f"{message}; give it under that name"
 
 
 class Array(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,24 +20,35 @@ IMAGE_FLAGS = (
 )
 
 
-def _numbers(
-    _: click.Context, parameter: click.Parameter, text: str | None
-) -> tuple[float, ...] | None:
-    """One number, or several with commas between them."""
-    try:
-        return None if text is None else tuple(float(item) for item in text.split(","))
-    except ValueError:
-        message = f"{text!r}: give a number, or one per channel, such as 0.485,0.456,0.406"
-        raise click.BadParameter(message, param=parameter) from None
+if TYPE_CHECKING:  # older releases of click have no type arguments here
+    _ParamType = click.ParamType[tuple[float, ...]]
+else:
+    _ParamType = click.ParamType
 
 
-def _size(_: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
-    """Height and width with an x between them, or one number for both."""
-    try:
-        return None if text is None else tuple(int(item) for item in text.lower().split("x"))
-    except ValueError:
-        message = f"{text!r}: give one number, or the height and the width, such as 360x480"
-        raise click.BadParameter(message, param=parameter) from None
+class Several(_ParamType):
+    """Numbers with something between them, or as a file of options has them: one, or an array."""
+
+    def __init__(self, kind: type[int] | type[float], between: str, wanted: str) -> None:
+        self.name = kind.__name__
+        self._kind, self._between, self._wanted = kind, between, wanted
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """The numbers; refused is what is none."""
+        items = value.lower().split(self._between) if isinstance(value, str) else value
+        try:
+            return tuple(
+                self._kind(str(item))
+                for item in (items if isinstance(items, (list, tuple)) else [items])
+            )
+        except ValueError:
+            self.fail(f"{value!r}: give {self._wanted}", param, ctx)
+
+
+_NUMBERS = Several(float, ",", "a number, or one per channel, such as 0.485,0.456,0.406")
+_SIZE = Several(int, "x", "one number, or the height and the width, such as 360x480")
 
 
 def with_image_options(command: F) -> F:
@@ -55,11 +66,11 @@ def with_image_options(command: F) -> F:
             "help": "How pixels become values: imagenet, tf or caffe",
         },
         "mean": {
-            "callback": _numbers,
+            "type": _NUMBERS,
             "metavar": "M,M,M",
             "help": "Subtracted after the scale: of all channels, or each",
         },
-        "std": {"callback": _numbers, "metavar": "S,S,S", "help": "Divided by after that"},
+        "std": {"type": _NUMBERS, "metavar": "S,S,S", "help": "Divided by after that"},
         "pixel_scale": {
             "type": float,
             "metavar": "X",
@@ -76,7 +87,7 @@ def with_image_options(command: F) -> F:
             "help": "Of the model's input: nchw or nhwc",
         },
         "size": {
-            "callback": _size,
+            "type": _SIZE,
             "metavar": "HxW",
             "help": "Height and width, where the model leaves them open",
         },

@@ -19,6 +19,7 @@ import click
 
 from ..errors import UsageError
 from ..options import OPTIONS
+from ..samples.image_flags import Several
 
 #: Options that say what the command does or how it talks; no file has them.
 _APART = {"config", "save_config", "check", "inspect", "help", "version"}
@@ -66,8 +67,10 @@ def _checked(path: Path, key: str, value: Any, option: click.Option) -> Any:
     """The value as click takes it."""
     declared = OPTIONS.get(str(option.name))
     if declared is None:
-        wanted = "true or false" if option.is_flag else "a text, a number, or an array of them"
-        kinds = (bool,) if option.is_flag else (str, int, float, list)
+        wanted = "true or false" if option.is_flag else "a text or a number"
+        kinds = (bool,) if option.is_flag else (str, int, float)
+        if isinstance(option.type, Several):
+            wanted, kinds = f"{wanted}, or an array of numbers", (*kinds, list)
         sound = isinstance(value, kinds) and (option.is_flag or not isinstance(value, bool))
     else:
         wanted, given = declared.wanted, value

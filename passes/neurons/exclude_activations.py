@@ -5,7 +5,8 @@
    have: ``TENSOR.encoder``, and the tensor's.
 2. An activation so named becomes no neuron. Linear operators that read it, directly or through
    operators that only move values, read it in float: an encoder would be the neuron again.
-3. A linear operator that would read an encoder so named reads its tensor in float.
+3. A linear operator that would read an encoder so named reads its tensor in float. The network's
+   own input has an encoder only if that is asked for.
 4. Sums, pooling and whatever else computes with an excluded activation give analog values like any
    others, and are encoded.
 """
@@ -16,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from ..analysis.activations import is_activation, mark_kept
+from ..analysis.activations import find_activations, is_activation, mark_kept
+from ..analysis.edges import Carries, EdgeAnalysis
 from ..analysis.operators import is_linear, moves_values, signal_inputs
-from ..graph.graph import Graph, Node, PassResult, Tensor, is_constant, scopes
+from ..graph.graph import Graph, Node, PassResult, Tensor, scopes
 
 EXCLUDED = "excluded by --exclude"
 #: How alike a name is that the user may have meant, and how many are told.
@@ -29,18 +31,21 @@ class NothingExcludedError(ValueError):
     """A pattern that matches nothing; the text says which, and names that are like it."""
 
 
-def exclude_activations(graph: Graph, patterns: Sequence[str]) -> PassResult:
+def exclude_activations(
+    graph: Graph, patterns: Sequence[str], encode_input: bool = False
+) -> PassResult:
     """Mark what the patterns name.
 
     Args:
         graph: canonical, without encoders.
         patterns: at least one.
+        encode_input: whether the network's own input would be encoded.
 
     Raises:
         NothingExcludedError: one of them matches nothing.
     """
     changes, known, unused = [], set(), set(patterns)
-    for node, names in _candidates(graph):
+    for node, names in _candidates(graph, encode_input):
         known |= names
         matching = {pattern for pattern in patterns if _matches(names, pattern)}
         unused -= matching
@@ -53,14 +58,17 @@ def exclude_activations(graph: Graph, patterns: Sequence[str]) -> PassResult:
                 mark_kept(reader, EXCLUDED)
     for pattern in patterns:
         if pattern in unused:
-            near = get_close_matches(pattern, sorted(known), _TOLD, _ALIKE)
+            near = get_close_matches(pattern, sorted(known), _TOLD, _ALIKE) or sorted(known)[:_TOLD]
             hint = f"; there are {', '.join(near)}" if near else ""
             raise NothingExcludedError(f"no activation and no encoder is called {pattern!r}{hint}")
     return PassResult(graph, changes)
 
 
-def _candidates(graph: Graph) -> Iterator[tuple[Node, set[str]]]:
+def _candidates(graph: Graph, encode_input: bool) -> Iterator[tuple[Node, set[str]]]:
     """What can be excluded, and its names; a linear operator stands for the encoders it reads."""
+    fired = {str(activation.output) for activation in find_activations(graph)[0]}
+    analysis = EdgeAnalysis(graph, fired)
+    wanted = {Carries.ANALOG, Carries.INPUT} if encode_input else {Carries.ANALOG}
     for scope in scopes(graph):
         for node in scope.graph.nodes:
             if is_activation(node) and not scope.closed:
@@ -68,17 +76,13 @@ def _candidates(graph: Graph) -> Iterator[tuple[Node, set[str]]]:
     for scope in scopes(graph):
         for node in scope.graph.nodes:
             if is_linear(node) and not scope.closed:
-                yield node, _encoders(node)
+                yield node, _encoders(node, analysis, wanted)
 
 
-def _encoders(node: Node) -> set[str]:
+def _encoders(node: Node, analysis: EdgeAnalysis, wanted: set[Carries]) -> set[str]:
     """Names of the encoders that a linear operator may read, and of their tensors."""
     operands = [node.inputs[i] for i in signal_inputs(node) if i < len(node.inputs)]
-    tensors = [
-        tensor
-        for tensor in operands
-        if not is_constant(tensor) and not (tensor.inputs and is_activation(tensor.inputs[0]))
-    ]
+    tensors = [tensor for tensor in operands if analysis.of(tensor) in wanted]
     return {name for tensor in tensors for name in (str(tensor.name), f"{tensor.name}.encoder")}
 
 

@@ -175,3 +175,21 @@ def test_a_nir_graph_is_inspected(tmp_path):
     assert run("--inspect", tmp_path / "m.nir").exit_code == 0
     (tmp_path / "broken.nir").write_bytes((tmp_path / "m.nir").read_bytes()[:100])
     assert run("--inspect", tmp_path / "broken.nir").exit_code == 3
+
+
+@pytest.mark.parametrize("name", ["w.data", "weights"])
+def test_the_size_is_that_of_the_files(tmp_path, name):
+    model = onnx.load(DIGITS)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert inspect_file(tmp_path / "m.onnx").bytes == (tmp_path / "m.onnx").stat().st_size
+    outside = {"save_as_external_data": True, "location": name, "size_threshold": 0}
+    onnx.save(model, tmp_path / "e.onnx", **outside)
+    sizes = [(tmp_path / file).stat().st_size for file in ("e.onnx", name)]
+    assert inspect_file(tmp_path / "e.onnx").bytes == sum(sizes) and min(sizes) > 0
+
+
+def test_a_nir_graph_in_place_of_a_model_is_named(tmp_path):
+    path = tmp_path / "m.nir"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(90))
+    result = run(path, "--check")
+    assert result.exit_code == 3 and "is HDF5, such as a NIR graph" in result.stderr

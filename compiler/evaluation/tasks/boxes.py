@@ -30,7 +30,8 @@ import numpy as np
 
 from .names import FASTESTDET, ROWS, YOLOV5, YOLOV8
 
-_SCORE = 0.5
+#: Above which a box counts, rule 3.
+SCORE = 0.5
 _OVERLAP = 0.5
 
 
@@ -133,7 +134,7 @@ def _fastestdet(values: np.ndarray, size: tuple[int, int]) -> Boxes:
 
 def agreement(ann: Boxes, other: Boxes, cells: bool) -> float:
     """F1 of the boxes of a network against those of the ANN: rules 3 and 4."""
-    detected = ann.scores > _SCORE, other.scores > _SCORE
+    detected = ann.scores > SCORE, other.scores > SCORE
     found = int(detected[0].sum() + detected[1].sum())
     if not found:
         return 1.0

@@ -10,7 +10,8 @@
 4. The interval of mAP is the jackknife's: images are dealt out to 20 groups, of which one after the
    other is left out. A bootstrap would sort all boxes a thousand times.
 
-Up to 100 boxes per image are kept.
+Up to 100 boxes per image are kept. Of the first images where a network finds anything, its boxes
+above the score of :mod:`.boxes`, suppressed likewise, are kept to be drawn.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, UsageError
-from ...report.results import Estimate, Metric
+from ...report.results import Estimate, ImageBoxes, Metric
 from ..labels import Labels
 from ..statistics import Z
 from .bootstrap import SHARE, Bootstrap, ratio
-from .boxes import Boxes, Form, agreement, fitting_form, kept
+from .boxes import SCORE, Boxes, Form, agreement, fitting_form, kept
 from .names import DETECTION, ROWS
 from .task import Batch, Task
 
 _MOST, _LEAST_SCORE, _SUPPRESSED = 100, 0.001, 0.6
 _GROUPS = 20
+#: Images whose boxes are drawn, and boxes of one network on each.
+_DRAWN, _MOST_DRAWN = 4, 20
 
 
 def detection(
@@ -116,21 +119,31 @@ class DetectionMeter:
         self._agreement = Bootstrap(2)
         self._found: tuple[list[Boxes], list[Boxes]] = [], []
         self._known: list[np.ndarray] = []
+        self._seen, self._drawn = 0, []  # type: int, list[ImageBoxes]
 
     def add(self, batch: Batch) -> None:
         """The next samples."""
         size = _size(batch.feed)
+        most_overlap = 1.0 if self._form.name == ROWS else _SUPPRESSED
         pairs = zip(batch.ann[self._form.output], batch.other[self._form.output], strict=True)
         for sample, values in enumerate(pairs):
             ann, other = (self._form.read(one, size) for one in values)
             self._agreement.add(np.array([[agreement(ann, other, self._form.cells), 1.0]]))
+            if len(self._drawn) < _DRAWN:
+                shown = [_rows(kept(one, SCORE, most_overlap, _MOST_DRAWN)) for one in (ann, other)]
+                if any(shown):
+                    self._drawn.append(ImageBoxes(self._seen, list(size), *shown))
+            self._seen += 1
             if batch.labels is None:
                 continue
             own = batch.labels[sample]
             self._known.append(own[own[:, 0] >= 0])
-            most_overlap = 1.0 if self._form.name == ROWS else _SUPPRESSED
             for found, boxes in zip(self._found, (ann, other), strict=True):
                 found.append(kept(boxes, _LEAST_SCORE, most_overlap, _MOST))
+
+    def drawn(self) -> list[ImageBoxes]:
+        """Boxes of a few images."""
+        return self._drawn
 
     def result(self) -> list[Metric]:
         """mAP and mAP50 where boxes are known, and the agreement."""
@@ -145,6 +158,13 @@ class DetectionMeter:
             value, of_ann = (_jackknife(one, len(self._known), SHARE) for one in (other, ann))
             metrics.insert(0, Metric(name, value, of_ann, drop))
         return metrics
+
+
+def _rows(boxes: Boxes) -> list[list[float]]:
+    """Those that are finite, as the report has them."""
+    rows = np.column_stack([boxes.corners, boxes.scores, boxes.classes])
+    found: list[list[float]] = rows[np.isfinite(rows).all(axis=1)].round(4).tolist()
+    return found
 
 
 def _size(feed: Mapping[str, np.ndarray]) -> tuple[int, int]:

@@ -198,7 +198,7 @@ def _activity(report: CompileReport) -> Section | None:
             "clipped": [_known(activity[neuron.name].clip_rate) for neuron in drawn],
         },
     )
-    caption = "Mean spikes |k| per value, and share of values that are silent or clipped."
+    caption = "Spikes per value: the mean of |k|. Silent, clipped: share of values."
     if len(drawn) < len(shown):
         caption += f" The first {len(drawn)} of {len(shown)} neurons."
     rows = [

@@ -30,6 +30,7 @@ from .figures import (
     MOST_ROWS,
     OTHERS,
     Point,
+    boxes_figure,
     confusion_figure,
     firing_figure,
     map_figure,
@@ -164,7 +165,7 @@ def _accuracy(result: EvaluationResult) -> Section:
 
 
 def _where_different(output: OutputResult) -> list[Figure]:
-    """Classes that are confused, and places of a map."""
+    """Classes that are confused, places of a map, boxes of a few images."""
     figures = []
     confusion, found = output.confusion, output.error_map
     if confusion is not None:
@@ -185,6 +186,10 @@ def _where_different(output: OutputResult) -> list[Figure]:
             drawn = map_figure(f"Other channels, output {output.name}", found.other, unit)
             text = f"{said}: {unit} in which another channel is the largest, by place."
             figures.append(Figure(drawn, text))
+    for image in output.boxes:
+        drawn = boxes_figure(f"Boxes on sample {image.sample}, output {output.name}", image)
+        text = f"Output {output.name}, sample {image.sample}: boxes with a score above 0.5, "
+        figures.append(Figure(drawn, f"{text}{len(image.ann)} of ANN, {len(image.other)} of SNN."))
     return figures
 
 
@@ -302,8 +307,9 @@ def _activity(neurons: Sequence[NeuronResult]) -> Section | None:
         },
     )
     caption = (
-        "Mean spikes |k| per value. Active: share of values with at least one spike. Silent, "
-        "saturated: share of neurons that never fire, or are always at their outermost level."
+        "Spikes per value: the mean of |k|. Active: share of values with at least one spike. "
+        "Silent, saturated: share of neurons that never fire, or are always at their outermost "
+        "level."
     )
     if len(drawn) < len(neurons):
         caption += f" The first {len(drawn)} of {len(neurons)} nodes."

@@ -17,9 +17,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ...calibration.fitting.membrane import MembraneHistogram
 from ...running.layer_errors import LayerError
-from ..results import Confusion, SweepPoint
+from ..results import Confusion, ImageBoxes, SweepPoint
 from ..sweep_points import accuracy_of, energy_of
-from .svg import FILL, GRID, INK, MUTED, SERIES, WIDTH, Margins, drawing, short
+from .svg import FILL, GRID, INK, MUTED, SERIES, WIDTH, Margins, drawing, short, told_apart
 
 #: Layers or neurons in one figure, at most.
 MOST_ROWS = 60
@@ -416,7 +416,38 @@ def map_figure(label: str, values: Sequence[Sequence[float]], unit: str) -> str:
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set_visible(True)
-        axes.set_xlabel(f"{unit}, at most {most:.3g}")
+        axes.set_xlabel(f"{unit}, at most {most:.3g}", loc="left")  # longer than some maps
+    return canvas.svg
+
+
+def boxes_figure(label: str, image: ImageBoxes) -> str:
+    """The boxes of two networks on one image, as outlines: the ANN's solid, the other's dashed."""
+    rows, columns = image.size
+    width = min(WIDTH - 0.3, 2.6 * columns / rows)
+    margins = Margins(left=0.15, right=WIDTH - width - 0.15, top=0.35, bottom=0.1)
+    with drawing(label, width * rows / columns, margins) as canvas:
+        axes = canvas.axes[0]
+        lines = []
+        solid, dashed = (0.0, ()), (0.0, (4.0, 3.0))
+        for name, boxes, colour, style in (
+            ("ANN", image.ann, SERIES[0], solid),
+            ("SNN", image.other, SERIES[1], dashed),
+        ):
+            lines.append(Line2D([], [], color=colour, linestyle=style, label=name))
+            for left, top, right, bottom, score, which in boxes:
+                box = Rectangle(
+                    (left, top), right - left, bottom - top,
+                    fill=False, edgecolor=colour, linestyle=style, linewidth=1.2,
+                )  # fmt: skip
+                axes.add_patch(box)
+                canvas.tip(box, f"{name}: class {which:.0f}, score {score:.2f}")
+        axes.set_xlim(0, columns)
+        axes.set_ylim(rows, 0)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_visible(True)
+        canvas.figure.legend(handles=lines, loc="upper left", ncols=2)
     return canvas.svg
 
 
@@ -488,12 +519,12 @@ def _draw_shares(axes: Axes, shares: Sequence[float], edges: Sequence[float], co
 
 def _beside(names: Sequence[str], legend: int = 0) -> Margins:
     """Room for names to the left, and for so many rows of a legend on top."""
-    longest = max((len(short(name)) for name in names), default=0)
+    longest = max(map(len, told_apart(names)), default=0)
     return Margins(left=0.25 + 0.066 * longest, top=0.1 + 0.2 * legend)
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
     """Names down the vertical axis, the first on top."""
-    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_yticks(range(len(names)), told_apart(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")

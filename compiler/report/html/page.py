@@ -49,6 +49,23 @@ class Table:
         """Whether a column is aligned to the right."""
         return self.header[column].endswith("\t")
 
+    def with_content(self) -> Table:
+        """Without columns, the first apart, that say nothing in any row."""
+        kept = [
+            column
+            for column in range(len(self.header))
+            if column == 0 or any(row[column] not in _EMPTY for row in self.rows)
+        ]
+        return replace(
+            self,
+            header=[self.header[column] for column in kept],
+            rows=[[row[column] for column in kept] for row in self.rows],
+        )
+
+
+#: Cells that say nothing.
+_EMPTY = ("", "-")
+
 
 @dataclass
 class Section:
@@ -84,7 +101,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
         for figure in section.figures:
             number += 1
             figures.append(replace(figure, svg=Markup(with_prefix(figure.svg, f"f{number}-"))))
-        tables = [table for table in section.tables if table.rows]
+        tables = [table.with_content() for table in section.tables if table.rows]
         shown.append(replace(section, figures=figures, tables=tables))
     files = resources.files(__package__)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)

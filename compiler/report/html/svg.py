@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +28,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ...errors import readable
+from ...terminal.layout import shortened
 
 #: Inches; a figure's unit on the page is 1/72 inch.
 WIDTH = 5.0
 #: Characters of a label in a figure.
 _LABEL = 24
+_GAP = "\N{HORIZONTAL ELLIPSIS}"  # of names that are shortened elsewhere
 #: Begins the id of what has a tooltip.
 _TIP = "tip-"
 
@@ -151,6 +153,16 @@ def short(name: str) -> str:
         return plain
     head = _LABEL // 2
     return plain[:head] + ".." + plain[head + 2 - _LABEL :]
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Labels of rows: as :func:`short`, but different where the names are, longer if it must be."""
+    plain = ["".join(c if " " <= c <= "~" else "?" for c in name) for name in names]
+    for most in (_LABEL, 2 * _LABEL):
+        found = shortened(plain, most)
+        if found is not None:
+            return [label.replace(_GAP, "..") for label in found]
+    return [short(name) for name in names]
 
 
 def with_prefix(svg: str, prefix: str) -> str:

@@ -23,13 +23,14 @@ from snn_compile.compiler.evaluation.sweep import mark_pareto
 from snn_compile.compiler.report.html import compile_html, evaluation_html
 from snn_compile.compiler.report.html.chosen import MOST_CHOSEN, choose
 from snn_compile.compiler.report.reader import read_report
-from snn_compile.compiler.report.results import Confusion, ErrorMap, Estimate, Metric
+from snn_compile.compiler.report.results import Confusion, ErrorMap, Estimate, ImageBoxes, Metric
 
 pytest.importorskip("jinja2", reason="needs the extra 'report'")
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 
 from snn_compile.compiler.report.html.figures import (
     Point,
+    boxes_figure,
     confusion_figure,
     layer_errors_figure,
     map_figure,
@@ -39,7 +40,8 @@ from snn_compile.compiler.report.html.figures import (
     timesteps_figure,
 )
 from snn_compile.compiler.report.html.numbers import count, energy, percent, seconds
-from snn_compile.compiler.report.html.svg import short, with_prefix
+from snn_compile.compiler.report.html.page import Table
+from snn_compile.compiler.report.html.svg import short, told_apart, with_prefix
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = (
@@ -418,6 +420,18 @@ def test_where_outputs_differ_is_shown():
     assert "share of samples in which another channel is the largest" in text
 
 
+def test_boxes_are_drawn():
+    output = made_up.embedding()
+    ann, other = [1.0, 2.0, 30.0, 20.0, 0.9, 3.0], [2.0, 2.0, 31.0, 20.0, 0.7, 3.0]
+    output.boxes = [ImageBoxes(5, [32, 48], [ann, ann], [other]), ImageBoxes(7, [32, 48], [], [])]
+    text = Page(evaluation_html(made_up.evaluation(outputs=[output]))).text
+    assert "sample 5: boxes with a score above 0.5, 2 of ANN, 1 of SNN." in text
+    assert "sample 7: boxes with a score above 0.5, 0 of ANN, 0 of SNN." in text
+    svg = boxes_figure("title", output.boxes[0])
+    assert svg.count("ANN: class 3, score 0.90") == 2 and "SNN: class 3, score 0.70" in svg
+    assert "stroke-dasharray" in svg
+
+
 def test_the_chosen_have_most_of_something():
     names = [f"n{i}" for i in range(9)]
     measures = {
@@ -448,6 +462,30 @@ def test_labels_of_figures_are_short_ascii():
     assert short("\u4e2d\n<b>") == "??<b>"
     formula = points_figure("title", {"x": [Point("$\\frac{1$", 1)]})
     assert ">$\\frac{1$</text>" in formula  # no TeX
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "/layer{i}/layer{i}.{j}/conv1/Conv",
+        "model/block_{i}_{j}/depthwise_convolution/FusedBatchNormV3",
+        "jit(main)/Model/Layers_{i}/Dense_{j}/dot_general/very_long",
+        "a_long_beginning_that_all_names_share_{i}{j}_and_a_long_end_that_they_share",
+        "/encoder/layer.{i}/attention/self/query/MatMul_with_a_long_name_between/{j}",
+    ],
+)
+def test_labels_of_different_layers_are_different(pattern):
+    names = [pattern.format(i=i, j=j) for i in range(1, 12) for j in range(3)]
+    labels = told_apart(names)
+    assert len(set(labels)) == len(names) and max(map(len, labels)) <= 50  # two gaps of two dots
+    assert told_apart(["a", "b", "a"]) == ["a", "b", "a"]
+
+
+def test_columns_without_content_are_left_out():
+    table = Table("c", ["a", "b\t", "c", "d\t"], [["", "-", "x", "1"], ["-", "", "-", "-"]])
+    left = table.with_content()
+    assert list(left.header) == ["a", "c", "d\t"] and left.rows[0] == ["", "x", "1"]
+    assert left.is_number(2) and not left.is_number(1)
 
 
 def test_ids_of_one_figure_are_its_own():

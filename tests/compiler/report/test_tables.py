@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from snn_compile.compiler.counting.results import NeuronResult, SynapseResult
+from snn_compile.compiler.report.evaluation_summary import show_summary
 from snn_compile.compiler.report.results import (
     BaselineResult,
     EnergyResult,
@@ -131,3 +132,27 @@ def test_an_snn_of_integers_is_compared_with_the_ann_of_its_precision(capsys):
     ]
     assert ["levels=8", "3.00 uJ *"] in rows
     assert "levels=300: refused: 300 levels: 8 bits hold 255" in text
+
+
+def test_the_summary_has_the_range_of_latencies(capsys):
+    latency = [
+        LatencyResult("ann", 1, 2e-3, 1.0, None, (1e-3, 3e-3), (1.0, 1.0)),
+        LatencyResult("snn", 1, 3e-3, 1.5, None, (2e-3, 4e-3), (1.25, 2.0)),
+        LatencyResult("ann", 8, 2e-3, 1.0, None),
+    ]
+    show_summary(EvaluationResult({}, {}, {}, samples=7, outputs=[], latency=latency))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "at batch 1: ANN 2.00 ms (1.00 ms to 3.00 ms); " in text
+    assert "SNN, C++ kernels 3.00 ms, 1.50 x (1.25 to 2.00)" in text
+    assert text.endswith("at batch 8: ANN 2.00 ms")
+
+
+def test_a_sweep_in_full_has_every_accounting_and_the_fidelity(capsys):
+    energy = {"unary": 3e6, "bit_serial": 2e6, "graded_int8": 1e6, "ann_fp32": 9e6}
+    point = SweepPoint(
+        "levels=8", {}, [OutputResult("y", 1.0, 0.25)], energy, False, ["unary", "unary_int8"]
+    )
+    refused = SweepPoint("levels=0", {}, [], {}, refused="none")
+    rows, text = shown(capsys, sweep=[point, refused])
+    assert ["levels=8", "0.25", "0.2500", "3.00 uJ *", "2.00 uJ", "1.00 uJ"] in rows
+    assert "graded, int8" in text and "ann_fp32" not in text and "levels=0: refused: none" in text

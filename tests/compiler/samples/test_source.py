@@ -235,6 +235,10 @@ WITH_NAN[7, 1, 1] = np.nan
         (lambda: Loader(WITH_NAN), "the Loader: array 'image' has NaN or inf in sample 7"),
         (lambda: iter(WITH_NAN), "array 'image' has NaN or inf in sample 7"),
         (lambda: DATA.astype(np.float64) * 1e300, "beyond float32.*scale the samples"),
+        (
+            lambda: {"u": DATA, "v": DATA},
+            r"found \['u', 'v'\]; give it under that name, or give co",
+        ),
         (lambda: {"images": DATA}, r"no array named 'image'.*rename 'images', or give columns="),
         (lambda: [{"pixels": DATA}], r"batch 0: no array named 'image'.*columns=\{'image': "),
         (lambda: DATA[:, :1], r"the array: array 'image' float32 \[10, 1, 3\] does not fit"),

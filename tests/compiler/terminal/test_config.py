@@ -142,3 +142,69 @@ def test_files_that_are_written_have_names_of_their_own(tmp_path, name):
     result = run(DIGITS, *arguments, "--save-config", tmp_path / name, "--calibration", CALIBRATION)
     assert result.exit_code == (0 if name == "c.toml" else 2), result.output
     assert name == "c.toml" or "give the file of options another name" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "typed", "toml"),
+    [
+        (["--mean", "0.5,0.25,1", "--std", "2"], {"mean": (0.5, 0.25, 1.0), "std": (2.0,)}, None),
+        (["--size", "8x9"], {"size": (8, 9)}, None),
+        (["--size", "8"], {"size": (8,)}, None),
+        ([], {"mean": (0.5,), "std": (1.0, 2.0)}, "mean = 0.5\nstd = [1, 2.0]"),
+        ([], {"size": (8, 9), "mean": (1.0, 2.0)}, 'size = "8x9"\nmean = "1,2"'),
+        ([], {"size": (8,)}, "size = 8"),
+    ],
+)
+def test_numbers_of_images_survive_the_file(tmp_path, monkeypatch, given, typed, toml):
+    found = []
+
+    def compile_(_, data, *_others):
+        found.append(data._image_options)
+        raise UsageError("seen")
+
+    monkeypatch.setattr("snn_compile.compiler.pipeline.compile_model", compile_)
+    path = tmp_path / "c.toml"
+    if toml is None:
+        context = cli.main.make_context("snn-compile", ["m.onnx", *given])
+        toml = config_text(cli.main, context.params)
+    path.write_text(toml)
+    run("m.onnx", "--config", path, "-o", tmp_path / "s.onnx", "--calibration", tmp_path)
+    assert [{name: getattr(images, name) for name in typed} for images in found] == [typed]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('mean = ["x"]', "give a number, or one per channel"),
+        ("std = [[1]]", "give a number, or one per channel"),
+        ("size = [8.5, 9]", "give one number, or the height and the width"),
+        ("preset = ['imagenet']", "give a text or a number"),
+        ("calibration = ['a', 'b']", "give a text or a number"),
+        ("report = [1]", "give a text or a number"),
+    ],
+)
+def test_what_is_no_value_of_an_image_option_is_refused(tmp_path, text, message):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    result = run(DIGITS, "-o", tmp_path / "s.onnx", "--config", path)
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("flag", ["-o", "--report"])
+def test_the_file_of_options_is_not_overwritten_by_results(tmp_path, flag):
+    path = tmp_path / "c.toml"
+    path.write_text("levels = 8\n")
+    others = ["-o", tmp_path / "s.onnx"] if flag != "-o" else []
+    result = run(DIGITS, "--config", path, *others, flag, path)
+    assert result.exit_code == 2 and "is read too" in result.stderr
+    assert path.read_text() == "levels = 8\n"
+
+
+def test_the_file_of_options_can_be_written_anew(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("levels = 8\n")
+    arguments = ["--calibration", CALIBRATION, "-o", tmp_path / "s.onnx", "-q", "--scale", 0.5]
+    result = run(DIGITS, "--config", path, *arguments, "--save-config", path)
+    assert result.exit_code == 0, result.output
+    found = read_config(path, cli.main)
+    assert (found["levels"], found["scale"]) == (8, 0.5)

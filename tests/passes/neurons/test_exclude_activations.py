@@ -90,6 +90,17 @@ def test_an_encoder_is_excluded_by_its_name_or_its_tensors(samples):
         assert {neuron.name for neuron in report.neurons} == {"n_r1", "n_r2"}
 
 
+def test_what_reads_the_networks_own_input_is_excluded_only_where_that_is_encoded(samples):
+    for pattern in ("x", "x.encoder", "x.*"):
+        with pytest.raises(UsageError, match="no encoder is called"):
+            compile_model(network(), samples, CompileOptions(exclude=(pattern,)))
+        both = CompileOptions(exclude=(pattern,), encode_input=True)
+        assert coverage(compile_model(network(), samples, both).report)["n_a"] == ("kept", EXCLUDED)
+    report = compile_model(network(), samples, CompileOptions(exclude=("*.encoder",))).report
+    assert "--encode-input" in coverage(report)["n_a"][1]
+    assert coverage(report)["n_y"] == ("kept", EXCLUDED)
+
+
 def test_what_is_not_excluded_is_as_without_it(samples):
     """The last activation has nothing but the pooling behind it."""
     plain = compile_model(network(), samples).model

@@ -21,7 +21,9 @@ from snn_compile.compiler.evaluation.tasks.boxes import (
     kept,
     overlap,
 )
+from snn_compile.compiler.evaluation.tasks.detection import DetectionMeter
 from snn_compile.compiler.evaluation.tasks.names import FASTESTDET, ROWS, YOLOV5, YOLOV8
+from snn_compile.compiler.evaluation.tasks.task import Batch
 
 pytest.importorskip("pycocotools", reason="needs the extra 'detection'")
 
@@ -298,3 +300,34 @@ def test_a_trained_detector_agrees_with_itself():
     options = EvaluationOptions(latency=None, flips=False, task=TaskOptions("detection"))
     result = evaluate(detector, detector, x, options)
     assert result.outputs[0].metrics[0].value.value == 1
+
+
+# On the page ------------------------------------------------------------------------------------
+
+
+def test_boxes_of_a_few_images_are_kept():
+    """Sample 0 has none; above 0.5 alone, without those that overlap one of a higher score."""
+    rng = np.random.default_rng(0)
+    boxes = np.zeros((8, 3, 6), np.float32)
+    boxes[1:, 0] = [10, 20, 30, 40, 0.9, 2]
+    boxes[1:, 1] = [0, 0, 5, 5, 0.4, 1]
+    other = boxes.copy()
+    other[1:, 0, 4] = 0.3
+    feed = {"x": rng.random((8, 3, 48, 64)).astype(np.float32)}
+    meter = DetectionMeter(Form("rows", "y", None))
+    for part in (slice(0, 3), slice(3, 8)):
+        batch = Batch({"x": feed["x"][part]}, {"y": boxes[part]}, {"y": other[part]}, None)
+        meter.add(batch)
+    drawn = meter.drawn()
+    assert [image.sample for image in drawn] == [1, 2, 3, 4]
+    assert all(image.size == [48, 64] and image.other == [] for image in drawn)
+    assert drawn[0].ann == [[10, 20, 30, 40, pytest.approx(0.9, abs=1e-4), 2]]
+
+
+def test_boxes_that_overlap_are_drawn_once():
+    outputs = np.zeros((1, 2, 6), np.float32)
+    outputs[0, :, :4], outputs[0, :, 4], outputs[0, :, 5] = [20, 20, 10, 10], 1, [0.9, 0.8]
+    meter = DetectionMeter(Form("yolov5", "y", 1))
+    meter.add(Batch({"x": np.zeros((1, 3, 32, 32))}, {"y": outputs}, {"y": outputs}, None))
+    (image,) = meter.drawn()
+    assert image.ann == image.other == [[15, 15, 25, 25, pytest.approx(0.9, abs=1e-4), 0]]
