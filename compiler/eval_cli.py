@@ -234,17 +234,18 @@ def main(
     run_command(work, debug)
 
 
-#: Classes that are listed.
-_MOST_CLASSES = 20
+#: Classes that are listed without -v.
+_MOST_CLASSES = 5
 
 
-def _say_images(data: Mapping[str, Any]) -> None:
+def _say_images(data: Mapping[str, Any], whole: bool) -> None:
     """Which class has which index, and how pixels became values, where the data are images."""
     classes = [f"{index} {name}" for index, name in enumerate(data.get("classes", ()))]
     if classes:
-        more = len(classes) - _MOST_CLASSES
-        listed = ", ".join(classes[:_MOST_CLASSES])
-        say_wrapped(f"classes: {listed}" + (f", and {more} more" if more > 0 else ""), "  ")
+        listed = ", ".join(classes)
+        if len(classes) > _MOST_CLASSES and not whole:
+            listed = f"{len(classes)}, {classes[0]} to {classes[-1]}"
+        say_wrapped(f"classes: {listed}", "  ")
     if "preprocessing" in data:
         used = (f"{name} {value}" for name, value in data["preprocessing"].items())
         say_wrapped(f"images: {', '.join(used)}", "  ")
@@ -259,6 +260,6 @@ def _show(result: EvaluationResult, volume: Volume, tables: bool) -> None:
         return
     verbose = volume == Volume.VERBOSE
     if tables:
-        _say_images(result.data)
+        _say_images(result.data, verbose)
         (show_result if verbose else show_summary)(result)
     warn_of(result.warnings, None if verbose else MOST_WARNINGS)

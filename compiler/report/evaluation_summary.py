@@ -11,8 +11,8 @@ from .results import EnergyResult, EvaluationResult, LatencyResult, OutputResult
 from .tables import count, levels_that_pay, points, share, show_sweep
 from .task_tables import show_task
 
-#: How many neurons and outputs are shown.
-_MOST = 5
+#: How many outputs and neurons are shown.
+_MOST, _NEURONS = 5, 3
 
 
 def show_summary(result: EvaluationResult) -> None:
@@ -77,7 +77,7 @@ def _of_output(ann: OutputResult, networks: dict[str, OutputResult]) -> Iterator
 def _show_neurons(neurons: list[NeuronResult]) -> None:
     spikes = sum(neuron.spikes for neuron in neurons)
     values = sum(neuron.neurons * neuron.timesteps for neuron in neurons)
-    most = sorted(neurons, key=lambda neuron: -neuron.spikes)[:_MOST]
+    most = sorted(neurons, key=lambda neuron: -neuron.spikes)[:_NEURONS]
     title = f"{len(neurons)} neurons, {count(spikes).strip()} spikes per sample"
     if values:
         title += f", {spikes / values:.2f} per value"

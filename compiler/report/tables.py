@@ -273,8 +273,8 @@ def levels_that_pay(energy: EnergyResult) -> str:
     if not plain:
         return ""
     return (
-        f"estimate from the spikes at N = {energy.levels}: sent one by one they take no more than "
-        f"the ANN up to {plain}" + (f"; with memory up to {memory}" if memory else "")
+        f"estimate, unary: no more than the ANN up to {plain}"
+        + (f"; with memory up to {memory}" if memory else "")
     )
 
 

@@ -90,8 +90,8 @@ def test_energy_with_memory_and_rates(capsys):
     assert ["c2", "0.400", "0.750", "0.200", "5.000", "5.750", "0.210"] in rows
     said = " ".join(text.split())
     assert (
-        "estimate from the spikes at N = 32: sent one by one they take no more than the ANN up to "
-        "N = 29 in float32, no N in int8; with memory up to N = 5 in float32" in said
+        "estimate, unary: no more than the ANN up to N = 29 in float32, no N in int8; with memory "
+        "up to N = 5 in float32" in said
     )
     assert "activation sparsity 0.500; synaptic operations: dense 2.00 M" in said
 
