@@ -36,17 +36,19 @@ def write_samples(folder: Path, name: str, split: str, count: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("network", "largest_drop", "agreement"),
+    ("network", "largest_drop", "agreement", "error"),
     [
-        ("cifar10_resnet20", 0.012, 0.93),
-        pytest.param("cifar10_resnet20_dynamo", 0.012, 0.93, marks=pytest.mark.slow),
-        ("kws_mlperf_dscnn", 0.01, 0.95),
-        ("mnist_ccexam_cnn", 0.01, 0.99),
-        ("mnist_ccexam_cnn_dynamo", 0.01, 0.99),
-        pytest.param("imagenet_efficientnet_lite0", 0.04, 0.96, marks=pytest.mark.slow),
+        ("cifar10_resnet20", 0.012, 0.93, 0.07),
+        pytest.param("cifar10_resnet20_dynamo", 0.012, 0.93, 0.07, marks=pytest.mark.slow),
+        ("kws_mlperf_dscnn", 0.01, 0.95, 0.07),
+        ("mnist_ccexam_cnn", 0.01, 0.99, 0.035),
+        ("mnist_ccexam_cnn_dynamo", 0.01, 0.99, 0.035),
+        # One of its 200 images is half a point, and which of the near-ties change is chance: with
+        # other orders of sums agreement was 0.955 to 0.98 at the same error, which is bounded too.
+        pytest.param("imagenet_efficientnet_lite0", 0.04, 0.94, 0.17, marks=pytest.mark.slow),
     ],
 )
-def test_accuracy_survives_compilation(tmp_path, network, largest_drop, agreement):
+def test_accuracy_survives_compilation(tmp_path, network, largest_drop, agreement, error):
     ann = DATA / "models" / f"{network}.onnx"
     calibration = write_samples(tmp_path, network, "calibration", NETWORKS[network].calibration)
     result = compile_model(ann, calibration)
@@ -67,6 +69,7 @@ def test_accuracy_survives_compilation(tmp_path, network, largest_drop, agreemen
     assert output.drop.value <= largest_drop
     assert output.agreement is not None
     assert output.agreement.value >= agreement
+    assert output.relative_l2 <= error
     assert result.warnings == []
 
 
