@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .evaluation.tasks.names import BOXES, TASKS
+from .options import MOST_THREADS
 from .samples.image_flags import IMAGE_FLAGS, IMAGES, with_image_options
 from .terminal import (
     MOST_WARNINGS,
@@ -38,6 +39,7 @@ _GROUPS = {
     IMAGES: IMAGE_FLAGS,
     "What is measured": (
         *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
+        "threads",
     ),
     "Output": (*VOLUME, "as_json", "html", "compile_report"),
 }
@@ -130,6 +132,12 @@ _GROUPS = {
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, help="Processes per network and batch size."
 )
+@click.option(
+    "--threads",
+    type=click.IntRange(1, MOST_THREADS),
+    metavar="K",
+    help="Threads that compute, in the measurement of latency too [one per processor].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--html", type=PATH, help="Write everything as a page too.")
 @click.option(
@@ -161,6 +169,7 @@ def main(
     latency: bool,
     batch: int,
     rounds: int,
+    threads: int | None,
     as_json: bool,
     html: Path | None,
     compile_report: Path | None,
@@ -214,6 +223,7 @@ def main(
             premise=premise,
             labels=labels,
             task=TaskOptions(task, ignore, boxes),
+            threads=threads,
         )
         check_options(options, snn)
         loud = volume > Volume.QUIET

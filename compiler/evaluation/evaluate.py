@@ -40,6 +40,7 @@ from ..pipeline import compile_model
 from ..progress import Progress
 from ..report.data import CompileReport
 from ..report.results import BaselineResult, EvaluationResult, OutputResult
+from ..running.threads import use_threads
 from ..samples.files import GivenSamples
 from ..samples.source import Data, Source, opened
 from .compare import compare
@@ -87,6 +88,7 @@ class EvaluationOptions:
         premise: whether T steps are compared with one, neuron by neuron.
         labels: file or folder that has them, if not the samples' own: ``samples/label_files.py``.
         task: what the networks do, and what is said of its labels.
+        threads: that compute, where latency is measured too; None: one per processor.
     """
 
     baselines: Sequence[str] = ()
@@ -100,6 +102,7 @@ class EvaluationOptions:
     premise: bool = False
     labels: Path | None = None
     task: TaskOptions = field(default_factory=TaskOptions)
+    threads: int | None = None
 
 
 def check_options(options: EvaluationOptions, snn: Path | None) -> None:
@@ -160,9 +163,12 @@ def evaluate(
         tempfile.TemporaryDirectory(prefix="snn-eval-") as name,
         opened(data) as source,
         opened(options.calibration) as calibration,
+        use_threads(options.threads) as threads,
     ):
         assert source is not None
         folder, options = Path(name), replace(options, calibration=calibration)
+        if options.threads and options.latency:
+            options = replace(options, latency=replace(options.latency, threads=options.threads))
         pair = read_pair(ann, snn or _compiled(ann, options, folder, progress))
         if options.report is not None:
             check_report(options.report, pair)
@@ -214,6 +220,7 @@ def evaluate(
                 for name, outputs in found.baselines.items()
             ],
             versions=_versions(),
+            threads=threads.runtime,
             command=options.command,
             warnings=[*warnings, *found.warnings],
         )

@@ -354,6 +354,7 @@ class EvaluationResult:
         premise: the T-step network against one step; None where it was not asked for.
         task: "classification", "segmentation" and so on; empty where no labels say one.
         versions: of the packages used.
+        threads: that compute; latency has them too.
         command: as typed.
         warnings: what the user should know.
     """
@@ -372,6 +373,7 @@ class EvaluationResult:
     premise: PremiseResult | None = None
     task: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    threads: int | None = None
     command: str = ""
     warnings: list[str] = field(default_factory=list)
 

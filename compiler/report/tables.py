@@ -272,9 +272,8 @@ def levels_that_pay(energy: EnergyResult) -> str:
     memory = at({"fp32_memory": "float32", "int8_memory": "int8"})
     if not plain:
         return ""
-    return (
-        f"estimate, unary: no more than the ANN up to {plain}"
-        + (f"; with memory up to {memory}" if memory else "")
+    return f"estimate, unary: no more than the ANN up to {plain}" + (
+        f"; with memory up to {memory}" if memory else ""
     )
 
 

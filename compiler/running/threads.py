@@ -52,12 +52,12 @@ def of_sessions() -> int:
 
 @contextmanager
 def use_threads(asked: int | None) -> Iterator[Threads]:
-    """Compute with so many threads; None: one for each processor.
+    """Compute with so many threads; None: as around it, else one for each processor.
 
     What the environment allows BLAS (``OMP_NUM_THREADS`` and others) is not exceeded where none are
     asked for.
     """
-    threads = processors() if asked is None else asked
+    threads = of_sessions() if asked is None else asked
     blas = 1 if threads <= _FEW else threads
     if asked is None:
         blas = min([blas, *(pool["num_threads"] for pool in _pools())])

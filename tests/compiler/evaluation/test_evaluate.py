@@ -26,6 +26,7 @@ from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
 from snn_compile.compiler.model_io.load import read_model
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.session import make_session
+from snn_compile.compiler.running.threads import processors
 
 DIGITS = MODELS / "digits_resnet_dynamo.onnx"
 CALIBRATION = MODELS / "digits_calibration.npz"
@@ -228,6 +229,25 @@ def test_labels_of_a_folder(tmp_path, snn):
         for data in (TEST, tmp_path / "data")
     )
     assert parts["top1"] == whole["top1"]
+
+
+def test_threads_are_those_asked_for_and_in_the_result(snn, monkeypatch):
+    seen = []
+
+    def measured(*arguments):
+        seen.append(arguments[2].threads)
+        return [], []
+
+    monkeypatch.setattr("snn_compile.compiler.evaluation.evaluate.measure_latency", measured)
+    arguments = [DIGITS, snn, "--data", TEST, "--no-flips", "--json"]
+    for threads in (1, 3):
+        result = snn_eval(*arguments, "--threads", threads)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["threads"] == threads
+    assert seen == [1, 3]
+    alone = json.loads(snn_eval(*arguments, "--no-latency").stdout)
+    assert alone["threads"] == processors()
+    assert snn_eval(*arguments, "--threads", 0).exit_code == 2
 
 
 def test_a_rest_that_fills_no_batch_is_left_out(tmp_path, pair, monkeypatch):

@@ -55,6 +55,8 @@ def test_within_others_they_are_those_asked_for_last():
     with use_threads(3):
         with use_threads(1):
             assert of_sessions() == 1
+        with use_threads(None):
+            assert of_sessions() == 3
         assert of_sessions() == 3
 
 
