@@ -129,17 +129,18 @@ class ImageSamples(GivenSamples):
             rows = part[self._spec.name]
             for start in range(0, rows.shape[0], size):
                 block = rows[start : min(start + size, rows.shape[0])]
-                yield {self._spec.name: self._values(block)}
+                yield {self._spec.name: values_of(block, self.pixels, self._spec.dtype)}
 
-    def _values(self, block: np.ndarray) -> np.ndarray:
-        if self._spec.dtype.kind != "f":
-            return block.astype(self._spec.dtype, copy=False)
-        pixels = self.pixels
-        shape = {NCHW: (-1, 1, 1), NHWC: (-1,)}.get(pixels.layout, ())
-        mean, std = (np.array(one, np.float32) for one in (pixels.mean, pixels.std))
-        mean, std = mean.reshape(shape), std.reshape(shape)
-        values = (block.astype(np.float32) / np.float32(pixels.pixel_scale) - mean) / std
-        return values.astype(self._spec.dtype, copy=False)
+
+def values_of(block: np.ndarray, pixels: Pixels, dtype: np.dtype) -> np.ndarray:
+    """What pixels, uint8 as they are fed, become for an input of this element type."""
+    if dtype.kind != "f":
+        return block.astype(dtype, copy=False)
+    shape = {NCHW: (-1, 1, 1), NHWC: (-1,)}.get(pixels.layout, ())
+    mean, std = (np.array(one, np.float32) for one in (pixels.mean, pixels.std))
+    mean, std = mean.reshape(shape), std.reshape(shape)
+    values = (block.astype(np.float32) / np.float32(pixels.pixel_scale) - mean) / std
+    return values.astype(dtype, copy=False)
 
 
 class _As:
@@ -254,7 +255,7 @@ def _decode_one(pillow: ModuleType, file: Path, data: bytes, pixels: Pixels) -> 
     try:
         with pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
             image.load()
-            return _fed(image, file, pixels)
+            return fed(image, file, pixels)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever they like
@@ -266,7 +267,8 @@ def _decode_one(pillow: ModuleType, file: Path, data: bytes, pixels: Pixels) -> 
         ) from error
 
 
-def _fed(image: Any, file: Path, pixels: Pixels) -> np.ndarray:
+def fed(image: Any, file: Path | str, pixels: Pixels) -> np.ndarray:
+    """The pixels of an image of pillow as they are fed: uint8, without the batch axis."""
     if image.mode not in _MODES:
         raise DataError(
             f"{file}: has more than 8 bits per channel (mode {image.mode}); save it with 8"

@@ -10,7 +10,9 @@
    once and spooled (``arrays.py``).
 4. Array is whatever NumPy makes one of; tensors of torch are detached and brought to the processor
    first. Nothing is imported for them.
-5. ``columns`` says which name mappings have for an input of the model, or for 'labels'.
+5. Images of pillow in such data, one or a list of them in the place of an array, become values as
+   options of images say (``images.py``).
+6. ``columns`` says which name mappings have for an input of the model, or for 'labels'.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ from .files import (
     missing,
     unread,
 )
-from .image_options import ImageOptions, recorded
-from .images import ImageSpool, is_images
+from .image_options import ImageOptions, Pixels, recorded, resolve
+from .images import ImageSpool, fed, is_images, values_of
 
 
 class Reader(Protocol):
@@ -58,12 +60,13 @@ class Source:
 
     Args:
         data: rules 1 to 4.
-        columns: rule 5.
+        columns: rule 6.
         images: how pixels become values, if the data are images.
     """
 
     _spool: Spool | None = None
     _images: ImageSpool | None = None
+    _recorded: ImageOptions | None = None
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Source:
         images: ImageOptions | None = None,
     ) -> None:
         self._image_options = images
+        self._pixels: Pixels | None = None
         self._data, self._columns = data, dict(columns or {})
         self._digest, self._warnings = "", []  # type: str, list[str]
 
@@ -90,7 +94,9 @@ class Source:
         """Prepare images as is recorded, where they are images and nothing else is said of them."""
         if preprocessing and self._image_options is None and self._images is None:
             path = Path(self._data) if isinstance(self._data, (str, os.PathLike)) else None
-            if path is not None and is_images(path):
+            if path is None:
+                self._recorded = recorded(preprocessing)
+            elif is_images(path):
                 self._image_options = recorded(preprocessing)
 
     def open(self, specs: list[InputSpec], progress: Progress | None = None) -> GivenSamples:
@@ -106,16 +112,22 @@ class Source:
             if self._columns:
                 raise UsageError("columns are of data in Python; a file has the inputs' names")
             return self._of_path(Path(data), specs, progress or Progress())
-        if self._image_options is not None:
+        samples = self._of_arrays(data, specs, progress or Progress())
+        if self._pixels is not None:
+            samples.preprocessing = self._pixels.as_json()
+        elif self._image_options is not None:
             raise UsageError(_NO_IMAGES.format(_kind(data), self._image_options.given[0]))
+        return samples
+
+    def _of_arrays(self, data: Any, specs: list[InputSpec], progress: Progress) -> ArraySamples:
         if isinstance(data, Mapping):
             return self._of_mapping(data, specs)
         if _is_array(data):
             if self._columns:
                 raise UsageError("a single array has no columns; leave them out")
-            return ArraySamples("the array", [_only("the array", specs, data)], specs)
+            return ArraySamples("the array", [self._only("the array", specs, data)], specs)
         if self._spool is None:
-            self._spool_all(data, specs, progress or Progress())
+            self._spool_all(data, specs, progress)
         assert self._spool is not None
         return ArraySamples(
             _kind(data), self._spool.parts(), specs, self._digest, tuple(self._warnings)
@@ -140,7 +152,7 @@ class Source:
                     f"and '{LABELS}' are the labels"
                 )
 
-    def _of_mapping(self, data: Mapping[str, Any], specs: list[InputSpec]) -> GivenSamples:
+    def _of_mapping(self, data: Mapping[str, Any], specs: list[InputSpec]) -> ArraySamples:
         place = "the arrays"
         arrays = self._fields(data, specs, place)
         return ArraySamples(place, [arrays], specs, None, self._others(data, specs, place))
@@ -154,7 +166,7 @@ class Source:
             column = self._columns.get(spec.name, spec.name)
             if column not in item:
                 raise DataError(self._missing(place, spec.name, column, sorted(map(str, item))))
-            arrays[spec.name] = as_array(item[column], f"{place}: array '{column}'")
+            arrays[spec.name] = self._value(item[column], spec, f"{place}: array '{column}'")
         column = self._columns.get(LABELS, LABELS)
         if column in item and LABELS not in arrays:
             arrays[LABELS] = as_array(item[column], f"{place}: array '{column}'")
@@ -218,7 +230,7 @@ class Source:
         if self._columns:
             raise UsageError(f"{place}: is a {_type(item)}, which has no columns; leave them out")
         if not _has_fields(item):
-            return _only(place, specs, item)
+            return self._only(place, specs, item)
         names = [spec.name for spec in specs]
         if len(item) not in (len(names), len(names) + 1):
             raise DataError(
@@ -226,11 +238,41 @@ class Source:
                 f"({', '.join(names)}); give one for each in this order, then the labels if there "
                 "are"
             )
-        names += [LABELS] * (len(item) - len(names))
-        return {
-            name: as_array(value, f"{place}: array '{name}'")
-            for name, value in zip(names, item, strict=True)
+        arrays = {
+            spec.name: self._value(value, spec, f"{place}: array '{spec.name}'")
+            for spec, value in zip(specs, item, strict=False)
         }
+        if len(item) > len(names):
+            arrays[LABELS] = as_array(item[-1], f"{place}: array '{LABELS}'")
+        return arrays
+
+    def _only(self, place: str, specs: list[InputSpec], value: Any) -> dict[str, np.ndarray]:
+        """The array of the only input."""
+        if len(specs) != 1:
+            names = ", ".join(spec.name for spec in specs)
+            raise DataError(
+                f"{place}: is of type {_type(value)}, and the model has {len(specs)} inputs "
+                f"({names}); give an array for each, in this order or by name"
+            )
+        (spec,) = specs
+        return {spec.name: self._value(value, spec, f"{place}: array '{spec.name}'")}
+
+    def _value(self, value: Any, spec: InputSpec, place: str) -> np.ndarray:
+        """An array of an input; rule 5."""
+        several = isinstance(value, (list, tuple))
+        pictures = list(value) if several else [value]
+        if not pictures or not all(map(_is_picture, pictures)):
+            return as_array(value, place)
+        options = self._image_options or self._recorded or ImageOptions()
+        self._pixels = resolve(options, spec.name, spec.shape, spec.dtype.kind == "f")
+        rows = [fed(picture, place, self._pixels) for picture in pictures]
+        if any(row.shape != rows[0].shape for row in rows):
+            raise DataError(
+                f"{place}: images of several sizes, and the model leaves height and width open; "
+                "give images=ImageOptions(size=...)"
+            )
+        block = values_of(np.stack(rows), self._pixels, spec.dtype)
+        return block if several else np.asarray(block[0])
 
 
 @contextmanager
@@ -285,15 +327,9 @@ def as_array(value: Any, place: str) -> np.ndarray:
     return array
 
 
-def _only(place: str, specs: list[InputSpec], value: Any) -> dict[str, np.ndarray]:
-    """The array of the only input."""
-    if len(specs) != 1:
-        names = ", ".join(spec.name for spec in specs)
-        raise DataError(
-            f"{place}: is of type {_type(value)}, and the model has {len(specs)} inputs ({names}); "
-            "give an array for each, in this order or by name"
-        )
-    return {specs[0].name: as_array(value, f"{place}: array '{specs[0].name}'")}
+def _is_picture(value: object) -> bool:
+    """Whether it is an image of pillow, which is not imported for that."""
+    return callable(getattr(value, "getbands", None)) and callable(getattr(value, "convert", None))
 
 
 def _is_array(value: object) -> bool:

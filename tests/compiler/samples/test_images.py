@@ -429,3 +429,53 @@ def test_classes_that_are_called_by_other_numbers(tmp_path):
     arguments = [tmp_path / "net.onnx", tmp_path / "net.onnx", "--data", tmp_path / "test"]
     result = run(eval_cli.main, *arguments, "--no-latency", "--pixel-scale", 255)
     assert "class '10' is number 1, by the order of the names as text" in result.stderr
+
+
+PICTURES = [Image.fromarray(array) for array in PIXELS]
+LABELS = np.arange(5)
+FORMS = {
+    "pictures one by one": PICTURES,
+    "with labels": list(zip(PICTURES, LABELS.tolist(), strict=True)),
+    "rows with names": [{"x": p, "labels": n} for p, n in zip(PICTURES, LABELS, strict=True)],
+    "batches": [{"x": PICTURES[i : i + 2]} for i in range(0, 5, 2)],
+    "batches as tuples": [(PICTURES[i : i + 2], LABELS[i : i + 2]) for i in range(0, 5, 2)],
+    "a mapping": {"x": PICTURES},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_in_python_are_those_of_a_folder(form, folder):
+    expected, of_folder = read(folder)
+    source = Source(FORMS[form], images=UNIT)
+    samples = source.open([RGB])
+    got = np.concatenate([feed["x"] for feed in samples.batches(2)])
+    np.testing.assert_array_equal(got, expected)
+    assert samples.preprocessing == of_folder.preprocessing
+    labels = [rows[:].tolist() for _, rows in samples.label_parts() if rows is not None]
+    source.close()
+    labelled = any(word in form for word in ("labels", "names", "tuples"))
+    assert [n for part in labels for n in part] == (LABELS.tolist() if labelled else [])
+
+
+def test_pictures_in_python_are_prepared_as_a_file_records_it():
+    source = Source([{"x": picture} for picture in PICTURES])
+    source.prepare_images(json.dumps(resolve(UNIT, "x", RGB.shape, True).as_json()))
+    samples = source.open([RGB])
+    np.testing.assert_array_equal(
+        np.concatenate([feed["x"] for feed in samples.batches(5)]), nchw(FLOATS / np.float32(255))
+    )
+
+
+def test_pictures_in_python_that_cannot_be_used():
+    with pytest.raises(UsageError, match="how pixels become the values of 'x' is not in the model"):
+        read(PICTURES, options=None)
+    with pytest.raises(UsageError, match="holds no images, on which --pixel-scale has an effect"):
+        read([FLOATS.transpose(0, 3, 1, 2)])
+    open_ = RGB._replace(shape=(None, 3, None, None))
+    smaller = PICTURES[1].resize((3, 2))
+    with pytest.raises(DataError, match="images of several sizes"):
+        read([{"x": [PICTURES[0], smaller]}], open_)
+    through = PICTURES[0].convert("RGBA")
+    through.putalpha(7)
+    with pytest.raises(DataError, match="batch 0: array 'x': a part of it is transparent"):
+        read([through])
