@@ -10,7 +10,8 @@ grid g exactly while no partial sum exceeds 2^24 g. Here every grid is a power o
    channel, the finest grid g of which 2^24 hold any partial sum: its weights become multiples of g
    over the grid of what they multiply, its bias one of g. A constant that is added has the grid of
    the sum.
-3. A sum of two tensors needs a grid as well; layers that it adds up get that where theirs is finer.
+3. A sum of two tensors has the finer of their grids, and needs one of which 2^24 hold it; layers
+   that it adds up get that where theirs is finer.
 4. What is moved (MaxPool, Reshape, Pad with 0, ...) keeps its grid.
 
 5. A layer is left as it is, and has no grid, if it reads values without one, or if its largest
@@ -148,7 +149,7 @@ class _ExactSums:
         return node.op == "Add" and is_standard(node)
 
     def _of_sum(self, node: Node) -> _Range | None:
-        operands = [self._operand(tensor) for tensor in node.inputs]
+        operands = [self._operand(tensor, node) for tensor in node.inputs]
         first, second = operands
         if first is None or second is None:
             return None
@@ -157,16 +158,15 @@ class _ExactSums:
             if len(channels) != 1:
                 first, second = first.overall(), second.overall()
         low, high = first.low + second.low, first.high + second.high
-        grid = np.minimum(first.grid, second.grid)
         axis = first.axis if first.low.ndim else second.axis
-        return _Range(self._wanted.get(id(node.outputs[0]), grid), low, high, axis)
+        return _Range(np.minimum(first.grid, second.grid), low, high, axis)
 
-    def _operand(self, tensor: Tensor) -> _Range | None:
+    def _operand(self, tensor: Tensor, node: Node) -> _Range | None:
         if not is_constant(tensor):
             return self._ranges.get(id(tensor))
         values = tensor.values.astype(np.float64)
         ends = np.asarray(min(values.min(initial=0), 0)), np.asarray(max(values.max(initial=0), 0))
-        return _Range(np.asarray(np.inf), *ends)
+        return _Range(self._wanted.get(id(node.outputs[0]), np.asarray(np.inf)), *ends)
 
     def _want(self, node: Node) -> None:
         """Rule 3, from the last node to the first."""

@@ -147,6 +147,19 @@ def test_a_channel_of_small_weights_in_a_sum_of_large_values():
     np.testing.assert_array_equal(single.astype(np.float64), in_double(spiking, feed))
 
 
+def test_a_sum_with_spikes_of_a_step_finer_than_its_bits_hold():
+    """A neuron's step is not rounded, so that the sum has its grid, which is too fine here."""
+    model = model_of(
+        "p = Conv <pads=[1,1,1,1]> (k_x, w) k_p = Relu (p) "
+        "q = Conv <pads=[1,1,1,1]> (k_x, w, b) y = Add (q, k_p)"
+    )
+    neurons = neurons_of(model, 0.25) | {"k_p": uniform(2.0**-30)}
+    graph = infer_shapes(import_model(detach(model)))
+    *layers, total = exact_sums(graph, neurons).changes
+    assert all(change.endswith("bits, exact") for change in layers)
+    assert total.endswith("its sums may depend on their order")
+
+
 def test_groups_of_a_transposed_convolution():
     """By hand: onnx.reference does not compute it."""
     _, found, changes, neurons = rounded("y = ConvTranspose <group=2> (k_x, t)", STEPS)
