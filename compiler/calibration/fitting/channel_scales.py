@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .distributions import Distribution
+from .rows import Rows
 
 _QUANTILE = 0.999
 _RARE_SHARE = 0.1
@@ -29,12 +30,11 @@ def channel_scales(rows: Sequence[Distribution]) -> np.ndarray:
     Args:
         rows: distribution of each channel.
     """
+    rows = Rows.joined(rows)
     own = np.array([_magnitude(row) for row in rows])
     if not own.any():
         return np.ones(len(rows), np.float32)
-    means = np.concatenate([row.means for row in rows])
-    counts = np.concatenate([row.counts for row in rows])
-    whole = _magnitude(Distribution(means, means, means, counts))
+    whole = _magnitude(Distribution(rows.means, rows.low, rows.high, rows.counts))
     rare = rarely_active(rows) | (own < _SILENT * whole)
     scale: np.ndarray = np.where(rare, np.maximum(own, whole), own).astype(np.float32)
     return scale
@@ -42,9 +42,9 @@ def channel_scales(rows: Sequence[Distribution]) -> np.ndarray:
 
 def rarely_active(rows: Sequence[Distribution]) -> np.ndarray:
     """Rule 2: which channels have too few values other than 0 for statistics of their own."""
-    seen = np.array([row.total for row in rows])
-    active = seen - [row.zeros for row in rows]
-    rare: np.ndarray = active < np.maximum(_RARE_SHARE * seen, _FEW_VALUES)
+    rows = Rows.joined(rows)
+    active = rows.totals - rows.zeros
+    rare: np.ndarray = active < np.maximum(_RARE_SHARE * rows.totals, _FEW_VALUES)
     return rare
 
 

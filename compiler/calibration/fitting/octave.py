@@ -31,8 +31,9 @@ import numpy as np
 
 from ....runtime_ops.scale_fire import MAX_LINEAR, octave_levels
 from .channel_scales import channel_scales
-from .distributions import Distribution, Side, pool
+from .distributions import Distribution, Side
 from .powers_of_two import powers_of_two
+from .rows import Rows, Sides, pool
 
 #: m that are tried.
 _LINEAR = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -117,9 +118,7 @@ def _best(
     alike = _pooled(rows, np.ones(len(rows)), 1 / unit)
     if own is None or own.squared_error >= _WORTHWHILE**2 * _error(alike, shared):
         return shared, np.ones(())
-    error = sum(
-        _error(row, replace(own, scale=own.scale * c)) for row, c in zip(rows, unit, strict=True)
-    )
+    error = sum(_errors_of_rows(Rows.joined(rows), own, own.scale * unit).tolist())
     return replace(own, squared_error=error), unit
 
 
@@ -138,8 +137,7 @@ def _rounded(octave: Octave, rows: Sequence[Distribution], upper: float) -> Octa
 
 def _pooled(rows: Sequence[Distribution], unit: np.ndarray, weight: np.ndarray) -> Distribution:
     """All rows in one, each in its unit, its values counted as often as its weight says."""
-    counted = [replace(row, counts=row.counts * w) for row, w in zip(rows, weight, strict=True)]
-    return pool(counted, unit)
+    return pool(Rows.joined(rows).weighted(weight), unit)
 
 
 def _bounded(found: _Found, unit: np.ndarray, upper: float) -> Octave:
@@ -218,8 +216,11 @@ def _best_of(values: Distribution, linear: int, table: np.ndarray, scales: np.nd
     )
 
 
-def _errors(side: Side, table: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Squared errors of one side for each scale and each highest level: [scales, levels]."""
+def _errors(side: Side | Sides, table: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Squared errors of one side for each scale and each highest level: [scales, levels].
+
+    The scales are all of one distribution, or one of each row.
+    """
     levels = scales[:, None] * table
 
     def error(sums: np.ndarray) -> np.ndarray:
@@ -232,16 +233,17 @@ def _errors(side: Side, table: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return total
 
 
-def _on_levels(side: Side, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _on_levels(side: Side | Sides, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Count, sum and sum of squares of the values from each threshold on, and up to the next.
 
     Args:
         side: the values.
-        levels: [..., levels], ascending.
+        levels: [..., levels], ascending; of several rows [rows, levels].
     """
     edges = (levels[..., 1:] + levels[..., :-1]) / 2
     nothing = np.zeros((3, *levels.shape[:-1], 1))
-    totals = nothing + side.totals.reshape(3, *[1] * levels.ndim)
+    rows = side.totals.shape[1:]
+    totals = nothing + side.totals.reshape(3, *rows, *[1] * (levels.ndim - len(rows)))
     below = np.concatenate([nothing, side.below(edges), totals], axis=-1)
     return totals - below[..., :-1], np.diff(below, axis=-1)
 
@@ -253,4 +255,13 @@ def _error(values: Distribution, found: _Found) -> float:
     for side, top in ((values.positive, found.top_pos), (values.negative, found.top_neg)):
         table = octave_levels(found.linear, top)
         total += float(_errors(side, table, scale)[0, -1])
+    return total
+
+
+def _errors_of_rows(rows: Rows, found: _Found, scales: np.ndarray) -> np.ndarray:
+    """The squared error over each row, of a neuron with a scale for each: float64 [rows]."""
+    total = np.zeros(len(rows))
+    for side, top in ((rows.positive, found.top_pos), (rows.negative, found.top_neg)):
+        table = octave_levels(found.linear, top)
+        total += _errors(side, table, scales)[:, -1]
     return total

@@ -48,7 +48,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .channel_scales import channel_scales
-from .distributions import Distribution, points_of
+from .distributions import Distribution
+from .rows import Rows, points_of
 
 #: f of a neuron: float64 of any shape to float64 of the same shape.
 Function = Callable[[np.ndarray], np.ndarray]
@@ -158,7 +159,7 @@ def find_scaled_staircase(
     """
     points = _Points(rows)
     one = np.ones(len(rows))
-    scale = channel_scales([row.of(function) for row in rows])
+    scale = channel_scales(Rows.joined(rows).of(function))
     unit = scale.astype(np.float64)
     own_x, own_order = points.sorted_in(unit)
     x, order = points.sorted_in(one)

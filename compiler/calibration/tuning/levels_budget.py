@@ -55,8 +55,9 @@ from ...running.probe import first_not_finite
 from ...running.session import make_session, run_samples
 from ...running.signed_histogram import SignedHistogram
 from ...samples.files import Feed, Samples
-from ..fitting.distributions import Distribution, distributions
+from ..fitting.distributions import Distribution
 from ..fitting.fit_neuron import fit_neuron
+from ..fitting.rows import distributions
 from ..fitting.watches import Fit, watches_of
 
 #: Samples on which sensitivities are measured, at most; of large networks so many that all runs
