@@ -43,6 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -71,6 +72,7 @@ from ...options import (
     CompileOptions,
 )
 from ...running.signed_histogram import SignedHistogram
+from ...running.threads import together
 from .distributions import Distribution
 from .octave import find_octave
 from .rows import Rows, distributions, points_of, pool
@@ -153,10 +155,12 @@ def fit_neuron(
         return fit.staircase_neuron(function, _why_staircase(activation, options))
     if kind == MULTI_THRESHOLD:
         return fit.threshold_neuron(function, activation.upper, activation.encodes)
-    octave = fit.octave_neuron(function, activation.upper, activation.encodes)
+    octave = partial(fit.octave_neuron, function, activation.upper, activation.encodes)
     if kind == SCALE:
-        return octave
-    return _cheaper(octave, fit.staircase_neuron(function))
+        return octave()
+    staircase = partial(fit.staircase_neuron, function)
+    neurons: list[SingleNeuron] = together(octave, staircase)
+    return _cheaper(*neurons)
 
 
 def channel_axis(activation: Activation, options: CompileOptions) -> int | None:
@@ -380,7 +384,7 @@ def _why_staircase(activation: Activation, options: CompileOptions) -> str:
     return why
 
 
-def _cheaper(octave: OctaveNeuron, staircase: StaircaseNeuron) -> Neuron:
+def _cheaper(octave: SingleNeuron, staircase: SingleNeuron) -> Neuron:
     """Rule 4: the octave neuron costs less, a staircase has its levels where they should be."""
     ratio = octave.error**2 / staircase.error**2 if staircase.error else np.inf
     if octave.error == 0:

@@ -54,8 +54,13 @@ class Rows(Sequence[Distribution]):
         if len(rows) == 1:
             one = rows[0]
             return cls(one.means, one.low, one.high, one.counts, ends)
-        names = ("means", "low", "high", "counts")
-        return cls(*(np.concatenate([getattr(row, name) for row in rows]) for name in names), ends)
+        return cls(
+            np.concatenate([row.means for row in rows]),
+            np.concatenate([row.low for row in rows]),
+            np.concatenate([row.high for row in rows]),
+            np.concatenate([row.counts for row in rows]),
+            ends,
+        )
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -178,7 +183,8 @@ class Rows(Sequence[Distribution]):
 
     def _starts_of(self, chosen: np.ndarray) -> np.ndarray:
         """Where each row begins among the chosen intervals."""
-        return np.append(0, np.cumsum(chosen))[self.starts]
+        starts: np.ndarray = np.append(0, np.cumsum(chosen))[self.starts]
+        return starts
 
 
 class Sides:
@@ -288,6 +294,28 @@ def points_of(
     """
     joined = Rows.joined(rows)
     return joined.points(min(max(wanted // max(len(joined.means), 1), fewest), most))
+
+
+def stable_order(values: np.ndarray) -> np.ndarray:
+    """What sorts values, equal ones in the order that they are in.
+
+    As ``np.argsort(values, kind="stable")``, in half the time: numpy sorts faster where it need not
+    keep that order, and few values are equal.
+
+    Args:
+        values: float64 [n], no NaN.
+
+    Returns:
+        int64 [n].
+    """
+    order = np.argsort(values)
+    ascending = values[order]
+    same = np.append(False, ascending[1:] == ascending[:-1])
+    if same.any():
+        tied = np.flatnonzero(same | np.append(same[1:], False))
+        group = np.cumsum(~same)[tied]
+        order[tied] = order[tied][np.lexsort((order[tied], group))]
+    return order
 
 
 def _extend(rows: Rows, least: np.ndarray, most: np.ndarray) -> None:

@@ -470,7 +470,7 @@ def _step(histogram: SignedHistogram, function: ActivationFunction | None, error
     """The step to which rounding errs about as much, 0 where the activation is silent."""
     rows = distributions(histogram)
     if function is not None:
-        rows = [row.of(function.evaluate) for row in rows]
+        rows = rows.of(function.evaluate)
     active = sum(row.total - row.zeros for row in rows)
     if active == 0:
         return 0.0
