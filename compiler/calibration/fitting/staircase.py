@@ -131,7 +131,7 @@ def find_staircase(
     edges = _group(density, zero + 1 * near, groups)
     at_edges = sums[:, edges]
     _, errors = _fit(at_edges[:, :, None] - at_edges[:, None, :], charge)
-    errors[np.triu_indices(len(edges))] = np.inf
+    errors[~np.tri(len(edges), k=-1, dtype=bool)] = np.inf
     cuts = edges[_best_cuts(errors, levels + 1)]
     if len(cuts) == 2:  # f is the same throughout
         return _uniform(x, weight, function, levels)
