@@ -49,7 +49,7 @@ import numpy as np
 
 from .channel_scales import channel_scales
 from .distributions import Distribution
-from .rows import Rows, points_of, stable_order
+from .rows import Rows, points_of
 
 #: f of a neuron: float64 of any shape to float64 of the same shape.
 Function = Callable[[np.ndarray], np.ndarray]
@@ -184,7 +184,7 @@ class _Points:
             unit: float64 [rows].
         """
         x = self._values / unit[self._row]
-        order = stable_order(x)
+        order = np.argsort(x, kind="stable")
         return x[order], order
 
     def counts(self, order: np.ndarray, weight: np.ndarray) -> np.ndarray:

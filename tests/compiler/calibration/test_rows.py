@@ -11,7 +11,6 @@ from snn_compile.compiler.calibration.fitting.rows import (
     distributions,
     points_of,
     pool,
-    stable_order,
 )
 from snn_compile.compiler.running.counted_histogram import CountedHistogram
 
@@ -170,16 +169,3 @@ def test_joined_rows_are_the_rows():
     assert rows.negative.below(np.ones((4, 1)))[0].tolist() == [[0], [0.5], [0], [0.5]]
     assert Rows.joined(rows) is rows
     same(Rows.joined([one]), [one])
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 1000, 30_000])
-def test_equal_values_keep_their_order(count):
-    rng = np.random.default_rng(count)
-    for values in (
-        rng.normal(size=count),
-        rng.integers(-5, 5, count) / 3,
-        np.zeros(count),
-        np.where(rng.random(count) < 0.5, 0.0, -0.0),
-    ):
-        expected = np.argsort(values, kind="stable")
-        np.testing.assert_array_equal(stable_order(values), expected)
