@@ -9,7 +9,7 @@ import numpy as np
 from ..passes.analysis.activations import Activation, find_activations
 from ..passes.graph.surgeon import export_network, import_model
 from ..passes.neurons.balance_channels import balance_channels
-from .calibration.fitting.distributions import distributions
+from .calibration.fitting.rows import distributions
 from .calibration.fitting.thresholds import find_thresholds
 from .front_end import Prepared
 from .options import QONNX, CompileOptions
@@ -59,8 +59,8 @@ def balanced(
 def _scales(activation: Activation, histogram: SignedHistogram, levels: int) -> np.ndarray:
     """Of each channel, float64 [C], their product 1."""
     assert activation.function is not None
-    rows = [row.of(activation.function.evaluate) for row in distributions(histogram)]
-    both = any(row.negative.peak > 0 for row in rows) and any(row.positive.peak > 0 for row in rows)
+    rows = distributions(histogram).of(activation.function.evaluate)
+    both = rows.has_negative and rows.has_positive
     theta = find_thresholds(rows, 2 * levels if both else levels, "mse").theta.astype(np.float64)
     scales: np.ndarray = (theta / np.exp(np.log(theta).mean())) ** _SHARE
     return scales

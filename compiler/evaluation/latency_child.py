@@ -6,7 +6,8 @@ The request is one argument, JSON: ``path`` of the model, ``feed`` of an .npz by
 
 1. Inputs and outputs are bound once, so that a run copies nothing.
 2. A first run that takes four times as long as the time to measure is the figure. Otherwise runs
-   warm up for a fifth of that time, and the figure is the median of the rest, two at least.
+   warm up for a fifth of that time, the first one included, and the figure is the median of the
+   rest, two at least.
 3. It ends when its input does: whoever asked is gone.
 4. The peak is what the system kept of this process alone (VmHWM); the figure that a parent gets
    counts what the parent held. Elsewhere it is resource.getrusage's, or null.
@@ -48,13 +49,13 @@ def time_runs(path: str, feed: str, library: bool, threads: int, seconds: float)
             binding.bind_ortvalue_input(value.name, held)
     for value in session.get_outputs():
         binding.bind_output(value.name)
+    begin = time.perf_counter()
     first = _run(session, binding)
     if first >= _LONG * seconds:
         return first
     for value, held in zip(session.get_outputs(), binding.get_outputs(), strict=True):
         if held.has_value() and held.is_tensor() and "string" not in held.data_type():
             binding.bind_ortvalue_output(value.name, held)  # the same memory in every run
-    begin = time.perf_counter()
     while time.perf_counter() < begin + _WARM_UP * seconds:
         _run(session, binding)
     times: list[float] = []

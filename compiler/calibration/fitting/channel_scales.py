@@ -11,10 +11,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from .distributions import Distribution
+from .rows import Rows
 
 _QUANTILE = 0.999
 _RARE_SHARE = 0.1
@@ -29,12 +31,13 @@ def channel_scales(rows: Sequence[Distribution]) -> np.ndarray:
     Args:
         rows: distribution of each channel.
     """
-    own = np.array([_magnitude(row) for row in rows])
+    rows = Rows.joined(rows)
+    magnitudes, counts = np.abs(rows.means), rows.counts
+    ends = np.array([0, len(magnitudes)])
+    own = _percentiles(magnitudes, counts, rows.starts)
     if not own.any():
         return np.ones(len(rows), np.float32)
-    means = np.concatenate([row.means for row in rows])
-    counts = np.concatenate([row.counts for row in rows])
-    whole = _magnitude(Distribution(means, means, means, counts))
+    whole = float(_percentiles(magnitudes, counts, ends)[0])
     rare = rarely_active(rows) | (own < _SILENT * whole)
     scale: np.ndarray = np.where(rare, np.maximum(own, whole), own).astype(np.float32)
     return scale
@@ -42,19 +45,30 @@ def channel_scales(rows: Sequence[Distribution]) -> np.ndarray:
 
 def rarely_active(rows: Sequence[Distribution]) -> np.ndarray:
     """Rule 2: which channels have too few values other than 0 for statistics of their own."""
-    seen = np.array([row.total for row in rows])
-    active = seen - [row.zeros for row in rows]
-    rare: np.ndarray = active < np.maximum(_RARE_SHARE * seen, _FEW_VALUES)
+    rows = Rows.joined(rows)
+    active = rows.totals - rows.zeros
+    rare: np.ndarray = active < np.maximum(_RARE_SHARE * rows.totals, _FEW_VALUES)
     return rare
 
 
-def _magnitude(row: Distribution) -> float:
-    """The percentile of the magnitudes; the largest where that is 0."""
-    if len(row.means) == 0:
-        return 0.0
-    magnitudes = np.abs(row.means)
-    order = np.argsort(magnitudes, kind="stable")
-    cumulative = np.cumsum(row.counts[order])
-    position = int(np.searchsorted(cumulative, _QUANTILE * cumulative[-1]))
-    magnitude = float(magnitudes[order[min(position, len(order) - 1)]])
-    return magnitude or float(magnitudes.max())
+def _percentiles(magnitudes: np.ndarray, counts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Rule 1 for each row, the largest magnitude where the percentile is 0, and 0 without values.
+
+    Args:
+        magnitudes: float64 [n], row by row.
+        counts: float64 [n], whole numbers above 0, so that their sums are exact.
+        starts: int64 [rows + 1], where each row begins, and n.
+    """
+    order = np.arange(len(magnitudes))
+    for start, stop in pairwise(starts.tolist()):
+        if (np.diff(magnitudes[start:stop]) < 0).any():
+            order[start:stop] = start + np.argsort(magnitudes[start:stop])
+    ascending = np.append(magnitudes[order], 0.0)
+    cumulative = np.append(0.0, np.cumsum(counts[order]))
+    first, behind = starts[:-1], starts[1:]
+    wanted = np.ceil(_QUANTILE * (cumulative[behind] - cumulative[first]))
+    at = np.searchsorted(cumulative[1:], cumulative[first] + wanted)
+    last = np.maximum(behind - 1, first)
+    found = ascending[np.clip(at, first, last)]
+    found = np.where(found > 0, found, ascending[last])
+    return np.where(behind > first, found, 0.0)

@@ -15,16 +15,14 @@ say that a quantiser has no error, or twice the error it has:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from ...running.signed_histogram import SignedHistogram
-
 #: Intervals narrower than this share of their magnitude are points: differences of cubes cancel.
-_POINT = 1e-6
+POINT = 1e-6
 #: Share of the largest magnitude up to which values are small, whatever they are.
 _SMALL = 2.0**-20
 
@@ -39,9 +37,8 @@ class Side:
 
     def __init__(self, low: np.ndarray, high: np.ndarray, counts: np.ndarray) -> None:
         self.low, self.high, self.counts = low, high, counts
-        means, squares = (low + high) / 2, (low * low + low * high + high * high) / 3
         self._sums = np.zeros((3, len(low) + 1))
-        np.cumsum(counts * [np.ones_like(low), means, squares], axis=1, out=self._sums[:, 1:])
+        np.cumsum(sums_of_parts(low, high, counts), axis=1, out=self._sums[:, 1:])
 
     @property
     def totals(self) -> np.ndarray:
@@ -60,14 +57,7 @@ class Side:
             return np.zeros((3, *np.shape(edge)))
         last = np.searchsorted(self.low, edge, side="left") - 1
         at = np.maximum(last, 0)
-        low, high = self.low[at], self.high[at]
-        end = np.minimum(edge, high)
-        width = np.where(high > low, high - low, 1.0)
-        share = np.where(high > low, (end - low) / width, 1.0)
-        inside = self.counts[at] * share
-        partial = np.stack(
-            [inside, inside * (low + end) / 2, inside * (low * low + low * end + end * end) / 3]
-        )
+        partial = partial_sums(self.low[at], self.high[at], self.counts[at], edge)
         return np.where(last >= 0, self._sums[:, at] + partial, 0.0)
 
     def quantile(self, count: float) -> float:
@@ -166,68 +156,31 @@ class Distribution:
         return values[order], np.concatenate([self.counts[is_point], weights.reshape(-1)])[order]
 
 
-def distributions(histogram: SignedHistogram) -> list[Distribution]:
-    """The distribution of each row of a histogram."""
-    result = []
-    for row in range(len(histogram.counts)):
-        means, counts = histogram.distribution(row)
-        spread = spread_bins(means, counts.astype(np.float64), histogram.leading)
-        _extend(spread, float(histogram.minima[row]), float(histogram.maxima[row]))
-        result.append(spread)
-    return result
+def sums_of_parts(low: np.ndarray, high: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Count, sum, and sum of squares of the magnitudes of each interval: float64 [3, n]."""
+    means, squares = (low + high) / 2, (low * low + low * high + high * high) / 3
+    sums: np.ndarray = counts * [np.ones_like(low), means, squares]
+    return sums
 
 
-def pool(
-    rows: Sequence[Distribution],
-    scale: np.ndarray | None = None,
-    weigh: bool = False,
-    leading: int = 7,
-) -> Distribution:
-    """All rows in one, in bins of 2^-leading octaves.
+def partial_sums(
+    low: np.ndarray, high: np.ndarray, counts: np.ndarray, edge: np.ndarray
+) -> np.ndarray:
+    """The same of the magnitudes of an interval below an edge: [3, *edge.shape].
 
     Args:
-        rows: distributions.
-        scale: [rows]; where given, each row is taken in units of its scale.
-        weigh: count the values of a row as often as the square of its scale says, so that squared
-            errors stay those of the values.
-        leading: bins per octave as a power of two.
+        low, high, counts: of the interval that begins below each edge, of the shape of ``edge``.
+        edge: any shape.
     """
-    scales = np.ones(len(rows)) if scale is None else scale.astype(np.float64)
-    means = np.concatenate([row.means / s for row, s in zip(rows, scales, strict=True)])
-    weights = scales**2 if weigh else np.ones(len(rows))
-    counts = np.concatenate([row.counts * w for row, w in zip(rows, weights, strict=True)])
-    mantissa, exponent = np.frexp(np.abs(means))
-    bins = (exponent.astype(np.int64) << leading) + _leading_bits(mantissa, leading)
-    key = np.sign(means).astype(np.int64) * (bins + (1 << 40))  # exponents may be negative
-    _, group = np.unique(key, return_inverse=True)
-    group = group.reshape(-1)
-    sizes = np.bincount(group, weights=counts)
-    sums = np.bincount(group, weights=counts * means)
-    kept = sizes > 0
-    return spread_bins(sums[kept] / sizes[kept], sizes[kept], leading)
-
-
-def points_of(
-    rows: Sequence[Distribution], wanted: int, fewest: int, most: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All rows as points: values, the row of each, and weights, float64, int64 and float64 [n].
-
-    Args:
-        rows: distributions.
-        wanted: points of all rows, about; an interval becomes as many as that allows,
-        fewest: but at least so many,
-        most: and at most so many.
-    """
-    parts = min(max(wanted // max(sum(len(row.means) for row in rows), 1), fewest), most)
-    points = [row.points(parts) for row in rows]
-    return (
-        np.concatenate([values for values, _ in points]),
-        np.repeat(np.arange(len(rows)), [len(values) for values, _ in points]),
-        np.concatenate([weights for _, weights in points]),
+    end = np.minimum(edge, high)
+    width = np.where(high > low, high - low, 1.0)
+    inside = counts * np.where(high > low, (end - low) / width, 1.0)
+    return np.stack(
+        [inside, inside * (low + end) / 2, inside * (low * low + low * end + end * end) / 3]
     )
 
 
-def _leading_bits(mantissa: np.ndarray, leading: int) -> np.ndarray:
+def leading_bits(mantissa: np.ndarray, leading: int) -> np.ndarray:
     """Which of 2^leading equal parts of [1/2, 1) holds the mantissa."""
     bits: np.ndarray = np.floor((mantissa - 0.5) * (2 << leading)).astype(np.int64)
     return bits
@@ -243,22 +196,9 @@ def spread_bins(means: np.ndarray, counts: np.ndarray, leading: int) -> Distribu
     """
     magnitude = np.abs(means)
     mantissa, exponent = np.frexp(magnitude)
-    start = 0.5 + _leading_bits(mantissa, leading) / (2 << leading)
+    start = 0.5 + leading_bits(mantissa, leading) / (2 << leading)
     left = magnitude - np.ldexp(start, exponent)
     right = np.ldexp(start + 0.5 / (1 << leading), exponent) - magnitude
     reach = np.minimum(left, right)
-    reach = np.where((reach > _POINT * magnitude) & (counts != 1), reach, 0.0)
+    reach = np.where((reach > POINT * magnitude) & (counts != 1), reach, 0.0)
     return Distribution(means, means - reach, means + reach, counts)
-
-
-def _extend(spread: Distribution, least: float, most: float) -> None:
-    """Move the outer ends of the outermost intervals, around their means where there is room."""
-    if len(spread.means) == 0:
-        return
-    means, low, high = spread.means, spread.low, spread.high
-    if most - means[-1] > _POINT * abs(most):
-        before = high[-2] if len(means) > 1 else -np.inf
-        low[-1], high[-1] = max(before, 2 * means[-1] - most), most
-    if means[0] - least > _POINT * abs(least):
-        behind = low[1] if len(means) > 1 else np.inf
-        low[0], high[0] = least, min(behind, 2 * means[0] - least)

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -71,8 +72,10 @@ from ...options import (
     CompileOptions,
 )
 from ...running.signed_histogram import SignedHistogram
-from .distributions import Distribution, distributions, points_of, pool
+from ...running.threads import together
+from .distributions import Distribution
 from .octave import find_octave
+from .rows import Rows, distributions, points_of, pool
 from .staircase import Staircase, find_scaled_staircase, find_staircase
 from .thresholds import find_thresholds
 from .uniform_staircase import find_uniform_staircase
@@ -140,9 +143,9 @@ def fit_neuron(
         ValueError: the function is NaN or infinite at a value seen.
     """
     rows = distributions(histogram)
-    values = sum(row.total for row in rows) / histogram.views
+    values = sum(rows.totals.tolist()) / histogram.views
     if activation.relative:
-        rows = [(pool(rows) if len(rows) > 1 else rows[0]).relative()]
+        rows = Rows.joined([(pool(rows) if len(rows) > 1 else rows[0]).relative()])
     fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None, values)
     function, kind = activation.function, options.kind
     if function is None or (activation.signed and kind in (SCALE, MULTI_THRESHOLD)):
@@ -152,10 +155,12 @@ def fit_neuron(
         return fit.staircase_neuron(function, _why_staircase(activation, options))
     if kind == MULTI_THRESHOLD:
         return fit.threshold_neuron(function, activation.upper, activation.encodes)
-    octave = fit.octave_neuron(function, activation.upper, activation.encodes)
+    octave = partial(fit.octave_neuron, function, activation.upper, activation.encodes)
     if kind == SCALE:
-        return octave
-    return _cheaper(octave, fit.staircase_neuron(function))
+        return octave()
+    staircase = partial(fit.staircase_neuron, function)
+    neurons: list[SingleNeuron] = together(octave, staircase)
+    return _cheaper(*neurons)
 
 
 def channel_axis(activation: Activation, options: CompileOptions) -> int | None:
@@ -191,7 +196,7 @@ class _Fit:
 
     def __init__(
         self,
-        rows: Sequence[Distribution],
+        rows: Rows,
         options: CompileOptions,
         axis: int | None,
         values: float,
@@ -203,9 +208,8 @@ class _Fit:
         self, function: ActivationFunction, upper: float = np.inf, signed: bool = False
     ) -> ThresholdNeuron:
         """A MultiThresholdFire of ``function``, which is linear through 0 up to ``upper``."""
-        rows = [row.of(function.evaluate) for row in self._rows]
-        above = any(row.positive.peak > 0 for row in rows)
-        below = any(row.negative.peak > 0 for row in rows)
+        rows = self._rows.of(function.evaluate)
+        above, below = rows.has_positive, rows.has_negative
         signed = signed and not self._options.equal_steps  # bits are those of the values there are
         both = signed or (above and below)
         levels = self._levels(both)
@@ -236,16 +240,14 @@ class _Fit:
             fitted = 0 if calibrator == "max" else found.theta.size + 1
             return _Candidate(calibrator, neuron, found.squared_error, fitted)
 
-        power = sum(row.power for row in rows)
-        return self._best([candidate(name) for name in self._asked("mse", "max")], power)
+        return self._best([candidate(name) for name in self._asked("mse", "max")], rows.power)
 
     def octave_neuron(
         self, function: ActivationFunction, upper: float = np.inf, signed: bool = False
     ) -> OctaveNeuron:
         """A ScaleFire of ``function``, which is linear through 0 up to ``upper``."""
-        rows = [row.of(function.evaluate) for row in self._rows]
-        above = any(row.positive.peak > 0 for row in rows)
-        below = any(row.negative.peak > 0 for row in rows)
+        rows = self._rows.of(function.evaluate)
+        above, below = rows.has_positive, rows.has_negative
         levels = self._levels(above and below)
 
         def candidate(calibrator: str) -> _Candidate[OctaveNeuron]:
@@ -277,7 +279,7 @@ class _Fit:
             )
             return _Candidate(calibrator, neuron, error, fitted)
 
-        return self._density_or_mse(candidate, sum(row.power for row in rows))
+        return self._density_or_mse(candidate, rows.power)
 
     def staircase_neuron(self, function: ActivationFunction, why: str = "") -> StaircaseNeuron:
         """A StaircaseFire that follows ``function``; ``why`` it is one goes before the reason."""
@@ -382,7 +384,7 @@ def _why_staircase(activation: Activation, options: CompileOptions) -> str:
     return why
 
 
-def _cheaper(octave: OctaveNeuron, staircase: StaircaseNeuron) -> Neuron:
+def _cheaper(octave: SingleNeuron, staircase: SingleNeuron) -> Neuron:
     """Rule 4: the octave neuron costs less, a staircase has its levels where they should be."""
     ratio = octave.error**2 / staircase.error**2 if staircase.error else np.inf
     if octave.error == 0:
@@ -398,7 +400,7 @@ def _cheaper(octave: OctaveNeuron, staircase: StaircaseNeuron) -> Neuron:
     return replace(taken, reason="; ".join(reason for reason in reasons if reason))
 
 
-def _dual(fit: _Fit, kind: str, rows: Sequence[Distribution]) -> DualNeuron:
+def _dual(fit: _Fit, kind: str, rows: Rows) -> DualNeuron:
     """Two neurons in one; the slope, which weighs the negative side, is taken as 1."""
     positive: SingleNeuron
     negative: SingleNeuron
@@ -410,8 +412,7 @@ def _dual(fit: _Fit, kind: str, rows: Sequence[Distribution]) -> DualNeuron:
     else:
         positive = fit.octave_neuron(_POSITIVE)
         negative = fit.octave_neuron(_MIRRORED).mirrored()
-    above = sum(float(row.positive.totals[2]) for row in rows)
-    below = sum(float(row.negative.totals[2]) for row in rows)
+    above, below = (sum(squares) for squares in rows.squares)
     error = positive.error**2 * above + negative.error**2 * below
     return DualNeuron(
         positive=positive,

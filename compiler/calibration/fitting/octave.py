@@ -25,14 +25,15 @@ m = N they are equally far apart; the smaller m is, the denser they are near 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ....runtime_ops.scale_fire import MAX_LINEAR, octave_levels
 from .channel_scales import channel_scales
-from .distributions import Distribution, Side, pool
+from .distributions import Distribution, Side
 from .powers_of_two import powers_of_two
+from .rows import Rows, Sides, pool
 
 #: m that are tried.
 _LINEAR = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -117,9 +118,7 @@ def _best(
     alike = _pooled(rows, np.ones(len(rows)), 1 / unit)
     if own is None or own.squared_error >= _WORTHWHILE**2 * _error(alike, shared):
         return shared, np.ones(())
-    error = sum(
-        _error(row, replace(own, scale=own.scale * c)) for row, c in zip(rows, unit, strict=True)
-    )
+    error = sum(_errors_of_rows(Rows.joined(rows), own, own.scale * unit).tolist())
     return replace(own, squared_error=error), unit
 
 
@@ -138,8 +137,7 @@ def _rounded(octave: Octave, rows: Sequence[Distribution], upper: float) -> Octa
 
 def _pooled(rows: Sequence[Distribution], unit: np.ndarray, weight: np.ndarray) -> Distribution:
     """All rows in one, each in its unit, its values counted as often as its weight says."""
-    counted = [replace(row, counts=row.counts * w) for row, w in zip(rows, weight, strict=True)]
-    return pool(counted, unit)
+    return pool(Rows.joined(rows).weighted(weight), unit)
 
 
 def _bounded(found: _Found, unit: np.ndarray, upper: float) -> Octave:
@@ -160,21 +158,18 @@ def _find(values: Distribution, levels: int) -> _Found | None:
     if peak == 0:
         return None
     both = values.positive.peak > 0 and values.negative.peak > 0
-    best: _Found | None = None
     uniform = min(levels + levels % 2, MAX_LINEAR)
+    searches = []
     for linear in sorted({*(m for m in _LINEAR if m < levels), uniform}):
         table = octave_levels(linear)[: levels + 1]
         low = _LOWEST * peak / table[-1]
         high = _HIGHEST * peak / table[len(table) // 2 if both else -1]
         scales = np.geomspace(low, high, int(np.log(high / low) / np.log(_APART)) + 2)
-        for _ in range(_REFINEMENTS + 1):
-            found = _best_of(values, linear, table, scales)
-            if best is None or found.squared_error < best.squared_error:
-                best = found
-            at = int(np.abs(scales - found.scale).argmin())
-            low, high = scales[max(at - 1, 0)], scales[min(at + 1, len(scales) - 1)]
-            scales = np.geomspace(low, high, _POINTS)
-    assert best is not None
+        searches.append(_Search(linear, table, scales))
+    for _ in range(_REFINEMENTS + 1):
+        _look(values, searches)
+    found = [one for search in searches for one in search.found]
+    best = min(found, key=lambda one: one.squared_error)
     for _ in range(_MOVES):
         best = min(best, _moved(values, best), key=lambda found: found.squared_error)
     return best
@@ -193,9 +188,47 @@ def _moved(values: Distribution, found: _Found) -> _Found:
     return replace(moved, squared_error=_error(values, moved))
 
 
-def _best_of(values: Distribution, linear: int, table: np.ndarray, scales: np.ndarray) -> _Found:
-    """The best of some scales, with the best highest levels."""
-    above, below = (_errors(side, table, scales) for side in (values.positive, values.negative))
+@dataclass
+class _Search:
+    """The search for the scale of one m.
+
+    Attributes:
+        linear: m.
+        table: its levels.
+        scales: to be tried next.
+        found: the best of those tried, each time.
+    """
+
+    linear: int
+    table: np.ndarray
+    scales: np.ndarray
+    found: list[_Found] = field(default_factory=list)
+
+
+def _look(values: Distribution, searches: Sequence[_Search]) -> None:
+    """Try the scales of all searches, and refine them."""
+    errors = {}
+    for length in {len(search.table) for search in searches}:  # those of a length at once
+        alike = [search for search in searches if len(search.table) == length]
+        levels = np.concatenate([search.scales[:, None] * search.table for search in alike])
+        cuts = np.cumsum([len(search.scales) for search in alike])[:-1]
+        above, below = (
+            np.split(_errors(side, levels), cuts) for side in (values.positive, values.negative)
+        )
+        for search, *sides in zip(alike, above, below, strict=True):
+            errors[search.linear] = sides
+    for search in searches:
+        found = _best_of(values, search, *errors[search.linear])
+        search.found.append(found)
+        scales = search.scales
+        at = int(np.abs(scales - found.scale).argmin())
+        low, high = scales[max(at - 1, 0)], scales[min(at + 1, len(scales) - 1)]
+        search.scales = np.geomspace(low, high, _POINTS)
+
+
+def _best_of(values: Distribution, search: _Search, above: np.ndarray, below: np.ndarray) -> _Found:
+    """The best of the scales, with the best highest levels; errors are as of :func:`_errors`."""
+    table, scales = search.table, search.scales
     if not values.negative.peak:
         above, below = above[:, -1:], below[:, :1]
         counts = np.array([len(table) - 1])
@@ -211,16 +244,20 @@ def _best_of(values: Distribution, linear: int, table: np.ndarray, scales: np.nd
     negative = len(table) - 1 - positive
     return _Found(
         float(scales[row]),
-        linear,
+        search.linear,
         int(table[positive]),
         int(table[negative]),
         float(errors[row, column]),
     )
 
 
-def _errors(side: Side, table: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Squared errors of one side for each scale and each highest level: [scales, levels]."""
-    levels = scales[:, None] * table
+def _errors(side: Side | Sides, levels: np.ndarray) -> np.ndarray:
+    """Squared errors of one side for each highest level, of each scale: [scales, levels].
+
+    Args:
+        side: one distribution, or as many as there are scales.
+        levels: of each scale, [scales, levels], ascending.
+    """
 
     def error(sums: np.ndarray) -> np.ndarray:
         count, first, second = sums
@@ -232,25 +269,34 @@ def _errors(side: Side, table: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return total
 
 
-def _on_levels(side: Side, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _on_levels(side: Side | Sides, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Count, sum and sum of squares of the values from each threshold on, and up to the next.
 
     Args:
         side: the values.
-        levels: [..., levels], ascending.
+        levels: [..., levels], ascending; of several rows [rows, levels].
     """
     edges = (levels[..., 1:] + levels[..., :-1]) / 2
     nothing = np.zeros((3, *levels.shape[:-1], 1))
-    totals = nothing + side.totals.reshape(3, *[1] * levels.ndim)
+    rows = side.totals.shape[1:]
+    totals = nothing + side.totals.reshape(3, *rows, *[1] * (levels.ndim - len(rows)))
     below = np.concatenate([nothing, side.below(edges), totals], axis=-1)
     return totals - below[..., :-1], np.diff(below, axis=-1)
 
 
 def _error(values: Distribution, found: _Found) -> float:
     """The squared error of a neuron over some values."""
-    scale = np.array([found.scale])
     total = 0.0
     for side, top in ((values.positive, found.top_pos), (values.negative, found.top_neg)):
         table = octave_levels(found.linear, top)
-        total += float(_errors(side, table, scale)[0, -1])
+        total += float(_errors(side, found.scale * table[None])[0, -1])
+    return total
+
+
+def _errors_of_rows(rows: Rows, found: _Found, scales: np.ndarray) -> np.ndarray:
+    """The squared error over each row, of a neuron with a scale for each: float64 [rows]."""
+    total = np.zeros(len(rows))
+    for side, top in ((rows.positive, found.top_pos), (rows.negative, found.top_neg)):
+        table = octave_levels(found.linear, top)
+        total += _errors(side, scales[:, None] * table)[:, -1]
     return total

@@ -16,7 +16,8 @@ import numpy as np
 from ....passes.analysis.activations import Activation
 from ....passes.neurons.neuron import ThresholdNeuron
 from ...running.signed_histogram import SignedHistogram
-from .distributions import Distribution, distributions, pool
+from .distributions import Distribution
+from .rows import distributions, pool
 from .uniform_calibrators import Uniform, clip_rate, find_shared_step, squared_error
 
 
@@ -72,7 +73,7 @@ class SharedStep:
 def seen_by(activation: Activation, histogram: SignedHistogram) -> Distribution:
     """The values that a neuron follows, all channels together."""
     assert activation.function is not None  # only linear activations meet as integers
-    rows = [row.of(activation.function.evaluate) for row in distributions(histogram)]
+    rows = distributions(histogram).of(activation.function.evaluate)
     return rows[0] if len(rows) == 1 else pool(rows)
 
 

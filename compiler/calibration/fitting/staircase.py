@@ -48,7 +48,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .channel_scales import channel_scales
-from .distributions import Distribution, points_of
+from .distributions import Distribution
+from .rows import Rows, points_of
 
 #: f of a neuron: float64 of any shape to float64 of the same shape.
 Function = Callable[[np.ndarray], np.ndarray]
@@ -130,7 +131,7 @@ def find_staircase(
     edges = _group(density, zero + 1 * near, groups)
     at_edges = sums[:, edges]
     _, errors = _fit(at_edges[:, :, None] - at_edges[:, None, :], charge)
-    errors[np.triu_indices(len(edges))] = np.inf
+    errors[~np.tri(len(edges), k=-1, dtype=bool)] = np.inf
     cuts = edges[_best_cuts(errors, levels + 1)]
     if len(cuts) == 2:  # f is the same throughout
         return _uniform(x, weight, function, levels)
@@ -158,7 +159,7 @@ def find_scaled_staircase(
     """
     points = _Points(rows)
     one = np.ones(len(rows))
-    scale = channel_scales([row.of(function) for row in rows])
+    scale = channel_scales(Rows.joined(rows).of(function))
     unit = scale.astype(np.float64)
     own_x, own_order = points.sorted_in(unit)
     x, order = points.sorted_in(one)

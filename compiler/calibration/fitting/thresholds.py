@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .channel_scales import channel_scales, rarely_active
-from .distributions import Distribution, pool
+from .distributions import Distribution
 from .powers_of_two import powers_of_two
+from .rows import pool
 from .uniform_calibrators import Uniform, clip_rate, find_uniform, squared_error
 
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....passes.analysis.functions import ActivationFunction
-from .distributions import Distribution, pool
+from .distributions import Distribution
+from .rows import Rows, pool
 from .staircase import Function, Staircase, evaluate, find_staircase, join_levels
 from .thresholds import Thresholds, find_thresholds
 
@@ -51,7 +52,7 @@ def find_uniform_staircase(
     x = rows[0] if len(rows) == 1 else pool(rows)
     if not np.any(evaluate(function.evaluate, x.means)):
         return np.ones((), np.float32), find_staircase(x.means, x.counts, function.evaluate, levels)
-    values = [row.of(function.evaluate) for row in rows]
+    values = Rows.joined(rows).of(function.evaluate)
     wanted = levels
     while True:
         found = find_thresholds(values, wanted, calibrator, percentile)

@@ -55,8 +55,9 @@ from ...running.probe import first_not_finite
 from ...running.session import make_session, run_samples
 from ...running.signed_histogram import SignedHistogram
 from ...samples.files import Feed, Samples
-from ..fitting.distributions import Distribution, distributions
+from ..fitting.distributions import Distribution
 from ..fitting.fit_neuron import fit_neuron
+from ..fitting.rows import distributions
 from ..fitting.watches import Fit, watches_of
 
 #: Samples on which sensitivities are measured, at most; of large networks so many that all runs
@@ -469,7 +470,7 @@ def _step(histogram: SignedHistogram, function: ActivationFunction | None, error
     """The step to which rounding errs about as much, 0 where the activation is silent."""
     rows = distributions(histogram)
     if function is not None:
-        rows = [row.of(function.evaluate) for row in rows]
+        rows = rows.of(function.evaluate)
     active = sum(row.total - row.zeros for row in rows)
     if active == 0:
         return 0.0

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from snn_compile.compiler.calibration.calibrate import calibrate
-from snn_compile.compiler.calibration.fitting.distributions import distributions
 from snn_compile.compiler.calibration.fitting.octave import find_octave
+from snn_compile.compiler.calibration.fitting.rows import distributions
 from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress

@@ -12,11 +12,12 @@ from helpers import export_model, level_counts, model_from_text, resolved, run_m
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler.calibration.fitting import fit_neuron as module
-from snn_compile.compiler.calibration.fitting.distributions import Side, distributions, pool
+from snn_compile.compiler.calibration.fitting.distributions import Side
 from snn_compile.compiler.calibration.fitting.fit_neuron import (
     channel_axis,
     fit_neuron,
 )
+from snn_compile.compiler.calibration.fitting.rows import distributions, pool
 from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.calibration.fitting.uniform_calibrators import (
     UNIFORM_CALIBRATORS,

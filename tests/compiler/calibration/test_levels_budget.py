@@ -12,7 +12,7 @@ import pytest
 from helpers import model_from_text, resolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snn_compile.compiler.calibration.fitting.distributions import distributions
+from snn_compile.compiler.calibration.fitting.rows import distributions
 from snn_compile.compiler.calibration.tuning.levels_budget import (
     Choice,
     allocate,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from snn_compile.compiler.calibration.fitting.distributions import Distribution, pool, spread_bins
+from snn_compile.compiler.calibration.fitting.distributions import Distribution, spread_bins
 from snn_compile.compiler.calibration.fitting.octave import find_octave
+from snn_compile.compiler.calibration.fitting.rows import pool
 from snn_compile.compiler.calibration.fitting.staircase import find_staircase
 from snn_compile.compiler.calibration.fitting.uniform_calibrators import find_uniform, squared_error
 from snn_compile.runtime_ops.scale_fire import fire_octave, octave_levels

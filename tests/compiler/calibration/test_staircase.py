@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from snn_compile.compiler.calibration.fitting import staircase as module
 from snn_compile.compiler.calibration.fitting.channel_scales import channel_scales
-from snn_compile.compiler.calibration.fitting.distributions import distributions
+from snn_compile.compiler.calibration.fitting.rows import distributions
 from snn_compile.compiler.calibration.fitting.staircase import find_scaled_staircase, find_staircase
 from snn_compile.compiler.running.counted_histogram import CountedHistogram
 
