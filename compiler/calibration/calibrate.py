@@ -26,7 +26,8 @@ from ..running.probe import first_not_finite
 from ..running.signed_histogram import SignedHistogram
 from ..samples.files import Samples
 from .fitting.watches import Fit, NotFiniteError, watches_of
-from .sequence.sequential import Calibrated, calibrate_sequentially
+from .sequence.sequential import calibrate_sequentially
+from .sequence.settling import Calibrated
 
 
 def calibrate(
