@@ -28,6 +28,8 @@ MOST_PLACED = 255
 MOST_TIMESTEPS = 1024
 #: Threads that compute.
 MOST_THREADS = 1024
+#: Processes of this machine.
+MOST_WORKERS = 1024
 #: Samples that run at once where the batch is fixed.
 MOST_BATCH = 1024
 #: The oldest opset of what is written in standard operators: Clip has had all its inputs since 12.
