@@ -37,6 +37,8 @@ from .versions import difference, versions
 
 #: Seconds to wait for a scheduler's answer, and for a first worker.
 TIMEOUT = 10.0
+#: Seconds for a result to come, after which it is given up.
+_LONGEST = 600.0
 #: Seconds without any worker after which the work is given up.
 PATIENCE = 30.0
 #: Tasks under way for each worker.
@@ -48,6 +50,10 @@ _MOMENT = 1.0
 
 Build = Callable[[Any], Any]
 Work = Callable[[Any, Any], Any]
+
+
+class WorkerLostError(Exception):
+    """The worker that had to do a task is gone."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,18 @@ class Cluster:
         """Addresses of the workers that are there now, in order."""
         return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
 
+    def wait_for_workers(self) -> list[str]:
+        """The same, once there are some.
+
+        Raises:
+            ClusterError: rule 7.
+        """
+        without = None
+        while not (there := self.workers()):
+            without = self._watch(without)
+            time.sleep(_MOMENT / 10)
+        return there
+
     def put(self, value: Any) -> Put:
         """Give a value that can be pickled to the cluster; rule 2."""
         data = pickle.dumps(value, protocol=5)
@@ -106,11 +124,16 @@ class Cluster:
         arguments = (dict(versions()), build, work, put.key, put.future, item)
         return self.client.submit(_task, *arguments, pure=False, **own)
 
-    def result(self, future: Any) -> Any:
+    def result(self, future: Any, worker: str = "") -> Any:
         """Wait for a task.
+
+        Args:
+            future: of :meth:`submit`.
+            worker: as there.
 
         Raises:
             SnnCompileError: a refusal of the task; :class:`ClusterError`: rule 7.
+            WorkerLostError: the worker is gone.
         """
         from distributed import KilledWorker, wait
 
@@ -119,14 +142,15 @@ class Cluster:
             with suppress(TimeoutError), self.client.as_current():
                 wait([future], timeout=_MOMENT)
             without = self._watch(without)
+            self._check_there(worker)
         try:
-            return future.result(timeout=TIMEOUT)
+            return self._fetched(future, worker)
         except KilledWorker as error:
             raise ClusterError(
                 f"{self.where}: worker after worker died at the same task, the last was "
                 f"{error.last_worker.address}; look at its memory, and at its log"
             ) from error
-        except (SnnCompileError, MemoryError):
+        except (SnnCompileError, MemoryError, WorkerLostError):
             raise
         except Exception as error:
             if type(error).__module__.partition(".")[0] in ("distributed", "asyncio", "concurrent"):
@@ -178,6 +202,22 @@ class Cluster:
         finally:
             with suppress(Exception):  # the scheduler may be gone
                 self.client.cancel(list(waiting))
+
+    def _fetched(self, future: Any, worker: str) -> Any:
+        """The result of a task that was done; whoever has it may be gone since."""
+        timeout = TIMEOUT
+        while True:
+            try:
+                return future.result(timeout=timeout)
+            except TimeoutError:
+                self._check_there(worker)
+                if not worker or timeout > _LONGEST:
+                    raise
+            timeout *= 4  # it is large
+
+    def _check_there(self, worker: str) -> None:
+        if worker and worker not in self.workers():
+            raise WorkerLostError(worker)
 
     def _watch(self, without: float | None) -> float | None:
         """Look whether there are workers; since when there are none.

@@ -1,0 +1,298 @@
+"""Sequential calibration whose side of the samples is spread over workers.
+
+1. Each worker has a part of the batches, with a twin of both networks and a spool of its own
+   (``shard.py``). In every round it gets the neurons and parameters that were settled, and gives
+   back histograms and sums of errors. Neurons are fitted and layers corrected here.
+2. Workers read the samples themselves, from a path that all see. That they see the same is checked.
+3. Parts are of whole batches, whose size does not depend on the number of workers. Counts add
+   exactly, sums of errors in an order that depends on the batches alone (``sums.py``). So the
+   result does not depend on how many workers there are, nor on which has what.
+4. What a worker holds is a function of its part and of what was settled. When a worker is lost, its
+   part is computed again elsewhere, from the first round on. :data:`_LOSSES` times in a row without
+   a round in between are a :class:`ClusterError`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from ..calibration.sequence.exchange import Job, Opener, Seen, Settled, Side
+from ..calibration.sequence.shard import Part, Shard
+from ..calibration.tuning.search_scale import hold_out
+from ..errors import ClusterError, DataError, UsageError
+from ..front_end import Prepared
+from ..options import CompileOptions
+from ..running.memory import free_memory
+from ..running.spool import Spool
+from ..running.threads import use_threads
+from ..samples.files import GivenSamples, InputSpec, Samples, input_specs
+from ..samples.image_options import ImageOptions
+from ..samples.source import Source
+from .cluster import Cluster, Work, WorkerLostError, connected
+
+#: How often a part may be lost in one round.
+_LOSSES = 3
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where workers find the samples.
+
+    Attributes:
+        path: that all of them see.
+        images: how pixels become values, if they are images.
+        specs: the model's inputs.
+        sha256: of what is there.
+        held: some of them are held out, for a search of the scale.
+    """
+
+    path: Path
+    images: ImageOptions | None
+    specs: list[InputSpec]
+    sha256: str
+    held: bool
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What each worker is given once.
+
+    Attributes:
+        run: of this calibration alone, as what is kept under it changes.
+        job: what is calibrated.
+        data: the samples.
+        size: of a batch.
+        threads: of each worker.
+    """
+
+    run: str
+    job: Job
+    data: Data
+    size: int
+    threads: int
+
+
+class _Place:
+    """What one worker keeps of a calibration: the shards of its parts."""
+
+    def __init__(self, given: _Given) -> None:
+        self._given = given
+        self._shards: dict[int, Shard] = {}
+        self._threads = ExitStack()
+        self._threads.enter_context(use_threads(given.threads))
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the shards."""
+        for shard in self._shards.values():
+            shard.close()
+        self._shards.clear()
+        self._threads.close()
+
+    def replay(self, part: Part, memory: float, history: Sequence[Settled]) -> Seen:
+        """Take a part, and do what was done with it so far."""
+        if part.first in self._shards:
+            self._shards.pop(part.first).close()
+        spool = Spool(int(memory * free_memory()))
+        shard = self._shards[part.first] = Shard(self._given.job, part, spool)
+        source = Source(self._given.data.path, None, self._given.data.images)
+        try:
+            batches = self._samples(source).batches(self._given.size)
+            seen = shard.start(islice(batches, part.first, part.first + part.count))
+        finally:
+            source.close()
+        for settled in history:
+            seen = shard.advance(settled)
+        return seen
+
+    def _samples(self, source: Source) -> Samples:
+        """The samples that calibration looks at.
+
+        Raises:
+            DataError: they are not what they are where the calibration was started.
+        """
+        from distributed import get_worker
+
+        data, here = self._given.data, f"worker {get_worker().address}"
+        try:
+            samples = source.open(data.specs)
+        except DataError as error:
+            raise DataError(f"{here}: {error}; it has to see the same files") from error
+        if samples.sha256 != data.sha256:
+            raise DataError(f"{here}: {data.path} holds something else there; copy it")
+        return hold_out(samples)[0] if data.held else samples
+
+    def advance(self, part: Part, stage: int, settled: Settled) -> Seen | None:
+        """Compute a stage of a part; None where the one before is not here."""
+        shard = self._shards.get(part.first)
+        if shard is None or shard.stage != stage - 1:
+            return None
+        return shard.advance(settled)
+
+
+def _replay(place: _Place, item: tuple[Part, float, Sequence[Settled]]) -> Seen:
+    return place.replay(*item)
+
+
+def _advance(place: _Place, item: tuple[Part, int, Settled]) -> Seen | None:
+    return place.advance(*item)
+
+
+def _forget(place: _Place, _: None) -> None:
+    place.close()
+
+
+class Workers:
+    """Workers that calibrate.
+
+    Args:
+        cluster: of these.
+        source: the samples.
+
+    Raises:
+        UsageError: these are in no file or folder.
+    """
+
+    def __init__(self, cluster: Cluster, source: Source) -> None:
+        self._cluster, self._source = cluster, source
+        if source.path is None:
+            raise UsageError(
+                "--workers and --scheduler need samples in a file or folder, which workers read; "
+                "save them with numpy.savez"
+            )
+
+    def opener(self, prepared: Prepared, options: CompileOptions) -> Opener:
+        """Of the side of the samples; for :func:`..calibration.calibrate.calibrate`."""
+        assert self._source.path is not None
+        assert isinstance(prepared.samples, GivenSamples)  # as there is a source
+        data = Data(
+            self._source.path.absolute(),
+            self._source.image_options,
+            input_specs(prepared.analog.proto),
+            prepared.samples.sha256,
+            options.search_scale,
+        )
+        return lambda job: Spread(self._cluster, job, data, prepared.block, options.threads or 1)
+
+
+@contextmanager
+def calibrating_workers(options: CompileOptions, source: Source | None) -> Iterator[Workers | None]:
+    """The workers that the options ask for; None where they ask for none.
+
+    Raises:
+        As :func:`.cluster.connected` and :class:`Workers`.
+    """
+    if options.workers is None and options.scheduler is None:
+        yield None
+        return
+    assert source is not None  # refused before: options.py
+    with connected(options.scheduler, options.workers) as cluster:
+        yield Workers(cluster, source)
+
+
+class Spread(Side):
+    """The side of the samples on workers.
+
+    Args:
+        cluster: of these.
+        job: what is calibrated.
+        data: the samples.
+        size: of a batch.
+        threads: of each worker.
+    """
+
+    def __init__(self, cluster: Cluster, job: Job, data: Data, size: int, threads: int) -> None:
+        self._cluster, self._memory = cluster, job.options.memory
+        given = _Given(uuid.uuid4().hex, _sendable(job), data, size, threads)
+        self._put = cluster.put(given)
+        self._history: list[Settled] = []
+        self._waiting: dict[Part, Any] = {}
+        workers = cluster.workers()[: job.batches]
+        bounds = [job.batches * i // len(workers) for i in range(len(workers) + 1)]
+        self._parts = [Part(a, b - a, whole=False) for a, b in pairwise(bounds)]
+        self._workers = dict(zip(self._parts, workers, strict=True))
+
+    def start(self) -> Seen:
+        """Compute stage 0.
+
+        Raises:
+            SnnCompileError: of a worker; a ``ClusterError`` if too many were lost.
+        """
+        for part in self._parts:
+            self._begin(part)
+        return self._seen()
+
+    def advance(self, settled: Settled) -> Seen:
+        """Compute the next stage; raises as :meth:`start`."""
+        self._history.append(settled)
+        for part in self._parts:
+            self._submit(part, _advance, (part, len(self._history), settled))
+        return self._seen()
+
+    def close(self) -> None:
+        """Let the workers forget what they hold."""
+        from distributed import fire_and_forget
+
+        with suppress(Exception):  # the scheduler may be gone
+            self._cluster.client.cancel(list(self._waiting.values()))
+            for worker in set(self._workers.values()).intersection(self._cluster.workers()):
+                fire_and_forget(self._cluster.submit(_Place, _forget, self._put, None, worker))
+
+    def _submit(self, part: Part, work: Work, item: Any) -> None:
+        worker = self._workers[part]
+        self._waiting[part] = self._cluster.submit(_Place, work, self._put, item, worker)
+
+    def _begin(self, part: Part) -> None:
+        """Compute all so far of a part on its worker."""
+        hosts = Counter(_host(worker) for worker in self._workers.values())
+        memory = self._memory / hosts[_host(self._workers[part])]
+        self._submit(part, _replay, (part, memory, list(self._history)))
+
+    def _seen(self) -> Seen:
+        """The sum of what was seen of all parts."""
+        first, *others = self._parts
+        total = self._of(first)
+        for part in others:
+            total.merge(self._of(part))
+        return total
+
+    def _of(self, part: Part) -> Seen:
+        """What was seen of a part; where it is lost, it is computed again: rule 4."""
+        for _ in range(_LOSSES):
+            worker = self._workers[part]
+            try:
+                seen: Seen | None = self._cluster.result(self._waiting[part], worker)
+            except WorkerLostError:
+                seen = None
+                load = Counter(self._workers.values())
+                self._workers[part] = min(self._cluster.wait_for_workers(), key=lambda w: load[w])
+            if seen is not None:
+                del self._waiting[part]
+                return seen
+            self._begin(part)
+        raise ClusterError(
+            f"{self._cluster.where}: worker after worker was lost in the same round of "
+            "calibration; look at their memory, and at their logs"
+        )
+
+
+def _sendable(job: Job) -> Job:
+    """Without the functions that neurons follow: they do not pickle, and shards fit no neurons."""
+    rounds = [
+        replace(this, neurons=[replace(one, function=None) for one in this.neurons])
+        for this in job.schedule.rounds
+    ]
+    return replace(job, schedule=replace(job.schedule, rounds=rounds))
+
+
+def _host(worker: str) -> str:
+    return worker.rpartition(":")[0]
