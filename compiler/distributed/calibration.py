@@ -120,15 +120,15 @@ class _Place:
         Raises:
             DataError: they are not what they are where the calibration was started.
         """
-        from distributed import get_worker
-
-        data, here = self._given.data, f"worker {get_worker().address}"
+        data = self._given.data
         try:
             samples = source.open(data.specs)
         except DataError as error:
-            raise DataError(f"{here}: {error}; it has to see the same files") from error
+            raise DataError(f"{_here()}: {error}; it has to see the same files") from error
         if samples.sha256 != data.sha256:
-            raise DataError(f"{here}: {data.path} holds something else there; copy it")
+            raise DataError(
+                f"{_here()}: {data.path} holds something else there than on this machine; copy it"
+            )
         return hold_out(samples)[0] if data.held else samples
 
     def advance(self, part: Part, stage: int, settled: Settled) -> Seen | None:
@@ -283,6 +283,13 @@ class Spread(Side):
             f"{self._cluster.where}: worker after worker was lost in the same round of "
             "calibration; look at their memory, and at their logs"
         )
+
+
+def _here() -> str:
+    """What messages call the worker that this process is."""
+    from distributed import get_worker
+
+    return f"worker {get_worker().address}"
 
 
 def _sendable(job: Job) -> Job:
