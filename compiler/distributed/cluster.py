@@ -246,6 +246,16 @@ class Cluster:
 
 
 @contextmanager
+def asked_for(scheduler: str | None, workers: int | None) -> Iterator[Cluster | None]:
+    """As :func:`connected`; None where neither is asked for."""
+    if scheduler is None and workers is None:
+        yield None
+        return
+    with connected(scheduler, workers) as cluster:
+        yield cluster
+
+
+@contextmanager
 def connected(scheduler: str | None, workers: int | None) -> Iterator[Cluster]:
     """A cluster: a running one, or one on this machine that ends with the block.
 
@@ -298,7 +308,8 @@ def _started(workers: int) -> Iterator[Cluster]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # of its status, which needs some port
+            scheduler_kwargs={"dashboard": False},
             memory_limit=0,
             silence_logs=logging.CRITICAL,
         ) as local,
