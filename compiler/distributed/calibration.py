@@ -3,13 +3,13 @@
 1. Each worker has a part of the batches, with a twin of both networks and a spool of its own
    (``shard.py``). In every round it gets the neurons and parameters that were settled, and gives
    back histograms and sums of errors. Neurons are fitted and layers corrected here.
-2. Workers read the samples themselves, from a path that all see. That they see the same is checked.
+2. Workers read the samples themselves (``place.py``).
 3. Parts are of whole batches, whose size does not depend on the number of workers. Counts add
    exactly, sums of errors in an order that depends on the batches alone (``sums.py``). So the
    result does not depend on how many workers there are, nor on which has what.
 4. What a worker holds is a function of its part and of what was settled. When a worker is lost, its
-   part is computed again elsewhere, from the first round on. :data:`_LOSSES` times in a row without
-   a round in between are a :class:`ClusterError`.
+   part is computed again on another one, from the first round on; when that happens
+   :data:`_LOSSES` times in one round, it is a :class:`ClusterError`.
 """
 
 from __future__ import annotations
@@ -20,44 +20,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any
 
 from ..calibration.sequence.exchange import Job, Opener, Seen, Settled, Side
 from ..calibration.sequence.shard import Part, Shard
 from ..calibration.tuning.search_scale import hold_out
-from ..errors import ClusterError, DataError, UsageError
+from ..errors import ClusterError, UsageError
 from ..front_end import Prepared
 from ..options import CompileOptions
 from ..running.memory import free_memory
 from ..running.spool import Spool
 from ..running.threads import use_threads
 from ..samples.files import GivenSamples, InputSpec, Samples, input_specs
-from ..samples.image_options import ImageOptions
 from ..samples.source import Source
 from .cluster import Cluster, Work, WorkerLostError, connected
+from .place import Place
 
 #: How often a part may be lost in one round.
 _LOSSES = 3
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where workers find the samples.
-
-    Attributes:
-        path: that all of them see.
-        images: how pixels become values, if they are images.
-        specs: the model's inputs.
-        sha256: of what is there.
-        held: some of them are held out, for a search of the scale.
-    """
-
-    path: Path
-    images: ImageOptions | None
-    specs: list[InputSpec]
-    sha256: str
-    held: bool
 
 
 @dataclass(frozen=True)
@@ -67,16 +47,23 @@ class _Given:
     Attributes:
         run: of this calibration alone, as what is kept under it changes.
         job: what is calibrated.
-        data: the samples.
+        place: of the samples.
+        specs: the model's inputs.
         size: of a batch.
         threads: of each worker.
     """
 
     run: str
     job: Job
-    data: Data
+    place: Place
+    specs: list[InputSpec]
     size: int
     threads: int
+
+    def samples(self) -> Samples:
+        """Those that calibration looks at: a search of the scale has others."""
+        samples = self.place.open(self.specs)
+        return hold_out(samples)[0] if self.job.options.search_scale else samples
 
 
 class _Place:
@@ -104,32 +91,12 @@ class _Place:
             self._shards.pop(part.first).close()
         spool = Spool(int(memory * free_memory()))
         shard = self._shards[part.first] = Shard(self._given.job, part, spool)
-        source = Source(self._given.data.path, None, self._given.data.images)
-        try:
-            batches = self._samples(source).batches(self._given.size)
-            seen = shard.start(islice(batches, part.first, part.first + part.count))
-        finally:
-            source.close()
+        samples = self._given.samples()
+        size = samples.fixed_batch or self._given.size
+        seen = shard.start(islice(samples.batches(size, part.first * size), part.count))
         for settled in history:
             seen = shard.advance(settled)
         return seen
-
-    def _samples(self, source: Source) -> Samples:
-        """The samples that calibration looks at.
-
-        Raises:
-            DataError: they are not what they are where the calibration was started.
-        """
-        data = self._given.data
-        try:
-            samples = source.open(data.specs)
-        except DataError as error:
-            raise DataError(f"{_here()}: {error}; it has to see the same files") from error
-        if samples.sha256 != data.sha256:
-            raise DataError(
-                f"{_here()}: {data.path} holds something else there than on this machine; copy it"
-            )
-        return hold_out(samples)[0] if data.held else samples
 
     def advance(self, part: Part, stage: int, settled: Settled) -> Seen | None:
         """Compute a stage of a part; None where the one before is not here."""
@@ -157,31 +124,23 @@ class Workers:
     Args:
         cluster: of these.
         source: the samples.
-
-    Raises:
-        UsageError: these are in no file or folder.
     """
 
     def __init__(self, cluster: Cluster, source: Source) -> None:
         self._cluster, self._source = cluster, source
-        if source.path is None:
-            raise UsageError(
-                "--workers and --scheduler need samples in a file or folder, which workers read; "
-                "save them with numpy.savez"
-            )
 
     def opener(self, prepared: Prepared, options: CompileOptions) -> Opener:
         """Of the side of the samples; for :func:`..calibration.calibrate.calibrate`."""
-        assert self._source.path is not None
         assert isinstance(prepared.samples, GivenSamples)  # as there is a source
-        data = Data(
-            self._source.path.absolute(),
-            self._source.image_options,
-            input_specs(prepared.analog.proto),
-            prepared.samples.sha256,
-            options.search_scale,
-        )
-        return lambda job: Spread(self._cluster, job, data, prepared.block, options.threads or 1)
+        place = Place.of(self._source, prepared.samples)
+        specs = input_specs(prepared.analog.proto)
+
+        def opened(job: Job) -> Spread:
+            run, threads = uuid.uuid4().hex, options.threads or 1
+            given = _Given(run, _sendable(job), place, specs, prepared.block, threads)
+            return Spread(self._cluster, given)
+
+        return opened
 
 
 @contextmanager
@@ -189,12 +148,17 @@ def calibrating_workers(options: CompileOptions, source: Source | None) -> Itera
     """The workers that the options ask for; None where they ask for none.
 
     Raises:
-        As :func:`.cluster.connected` and :class:`Workers`.
+        UsageError: the samples are in no file or folder; or as :func:`.cluster.connected`.
+        ClusterError: as there.
     """
     if options.workers is None and options.scheduler is None:
         yield None
         return
-    assert source is not None  # refused before: options.py
+    if source is None or source.path is None:
+        raise UsageError(
+            "--workers and --scheduler need samples in a file or folder, which workers read; save "
+            "them with numpy.savez"
+        )
     with connected(options.scheduler, options.workers) as cluster:
         yield Workers(cluster, source)
 
@@ -204,15 +168,12 @@ class Spread(Side):
 
     Args:
         cluster: of these.
-        job: what is calibrated.
-        data: the samples.
-        size: of a batch.
-        threads: of each worker.
+        given: what each of them is given.
     """
 
-    def __init__(self, cluster: Cluster, job: Job, data: Data, size: int, threads: int) -> None:
+    def __init__(self, cluster: Cluster, given: _Given) -> None:
+        job = given.job
         self._cluster, self._memory = cluster, job.options.memory
-        given = _Given(uuid.uuid4().hex, _sendable(job), data, size, threads)
         self._put = cluster.put(given)
         self._history: list[Settled] = []
         self._waiting: dict[Part, Any] = {}
@@ -283,13 +244,6 @@ class Spread(Side):
             f"{self._cluster.where}: worker after worker was lost in the same round of "
             "calibration; look at their memory, and at their logs"
         )
-
-
-def _here() -> str:
-    """What messages call the worker that this process is."""
-    from distributed import get_worker
-
-    return f"worker {get_worker().address}"
 
 
 def _sendable(job: Job) -> Job:

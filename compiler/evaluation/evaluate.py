@@ -34,6 +34,7 @@ from ...passes.graph.network import Network
 from ...runtime_ops import has_library
 from ...runtime_ops.operators import neurons_of
 from ..distributed.cluster import Cluster
+from ..distributed.place import Place
 from ..errors import ModelError, UsageError
 from ..model_io.load import file_sha256, read_model
 from ..model_io.save import save_network
@@ -58,7 +59,7 @@ from .latency import (
     measure_latency,
     write_feeds,
 )
-from .on_workers import Elsewhere, Place
+from .on_workers import Elsewhere
 from .pair import Pair, check_report, read_pair
 from .partial import Partial
 from .premise import check_premise, premise_warnings

@@ -1,93 +1,25 @@
 """An evaluation on the workers of a cluster: each runs shards of samples that it reads itself.
 
-Networks travel, samples do not: workers open the same path, and their files have to be those that
-this process has seen, by name and length. On each worker there is one set of sessions.
+Networks travel, samples do not (``place.py``). On each worker there is one set of sessions.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..distributed.cluster import Cluster
-from ..errors import DataError, UsageError
+from ..distributed.place import Place
 from ..progress import Progress
 from ..running.threads import use_threads
-from ..samples.files import FileSamples, GivenSamples, InputSpec
-from ..samples.image_options import ImageOptions
-from ..samples.images import ImageSamples
-from ..samples.source import Source
+from ..samples.files import InputSpec
 from .labels import find_labels
 from .shards import Shards
 from .side_by_side import Networks, SideBySide
 from .tasks.choose import Given
 from .tasks.task import Seen, TaskOptions
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where samples are, for any process that sees the same files.
-
-    Attributes:
-        path: as the user gives it, from the root on.
-        images: how pixels become values, if they are images.
-        sha256: of what they hold.
-        files: their names and lengths in bytes.
-    """
-
-    path: Path
-    images: ImageOptions | None
-    sha256: str
-    files: tuple[tuple[str, int], ...]
-
-    @classmethod
-    def of(cls, source: Source, samples: GivenSamples) -> Place:
-        """That of samples which were opened here.
-
-        Raises:
-            UsageError: they are in no file.
-        """
-        if source.path is None:
-            raise UsageError("workers read samples from files; save the data, or leave out workers")
-        return cls(source.path.absolute(), source.image_options, samples.sha256, _files(samples))
-
-    def open(self, specs: list[InputSpec]) -> GivenSamples:
-        """The samples, as they were seen: nothing is read before it is asked for.
-
-        Raises:
-            DataError: the files are not here, or others.
-        """
-        try:
-            source = Source(self.path, images=self.images)
-            source.read_late(self.sha256)
-            samples = source.open(specs)
-            found = _files(samples)
-        except DataError as error:
-            raise DataError(f"on worker {platform.node()}: {error}") from error
-        for own, expected in zip(found, self.files, strict=False):
-            if own != expected:
-                raise DataError(
-                    f"on worker {platform.node()}: {self.path} has {own[0]} of {own[1]} bytes, "
-                    f"where this machine has {expected[0]} of {expected[1]}; copy it there again"
-                )
-        if len(found) != len(self.files):
-            raise DataError(
-                f"on worker {platform.node()}: {self.path} has {len(found)} files, and "
-                f"{len(self.files)} on this machine; copy it there again"
-            )
-        return samples
-
-
-def _files(samples: GivenSamples) -> tuple[tuple[str, int], ...]:
-    if isinstance(samples, ImageSamples):
-        files: Sequence[Path] = samples.images.files
-    else:
-        assert isinstance(samples, FileSamples)
-        files = samples.files
-    return tuple((file.name, file.stat().st_size) for file in files)
 
 
 @dataclass(frozen=True)

@@ -109,17 +109,6 @@ class Source:
     def __del__(self) -> None:  # noqa: D105
         self.close()
 
-    @property
-    def path(self) -> Path | None:
-        """The file or folder of the data; None if they are in memory."""
-        data = self._data
-        return Path(data) if isinstance(data, (str, os.PathLike)) else None
-
-    @property
-    def image_options(self) -> ImageOptions | None:
-        """What the user says of how pixels become values."""
-        return self._image_options
-
     def prepare_images(self, preprocessing: str | None) -> None:
         """Prepare images as is recorded, where they are images and nothing else is said of them."""
         if preprocessing and self._image_options is None and self._images is None:
