@@ -27,6 +27,7 @@ import time
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -299,11 +300,24 @@ def check_installed() -> None:
 @contextmanager
 def _started(workers: int) -> Iterator[Cluster]:
     """Processes of this machine. No one else reaches them, and they end with this one."""
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    # The memory of a worker is what the work takes, as it is of this process.
-    with (
-        LocalCluster(
+    with _local(workers) as local, Client(local, set_as_default=False) as client:
+        try:
+            client.wait_for_workers(workers, timeout=TIMEOUT * 6)
+        except TimeoutError as error:
+            raise ClusterError(f"of {workers} processes some did not start within 60 s") from error
+        yield Cluster(client, "the cluster on this machine")
+
+
+def _local(workers: int) -> Any:
+    """Processes that have started. In a thread: what is stopped half-way is not closed by Dask."""
+    from distributed import LocalCluster
+
+    with ThreadPoolExecutor(1) as thread:
+        # The memory of a worker is what the work takes, as it is of this process.
+        starting = thread.submit(
+            LocalCluster,
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
@@ -312,14 +326,16 @@ def _started(workers: int) -> Iterator[Cluster]:
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,
             silence_logs=logging.CRITICAL,
-        ) as local,
-        Client(local, set_as_default=False) as client,
-    ):
+        )
         try:
-            client.wait_for_workers(workers, timeout=TIMEOUT * 6)
-        except TimeoutError as error:
-            raise ClusterError(f"of {workers} processes some did not start within 60 s") from error
-        yield Cluster(client, "the cluster on this machine")
+            return starting.result()
+        except RuntimeError as error:
+            raise ClusterError(
+                f"of {workers} processes some did not start ({error}); run again"
+            ) from error
+        except BaseException:  # asked to stop
+            starting.result().close()
+            raise
 
 
 @contextmanager
