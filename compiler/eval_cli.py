@@ -255,7 +255,7 @@ def main(
             others = (snn, data, calibration, labels, energy_table, compile_report, html)
             check_output(resume, ann, *(path for path in others if path is not None))
         with (
-            asked_for(scheduler, workers) as cluster,
+            asked_for(scheduler, workers, f"{__package__}.evaluation.evaluate") as cluster,
             progress_bar(loud) as progress,
             opened(data, images=own) as source,
         ):

@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import pickle
 import threading
@@ -46,6 +47,8 @@ PATIENCE = 30.0
 _AHEAD = 4
 #: What workers build from values, as many as are kept.
 _KEPT = 2
+#: What processes of one thread are told, whatever library their BLAS is of.
+_SINGLE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 #: Seconds between looks at the cluster while a result is waited for.
 _MOMENT = 1.0
 
@@ -107,6 +110,10 @@ class Cluster:
             warnings.simplefilter("ignore")
             future = self.client.submit(_same, data, key=f"snn-{key}")
         return Put(key, future)
+
+    def warm_up(self, module: str) -> None:
+        """Let the workers import a module of ours, while this process does other things."""
+        self.client.run(importlib.import_module, module, wait=False, on_error="ignore")
 
     def submit(self, build: Build, work: Work, put: Put, item: Any, worker: str = "") -> Any:
         """One task: ``work(build(value), item)``; ``build`` once per worker and value.
@@ -247,12 +254,22 @@ class Cluster:
 
 
 @contextmanager
-def asked_for(scheduler: str | None, workers: int | None) -> Iterator[Cluster | None]:
-    """As :func:`connected`; None where neither is asked for."""
+def asked_for(scheduler: str | None, workers: int | None, warm_up: str) -> Iterator[Cluster | None]:
+    """As :func:`connected`; None where neither is asked for.
+
+    Args:
+        scheduler: as there.
+        workers: as there.
+        warm_up: module that has the work: it is imported here and on the workers meanwhile.
+    """
     if scheduler is None and workers is None:
         yield None
         return
+    check_installed()
+    # Processes take a second to start, in which this one has nothing else to do.
+    threading.Thread(target=importlib.import_module, args=(warm_up,), daemon=True).start()
     with connected(scheduler, workers) as cluster:
+        cluster.warm_up(warm_up)
         yield cluster
 
 
@@ -312,10 +329,13 @@ def _started(workers: int) -> Iterator[Cluster]:
 
 def _local(workers: int) -> Any:
     """Processes that have started. In a thread: what is stopped half-way is not closed by Dask."""
+    import dask
     from distributed import LocalCluster
 
-    with ThreadPoolExecutor(1) as thread:
-        # The memory of a worker is what the work takes, as it is of this process.
+    # Dask would have the memory of every large array given back to the system and cleared again,
+    # which takes longer than what is computed in it. What a worker takes is what the work takes.
+    environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(_SINGLE, "1")}
+    with dask.config.set(environment), ThreadPoolExecutor(1) as thread:
         starting = thread.submit(
             LocalCluster,
             n_workers=workers,

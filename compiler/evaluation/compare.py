@@ -130,8 +130,6 @@ def _states(
     """What each shard gives, but those that an earlier run has done."""
     first = partial.done if partial is not None else 0
     if elsewhere is not None:
-        if sides.seen is None:
-            sides.look()
         yield from elsewhere.run(sides, range(first, shards.count), progress)
         return
     feeds = progress.track(sides.batches(first), shards.batches - first * shards.runs, "evaluating")

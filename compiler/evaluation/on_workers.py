@@ -33,7 +33,6 @@ class _Job:
         labels: file or folder of labels that lie apart.
         task: what is said of them.
         shards: how the samples are split.
-        seen: what the task is chosen by.
         threads: of the sessions.
     """
 
@@ -43,7 +42,6 @@ class _Job:
     labels: Path | None
     task: TaskOptions
     shards: Shards
-    seen: Mapping[str, Seen]
     threads: int
 
 
@@ -73,22 +71,24 @@ class Elsewhere:
         """What :meth:`SideBySide.run` gives of each shard, in order.
 
         Args:
-            sides: as this process has it; what the task is chosen by is known.
+            sides: as this process has it; it finds out what the task is chosen by.
             numbers: of the shards.
             progress: told about shards done.
 
         Raises:
             As :meth:`SideBySide.run`, and :meth:`Cluster.map`.
         """
-        assert sides.seen is not None
-        shards, networks = sides.shards, sides.networks
-        job = _Job(
-            *(networks, self.specs, self.place, self.labels, self.task, shards, sides.seen),
-            self.threads,
-        )
-        put = self.cluster.put(job)
+        data = self.specs, self.place, self.labels, self.task
+        put = self.cluster.put(_Job(sides.networks, *data, sides.shards, self.threads))
+        # Sessions are made while this process looks at the first batch.
+        workers = self.cluster.workers()
+        ready = [self.cluster.submit(_open, _ready, put, None, worker) for worker in workers]
+        if sides.seen is None:
+            sides.look()
+        items = ((number, sides.seen) for number in numbers)
         total = len(numbers)
-        return self.cluster.map(_open, _run, put, numbers, total, "evaluating", progress)
+        yield from self.cluster.map(_open, _run, put, items, total, "evaluating", progress)
+        del ready  # until now Dask does not forget them
 
 
 def _open(job: _Job) -> tuple[_Job, SideBySide]:
@@ -97,12 +97,20 @@ def _open(job: _Job) -> tuple[_Job, SideBySide]:
     labels = find_labels(samples, {spec.name for spec in job.specs}, job.labels)
     given = Given(samples.count, labels, job.task)
     with use_threads(job.threads):
-        sides = SideBySide(job.networks, samples, given, job.shards, whole=False, seen=job.seen)
+        sides = SideBySide(job.networks, samples, given, job.shards, whole=False)
     return job, sides
 
 
-def _run(opened: tuple[_Job, SideBySide], number: int) -> dict[str, Any]:
-    """On a worker: a shard."""
+def _ready(opened: tuple[_Job, SideBySide], _: None) -> None:
+    """On a worker: sessions, before there is a shard."""
     job, sides = opened
+    with use_threads(job.threads):
+        sides.make_sessions()
+
+
+def _run(opened: tuple[_Job, SideBySide], item: tuple[int, Mapping[str, Seen]]) -> dict[str, Any]:
+    """On a worker: a shard, and what the task is chosen by."""
+    job, sides = opened
+    number, sides.seen = item
     with use_threads(job.threads):
         return sides.run_alone(number)

@@ -89,7 +89,8 @@ class SideBySide:
         shards: how the samples are split.
         names: of the outputs that are compared, the floating-point ones.
         counting: the spikes of the SNN.
-        seen: what the task was chosen by; empty before the first shard, or where none is asked for.
+        seen: what the task is chosen by; None before the first shard was run. Who runs another one
+            first says it.
         warnings: what the user should know of the task.
 
     Args:
@@ -98,7 +99,6 @@ class SideBySide:
         given: the labels, and what is said of them.
         shards: how the samples are split.
         whole: this process runs all shards: spikes are kept in one meter, and come in the end.
-        seen: of an earlier run, or of another process; None: the first shard is run first.
 
     Raises:
         ModelError: a network cannot be run.
@@ -111,10 +111,10 @@ class SideBySide:
         given: Given,
         shards: Shards,
         whole: bool,
-        seen: Mapping[str, Seen] | None = None,
     ) -> None:
         self.networks, self._samples, self.shards, self._whole = networks, samples, shards, whole
-        self._given, self.seen = given, seen
+        self._given = given
+        self.seen: Mapping[str, Seen] | None = None
         self._first = min(shards.size, samples.count)
         self.warnings: list[str] = []
         self._ann = make_session(networks.ann)
@@ -144,6 +144,14 @@ class SideBySide:
             feed = next(self._samples.batches(self.shards.size))
             outputs = self._by_name(self._outputs(self._ann, feed, THE_ANN))
             self.seen = {name: Seen.of(output) for name, output in outputs.items()}
+
+    def make_sessions(self) -> None:
+        """Make those of a shard of the usual length now."""
+        self._session_that_counts(self.shards.runs)
+        if self.counting.meter is None or self.counting.apart:
+            self._session(THE_SNN)
+        for name in self.networks.baselines:
+            self._session(name)
 
     def batches(self, number: int) -> Iterator[Feed]:
         """The batches of a shard, and of those behind it."""

@@ -588,6 +588,7 @@ class _Reader:
 
     def __enter__(self) -> _Reader:
         self._archive = zipfile.ZipFile(self._file) if self._file.suffix == ".npz" else None
+        self._direct = False  # whether the archive's own file is read, past its member
         archive, member = self._archive, f"{self._name}.npy"
         self._stream = self._file.open("rb") if archive is None else archive.open(member)
         header = _read_header(self._file, self._name, self._stream)
@@ -604,7 +605,7 @@ class _Reader:
         """Pass over rows; those of a compressed array are read for that."""
         rows = min(rows, self._left)
         row = math.prod(self.header.shape[1:]) * self.header.dtype.itemsize
-        if rows and self._archive is not None:
+        if rows and self._archive is not None and not self._direct:
             info = self._archive.getinfo(f"{self._name}.npy")
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
                 step = max(_SKIPPED // max(row, 1), 1)
@@ -614,7 +615,7 @@ class _Reader:
             stream = self._file.open("rb")
             stream.seek(_content_of(stream, info) + self._stream.tell())
             self._stream.close()
-            self._stream = stream
+            self._stream, self._direct = stream, True
         self._left -= rows
         if rows:
             self._stream.seek(rows * row, 1)
