@@ -27,7 +27,7 @@ import threading
 import time
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +151,7 @@ class Cluster:
         total: int,
         label: str,
         progress: Progress,
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """The results of :meth:`submit` for each item, in order; rule 4.
 
         What is under way is cancelled when the iterator is closed, or an error leaves it.

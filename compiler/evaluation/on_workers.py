@@ -7,7 +7,7 @@ this process has seen, by name and length. On each worker there is one set of se
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,10 @@ class Place:
             raise UsageError("workers read samples from files; save the data, or leave out workers")
         return cls(source.path.absolute(), source.image_options, samples.sha256, _files(samples))
 
+    def source(self) -> Source:
+        """The data, to be opened as often as they are wanted."""
+        return Source(self.path, images=self.images)
+
     def open(self, specs: list[InputSpec]) -> GivenSamples:
         """The samples, as they were seen: nothing is read before it is asked for.
 
@@ -61,7 +65,7 @@ class Place:
             DataError: the files are not here, or others.
         """
         try:
-            source = Source(self.path, images=self.images)
+            source = self.source()
             source.read_late(self.sha256)
             samples = source.open(specs)
             found = _files(samples)
@@ -135,7 +139,7 @@ class Elsewhere:
 
     def run(
         self, sides: SideBySide, numbers: Sequence[int], progress: Progress
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """What :meth:`SideBySide.run` gives of each shard, in order.
 
         Args:
