@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
 import logging
@@ -27,7 +28,7 @@ import threading
 import time
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -51,6 +52,9 @@ _KEPT = 2
 _SINGLE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 #: Seconds between looks at the cluster while a result is waited for.
 _MOMENT = 1.0
+
+#: One and the same from Python 3.11 on.
+_TIMED_OUT = (TimeoutError, asyncio.TimeoutError)
 
 Build = Callable[[Any], Any]
 Work = Callable[[Any, Any], Any]
@@ -130,7 +134,8 @@ class Cluster:
         """
         own = {"workers": [worker], "allow_other_workers": False} if worker else {}
         arguments = (dict(versions()), build, work, put.key, put.future, item)
-        return self.client.submit(_task, *arguments, pure=False, **own)
+        with self._explained():
+            return self.client.submit(_task, *arguments, pure=False, **own)
 
     def result(self, future: Any, worker: str = "") -> Any:
         """Wait for a task.
@@ -143,29 +148,16 @@ class Cluster:
             SnnCompileError: a refusal of the task; :class:`ClusterError`: rule 7.
             WorkerLostError: the worker is gone.
         """
-        from distributed import KilledWorker, wait
+        from distributed import wait
 
         without = None
-        while not future.done():
-            with suppress(TimeoutError), self.client.as_current():
-                wait([future], timeout=_MOMENT)
-            without = self._watch(without)
-            self._check_there(worker)
-        try:
+        with self._explained():
+            while not future.done():
+                with suppress(*_TIMED_OUT), self.client.as_current():
+                    wait([future], timeout=_MOMENT)
+                without = self._watch(without)
+                self._check_there(worker)
             return self._fetched(future, worker)
-        except KilledWorker as error:
-            raise ClusterError(
-                f"{self.where}: worker after worker died at the same task, the last was "
-                f"{error.last_worker.address}; look at its memory, and at its log"
-            ) from error
-        except (SnnCompileError, MemoryError, WorkerLostError):
-            raise
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in ("distributed", "asyncio", "concurrent"):
-                raise self._gone(error) from error
-            if isinstance(error, (TimeoutError, ConnectionError)):
-                raise self._gone(error) from error
-            raise
 
     def map(
         self,
@@ -176,7 +168,7 @@ class Cluster:
         total: int,
         label: str,
         progress: Progress,
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """The results of :meth:`submit` for each item, in order; rule 4.
 
         What is under way is cancelled when the iterator is closed, or an error leaves it.
@@ -211,13 +203,34 @@ class Cluster:
             with suppress(Exception):  # the scheduler may be gone
                 self.client.cancel(list(waiting))
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What Dask raises as a :class:`ClusterError`; what tasks do as it is."""
+        from distributed import KilledWorker
+
+        try:
+            yield
+        except KilledWorker as error:
+            raise ClusterError(
+                f"{self.where}: worker after worker died at the same task, the last was "
+                f"{error.last_worker.address}; look at its memory, and at its log"
+            ) from error
+        except (SnnCompileError, MemoryError, WorkerLostError):
+            raise
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in ("distributed", "asyncio", "concurrent"):
+                raise self._gone(error) from error
+            if isinstance(error, (*_TIMED_OUT, ConnectionError)):
+                raise self._gone(error) from error
+            raise
+
     def _fetched(self, future: Any, worker: str) -> Any:
         """The result of a task that was done; whoever has it may be gone since."""
         timeout = TIMEOUT
         while True:
             try:
                 return future.result(timeout=timeout)
-            except TimeoutError:
+            except _TIMED_OUT:
                 self._check_there(worker)
                 if not worker or timeout > _LONGEST:
                     raise
@@ -249,7 +262,8 @@ class Cluster:
         return now if without is None else without
 
     def _gone(self, error: Exception | None) -> ClusterError:
-        reason = f" ({type(error).__name__}: {error})" if error else ""
+        first = str(error).strip().splitlines()[:1]
+        reason = f" ({': '.join([type(error).__name__, *first])})" if error else ""
         return ClusterError(f"{self.where}: the scheduler is gone{reason}; run again")
 
 
@@ -288,15 +302,27 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Cluster]:
     if (scheduler is None) == (workers is None):
         raise UsageError("--scheduler and --workers exclude each other; leave out one of them")
     check_installed()
-    quiet = logging.getLogger("distributed")
-    level = quiet.level
-    quiet.setLevel(logging.CRITICAL)  # what goes wrong arrives as an exception
+    reached = _started(workers or 1) if scheduler is None else _reached(scheduler)
+    with _quiet(), reached as cluster:
+        _check_versions(cluster)
+        yield cluster
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask logs nothing: what goes wrong arrives as an exception."""
+    import distributed  # noqa: F401 - it sets the levels of its modules
+
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        with _reached(scheduler) if scheduler is not None else _started(workers or 1) as cluster:
-            _check_versions(cluster)
-            yield cluster
+        yield
     finally:
-        quiet.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def check_installed() -> None:
@@ -322,7 +348,7 @@ def _started(workers: int) -> Iterator[Cluster]:
     with _local(workers) as local, Client(local, set_as_default=False) as client:
         try:
             client.wait_for_workers(workers, timeout=TIMEOUT * 6)
-        except TimeoutError as error:
+        except _TIMED_OUT as error:
             raise ClusterError(f"of {workers} processes some did not start within 60 s") from error
         yield Cluster(client, "the cluster on this machine")
 
@@ -374,7 +400,7 @@ def _reached(scheduler: str) -> Iterator[Cluster]:
     with client:
         try:
             client.wait_for_workers(1, timeout=TIMEOUT)
-        except TimeoutError as error:
+        except _TIMED_OUT as error:
             raise ClusterError(
                 f"{where}: has no workers; start some with 'dask worker {scheduler}'"
             ) from error

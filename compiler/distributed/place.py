@@ -44,6 +44,10 @@ class Place:
             raise UsageError("workers read samples from files; save the data, or leave out workers")
         return cls(source.path.absolute(), source.image_options, samples.sha256, _files(samples))
 
+    def source(self) -> Source:
+        """The data, to be opened as often as they are wanted."""
+        return Source(self.path, images=self.images)
+
     def open(self, specs: list[InputSpec]) -> GivenSamples:
         """The samples, as they were seen: nothing is read before it is asked for.
 
@@ -51,7 +55,7 @@ class Place:
             DataError: the files are not here, or others.
         """
         try:
-            source = Source(self.path, images=self.images)
+            source = self.source()
             source.read_late(self.sha256)
             samples = source.open(specs)
             found = _files(samples)

@@ -8,7 +8,8 @@ on a sample, that is a warning, and the outputs are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,9 +88,9 @@ def compare(
     if partial is not None:
         partial.begin(networks, samples, given, shards)
         sides.seen = partial.seen
-    states = _states(sides, shards, progress, elsewhere, partial)
     found = Comparison()
-    tallies, found.samples = _merged(sides, states, partial)
+    with closing(_states(sides, shards, progress, elsewhere, partial)) as states:
+        tallies, found.samples = _merged(sides, states, partial)
     found.task, found.warnings = sides.task().name, list(sides.warnings)
     if sides.counting.problem:
         found.warnings.insert(0, f"spikes are not counted: {sides.counting.problem}")
@@ -126,7 +127,7 @@ def _states(
     progress: Progress,
     elsewhere: Elsewhere | None,
     partial: Partial | None,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """What each shard gives, but those that an earlier run has done."""
     first = partial.done if partial is not None else 0
     if elsewhere is not None:
@@ -135,6 +136,7 @@ def _states(
     feeds = progress.track(sides.batches(first), shards.batches - first * shards.runs, "evaluating")
     for number in range(first, shards.count):
         yield sides.run(number, feeds)
+    next(feeds, None)  # they end, and the progress
 
 
 def _merged(

@@ -22,6 +22,7 @@ import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from ..options import CompileOptions
 from ..pipeline import compile_model
 from ..progress import Progress
 from ..report.data import CompileReport
-from ..report.results import BaselineResult, EvaluationResult, OutputResult
+from ..report.results import BaselineResult, EvaluationResult
 from ..running.threads import use_threads
 from ..samples.files import GivenSamples
 from ..samples.source import Data, Source, opened
@@ -65,7 +66,8 @@ from .partial import Partial
 from .premise import check_premise, premise_warnings
 from .recorded import recorded_options
 from .side_by_side import Networks
-from .sweep import Setting, sweep
+from .sweep import Measured, Setting, sweep, tried_here
+from .sweep_on_workers import SweepJob, Trial, tried_on_workers
 from .tasks.choose import Given, check_task
 from .tasks.task import TaskOptions
 from .time_pair import spatial_network
@@ -210,8 +212,8 @@ def evaluate(
         others = {name: read_model(path) for name, path in baselines.items()}
         networks = Networks(pair.ann, pair.snn, others)
         elsewhere = _elsewhere(options, pair, source, samples)
-        partial = _partial(options, progress)
-        found = compare(networks, samples, given, options.energy, progress, elsewhere, partial)
+        kept_in = _partial(options, progress)
+        found = compare(networks, samples, given, options.energy, progress, elsewhere, kept_in)
         result = EvaluationResult(
             ann=_describe(ann, pair.ann),
             snn=_describe(snn, pair.snn)
@@ -251,25 +253,25 @@ def evaluate(
             _time(pair, baselines, samples, options.latency, folder, result, progress)
         if options.sweep:
 
-            def measure(network: Network) -> tuple[list[OutputResult], dict[str, float]]:
-                one = compare(
-                    Networks(pair.ann, network, {}, False), samples, given, options.energy, progress
-                )
-                new = [text for text in one.warnings if text not in result.warnings]
-                result.warnings += new
-                return one.outputs, one.energy.totals if one.energy else {}
+            def measure(network: Network) -> Measured:
+                trial = Trial.of(pair.ann, network, samples, given, options.energy, progress)
+                _warn_of_new(result, trial.warnings)
+                return trial.outputs, trial.energy
 
-            result.sweep = sweep(
-                ann,
-                calibration,
-                recorded,
-                options.sweep,
-                measure,
-                progress,
-            )
-        if partial is not None:
-            partial.remove()
+            trials = tried_here(ann, calibration, measure, progress)
+            if elsewhere is not None and calibration is not None:
+                kept = Place.of(calibration, calibration.open(pair.specs, progress))
+                job = SweepJob(pair.ann, elsewhere, kept, options.energy)
+                trials = tried_on_workers(job, partial(_warn_of_new, result), progress)
+            result.sweep = sweep(recorded, options.sweep, trials)
+        if kept_in is not None:
+            kept_in.remove()
     return result
+
+
+def _warn_of_new(result: EvaluationResult, warnings: Sequence[str]) -> None:
+    """Warnings that are not in the result yet."""
+    result.warnings += [text for text in warnings if text not in result.warnings]
 
 
 def _elsewhere(

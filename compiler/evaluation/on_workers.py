@@ -5,7 +5,7 @@ Networks travel, samples do not (``place.py``). On each worker there is one set 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Elsewhere:
 
     def run(
         self, sides: SideBySide, numbers: Sequence[int], progress: Progress
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """What :meth:`SideBySide.run` gives of each shard, in order.
 
         Args:

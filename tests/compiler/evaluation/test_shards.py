@@ -16,6 +16,7 @@ from snn_compile.compiler.evaluation import shards
 from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
 from snn_compile.compiler.evaluation.partial import packed, unpacked
 from snn_compile.compiler.evaluation.shards import Shards
+from snn_compile.compiler.evaluation.sweep import parse_sweep
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.samples.source import Source
 
@@ -174,6 +175,21 @@ def test_plain_data_survive_the_file():
     assert again["mapping"][3]["b"] == np.inf
     assert again["mapping"][3]["a"].shape == (0, 2)
     assert again["mapping"][4] == [1, "x"]
+
+
+@pytest.mark.parametrize("swept", [["levels=4,300", "calibrator=density,max"], ["scale=0.5,1"]])
+def test_a_sweep_is_the_same_on_workers(tmp_path, swept):
+    """Points that are refused among them."""
+    model = model_from_text(CONV)
+    onnx.save(model, tmp_path / "ann.onnx")
+    onnx.save(compile_model(model, {"x": images(8, 2, 8, 8)}, FAST).model, tmp_path / "snn.onnx")
+    np.savez(tmp_path / "d.npz", x=images(40, 2, 8, 8), labels=RNG.integers(0, 6, 40))
+    np.savez(tmp_path / "c.npz", x=images(8, 2, 8, 8))
+    options = replace(OPTIONS, calibration=tmp_path / "c.npz", sweep=parse_sweep(swept))
+    alone = found(tmp_path, options)
+    assert found(tmp_path, replace(options, cluster=InlineCluster())) == alone
+    refused = [bool(point["refused"]) for point in json.loads(alone)["sweep"]]
+    assert (any(refused), all(refused)) == (len(swept) == 2, False)
 
 
 # What is refused --------------------------------------------------------------------------------
