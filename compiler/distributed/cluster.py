@@ -46,6 +46,8 @@ _AHEAD = 4
 _KEPT = 2
 #: What processes of one thread are told, whatever library their BLAS is of.
 _SINGLE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: Packages whose exceptions say that the cluster fails, not a task.
+_OF_DASK = ("distributed", "asyncio", "concurrent")
 #: Seconds between looks at the cluster while a result is waited for.
 _MOMENT = 1.0
 
@@ -79,7 +81,8 @@ class Cluster:
 
     def workers(self) -> list[str]:
         """Addresses of the workers that are there now, in order."""
-        return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+        with self._losses():
+            return sorted(self.client.nthreads())
 
     def put(self, value: Any) -> Put:
         """Give a value that can be pickled to the cluster; rule 2."""
@@ -89,7 +92,8 @@ class Cluster:
             # Of a value in a task Dask says that it is large. It is meant: a scheduler that has it
             # can give it to workers that come in the place of all that were lost.
             warnings.simplefilter("ignore")
-            future = self.client.submit(_same, data, key=f"snn-{key}")
+            with self._losses():
+                future = self.client.submit(_same, data, key=f"snn-{key}")
         return Put(key, future)
 
     def warm_up(self, module: str) -> None:
@@ -111,7 +115,8 @@ class Cluster:
         """
         own = {"workers": [worker], "allow_other_workers": False} if worker else {}
         arguments = (dict(versions()), build, work, put.key, put.future, item)
-        return self.client.submit(_task, *arguments, pure=False, **own)
+        with self._losses():
+            return self.client.submit(_task, *arguments, pure=False, **own)
 
     def result(self, future: Any) -> Any:
         """Wait for a task.
@@ -119,28 +124,16 @@ class Cluster:
         Raises:
             SnnCompileError: a refusal of the task; :class:`ClusterError`: rule 7.
         """
-        from distributed import KilledWorker, wait
+        from distributed import wait
+
 
         without = None
-        while not future.done():
-            with suppress(TimeoutError), self.client.as_current():
-                wait([future], timeout=_MOMENT)
-            without = self._watch(without)
-        try:
+        with self._losses():
+            while not future.done():
+                with suppress(TimeoutError), self.client.as_current():
+                    wait([future], timeout=_MOMENT)
+                without = self._watch(without)
             return future.result(timeout=TIMEOUT)
-        except KilledWorker as error:
-            raise ClusterError(
-                f"{self.where}: worker after worker died at the same task, the last was "
-                f"{error.last_worker.address}; look at its memory, and at its log"
-            ) from error
-        except (SnnCompileError, MemoryError):
-            raise
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in ("distributed", "asyncio", "concurrent"):
-                raise self._gone(error) from error
-            if isinstance(error, (TimeoutError, ConnectionError)):
-                raise self._gone(error) from error
-            raise
 
     def map(
         self,
@@ -194,10 +187,7 @@ class Cluster:
         """
         if self.client.status != "running":
             raise self._gone(None)
-        try:
-            there = self.workers()
-        except Exception as error:  # whatever its connection raises
-            raise self._gone(error) from error
+        there = self.workers()
         if there:
             return None
         now = time.monotonic()
@@ -207,8 +197,29 @@ class Cluster:
             )
         return now if without is None else without
 
+    @contextmanager
+    def _losses(self) -> Iterator[None]:
+        """What Dask raises where workers or the scheduler are lost becomes a refusal: rule 7."""
+        from distributed import KilledWorker
+
+        try:
+            yield
+        except KilledWorker as error:
+            raise ClusterError(
+                f"{self.where}: worker after worker died at the same task, the last was "
+                f"{error.last_worker.address}; look at its memory, and at its log"
+            ) from error
+        except (SnnCompileError, MemoryError):
+            raise
+        except Exception as error:
+            of_dask = type(error).__module__.partition(".")[0] in _OF_DASK
+            if of_dask or isinstance(error, (TimeoutError, ConnectionError)):
+                raise self._gone(error) from error
+            raise
+
     def _gone(self, error: Exception | None) -> ClusterError:
-        reason = f" ({type(error).__name__}: {error})" if error else ""
+        lines = str(error).strip().splitlines() if error else []
+        reason = f" ({type(error).__name__}: {' '.join(lines[:3])})" if error else ""
         return ClusterError(f"{self.where}: the scheduler is gone{reason}; run again")
 
 
@@ -247,15 +258,28 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Cluster]:
     if (scheduler is None) == (workers is None):
         raise UsageError("--scheduler and --workers exclude each other; leave out one of them")
     check_installed()
-    quiet = logging.getLogger("distributed")
-    level = quiet.level
-    quiet.setLevel(logging.CRITICAL)  # what goes wrong arrives as an exception
+    with (
+        _quiet(),
+        _reached(scheduler) if scheduler is not None else _started(workers or 1) as cluster,
+    ):
+        _check_versions(cluster)
+        yield cluster
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Dask's own log: what goes wrong arrives as an exception."""
+    import distributed  # noqa: F401  # it sets the levels
+
+    known = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    before = {name: logging.getLogger(name).level for name in known}
+    for name in known:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
-        with _reached(scheduler) if scheduler is not None else _started(workers or 1) as cluster:
-            _check_versions(cluster)
-            yield cluster
+        yield
     finally:
-        quiet.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def check_installed() -> None:
@@ -293,6 +317,7 @@ def _started(workers: int) -> Iterator[Cluster]:
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,
             silence_logs=logging.CRITICAL,
+            preload=f"{__package__}.quiet_worker",
         ) as local,
         Client(local, set_as_default=False) as client,
     ):
