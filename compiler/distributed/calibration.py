@@ -177,8 +177,9 @@ class Spread(Side):
         self._put = cluster.put(given)
         self._history: list[Settled] = []
         self._waiting: dict[Part, Any] = {}
-        workers = cluster.workers()[: job.batches]
-        bounds = [job.batches * i // len(workers) for i in range(len(workers) + 1)]
+        # A part begins with a full batch: what is drawn of those in front follows from its size.
+        workers = cluster.workers()[: job.full]
+        bounds = [job.full * i // len(workers) for i in range(len(workers))] + [job.batches]
         self._parts = [Part(a, b - a, whole=False) for a, b in pairwise(bounds)]
         self._workers = dict(zip(self._parts, workers, strict=True))
 

@@ -50,6 +50,8 @@ _AHEAD = 4
 _KEPT = 2
 #: What processes of one thread are told, whatever library their BLAS is of.
 _SINGLE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: Packages whose exceptions say that the cluster fails, not a task.
+_OF_DASK = ("distributed", "asyncio", "concurrent")
 #: Seconds between looks at the cluster while a result is waited for.
 _MOMENT = 1.0
 
@@ -90,7 +92,8 @@ class Cluster:
 
     def workers(self) -> list[str]:
         """Addresses of the workers that are there now, in order."""
-        return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+        with self._losses():
+            return sorted(self.client.nthreads())
 
     def wait_for_workers(self) -> list[str]:
         """The same, once there are some.
@@ -112,7 +115,8 @@ class Cluster:
             # Of a value in a task Dask says that it is large. It is meant: a scheduler that has it
             # can give it to workers that come in the place of all that were lost.
             warnings.simplefilter("ignore")
-            future = self.client.submit(_same, data, key=f"snn-{key}")
+            with self._losses():
+                future = self.client.submit(_same, data, key=f"snn-{key}")
         return Put(key, future)
 
     def warm_up(self, module: str) -> None:
@@ -134,7 +138,7 @@ class Cluster:
         """
         own = {"workers": [worker], "allow_other_workers": False} if worker else {}
         arguments = (dict(versions()), build, work, put.key, put.future, item)
-        with self._explained():
+        with self._losses():
             return self.client.submit(_task, *arguments, pure=False, **own)
 
     def result(self, future: Any, worker: str = "") -> Any:
@@ -151,7 +155,7 @@ class Cluster:
         from distributed import wait
 
         without = None
-        with self._explained():
+        with self._losses():
             while not future.done():
                 with suppress(*_TIMED_OUT), self.client.as_current():
                     wait([future], timeout=_MOMENT)
@@ -203,27 +207,6 @@ class Cluster:
             with suppress(Exception):  # the scheduler may be gone
                 self.client.cancel(list(waiting))
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What Dask raises as a :class:`ClusterError`; what tasks do as it is."""
-        from distributed import KilledWorker
-
-        try:
-            yield
-        except KilledWorker as error:
-            raise ClusterError(
-                f"{self.where}: worker after worker died at the same task, the last was "
-                f"{error.last_worker.address}; look at its memory, and at its log"
-            ) from error
-        except (SnnCompileError, MemoryError, WorkerLostError):
-            raise
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in ("distributed", "asyncio", "concurrent"):
-                raise self._gone(error) from error
-            if isinstance(error, (*_TIMED_OUT, ConnectionError)):
-                raise self._gone(error) from error
-            raise
-
     def _fetched(self, future: Any, worker: str) -> Any:
         """The result of a task that was done; whoever has it may be gone since."""
         timeout = TIMEOUT
@@ -248,10 +231,7 @@ class Cluster:
         """
         if self.client.status != "running":
             raise self._gone(None)
-        try:
-            there = self.workers()
-        except Exception as error:  # whatever its connection raises
-            raise self._gone(error) from error
+        there = self.workers()
         if there:
             return None
         now = time.monotonic()
@@ -261,9 +241,29 @@ class Cluster:
             )
         return now if without is None else without
 
+    @contextmanager
+    def _losses(self) -> Iterator[None]:
+        """What Dask raises where workers or the scheduler are lost becomes a refusal: rule 7."""
+        from distributed import KilledWorker
+
+        try:
+            yield
+        except KilledWorker as error:
+            raise ClusterError(
+                f"{self.where}: worker after worker died at the same task, the last was "
+                f"{error.last_worker.address}; look at its memory, and at its log"
+            ) from error
+        except (SnnCompileError, MemoryError, WorkerLostError):
+            raise
+        except Exception as error:
+            of_dask = type(error).__module__.partition(".")[0] in _OF_DASK
+            if of_dask or isinstance(error, (*_TIMED_OUT, ConnectionError)):
+                raise self._gone(error) from error
+            raise
+
     def _gone(self, error: Exception | None) -> ClusterError:
-        first = str(error).strip().splitlines()[:1]
-        reason = f" ({': '.join([type(error).__name__, *first])})" if error else ""
+        lines = str(error).strip().splitlines() if error else []
+        reason = f" ({type(error).__name__}: {' '.join(lines[:3])})" if error else ""
         return ClusterError(f"{self.where}: the scheduler is gone{reason}; run again")
 
 
@@ -302,27 +302,28 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Cluster]:
     if (scheduler is None) == (workers is None):
         raise UsageError("--scheduler and --workers exclude each other; leave out one of them")
     check_installed()
-    reached = _started(workers or 1) if scheduler is None else _reached(scheduler)
-    with _quiet(), reached as cluster:
+    with (
+        _quiet(),
+        _reached(scheduler) if scheduler is not None else _started(workers or 1) as cluster,
+    ):
         _check_versions(cluster)
         yield cluster
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask logs nothing: what goes wrong arrives as an exception."""
-    import distributed  # noqa: F401 - it sets the levels of its modules
+    """Without Dask's own log: what goes wrong arrives as an exception."""
+    import distributed  # noqa: F401  # it sets the levels
 
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    known = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    before = {name: logging.getLogger(name).level for name in known}
+    for name in known:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def check_installed() -> None:
@@ -372,6 +373,7 @@ def _local(workers: int) -> Any:
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,
             silence_logs=logging.CRITICAL,
+            preload=f"{__package__}.quiet_worker",
         )
         try:
             return starting.result()

@@ -43,7 +43,7 @@ from ....passes.analysis.operators import properties
 from ...running.threads import in_turn, together
 from .patches import ConvPatches, as_weight
 from .rounding import round_weights
-from .sums import CHUNK, Halves, Moments, Rows, Sums
+from .sums import CHUNK, BlockNumbers, Halves, Moments, Piece, Rows, Sums, block_rows
 
 #: Output positions that a layer's regression sees: so many for each unknown, within bounds.
 ROWS_PER_UNKNOWN = 100
@@ -108,8 +108,8 @@ class LayerErrors:
         rounding: how the weights are rounded in the end, if they are.
         bounds: what reads the output lets through.
         bias: the layer's bias, where what it gives may be left out of :meth:`add`.
-        before: number of batches in front of the first one that is added.
-        single: whether each of them is one sample.
+        before: number of batches in front of the first one that is added, as large as it.
+        apart: whether batches are summed each for itself, to be taken by :meth:`take`.
 
     Attributes:
         halves: the sums so far, of both halves of the samples.
@@ -128,16 +128,17 @@ class LayerErrors:
         bounds: tuple[float, float] = _ALL,
         bias: np.ndarray | None = None,
         before: int = 0,
-        single: bool = False,
+        apart: bool = False,
     ) -> None:
         self._layer, self._weight, self._bias = layer, weight, bias
-        self._rng, self._before = np.random.default_rng(seed), before
-        self._singles = before if single else 0
+        self._rng, self._before, self._singles = np.random.default_rng(seed), before, 0
         self._groups, self._unknowns = _sizes(layer, weight.shape)
         rows = min(max(ROWS_PER_UNKNOWN * self._unknowns, FEWEST_ROWS), MOST_ROWS)
         self._rows = -(-rows // max(batches, 1))
         self._weights, self._rounding, self._bounds = weights, rounding, bounds
-        self._narrow = self._unknowns <= WIDEST
+        self._narrow, self._apart = self._unknowns <= WIDEST, apart
+        enough = block_rows(self._groups, self._unknowns)
+        self._blocks = (BlockNumbers(enough), BlockNumbers(enough))
         self.halves = self._empty()
         self._regress = weights and self._narrow and self._unknowns > 0
         self._observe = self._regress or (rounding is not None and self._unknowns > 0)
@@ -163,7 +164,10 @@ class LayerErrors:
         axis = self._layer.channel_axis
         lengths = np.moveaxis(expected, axis, -1).shape[:-1]
         count = math.prod(lengths)
-        positions = self._positions(count)
+        for _ in range(self._before):  # those in front are drawn as well
+            self._choose(count, len(x) == 1)
+        self._before = 0
+        positions, parts = self._choose(count, len(x) == 1)
         wanted = np.clip(_rows_at(expected, axis, positions), *self._bounds)
         given = found if found is not None else residual
         known = None if given is None else _rows_at(given, axis, positions)
@@ -172,13 +176,6 @@ class LayerErrors:
             patches = ConvPatches(x, self._layer.geometry, lengths[1:])
         flat = x.reshape(-1, x.shape[-1])
         step = max(CHUNK // (4 * max(self._groups * self._unknowns, 1)), 1)
-        # Rows of one sample lie together, so that halves of the rows are halves of the samples.
-        middle = int(np.searchsorted(positions, count // 2))
-        parts = (slice(0, middle), slice(middle, len(positions)))
-        if len(x) == 1:  # one sample a batch: every other one
-            whole, none = slice(0, len(positions)), slice(0, 0)
-            parts = (whole, none) if self._singles % 2 else (none, whole)
-            self._singles += 1
 
         def take(half: Sums, part: slice) -> None:
             for start in range(part.start, part.stop, step):
@@ -199,25 +196,28 @@ class LayerErrors:
         both = together if work >= _WORTH_THREADS else in_turn
         both(*(partial(take, *one) for one in zip(self.halves, parts, strict=True)))
 
-    def take(self) -> Halves:
-        """The sums so far, which are left out of those to come."""
+    def take(self) -> list[Piece]:
+        """The sums of the batch that was added last, of both halves."""
         halves, self.halves = self.halves, self._empty()
-        return halves
+        return [block.piece(sums) for block, sums in zip(self._blocks, halves, strict=True)]
 
     def _empty(self) -> Halves:
-        return Halves(Sums(self._narrow), Sums(self._narrow))
+        return Halves(*(Sums(self._narrow, not self._apart) for _ in range(2)))
 
-    def _positions(self, count: int) -> np.ndarray:
-        """Those of a batch's ``count`` that are looked at, ascending.
-
-        They are drawn for one batch after the other, so those in front have theirs drawn as well.
-        """
-        if count <= self._rows:
-            return np.arange(count)
-        for _ in range(self._before):
-            self._rng.choice(count, self._rows, replace=False)
-        self._before = 0
-        return np.sort(self._rng.choice(count, self._rows, replace=False))
+    def _choose(self, count: int, single: bool) -> tuple[np.ndarray, list[slice]]:
+        """Which of a batch's ``count`` positions are looked at, ascending, and the two halves."""
+        positions = np.arange(count)
+        if count > self._rows:
+            positions = np.sort(self._rng.choice(count, self._rows, replace=False))
+        # Rows of one sample lie together, so that halves of the rows are halves of the samples.
+        middle = int(np.searchsorted(positions, count // 2))
+        if single:  # one sample a batch: every other one
+            middle = len(positions) * (self._singles % 2)
+            self._singles += 1
+        parts = [slice(0, middle), slice(middle, len(positions))]
+        for block, part in zip(self._blocks, parts, strict=True):
+            block.add(part.stop - part.start)
+        return positions, parts
 
     def _made(self, inputs: np.ndarray) -> np.ndarray:
         """What the layer gives for these rows of its input: [n, outputs]."""

@@ -38,7 +38,7 @@ class Job:
         options: resolved.
         settled: neurons inside bodies, fitted before.
         batches: number of batches of all samples.
-        single: whether each batch is one sample.
+        full: how many of them have as many samples as the first.
     """
 
     network: Network
@@ -47,7 +47,7 @@ class Job:
     options: CompileOptions
     settled: Mapping[str, Neuron]
     batches: int
-    single: bool
+    full: int
 
     @property
     def timesteps(self) -> int:
@@ -59,13 +59,16 @@ class Job:
         known = layer.residual is not None and self.schedule.stages[layer.residual] <= stage
         return layer.total if known else layer.output
 
-    def errors(self, stage: int, neurons: Mapping[str, Neuron], before: int) -> list[LayerErrors]:
+    def errors(
+        self, stage: int, neurons: Mapping[str, Neuron], before: int = 0, apart: bool = False
+    ) -> list[LayerErrors]:
         """Empty sums of errors, one for each layer that reads a stage.
 
         Args:
             stage: its number.
             neurons: that are settled, by the activation's output tensor.
             before: number of batches in front of those to come.
+            apart: whether each batch is summed for itself.
         """
         return [
             LayerErrors(
@@ -78,7 +81,7 @@ class Job:
                 layer.bounds if self.watched(layer, stage) == layer.total else _ALL,
                 constant_of(self.network, layer.bias),
                 before,
-                self.single,
+                apart,
             )
             for position, layer in enumerate(self.schedule.rounds[stage].layers)
         ]

@@ -82,8 +82,9 @@ def calibrate_sequentially(
     corrected = layers if options.corrects_layers else ()
     schedule = make_schedule(network.proto, activations, corrected)
     watches = [watches_of(this.neurons, fit.watch) for this in schedule.rounds]
-    single = (samples.fixed_batch or size) == 1
-    job = Job(network, schedule, watches, options, settled, samples.batch_count(size), single)
+    batches, each = samples.batch_count(size), samples.fixed_batch or size
+    full = max(samples.count // each, 1)
+    job = Job(network, schedule, watches, options, settled, batches, full)
     settling = Settling(job, fit)
     if not schedule.rounds:
         return settling.result

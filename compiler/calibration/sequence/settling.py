@@ -68,7 +68,7 @@ class Settling:
             raise NotFiniteError(seen.not_finite)
         this = self._job.schedule.rounds[stage]
         # Roundings follow from what fires into a layer, which was settled before.
-        errors = self._job.errors(stage, self.result.neurons, 0)
+        errors = self._job.errors(stage, self.result.neurons)
         neurons: dict[str, Neuron] = {}
         for activation in this.neurons:
             histogram = seen.histograms[activation.input]

@@ -119,7 +119,8 @@ class Shard:
             return Seen(not_finite=frozenset(analog.not_finite))
         if stage + 1 < len(self._schedule.rounds):
             self._observed = self._run_ahead(stage + 1)
-        errors = self._job.errors(stage, self._neurons, self._part.first)
+        part = self._part
+        errors = self._job.errors(stage, self._neurons, part.first, apart=not part.whole)
         spiking, summed = self._run_spiking(stage, errors)
         if spiking.not_finite:
             return Seen(not_finite=frozenset(spiking.not_finite))
@@ -206,8 +207,7 @@ class Shard:
             for name in set(given).difference(this.frontier):
                 self._spool.drop(_SPIKING + name, batch)
         if self._part.whole:
-            for layer, own in layers:
-                summed[layer.name].add(0, own.take())
+            summed |= {layer.name: Summed.of_all(own.halves) for layer, own in layers}
         return observations, summed
 
     def _is_made(self, layer: Layer, stage: int, errors: LayerErrors) -> bool:

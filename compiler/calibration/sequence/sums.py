@@ -1,12 +1,14 @@
 """Sums over the rows of a layer's errors and inputs, and the regressions that follow from them.
 
-Sums of different batches add. :class:`Summed` adds them in an order that depends on the numbers of
-the batches alone, not on who summed which.
+Moments are sums of products of blocks of rows, in float32, added in float64. A block is the rows of
+batches that follow each other, until they are enough. :class:`Summed` has sums that were made in
+several places: blocks are the same as in one place, so float32 rounds alike, and are added in an
+order that depends on their numbers alone, not on who summed which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,9 +119,11 @@ class Sums:
 
     Args:
         second: whether second moments are summed too, not means alone.
+        by_itself: whether rows are multiplied when there are enough of them, not when told.
     """
 
-    def __init__(self, second: bool = True) -> None:
+    def __init__(self, second: bool = True, by_itself: bool = True) -> None:
+        self._by_itself = by_itself
         self.count = 0
         self.squares = 0.0
         self.error: np.ndarray = np.zeros(1)
@@ -168,12 +172,11 @@ class Sums:
 
     def _multiply_many(self) -> None:
         """Add the moments of the rows that wait, if there are enough of them."""
-        if not self._waiting:
+        if not self._waiting or not self._by_itself:
             return
         rows = sum(len(one) for one, _ in self._waiting)
-        enough = rows >= max(_BLOCK_ROWS, self._waiting[0][1].shape[-1])
-        if enough or sum(x.nbytes for _, x in self._waiting) >= CHUNK:
-            self._multiply()
+        if rows >= block_rows(*self._waiting[0][1].shape[::2]):
+            self.multiply()
 
     def _waited(self) -> tuple[np.ndarray, np.ndarray]:
         """The rows that wait: errors and inputs."""
@@ -183,7 +186,7 @@ class Sums:
             self._waiting = [(errors, inputs)]
         return self._waiting[0]
 
-    def _multiply(self) -> None:
+    def multiply(self) -> None:
         """Add the moments of the rows that wait: many at once take far less time than few."""
         if not self._waiting:
             return
@@ -212,7 +215,7 @@ class Sums:
             total._waiting = [*self._waiting, *other._waiting]
             return total
         for one in (self, other):
-            one._multiply()
+            one.multiply()
             if one._moments is not None:
                 sums = (0.0, 0.0) if total._moments is None else (total._moments, total._cross)
                 total._moments, total._cross = sums[0] + one._moments, sums[1] + one._cross
@@ -224,7 +227,7 @@ class Sums:
             errors, inputs = self._waited()
             if len(inputs) == 1 and len(errors) < inputs.shape[-1]:
                 return Rows(inputs[0], errors)
-        self._multiply()
+        self.multiply()
         assert self._moments is not None  # none are asked for where none are summed
         mean = self.mean
         error = (self.error / self.count).reshape(len(mean), -1)
@@ -249,45 +252,135 @@ class Halves:
         """Both."""
         return iter((self.one, self.other))
 
-    def merge(self, more: Halves) -> None:
-        """Add the sums of other samples, which are used up."""
-        self.one.merge(more.one)
-        self.other.merge(more.other)
+
+def block_rows(groups: int, unknowns: int) -> int:
+    """How many rows are enough to be multiplied, for inputs [groups, rows, unknowns]."""
+    fill = -(-CHUNK // (4 * max(groups * unknowns, 1)))
+    return min(max(_BLOCK_ROWS, unknowns), fill)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of one batch, of one half.
+
+    Attributes:
+        sums: theirs, not multiplied.
+        block: the number of their block.
+        opens: whether they are its first.
+        closes: whether they are its last.
+    """
+
+    sums: Sums
+    block: int
+    opens: bool
+    closes: bool
+
+
+class BlockNumbers:
+    """To which blocks batches belong, those of one half.
+
+    Args:
+        enough: rows of a block.
+    """
+
+    def __init__(self, enough: int) -> None:
+        self._enough, self._rows, self._block, self._opens = enough, 0, 0, True
+        self._closes = False
+
+    def add(self, rows: int) -> None:
+        """The next batch, by its number of rows."""
+        self._block += self._closes
+        self._opens = self._closes or (self._opens and self._rows == 0)
+        self._rows = rows if self._closes else self._rows + rows
+        self._closes = self._rows >= self._enough
+
+    def piece(self, sums: Sums) -> Piece:
+        """That of the batch that was added last."""
+        return Piece(sums, self._block, self._opens, self._closes)
 
 
 class Summed:
-    """Sums of batches. Those of batches 2 i and 2 i + 1 are added, then these in pairs, and so on.
-
-    A pair is added as soon as both are there, so that few wait at a time.
-    """
+    """Sums of a layer's batches, of both halves, wherever they were summed."""
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[int, int], Halves] = {}  # by first batch and number of batches
+        self._halves = (_Blocks(), _Blocks())
+        self._all: Halves | None = None
 
-    def add(self, batch: int, halves: Halves) -> None:
-        """Add the sums of one batch, by its number."""
-        self._add(batch, 1, halves)
+    @classmethod
+    def of_all(cls, halves: Halves) -> Summed:
+        """Those of all batches, which were summed in one place."""
+        summed = cls()
+        summed._all = halves
+        return summed
+
+    def add(self, batch: int, pieces: Sequence[Piece]) -> None:
+        """Add a batch, by its number, which is higher than those before: a piece for each half."""
+        for half, piece in zip(self._halves, pieces, strict=True):
+            half.add(batch, piece)
 
     def merge(self, other: Summed) -> None:
         """Add the sums of other batches, which are used up."""
-        for (first, size), halves in sorted(other._parts.items(), key=lambda part: part[0]):
-            self._add(first, size, halves)
+        for half, more in zip(self._halves, other._halves, strict=True):
+            half.merge(more)
 
     def total(self) -> Halves:
-        """Of all batches."""
-        if not self._parts:
-            return Halves(Sums(), Sums())
-        first, *others = [halves for _, halves in sorted(self._parts.items(), key=lambda p: p[0])]
-        for halves in others:
-            first.merge(halves)
-        self._parts = {(0, 1): first}
-        return first
+        """Of all batches, once."""
+        return self._all or Halves(*(half.total() for half in self._halves))
 
-    def _add(self, first: int, size: int, halves: Halves) -> None:
-        while (before := self._parts.pop((first ^ size, size), None)) is not None:
+
+class _Blocks:
+    """Sums of blocks. Those of blocks 2 i and 2 i + 1 are added, then these in pairs, and so on.
+
+    A pair is added as soon as both are there, so that few wait at a time. Of a block that is not
+    complete the pieces are kept.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[int, int], Sums] = {}  # by first block and number of blocks
+        self._pieces: dict[int, Piece] = {}  # by batch
+
+    def add(self, batch: int, piece: Piece) -> None:
+        """Add a piece."""
+        self._pieces[batch] = piece
+        if not piece.closes:
+            return
+        own = [at for at, one in self._pieces.items() if one.block == piece.block]
+        if any(self._pieces[at].opens for at in own):
+            sums = self._joined(own)
+            sums.multiply()
+            self._add(piece.block, 1, sums)
+
+    def merge(self, other: _Blocks) -> None:
+        """Add other blocks."""
+        for (first, size), sums in sorted(other._sums.items(), key=lambda one: one[0]):
+            self._add(first, size, sums)
+        pieces = {**self._pieces, **other._pieces}
+        self._pieces = {}
+        for batch in sorted(pieces):
+            self.add(batch, pieces[batch])
+
+    def total(self) -> Sums:
+        """The sum of all; the rows of the last block, if they are not enough, wait."""
+        sums = [own for _, own in sorted(self._sums.items(), key=lambda one: one[0])]
+        if self._pieces:
+            sums.append(self._joined(sorted(self._pieces)))
+        total = sums[0] if sums else Sums()
+        for more in sums[1:]:
+            total.merge(more)
+        return total
+
+    def _joined(self, batches: Sequence[int]) -> Sums:
+        """The sum of these pieces, which are used up."""
+        sums, *others = [self._pieces.pop(batch).sums for batch in batches]
+        for more in others:
+            sums.merge(more)
+        return sums
+
+    def _add(self, first: int, size: int, sums: Sums) -> None:
+        while (before := self._sums.pop((first ^ size, size), None)) is not None:
             if first & size:
                 first ^= size
-                before, halves = halves, before
-            halves.merge(before)
+                before, sums = sums, before
+            sums.merge(before)
             size *= 2
-        self._parts[first, size] = halves
+        self._sums[first, size] = sums
