@@ -27,8 +27,8 @@ RESNET = MODELS / "digits_resnet_torchscript.onnx"
 TRANSFORMER = MODELS / "digits_vit_dynamo.onnx"
 
 #: How far thresholds, scales, weights and biases may be from those of one process, in units of the
-#: largest of the tensor: what sums of float32 in another order differ by.
-SUMMED = 2e-6
+#: largest of the tensor: sums of float64 in another order, rounded to float32 in the end.
+SUMMED = 1.2e-7
 
 
 class HereCluster:
@@ -97,36 +97,47 @@ def values(result):
 
 
 @pytest.mark.parametrize(
-    ("model", "options"),
-    [
-        (RESNET, {}),
-        (RESNET, {"target": "int8"}),
-        (RESNET, {"timesteps": 3}),
-        (RESNET, {"compensation": False, "sequential": False}),
-        (TRANSFORMER, {"levels": 4}),
-    ],
-    ids=lambda value: getattr(value, "stem", str(value)),
+    "options", [{"timesteps": 3}, {"compensation": False, "sequential": False}], ids=str
 )
-def test_the_result_does_not_depend_on_the_number_of_workers(monkeypatch, model, options):
+def test_the_result_does_not_depend_on_the_number_of_workers(monkeypatch, options):
     found = {
-        content(compiled_here(monkeypatch, model, HereCluster(count), **options))
+        content(compiled_here(monkeypatch, RESNET, HereCluster(count), **options))
         for count in (1, 2, 3)
     }
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("model", [RESNET, TRANSFORMER], ids=["resnet", "transformer"])
-def test_it_is_that_of_one_process_but_for_the_order_of_sums(monkeypatch, model):
-    one = compile_model(model, SAMPLES, threads=1)
-    several = compiled_here(monkeypatch, model, HereCluster(3))
-    before, after = values(one), values(several)
-    assert before.keys() == after.keys()
-    for name, expected in before.items():
-        largest = np.abs(expected).max(initial=0)
-        np.testing.assert_allclose(after[name], expected, rtol=0, atol=SUMMED * largest)
-    (a,), (b,) = one.report.verification.outputs, several.report.verification.outputs
-    assert abs(a.relative_l2 - b.relative_l2) < 1e-3
-    assert abs(a.agreement - b.agreement) <= 1 / 256
+@pytest.mark.parametrize(
+    ("model", "samples", "options"),
+    [
+        (RESNET, 256, {}),
+        (TRANSFORMER, 256, {"levels": 4}),
+        (TRANSFORMER, 100, {}),  # the last batch is smaller
+        (TRANSFORMER, 97, {}),  # it is one sample
+        (RESNET, 40, {"target": "int8"}),
+    ],
+    ids=lambda value: getattr(value, "stem", str(value)),
+)
+def test_it_is_that_of_one_process_but_for_the_order_of_sums(
+    monkeypatch, tmp_path, model, samples, options
+):
+    data = tmp_path / "data.npz"
+    with np.load(SAMPLES) as archive:
+        np.savez(data, image=archive["image"][:samples])
+    expected = values(compile_model(model, data, threads=1, **options))
+    found = {}
+    for count in (1, 3, 8):
+        result = compiled_here(monkeypatch, model, HereCluster(count), data, **options)
+        found[content(result)] = values(result)
+    assert len(found) == 1
+    require_close(*found.values(), expected)
+
+
+def require_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        largest = np.abs(array).max(initial=0)
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=SUMMED * largest)
 
 
 ONE_BY_ONE = """
@@ -149,10 +160,7 @@ def test_batches_of_one_sample_are_in_the_halves_that_they_are_in_in_one_process
     model = model_from_text(ONE_BY_ONE)
     expected = values(compile_model(model, data, threads=1))
     for count in (1, 2, 5):
-        found = values(compiled_here(monkeypatch, model, HereCluster(count), data))
-        for name, array in expected.items():
-            largest = np.abs(array).max(initial=0)
-            np.testing.assert_allclose(found[name], array, rtol=0, atol=SUMMED * largest)
+        require_close(values(compiled_here(monkeypatch, model, HereCluster(count), data)), expected)
 
 
 @pytest.mark.parametrize(
