@@ -126,7 +126,6 @@ class Cluster:
         """
         from distributed import wait
 
-
         without = None
         with self._losses():
             while not future.done():
