@@ -90,7 +90,7 @@ def compare(
         sides.seen = partial.seen
     found = Comparison()
     with closing(_states(sides, shards, progress, elsewhere, partial)) as states:
-        tallies, found.samples = _merged(sides, states, partial)
+        tallies, found.samples = _merged(sides, states, partial, elsewhere is None)
     found.task, found.warnings = sides.task().name, list(sides.warnings)
     if sides.counting.problem:
         found.warnings.insert(0, f"spikes are not counted: {sides.counting.problem}")
@@ -140,14 +140,17 @@ def _states(
 
 
 def _merged(
-    sides: SideBySide, states: Iterator[dict[str, Any]], partial: Partial | None
+    sides: SideBySide,
+    states: Iterator[dict[str, Any]],
+    partial: Partial | None,
+    runs_here: bool,
 ) -> tuple[dict[str, Tally], int]:
     """Everything that was found, and how many samples were run."""
     tallies: dict[str, Tally] = {}
     samples = 0
 
     def add(state: dict[str, Any]) -> int:
-        tallies.update(tallies or sides.totals())
+        tallies.update(tallies or sides.totals(runs_here))
         for name, tally in tallies.items():
             tally.merge(state["tallies"][name])
         return int(state["samples"])
@@ -163,7 +166,8 @@ def _merged(
 
     with partial.keeping(whole) as merging:
         if (before := partial.state) is not None:
-            samples = add(before)
+            with partial.trusted():
+                samples = add(before)
         for state in states:
             with merging():
                 samples += add(state)

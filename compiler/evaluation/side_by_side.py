@@ -215,10 +215,14 @@ class SideBySide:
             tallies[name] = Tally(comparison, task, counting.meter if name == THE_SNN else None)
         return tallies
 
-    def totals(self) -> dict[str, Tally]:
-        """Empty tallies that those of shards are merged into."""
+    def totals(self, runs_here: bool) -> dict[str, Tally]:
+        """Empty tallies that those of shards are merged into.
+
+        Args:
+            runs_here: whether shards run in this process.
+        """
         counting = self.counting
-        if self._counting and not self._whole:  # its meter is that of a shard
+        if runs_here and not self._whole:  # its meter is that of a shard
             counting = Counting(self.networks.snn, self.names, self._samples, 1)
         return self.tallies(self.task(), counting)
 

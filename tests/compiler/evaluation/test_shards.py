@@ -12,7 +12,7 @@ from helpers import model_from_text
 from inline_cluster import InlineCluster
 from snn_compile.compiler import CompileOptions, TaskOptions, compile_model
 from snn_compile.compiler.errors import DataError, UsageError
-from snn_compile.compiler.evaluation import shards
+from snn_compile.compiler.evaluation import shards, side_by_side
 from snn_compile.compiler.evaluation.evaluate import EvaluationOptions, evaluate
 from snn_compile.compiler.evaluation.partial import packed, unpacked
 from snn_compile.compiler.evaluation.shards import Shards
@@ -129,7 +129,16 @@ def test_everything_is_the_same_on_workers_and_after_an_interruption(kind, monke
             with pytest.raises(KeyboardInterrupt):
                 found(folder, going_on)
             assert kept.exists()
+    ran = []
+    whole = side_by_side.SideBySide.run
+
+    def run(sides, number, feeds):
+        ran.append(number)
+        return whole(sides, number, feeds)
+
+    monkeypatch.setattr(side_by_side.SideBySide, "run", run)
     assert found(folder, going_on) == alone
+    assert ran == list(range(1, len(ran) + 1))
     assert not kept.exists()
 
 
@@ -262,6 +271,18 @@ def test_a_file_that_is_none_of_ours_is_neither_read_nor_replaced(begun):
         with pytest.raises(UsageError, match="is no file that snn-eval keeps results in"):
             found(folder, options)
         assert (folder / "p.npz").read_bytes() == content
+
+
+def test_a_file_of_other_tallies_is_said_to_be_damaged(begun):
+    folder, options = begun
+    with np.load(folder / "p.npz") as archive:
+        arrays = dict(archive)
+    content = json.loads(arrays["json"].tobytes())
+    content["state"]["mapping"]["tallies"] = {"mapping": {}}
+    arrays["json"] = np.frombuffer(json.dumps(content).encode(), np.uint8)
+    np.savez(folder / "p.npz", **arrays)
+    with pytest.raises(UsageError, match=r"p\.npz: is damaged .KeyError"):
+        found(folder, options)
 
 
 def test_where_an_interrupted_run_goes_on_is_said(begun):
