@@ -257,7 +257,9 @@ class Cluster:
             raise
         except Exception as error:
             of_dask = type(error).__module__.partition(".")[0] in _OF_DASK
-            if of_dask or isinstance(error, (*_TIMED_OUT, ConnectionError)):
+            # Of a connection that is not made Dask says an OSError in words alone.
+            unreached = isinstance(error, OSError) and error.errno is None
+            if of_dask or unreached or isinstance(error, (*_TIMED_OUT, ConnectionError)):
                 raise self._gone(error) from error
             raise
 

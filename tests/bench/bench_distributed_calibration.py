@@ -3,11 +3,13 @@
     python tests/bench/bench_distributed_calibration.py MODEL.onnx SAMPLES.npz [--rounds 3]
     python tests/bench/bench_distributed_calibration.py MODEL.onnx SAMPLES.npz --kill 10
 
-The first has the seconds of the step "calibrate" and of the whole command, in one process of one
-thread and with 1 and 2 workers of one thread each: medians, processes one after the other in turn.
-It says whether the files are the same. The second kills one of two workers at a time drawn from the
-time that calibration took before, and says what came of it: the same file, or exit code 1 with one
-line and nothing written. It exits with 1 if anything else did.
+The first has the seconds of the step "calibrate", of the whole command and of processors in all its
+processes, for one process of one thread and for 1 and 2 workers of one thread each: medians, one
+after the other in turn. It says whether the files are the same.
+
+The second kills one of two workers at a time drawn from the time that the command took before, and
+says what came of it: the same file, or exit code 1 with one line and nothing written. It exits with
+1 if anything else did.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -52,22 +55,33 @@ def times(arguments: argparse.Namespace) -> int:
     """The first of the two."""
     steps: dict[str, list[float]] = {kind: [] for kind in KINDS}
     whole: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    work: dict[str, list[float]] = {kind: [] for kind in KINDS}
     files: dict[str, set[str]] = {kind: set() for kind in KINDS}
     for _ in range(arguments.rounds):
         for kind, options in KINDS.items():
             with tempfile.TemporaryDirectory() as name:
-                folder, begin = Path(name), time.perf_counter()
+                folder, begin, before = Path(name), time.perf_counter(), _processors()
                 subprocess.run(command(arguments, folder, *options), check=True, timeout=_LIMIT)
                 whole[kind].append(time.perf_counter() - begin)
+                work[kind].append(_processors() - before)
                 files[kind].add(digest(folder))
                 report = json.loads((folder / "report.json").read_text())
             (seconds,) = [p["seconds"] for p in report["passes"] if p["name"] == "calibrate"]
             steps[kind].append(seconds)
-    print(f"{'':12}  calibrate  whole command  file")
+    print(f"{'':12}  calibrate  whole command  processors  file")
     for kind in KINDS:
         found = ", ".join(sorted(one[:12] for one in files[kind]))
-        print(f"{kind:12}  {median(steps[kind]):7.2f} s  {median(whole[kind]):11.2f} s  {found}")
+        print(
+            f"{kind:12}  {median(steps[kind]):7.2f} s  {median(whole[kind]):11.2f} s  "
+            f"{median(work[kind]):8.2f} s  {found}"
+        )
     return 0
+
+
+def _processors() -> float:
+    """Seconds of all processes that were started here, and by these, and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def kills(arguments: argparse.Namespace) -> int:
