@@ -78,7 +78,7 @@ def choose_neurons(
     with steps("calibrate") as step:
         calibrated = calibrate(
             *(analog, activations, prepared.layers, prepared.seen, block),
-            *(options, progress, levels, prepared.meeting),
+            *(options, progress, levels, prepared.meeting, prepared.opener),
         )
         step.changes += calibrated.changes
     graph = import_model(analog)

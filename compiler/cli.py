@@ -66,6 +66,8 @@ def _declared(name: str) -> Callable[[F], F]:
         known["type"] = click.Choice(option.choices)
     elif option.numbers is not None:
         known["type"] = _range(option.numbers)
+    elif option.text:
+        known["type"] = str
     else:
         known["type"] = PATH
     return click.option(flag(name), metavar=option.symbol or None, **known)

@@ -24,6 +24,10 @@ class SnnCompileError(Exception):
     exit_code = 1
 
 
+class ClusterError(SnnCompileError):
+    """Workers or their scheduler were lost, so that the work could not be ended."""
+
+
 class UsageError(SnnCompileError):
     """An option or a path given by the user cannot be used."""
 

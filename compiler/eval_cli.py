@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .evaluation.tasks.names import BOXES, TASKS
-from .options import MOST_THREADS
+from .options import MOST_THREADS, MOST_WORKERS
 from .samples.image_flags import IMAGE_FLAGS, IMAGES, with_image_options
 from .terminal import (
     MOST_WARNINGS,
@@ -39,8 +39,8 @@ _GROUPS = {
     IMAGES: IMAGE_FLAGS,
     "What is measured": (
         *("baseline", "energy_table", "sweep", "flips", "premise", "latency", "batch", "rounds"),
-        "threads",
     ),
+    "Where it runs": ("threads", "workers", "scheduler", "resume"),
     "Output": (*VOLUME, "as_json", "html", "compile_report"),
 }
 
@@ -138,6 +138,24 @@ _GROUPS = {
     metavar="K",
     help="Threads that compute, in the measurement of latency too [one per processor].",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MOST_WORKERS),
+    metavar="N",
+    help="Share the samples, and the points of a sweep, between N processes, of one thread each "
+    "without --threads (docs/distributed.md).",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Share them between the workers of a running cluster of Dask, which see the same files.",
+)
+@click.option(
+    "--resume",
+    type=PATH,
+    metavar="FILE",
+    help="Keep partial results in FILE, go on from there if it exists, remove it in the end.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--html", type=PATH, help="Write everything as a page too.")
 @click.option(
@@ -170,6 +188,9 @@ def main(
     batch: int,
     rounds: int,
     threads: int | None,
+    workers: int | None,
+    scheduler: str | None,
+    resume: Path | None,
     as_json: bool,
     html: Path | None,
     compile_report: Path | None,
@@ -184,6 +205,7 @@ def main(
     """
 
     def work() -> None:
+        from .distributed.cluster import asked_for
         from .errors import UsageError
         from .evaluation.energy import HOROWITZ_45_NM, read_energy_table
         from .evaluation.evaluate import EvaluationOptions, check_options, evaluate
@@ -224,13 +246,21 @@ def main(
             labels=labels,
             task=TaskOptions(task, ignore, boxes),
             threads=threads,
+            resume=resume,
         )
         check_options(options, snn)
         loud = volume > Volume.QUIET
         warn_without_kernels(loud)
-        with progress_bar(loud) as progress, opened(data, images=own) as source:
+        if resume is not None:
+            others = (snn, data, calibration, labels, energy_table, compile_report, html)
+            check_output(resume, ann, *(path for path in others if path is not None))
+        with (
+            asked_for(scheduler, workers, f"{__package__}.evaluation.evaluate") as cluster,
+            progress_bar(loud) as progress,
+            opened(data, images=own) as source,
+        ):
             assert source is not None
-            result = evaluate(ann, snn, source, options, progress)
+            result = evaluate(ann, snn, source, replace(options, cluster=cluster), progress)
         if html is not None:
             save_files({html: evaluation_html(result, compiled).encode()})
         if as_json:

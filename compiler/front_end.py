@@ -36,6 +36,7 @@ from ..passes.recognise.recognise import recognise
 from ..runtime_ops.operators import register_schemas
 from .calibration.costs import find_suspected, measure_costs
 from .calibration.match_samples import matched_samples
+from .calibration.sequence.exchange import Opener
 from .calibration.tuning.search_scale import hold_out, import_optuna
 from .errors import ModelError
 from .model_io.fix_batch import fix_batch
@@ -149,6 +150,7 @@ class Prepared:
         steps: what was done so far.
         threads: with how many it was computed, and is, while it is held.
         warnings: what the user has to know.
+        opener: of the samples of sequential calibration, where they are in other processes.
     """
 
     analog: Network
@@ -167,6 +169,7 @@ class Prepared:
     steps: Steps
     threads: Threads
     warnings: list[str] = field(default_factory=list)
+    opener: Opener | None = None
 
 
 @contextmanager

@@ -28,6 +28,8 @@ MOST_PLACED = 255
 MOST_TIMESTEPS = 1024
 #: Threads that compute.
 MOST_THREADS = 1024
+#: Processes of this machine.
+MOST_WORKERS = 1024
 #: Samples that run at once where the batch is fixed.
 MOST_BATCH = 1024
 #: The oldest opset of what is written in standard operators: Clip has had all its inputs since 12.
@@ -108,6 +110,7 @@ class Option:
         symbol: what stands for its value in the help.
         brief: its meaning in the help, where :attr:`meaning` is longer than a line or two.
         several: it is a tuple of texts, and given several times on the command line.
+        text: it is a text.
     """
 
     group: str
@@ -120,6 +123,7 @@ class Option:
     symbol: str = ""
     brief: str = ""
     several: bool = False
+    text: bool = False
 
     @property
     def help(self) -> str:
@@ -156,6 +160,8 @@ class Option:
             return str(self.numbers)
         if self.several:
             return "a tuple of texts"
+        if self.text:
+            return "a text"
         return "True or False" if self.is_switch else "a pathlib.Path"
 
     def takes(self, value: object) -> bool:
@@ -168,6 +174,8 @@ class Option:
             return value in self.numbers
         if self.several:
             return isinstance(value, tuple) and all(isinstance(v, str) and v for v in value)
+        if self.text:
+            return isinstance(value, str) and bool(value)
         return isinstance(value, bool if self.is_switch else Path)
 
 
@@ -442,6 +450,21 @@ class CompileOptions:
         numbers=Numbers(float, 0, 1),
         symbol="SHARE",
     )
+    workers: int | None = _option(
+        OUTPUT,
+        "Calibrate in so many processes, each with a part of the samples and, without --threads, "
+        "one thread (needs the extra 'distributed', docs/distributed.md).",
+        numbers=Numbers(int, 1, MOST_WORKERS),
+        symbol="K",
+        brief="Calibrate in so many processes (extra 'distributed')",
+    )
+    scheduler: str | None = _option(
+        OUTPUT,
+        "Calibrate on the workers of a running cluster of Dask, which see the same files.",
+        text=True,
+        symbol="ADDRESS",
+        brief="Calibrate on a cluster of Dask",
+    )
     dump_dir: Path | None = _option(  # noqa: RUF009 (a field, as all others)
         OUTPUT,
         "Write the model after each step into here.",
@@ -586,6 +609,7 @@ def resolve_common(options: CompileOptions, synthetic: bool) -> CompileOptions:
     options = _used(options, "spike_weight", search, "with --search-scale")
     drawn = synthetic or search
     options = _used(options, "seed", drawn, "without --calibration, or with --search-scale")
+    _check_workers(options, synthetic)
     if options.encode_input and options.encode != ALL:
         raise UsageError(
             "--encode-input has an effect only with --encode all; give both or neither"
@@ -613,6 +637,20 @@ def _used(options: CompileOptions, name: str, in_effect: bool, where: str) -> Co
     if getattr(options, name) is not None:
         raise UsageError(f"{flag(name)} has an effect only {where}; leave it out")
     return options
+
+
+def _check_workers(options: CompileOptions, synthetic: bool) -> None:
+    """Refuse workers where none calibrate."""
+    given = [name for name in ("workers", "scheduler") if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise UsageError("--scheduler and --workers exclude each other; leave out one of them")
+    if given and synthetic:
+        raise UsageError(f"{flag(given[0])} has an effect only with --calibration; leave it out")
+    if given and not options.corrects:
+        raise UsageError(
+            f"{flag(given[0])} has no effect where nothing is corrected, as the samples are run "
+            "once; leave it out, or one of the --no-... options"
+        )
 
 
 def _check_standard(options: CompileOptions) -> None:

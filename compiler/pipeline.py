@@ -19,6 +19,7 @@ from ..passes.neurons.exclude_activations import NothingExcludedError
 from .balance import balanced
 from .calibration.other_levels import half_and_double
 from .choose_neurons import Chosen, choose_neurons, quantise
+from .distributed.calibration import calibrating_workers
 from .errors import DataError, ModelError, UsageError
 from .front_end import Checked, Prepared, check_model, prepare
 from .model_io.save import check_output, save_files
@@ -144,8 +145,11 @@ def compile_model(
     with (
         refusals_explained(calibration is None, chosen),
         opened(calibration, columns, images) as data,
+        calibrating_workers(chosen, data) as workers,
         prepare(model, data, chosen, progress) as prepared,
     ):
+        if workers is not None:
+            prepared.opener = workers.opener(prepared, chosen)
         return replace(compile_prepared(prepared, chosen, progress), source=source)
 
 

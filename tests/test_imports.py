@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 #: Each folder imports from those behind it alone.
 FOLDERS = ("compiler", "passes", "runtime_ops")
-MOST_ROOMS = 20
+MOST_ROOMS = 21
 
 
 def dotted(path):

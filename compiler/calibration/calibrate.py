@@ -26,7 +26,9 @@ from ..running.probe import first_not_finite
 from ..running.signed_histogram import SignedHistogram
 from ..samples.files import Samples
 from .fitting.watches import Fit, NotFiniteError, watches_of
-from .sequence.sequential import Calibrated, calibrate_sequentially
+from .sequence.exchange import Opener
+from .sequence.sequential import calibrate_sequentially
+from .sequence.settling import Calibrated
 
 
 def calibrate(
@@ -39,6 +41,7 @@ def calibrate(
     progress: Progress,
     levels: Mapping[str, int] | None = None,
     meeting: Sequence[Sequence[Activation]] = (),
+    opener: Opener | None = None,
 ) -> Calibrated:
     """Thresholds and levels for every activation, corrected parameters for every layer.
 
@@ -52,6 +55,7 @@ def calibrate(
         progress: told how far it is.
         levels: numbers of levels other than the options', by the activation's output tensor.
         meeting: groups of activations whose neurons have one step each.
+        opener: of the side of the samples of sequential calibration, where it is not here.
 
     Raises:
         DataError: the network does not run on the samples, or gives NaN or inf.
@@ -75,6 +79,7 @@ def calibrate(
                 options,
                 result.neurons,
                 progress,
+                opener,
             )
             found.neurons = result.neurons | found.neurons
             found.silent = result.silent + found.silent

@@ -12,7 +12,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, TensorProto
@@ -68,6 +69,21 @@ class Totals:
         self._take_apart()
         return self._counts
 
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes: counts in as few bytes as hold them.
+
+        Raises:
+            DataError: a value that was added is NaN.
+        """
+        counts = {name: narrow(count) for name, count in self.counts.items()}
+        return {"samples": self.samples, "counts": counts}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add what was counted of other samples."""
+        self.samples += state["samples"]
+        for name, count in state["counts"].items():
+            self._counts[name] += count
+
     def _take_apart(self) -> None:
         """Take the counts of what waits apart: of many sums at once, for the sake of small ones."""
         columns, self._waiting = list(zip(*self._waiting, strict=True)), []
@@ -82,6 +98,11 @@ class Totals:
                 for start in range(0, len(count), _MOST_ROWS):
                     total = count[start : start + _MOST_ROWS].sum(axis=0, dtype=np.int32)
                     self._counts[name] += total
+
+
+def narrow(counts: np.ndarray) -> np.ndarray:
+    """Counts, none of them negative, in the smallest type that holds them."""
+    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
 
 
 class CountMap:
@@ -134,6 +155,31 @@ class CountMap:
         totals, rows = self._seen[key]
         totals.add(sums, rows)
 
+    def state(self) -> list[list[Any]]:
+        """What :meth:`merge` takes: shapes of samples, and their counts.
+
+        Raises:
+            DataError: a value that was added is NaN.
+        """
+        return [[list(shape), totals.state()] for shape, totals in self.totals.items()]
+
+    def merge(self, state: Sequence[Sequence[Any]]) -> None:
+        """Add what was counted of other samples."""
+        for shape, own in state:
+            self._of(tuple(shape)).merge(own)
+
+    def clear(self) -> None:
+        """Forget what was counted."""
+        self.totals.clear()
+        self._seen.clear()
+
+    def _of(self, sample: Shape) -> Totals:
+        """Where samples of a shape are added."""
+        if sample not in self.totals:
+            who = f"neuron {', '.join(self.span.neurons)}"
+            self.totals[sample] = Totals(self._packed, math.prod(sample), who)
+        return self.totals[sample]
+
     def _place(
         self, sums: Sequence[np.ndarray], batch: int, rows: int, shape: Sequence[int]
     ) -> tuple[Totals, int]:
@@ -148,9 +194,7 @@ class CountMap:
         positions = math.prod(sample)
         if any(part.shape[1] != positions for part in sums):
             raise DataError(f"{who}: its tensor of {shape} values is too large to count")
-        if sample not in self.totals:
-            self.totals[sample] = Totals(self._packed, positions, who)
-        return self.totals[sample], rows
+        return self._of(sample), rows
 
     def sum(self, name: str) -> int:
         """A count over all positions and samples."""

@@ -14,7 +14,8 @@ runtime. ``neuron_spikes.py`` says what is counted, ``fired.py`` counts over all
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 
@@ -73,11 +74,12 @@ class SpikeMeter:
             for home, node, tensor in spans.neurons()
         ]
         self._synapses = list(Synapses(insert, codes, spans, maps).counters())
-        self._parts: list[CountMap | SynapseCounter] = [*maps.made, *self._synapses]
+        self._maps = maps.made
+        self._parts: list[CountMap | SynapseCounter] = [*self._maps, *self._synapses]
         names = [maps.batch_size, *(name for part in self._parts for name in part.outputs)]
         self._distinct = list(dict.fromkeys(names))
         self._kept = len(keep)
-        watches = [watch for counter, _ in self._neurons for watch in counter.watches]
+        self._watches = watches = [w for counter, _ in self._neurons for w in counter.watches]
         self._observations = Observations(watches)
         self.network = with_histograms(insert.finish(), watches, [*keep, *self._distinct], runs)
 
@@ -93,6 +95,44 @@ class SpikeMeter:
         for part in self._parts:
             part.add([counts[name] for name in part.outputs])
         self._observations.add(outputs[end:])
+
+    def settle(self) -> None:
+        """Look at all that was added.
+
+        Raises:
+            DataError: a membrane potential was NaN.
+        """
+        for part in self._maps:
+            for totals in part.totals.values():
+                _ = totals.counts
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes: all that was added since the last :meth:`clear`.
+
+        All of it are integers, so it does not matter in what parts samples are counted.
+
+        Raises:
+            DataError: a membrane potential was NaN.
+        """
+        return {
+            "samples": self.samples,
+            "parts": [part.state() for part in self._parts],
+            "observations": self._observations.state(),
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add what a meter of the same network has counted of samples behind these."""
+        self.samples += state["samples"]
+        for part, own in zip(self._parts, state["parts"], strict=True):
+            part.merge(own)
+        self._observations.merge(state["observations"])
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self.samples = 0
+        for part in self._parts:
+            part.clear()
+        self._observations = Observations(self._watches)
 
     def result(self) -> tuple[list[NeuronResult], list[SynapseResult]]:
         """Each neuron node and each linear operator, in order, those in bodies of If included.

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from onnx import GraphProto, TensorProto
@@ -64,6 +64,15 @@ class SynapseCounter(Protocol):
 
     def add(self, arrays: Sequence[np.ndarray]) -> None:
         """Add one run."""
+
+    def state(self) -> Any:
+        """What :meth:`merge` takes."""
+
+    def merge(self, state: Any) -> None:
+        """Add what was counted of samples behind these."""
+
+    def clear(self) -> None:
+        """Forget what was counted."""
 
     def result(self, samples: int) -> SynapseResult:
         """Means over so many samples."""
@@ -114,6 +123,15 @@ class _Uncounted:
     def add(self, arrays: Sequence[np.ndarray]) -> None:
         """Nothing to add."""
 
+    def state(self) -> None:
+        """Nothing."""
+
+    def merge(self, state: None) -> None:
+        """Nothing to add."""
+
+    def clear(self) -> None:
+        """Nothing to forget."""
+
     def result(self, samples: int) -> SynapseResult:  # noqa: ARG002 it has no counts
         return self.operator.result(0.0, analog=f"not counted: {self.reason}")
 
@@ -138,6 +156,18 @@ class _Analog:
             shapes = tuple(_as_shape(array) for array in arrays)
             self._runs[shapes] = self._runs.get(shapes, 0) + 1
 
+    def state(self) -> list[list[Any]]:
+        """Shapes of the operands, and how many runs had them."""
+        return [[[list(one) for one in shapes], runs] for shapes, runs in self._runs.items()]
+
+    def merge(self, state: Sequence[Sequence[Any]]) -> None:
+        for shapes, runs in state:
+            key = tuple(tuple(one) for one in shapes)
+            self._runs[key] = self._runs.get(key, 0) + runs
+
+    def clear(self) -> None:
+        self._runs.clear()
+
     def result(self, samples: int) -> SynapseResult:
         macs = sum(runs * self._operator.macs(shapes) for shapes, runs in self._runs.items())
         once = macs / self._operator.repeats / samples
@@ -159,6 +189,17 @@ class _Weighted:
         for shape in arrays:
             if shape.size:
                 self._mask = np.ones(_as_shape(shape), bool)
+
+    def state(self) -> list[int] | None:
+        """The shape of weights that are computed, where it was seen."""
+        return list(self._mask.shape) if self.outputs and self._mask is not None else None
+
+    def merge(self, state: Sequence[int] | None) -> None:
+        if state is not None:
+            self._mask = np.ones(tuple(state), bool)
+
+    def clear(self) -> None:
+        """The shape stays: it is the next one's until that is seen."""
 
     def result(self, samples: int) -> SynapseResult:
         macs, sums = 0, dict.fromkeys(_SUMS, 0)
@@ -217,6 +258,16 @@ class _Pair:
             self._totals[name] += pairs
         self._totals["events"] += sum(int(sums["events"].sum()) for sums in counts)
         self._totals["macs"] += self._operator.linear.products(shapes[0], shapes[1])
+
+    def state(self) -> dict[str, int]:
+        return dict(self._totals)
+
+    def merge(self, state: Mapping[str, int]) -> None:
+        for name, total in state.items():
+            self._totals[name] += total
+
+    def clear(self) -> None:
+        self._totals = dict.fromkeys(self._totals, 0)
 
     def _exact(self, sums: np.ndarray) -> np.ndarray:
         if not np.all(sums < EXACT):

@@ -1,7 +1,8 @@
 """Compare an ANN with its compiled SNN on test data, in one run.
 
 1. All samples go through the ANN, the SNN and the baselines, batch by batch: outputs, spikes and
-   synaptic operations, from which energy is estimated (:mod:`.compare`).
+   synaptic operations, from which energy is estimated (:mod:`.compare`). Workers of a cluster may
+   share them (:mod:`.on_workers`), and partial results be kept (:mod:`.partial`).
 2. Level flips on the first samples (:mod:`.flips`).
 3. Latency and peak memory, each network in processes of its own (:mod:`.latency`); this process
    holds no session meanwhile.
@@ -21,6 +22,7 @@ import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,14 +34,16 @@ import onnxruntime as ort
 from ...passes.graph.network import Network
 from ...runtime_ops import has_library
 from ...runtime_ops.operators import neurons_of
+from ..distributed.cluster import Cluster
+from ..distributed.place import Place
 from ..errors import ModelError, UsageError
-from ..model_io.load import file_sha256
+from ..model_io.load import file_sha256, read_model
 from ..model_io.save import save_network
 from ..options import CompileOptions
 from ..pipeline import compile_model
 from ..progress import Progress
 from ..report.data import CompileReport
-from ..report.results import BaselineResult, EvaluationResult, OutputResult
+from ..report.results import BaselineResult, EvaluationResult
 from ..running.threads import use_threads
 from ..samples.files import GivenSamples
 from ..samples.source import Data, Source, opened
@@ -56,10 +60,14 @@ from .latency import (
     measure_latency,
     write_feeds,
 )
+from .on_workers import Elsewhere
 from .pair import Pair, check_report, read_pair
+from .partial import Partial
 from .premise import check_premise, premise_warnings
 from .recorded import recorded_options
-from .sweep import Setting, sweep
+from .side_by_side import Networks
+from .sweep import Measured, Setting, sweep, tried_here
+from .sweep_on_workers import SweepJob, Trial, tried_on_workers
 from .tasks.choose import Given, check_task
 from .tasks.task import TaskOptions
 from .time_pair import spatial_network
@@ -88,7 +96,10 @@ class EvaluationOptions:
         premise: whether T steps are compared with one, neuron by neuron.
         labels: file or folder that has them, if not the samples' own: ``samples/label_files.py``.
         task: what the networks do, and what is said of its labels.
-        threads: that compute, where latency is measured too; None: one per processor.
+        threads: that compute, where latency is measured too; None: one per processor, and one in
+            each process of a cluster.
+        cluster: whose workers run the samples and the points of a sweep; None: this process does.
+        resume: a file that partial results are kept in, and read from; None: they are not.
     """
 
     baselines: Sequence[str] = ()
@@ -103,6 +114,8 @@ class EvaluationOptions:
     labels: Path | None = None
     task: TaskOptions = field(default_factory=TaskOptions)
     threads: int | None = None
+    cluster: Cluster | None = None
+    resume: Path | None = None
 
 
 def check_options(options: EvaluationOptions, snn: Path | None) -> None:
@@ -177,6 +190,8 @@ def evaluate(
         for one in (source, calibration):
             if one is not None:
                 one.prepare_images(preprocessing)
+        if options.cluster is not None:
+            source.read_late()
         samples = source.open(pair.specs, progress)
         if options.sweep and calibration is not None:
             calibration.open(pair.specs, progress)  # refused before any long work
@@ -194,7 +209,11 @@ def evaluate(
             baselines[INT8] = _int8_baseline(
                 pair, calibration.open(pair.specs, progress), folder, warnings, progress
             )
-        found = compare(pair.ann, pair.snn, baselines, samples, given, options.energy, progress)
+        others = {name: read_model(path) for name, path in baselines.items()}
+        networks = Networks(pair.ann, pair.snn, others)
+        elsewhere = _elsewhere(options, pair, source, samples)
+        kept_in = _partial(options, progress)
+        found = compare(networks, samples, given, options.energy, progress, elsewhere, kept_in)
         result = EvaluationResult(
             ann=_describe(ann, pair.ann),
             snn=_describe(snn, pair.snn)
@@ -234,23 +253,45 @@ def evaluate(
             _time(pair, baselines, samples, options.latency, folder, result, progress)
         if options.sweep:
 
-            def measure(network: Network) -> tuple[list[OutputResult], dict[str, float]]:
-                one = compare(
-                    pair.ann, network, {}, samples, given, options.energy, progress, False
-                )
-                new = [text for text in one.warnings if text not in result.warnings]
-                result.warnings += new
-                return one.outputs, one.energy.totals if one.energy else {}
+            def measure(network: Network) -> Measured:
+                trial = Trial.of(pair.ann, network, samples, given, options.energy, progress)
+                _warn_of_new(result, trial.warnings)
+                return trial.outputs, trial.energy
 
-            result.sweep = sweep(
-                ann,
-                calibration,
-                recorded,
-                options.sweep,
-                measure,
-                progress,
-            )
+            trials = tried_here(ann, calibration, measure, progress)
+            if elsewhere is not None and calibration is not None:
+                kept = Place.of(calibration, calibration.open(pair.specs, progress))
+                job = SweepJob(pair.ann, elsewhere, kept, options.energy)
+                trials = tried_on_workers(job, partial(_warn_of_new, result), progress)
+            result.sweep = sweep(recorded, options.sweep, trials)
+        if kept_in is not None:
+            kept_in.remove()
     return result
+
+
+def _warn_of_new(result: EvaluationResult, warnings: Sequence[str]) -> None:
+    """Warnings that are not in the result yet."""
+    result.warnings += [text for text in warnings if text not in result.warnings]
+
+
+def _elsewhere(
+    options: EvaluationOptions, pair: Pair, source: Source, samples: GivenSamples
+) -> Elsewhere | None:
+    """The workers and what they need; None where this process does the work."""
+    if options.cluster is None:
+        return None
+    place = Place.of(source, samples)
+    labels = options.labels.absolute() if options.labels else None
+    threads = options.threads or 1
+    return Elsewhere(options.cluster, pair.specs, place, labels, options.task, threads)
+
+
+def _partial(options: EvaluationOptions, progress: Progress) -> Partial | None:
+    """The file of partial results, if there is to be one."""
+    if options.resume is None:
+        return None
+    threads = options.threads or (1 if options.cluster is not None else None)
+    return Partial(options.resume, options.labels, threads, progress)
 
 
 def _images(samples: GivenSamples) -> dict[str, Any]:

@@ -6,7 +6,8 @@ Shares have their Wilson interval, the drop in top-1 that of the paired differen
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,21 @@ class OutputComparison:
                 confusion, places = self._details[number]
                 confusion.add(first, second, samples)
                 places.add(first, second)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes."""
+        return {
+            "meters": [meter.state() for meter in self._meters],
+            "details": [[meter.state() for meter in pair] for pair in self._details],
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add what another comparison of these outputs has, of samples behind these."""
+        for meter, own in zip(self._meters, state["meters"], strict=True):
+            meter.merge(own)
+        for (confusion, places), own in zip(self._details, state["details"], strict=True):
+            confusion.merge(own[0])
+            places.merge(own[1])
 
     def results(self) -> list[OutputResult]:
         """The comparison so far."""

@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,10 @@ DEPENDENT = (
 )
 _FORM = f"levels=4,8,16 for example; {', '.join(SWEPT[:-1])} or {SWEPT[-1]}"
 
-#: Measures a compiled network: its outputs, and pJ per sample by accounting.
-Measure = Callable[[Network], tuple[list[OutputResult], dict[str, float]]]
+#: Of a compiled network: its outputs, and pJ per sample by accounting.
+Measured = tuple[list[OutputResult], dict[str, float]]
+#: Measures one.
+Measure = Callable[[Network], Measured]
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,12 @@ class Setting:
         raise problem
 
 
+#: A point to be tried, and the options it is compiled with.
+Job = tuple[Setting, CompileOptions]
+#: What each of the jobs gives, in order: what was measured, or why it is refused.
+Trials = Callable[[Sequence[Job]], Generator[Measured | SnnCompileError, None, None]]
+
+
 def parse_sweep(specifications: Sequence[str]) -> list[Setting]:
     """The points of ``levels=4,8`` and ``scale=0.5,1``: rules 1 and 2.
 
@@ -125,22 +133,15 @@ def parse_sweep(specifications: Sequence[str]) -> list[Setting]:
 
 
 def sweep(
-    model: str | Path | ModelProto,
-    calibration: Data | Source | None,
-    options: CompileOptions,
-    settings: Sequence[Setting],
-    measure: Measure,
-    progress: Progress,
+    options: CompileOptions, settings: Sequence[Setting], trials: Trials, synthetic: bool = False
 ) -> list[SweepPoint]:
     """Compile and measure every setting.
 
     Args:
-        model: the ANN, as for ``compile_model``.
-        calibration: its samples, likewise; data that are read once only as their source.
         options: of every point, but for what is swept; not resolved.
         settings: from :func:`parse_sweep`.
-        measure: what is done with a compiled network.
-        progress: told about points done, and about the steps of each.
+        trials: compiles and measures; :func:`tried_here`, or workers.
+        synthetic: whether calibration samples are made up.
 
     Returns:
         The points in order, those of the Pareto fronts marked, those that are refused with the
@@ -155,28 +156,25 @@ def sweep(
     chosen: list[CompileOptions | None] = []
     for number, setting in enumerate(settings):
         try:
-            chosen.append(setting.applied(options, synthetic=calibration is None))
+            chosen.append(setting.applied(options, synthetic))
         except UsageError as error:
             problems[number] = error
             chosen.append(None)
     _require_one(settings, problems)
     points = []
-    with ExitStack() as held:
-        front_end = _FrontEnd(model, calibration, held, progress)
-        jobs = list(zip(settings, chosen, strict=True))
-        for number, (setting, one) in enumerate(progress.track(jobs, len(jobs), "sweep")):
+    jobs = list(zip(settings, chosen, strict=True))
+    compiled = [(setting, one) for setting, one in jobs if one is not None]
+    with closing(trials(compiled)) as tried:
+        for number, (setting, one) in enumerate(jobs):
             point = SweepPoint(setting.label, dict(setting.values), [], {})
             if one is not None:
                 point = replace(point, integers=one.integers)
-                try:
-                    with refusals_explained(calibration is None, one):
-                        compiled = compile_prepared(front_end.prepared(one), one, progress)
-                        point.outputs, energy = measure(compiled.network)
+                outcome = next(tried)
+                if isinstance(outcome, SnnCompileError):
+                    problems[number] = outcome
+                else:
+                    point.outputs, energy = outcome
                     point.energy = _own(energy, one.integers)
-                except DataError as error:
-                    raise DataError(f"{setting.label}: {error}") from error
-                except SnnCompileError as error:
-                    problems[number] = error
             if number in problems:
                 point = replace(point, refused=str(problems[number]))
             points.append(point)
@@ -184,21 +182,69 @@ def sweep(
     return mark_pareto(points)
 
 
-class _FrontEnd:
-    """Prepares the model, anew where a point needs that: rule 5."""
+def tried_here(
+    model: str | Path | ModelProto,
+    calibration: Data | Source | None,
+    measure: Measure,
+    progress: Progress,
+) -> Trials:
+    """Tries settings in this process.
+
+    Args:
+        model: the ANN, as for ``compile_model``.
+        calibration: its samples, likewise; data that are read once only as their source.
+        measure: what is done with a compiled network.
+        progress: told about points done, and about the steps of each.
+    """
+
+    def tried(jobs: Sequence[Job]) -> Generator[Measured | SnnCompileError, None, None]:
+        with closing(FrontEnd(model, calibration, progress)) as front_end:
+            for job in progress.track(jobs, len(jobs), "sweep"):
+                yield front_end.tried(job, measure)
+
+    return tried
+
+
+class FrontEnd:
+    """Prepares the model, anew where a point needs that, and tries settings: rule 5.
+
+    Args:
+        model: the ANN, as for ``compile_model``.
+        calibration: its samples, likewise.
+        progress: told about the steps of each point.
+    """
 
     def __init__(
         self,
         model: str | Path | ModelProto,
         calibration: Data | Source | None,
-        held: ExitStack,
         progress: Progress,
     ) -> None:
-        self._source, self._held, self._progress = (model, calibration), held, progress
+        self._source, self._held, self._progress = (model, calibration), ExitStack(), progress
         self._known: object = None
         self._prepared: Prepared | None = None
 
-    def prepared(self, options: CompileOptions) -> Prepared:
+    def close(self) -> None:
+        """Give back what was prepared."""
+        self._held.close()
+
+    def tried(self, job: Job, measure: Measure) -> Measured | SnnCompileError:
+        """What was measured of a point, or why it is refused.
+
+        Raises:
+            DataError: the samples are refused: rule 4.
+        """
+        setting, options = job
+        try:
+            with refusals_explained(self._source[1] is None, options):
+                compiled = compile_prepared(self._prepare(options), options, self._progress)
+                return measure(compiled.network)
+        except DataError as error:
+            raise DataError(f"{setting.label}: {error}") from error
+        except SnnCompileError as error:
+            return error
+
+    def _prepare(self, options: CompileOptions) -> Prepared:
         wanted = journey(options), options.target, options.timesteps, options.neuron
         if self._prepared is None or wanted != self._known:
             self._held.close()

@@ -16,6 +16,8 @@ Where shapes depend on the data there is none, and values that are not finite ar
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +44,22 @@ class ConfusionMeter:
             self._classes = first.shape[1]
             pairs = zip(first.argmax(1).tolist(), second.argmax(1).tolist(), strict=True)
             self._pairs.update(pairs)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes: counts of pairs as rows of class, class, count."""
+        if self._pairs is None:
+            return {"pairs": None, "classes": self._classes}
+        rows = [[*pair, count] for pair, count in self._pairs.items()]
+        return {"pairs": np.array(rows, np.int64).reshape(-1, 3), "classes": self._classes}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add what another meter has counted."""
+        self._classes = max(self._classes, state["classes"])
+        if state["pairs"] is None:
+            self._pairs = None
+        if self._pairs is not None:
+            for first, second, count in state["pairs"].tolist():
+                self._pairs[first, second] += count
 
     def result(self) -> Confusion | None:
         """What was counted; None of other outputs."""
@@ -100,6 +118,31 @@ class MapMeter:
         self._other = other if self._other is None else self._other + other
         self._values += first.shape[0] * first.shape[1]
         self._samples += first.shape[0]
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes."""
+        return {
+            "fits": self._fits,
+            "squares": self._squares,
+            "other": self._other,
+            "values": self._values,
+            "samples": self._samples,
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add what another meter has accumulated, of samples behind these."""
+        squares, other = state["squares"], state["other"]
+        self._fits = self._fits and state["fits"]
+        if squares is None:
+            return
+        if self._squares is None or self._other is None:
+            self._squares, self._other = squares, other
+        elif self._squares.shape != squares.shape:
+            self._fits = False
+        else:
+            self._squares, self._other = self._squares + squares, self._other + other
+        self._values += state["values"]
+        self._samples += state["samples"]
 
     def result(self) -> ErrorMap | None:
         """What was accumulated; None of other outputs."""

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,6 +68,18 @@ class Answers:
     lost: int = 0
     gained: int = 0
     among_five: tuple[int, int] | None = None
+
+    def add(self, other: Answers) -> None:
+        """Those of other samples."""
+        self.samples += other.samples
+        self.agreeing += other.agreeing
+        self.labelled += other.labelled
+        self.lost += other.lost
+        self.gained += other.gained
+        self.right = self.right[0] + other.right[0], self.right[1] + other.right[1]
+        if other.among_five is not None:
+            mine, theirs = self.among_five or (0, 0), other.among_five
+            self.among_five = mine[0] + theirs[0], mine[1] + theirs[1]
 
 
 class FidelityMeter:
@@ -128,6 +142,38 @@ class FidelityMeter:
                     moved = reference + factor * difference
                 self._at_factors[i] += int((moved.argmax(1) == reference.argmax(1)).sum())
 
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes, of numbers alone."""
+        answers = self._answers
+        return {
+            "max_abs": self._max_abs,
+            "error": self._error,
+            "energy": self._energy,
+            "answers": None if answers is None else asdict(answers),
+            "at_factors": list(self._at_factors),
+            "cosines": self._cosines,
+            "compared": self._compared,
+            "not_numbers": list(self.not_numbers),
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add what another meter of this output has compared, of samples behind these."""
+        self._max_abs = max(self._max_abs, state["max_abs"])
+        self._error += state["error"]
+        self._energy += state["energy"]
+        self._cosines += state["cosines"]
+        for i, count in enumerate(state["not_numbers"]):
+            self.not_numbers[i] += count
+        for i, count in enumerate(state["at_factors"]):
+            self._at_factors[i] += count
+        if self._compared is not None:
+            compared = state["compared"]
+            self._compared = None if compared is None else self._compared + compared
+        if state["answers"] is None:
+            self._answers = None
+        elif self._answers is not None:
+            self._answers.add(Answers(**state["answers"]))
+
     def result(self) -> OutputFidelity:
         """The comparison so far."""
         answers = self.answers()
@@ -145,9 +191,19 @@ class FidelityMeter:
         return self._answers if self._answers and self._answers.samples else None
 
 
-def has_classes(output: np.ndarray, samples: int | None = None) -> bool:
+class Shaped(Protocol):
+    """An array, or what is known of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of its axes."""
+        ...
+
+
+def has_classes(output: Shaped, samples: int | None = None) -> bool:
     """Whether an output is [samples, classes], of at least two classes."""
-    return output.ndim == 2 and samples in (None, len(output)) and output.shape[1] > 1
+    shape = output.shape
+    return len(shape) == 2 and samples in (None, shape[0]) and shape[1] > 1
 
 
 def _rows(output: np.ndarray, samples: int | None) -> np.ndarray:

@@ -7,11 +7,12 @@ operators needs a session of :func:`~.session.make_session`, and is never writte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 
 from ...passes.graph.network import Network
 from ...passes.graph.protos import graphs_below, nodes_below, unused_prefix
@@ -142,6 +143,29 @@ class Observations:
             histogram.merge_observed(counts, rests, tops, moments)
             if histogram.not_finite.any():
                 self.not_finite.add(name)
+
+    def state(self) -> list[dict[str, Any]]:
+        """What :meth:`merge` takes, a histogram for each watch."""
+        return [histogram.state() for histogram in self.histograms.values()]
+
+    def merge(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Add what was observed of other samples."""
+        for (name, histogram), own in zip(self.histograms.items(), state, strict=True):
+            histogram.merge_state(own)
+            if histogram.not_finite.any():
+                self.not_finite.add(name)
+
+
+def with_runs(network: Network, runs: int) -> Network:
+    """A copy of a network of :func:`with_histograms` for another number of runs."""
+    proto = ModelProto()
+    proto.CopyFrom(network.proto)
+    for node in proto.graph.node:
+        if node.domain == TOOL_DOMAIN and node.op_type == "Observe":
+            for attribute in node.attribute:
+                if attribute.name == "runs":
+                    attribute.i = runs
+    return Network(proto, network.weights)
 
 
 def observe_samples(

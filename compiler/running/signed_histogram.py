@@ -5,6 +5,9 @@ Bins are of equal relative width on both sides of 0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 #: Bins per octave as a power of two, and octaves, for the rows of a whole tensor
@@ -91,6 +94,30 @@ class SignedHistogram:
         self.sums += sums
         self.squares += squares
         self.not_finite += not_finite.astype(np.int64)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge_state` takes: the bins that are occupied, and all else whole."""
+        at = np.flatnonzero(self.counts)
+        return {
+            "at": at,
+            "counts": self.counts.reshape(-1)[at],
+            "rests": self.rests.reshape(-1)[at],
+            "tops": self.tops.copy(),
+            "minima": self.minima.copy(),
+            "maxima": self.maxima.copy(),
+            "sums": self.sums.copy(),
+            "squares": self.squares.copy(),
+            "not_finite": self.not_finite.copy(),
+        }
+
+    def merge_state(self, state: Mapping[str, Any]) -> None:
+        """Count what a histogram of as many rows, with these bins, has counted."""
+        other = SignedHistogram(len(self.counts), (self.leading, self.octaves))
+        other.counts.reshape(-1)[state["at"]] = state["counts"]
+        other.rests.reshape(-1)[state["at"]] = state["rests"]
+        for name in ("tops", "minima", "maxima", "sums", "squares", "not_finite"):
+            setattr(other, name, state[name])
+        self.merge(other)
 
     @property
     def values(self) -> np.ndarray:

@@ -55,17 +55,20 @@ class ArraySamples(GivenSamples):
         return [(self.name, _labels(part[LABELS])) for part in self._parts]
 
     def _blocks(self, size: int) -> Iterator[Feed]:
+        yield from self._blocks_from(size, 0)
+
+    def _blocks_from(self, size: int, start: int) -> Iterator[Feed]:
         position = 0
         for part in self._parts:
             count = part[self._specs[0].name].shape[0]
-            for start in range(0, count, size):
-                rows = slice(start, min(start + size, count))
+            for first in range(max(start - position, 0), count, size):
+                rows = slice(first, min(first + size, count))
                 yield {
                     spec.name: as_type(
                         part[spec.name][rows],
                         spec,
                         f"{self.name}: array '{spec.name}'",
-                        position + start,
+                        position + first,
                     )
                     for spec in self._specs
                 }

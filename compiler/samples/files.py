@@ -1,8 +1,9 @@
 """Samples for calibration, verification and evaluation, streamed in batches.
 
-Accepted: an .npz keyed by input name, an .npy for a model with one input, or a folder of either,
-read in name order. The first axis of an array counts samples; where every .npy of a folder has one
-dimension less than the input, each is one sample. Arrays are read straight from the file in blocks,
+Accepted: an .npz keyed by input name, an .npy for a model with one input, a folder of either, read
+in name order, or a .txt that lists such files, one a line, from its own folder on. The first axis
+of an array counts samples; where every .npy of a folder has one dimension less than the input, each
+is one sample. Arrays are read straight from the file in blocks,
 so memory does not grow with the number of samples.
 
 Where an array has one dimension more than the model's input, the input has no batch axis and the
@@ -14,6 +15,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+import struct
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -43,6 +45,12 @@ NO_BATCH_AXIS = (
     "where the first dimension of an input is no batch axis, give the arrays of all inputs one "
     "dimension more, the first for the samples"
 )
+
+#: Bytes that are read at a time where rows are passed over.
+_SKIPPED = 1 << 24
+
+#: Bytes of the header of a member of an archive, and the flag of those that are encrypted.
+_LOCAL_HEADER, _ENCRYPTED = 30, 1
 
 #: The array of class indices; evaluation reads it, calibration does not.
 LABELS = "labels"
@@ -117,15 +125,27 @@ class Samples(ABC):
     def _blocks(self, size: int) -> Iterator[Feed]:
         """Blocks of at most ``size`` samples, in order."""
 
-    def batches(self, size: int) -> Iterator[Feed]:
+    def _blocks_from(self, size: int, start: int) -> Iterator[Feed]:
+        """Likewise, without the first ``start`` samples; override it where they can be skipped."""
+        for block in self._blocks(size):
+            rows = len(next(iter(block.values())))
+            if start < rows:
+                yield {name: array[start:] for name, array in block.items()} if start else block
+            start = max(start - rows, 0)
+
+    def batches(self, size: int, start: int = 0) -> Iterator[Feed]:
         """Feeds of ``size`` samples, or of the model's fixed batch size.
 
         A remainder that does not fill a fixed batch is left out.
+
+        Args:
+            size: of a feed.
+            start: number of the first sample.
         """
         wanted = self.fixed_batch or size
         pending: list[Feed] = []
         held = 0
-        for block in self._blocks(wanted):
+        for block in self._blocks_from(wanted, start) if start else self._blocks(wanted):
             pending.append(block)
             held += len(next(iter(block.values())))
             if held >= wanted:
@@ -230,6 +250,12 @@ class GivenSamples(Samples):
 class FileSamples(GivenSamples):
     """Samples for the inputs ``specs`` from a file or a folder of .npz and .npy files.
 
+    Args:
+        path: of the file or folder.
+        specs: the inputs.
+        known: SHA-256 of their bytes, where another process has read them all; empty: they are
+            read.
+
     Attributes:
         files: those that hold them, in order.
         sha256: of the files' bytes, one after the other.
@@ -238,7 +264,7 @@ class FileSamples(GivenSamples):
         DataError: a file is missing, unreadable or empty, or its arrays do not fit the inputs.
     """
 
-    def __init__(self, path: Path, specs: list[InputSpec]) -> None:
+    def __init__(self, path: Path, specs: list[InputSpec], known: str = "") -> None:
         self._specs, self.name = specs, str(path)
         self.files = _list_files(path)
         self._one_each = path.is_dir() and _one_sample_each(self.files, specs)
@@ -250,10 +276,13 @@ class FileSamples(GivenSamples):
                 headers = {name: header.as_row() for name, header in headers.items()}
             self.warnings = self.warnings or unread(str(file), others, specs)
             parts.append(check_arrays(str(file), specs, headers))
+            if known:
+                continue
             with file.open("rb") as stream:
                 for chunk in iter(lambda: stream.read(1 << 20), b""):
                     digest.update(chunk)
-        self.sha256 = digest.hexdigest()
+        self.sha256 = known or digest.hexdigest()
+        self._counts = [count for count, _ in parts]
         self._settle(path, specs, parts)
 
     def label_parts(self) -> list[tuple[str, Rows | None]]:
@@ -261,13 +290,20 @@ class FileSamples(GivenSamples):
         return [(str(file), _labels_in(file)) for file in self.files]
 
     def _blocks(self, size: int) -> Iterator[Feed]:
-        for file in self.files:
-            position = 0
+        yield from self._blocks_from(size, 0)
+
+    def _blocks_from(self, size: int, start: int) -> Iterator[Feed]:
+        for file, count in zip(self.files, self._counts, strict=True):
+            position, start = min(start, count), max(start - count, 0)
+            if position == count:
+                continue
             with ExitStack() as stack:
                 readers = {
                     spec.name: stack.enter_context(_Reader(file, spec.name, self._one_each))
                     for spec in self._specs
                 }
+                for reader in readers.values():
+                    reader.skip(position)
                 while True:
                     block = {name: reader.read(size) for name, reader in readers.items()}
                     rows = len(next(iter(block.values())))
@@ -309,12 +345,28 @@ def _list_files(path: Path) -> list[Path]:
         return files
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
+    if path.suffix == ".txt":
+        return _listed(path)
     if path.suffix not in (".npz", ".npy"):
         raise DataError(
-            f"{path}: expected .npz, .npy or a folder of them or of images, or a CSV that lists "
-            "images; numpy.savez writes an .npz"
+            f"{path}: expected .npz, .npy, a folder of them or of images, a .txt that lists them, "
+            "or a CSV that lists images; numpy.savez writes an .npz"
         )
     return [path]
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: is no readable list of files: {error}") from error
+    files = [path.parent / line.strip() for line in lines if line.strip()]
+    for file in files:
+        if file.suffix not in (".npz", ".npy") or not file.is_file():
+            raise DataError(f"{path}: lists {file}, which is no .npz or .npy file")
+    if not files:
+        raise DataError(f"{path}: lists no file; write a path of an .npz or .npy on each line")
+    return files
 
 
 def _one_sample_each(files: list[Path], specs: list[InputSpec]) -> bool:
@@ -536,6 +588,7 @@ class _Reader:
 
     def __enter__(self) -> _Reader:
         self._archive = zipfile.ZipFile(self._file) if self._file.suffix == ".npz" else None
+        self._direct = False  # whether the archive's own file is read, past its member
         archive, member = self._archive, f"{self._name}.npy"
         self._stream = self._file.open("rb") if archive is None else archive.open(member)
         header = _read_header(self._file, self._name, self._stream)
@@ -547,6 +600,25 @@ class _Reader:
         self._stream.close()
         if self._archive is not None:
             self._archive.close()
+
+    def skip(self, rows: int) -> None:
+        """Pass over rows; those of a compressed array are read for that."""
+        rows = min(rows, self._left)
+        row = math.prod(self.header.shape[1:]) * self.header.dtype.itemsize
+        if rows and self._archive is not None and not self._direct:
+            info = self._archive.getinfo(f"{self._name}.npy")
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+                step = max(_SKIPPED // max(row, 1), 1)
+                for start in range(0, rows, step):
+                    self.read(min(step, rows - start))
+                return
+            stream = self._file.open("rb")
+            stream.seek(_content_of(stream, info) + self._stream.tell())
+            self._stream.close()
+            self._stream, self._direct = stream, True
+        self._left -= rows
+        if rows:
+            self._stream.seek(rows * row, 1)
 
     def read(self, rows: int) -> np.ndarray:
         """The next ``rows`` rows, fewer at the end."""
@@ -565,8 +637,13 @@ class _Reader:
         return np.frombuffer(data, self.header.dtype).reshape(shape)
 
 
-#: Bytes that are read at a time where rows are passed over.
-_SKIPPED = 1 << 24
+def _content_of(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
+    """Where the content of a member that is stored as it is begins in the archive."""
+    stream.seek(info.header_offset)
+    header = stream.read(_LOCAL_HEADER)
+    # It ends with the lengths of the name and of the extra field behind it.
+    name, extra = struct.unpack("<HH", header[-4:])
+    return int(info.header_offset + _LOCAL_HEADER + name + extra)
 
 
 class StoredRows:
@@ -593,10 +670,8 @@ class StoredRows:
         if self._reader is None or start < self._position:
             self.close()
             self._reader = _Reader(self._file, self._name, False).__enter__()
-        row = math.prod(self.shape[1:]) * self.dtype.itemsize
-        while self._position < start:
-            passed = min(start - self._position, max(_SKIPPED // max(row, 1), 1))
-            self._position += len(self._reader.read(passed))
+        self._reader.skip(start - self._position)
+        self._position = max(self._position, start)
         found = self._reader.read(max(stop - start, 0))
         self._position += len(found)
         if self._position == self.shape[0]:

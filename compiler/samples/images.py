@@ -125,11 +125,16 @@ class ImageSamples(GivenSamples):
         return [(self.name, self.images.labels)]
 
     def _blocks(self, size: int) -> Iterator[Feed]:
+        yield from self._blocks_from(size, 0)
+
+    def _blocks_from(self, size: int, start: int) -> Iterator[Feed]:
         for part in self._parts:
             rows = part[self._spec.name]
-            for start in range(0, rows.shape[0], size):
-                block = rows[start : min(start + size, rows.shape[0])]
+            count = rows.shape[0]
+            for first in range(min(start, count), count, size):
+                block = rows[first : min(first + size, count)]
                 yield {self._spec.name: values_of(block, self.pixels, self._spec.dtype)}
+            start = max(start - count, 0)
 
 
 def values_of(block: np.ndarray, pixels: Pixels, dtype: np.dtype) -> np.ndarray:
@@ -156,10 +161,19 @@ class ImageSpool:
     Args:
         path: of a folder or a CSV.
         options: of the user; None: none were given.
+        late: whether each is decoded when it is read, as often as that is, and none is kept.
+        known: SHA-256 of the files, where another process has found it.
     """
 
-    def __init__(self, path: Path, options: ImageOptions | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: ImageOptions | None,
+        late: bool = False,
+        known: str = "",
+    ) -> None:
         self._path, self._options = path, options or ImageOptions()
+        self._late, self._known = late, known
         self._spool: Spool | None = None
         self._kept: tuple[Pixels, str] | None = None
         self._images: ImageList | None = None
@@ -192,6 +206,10 @@ class ImageSpool:
             )
         self._images = self._images or list_images(self._path)
         pixels = resolve(self._options, spec.name, spec.shape, spec.dtype.kind == "f")
+        if self._late:
+            digest = self._known or _digest(self._images.files, progress)
+            parts: list[dict[str, Rows]] = [{spec.name: _Undecoded(self._images.files, pixels)}]
+            return ImageSamples(self._images, pixels, spec, parts, digest)
         if self._spool is None or self._kept != (_decoded_as(pixels), spec.name):
             self.close()
             self._decode(self._images, pixels, spec.name, progress)
@@ -208,16 +226,53 @@ class ImageSpool:
                 array = _decode_one(pillow, file, data, pixels)
                 seen = seen or (file, array.shape)
                 if array.shape != seen[1]:
-                    raise DataError(
-                        f"{file}: its size is another than that of {seen[0].name}, and the model "
-                        "leaves height and width open; give --size HxW"
-                    )
+                    raise _other_size(file, seen[0])
                 spool.add({name: array[None]})
         except BaseException:
             spool.close()
             raise
         self._spool, self._digest = spool, digest.hexdigest()
         self._kept = (_decoded_as(pixels), name)
+
+
+class _Undecoded:
+    """Images as an array of pixels, decoded when they are asked for.
+
+    Attributes:
+        shape: how many there are, and the shape of the first as it is fed.
+        dtype: uint8.
+    """
+
+    def __init__(self, files: Sequence[Path], pixels: Pixels) -> None:
+        self._files, self._pixels, self._pillow = files, pixels, open_pillow()
+        self.dtype = np.dtype(np.uint8)
+        self.shape = (len(files), *self._read(files[0]).shape)
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        found = []
+        for file in self._files[rows]:
+            found.append(self._read(file))
+            if found[-1].shape != self.shape[1:]:
+                raise _other_size(file, self._files[0])
+        return np.stack(found) if found else np.empty((0, *self.shape[1:]), self.dtype)
+
+    def _read(self, file: Path) -> np.ndarray:
+        return _decode_one(self._pillow, file, _bytes_of(file), self._pixels)
+
+
+def _digest(files: Sequence[Path], progress: Progress) -> str:
+    """SHA-256 of files, one after the other."""
+    digest = hashlib.sha256()
+    for file in progress.track(files, len(files), "reading images"):
+        digest.update(_bytes_of(file))
+    return digest.hexdigest()
+
+
+def _other_size(file: Path, first: Path) -> DataError:
+    return DataError(
+        f"{file}: its size is another than that of {first.name}, and the model leaves height and "
+        "width open; give --size HxW"
+    )
 
 
 def _decoded_as(pixels: Pixels) -> Pixels:

@@ -77,7 +77,26 @@ class Source:
         self._image_options = images
         self._pixels: Pixels | None = None
         self._data, self._columns = data, dict(columns or {})
+        self._late, self._known = False, ""
         self._digest, self._warnings = "", []  # type: str, list[str]
+
+    @property
+    def path(self) -> Path | None:
+        """Of the file or folder; None of data that are no path."""
+        return Path(self._data) if isinstance(self._data, (str, os.PathLike)) else None
+
+    @property
+    def image_options(self) -> ImageOptions | None:
+        """How pixels become values, as far as it is given."""
+        return self._image_options
+
+    def read_late(self, known: str = "") -> None:
+        """Read what a path holds only as it is asked for.
+
+        Args:
+            known: SHA-256 of all of it, as another process found it; empty: it is found here.
+        """
+        self._late, self._known = True, known
 
     def close(self) -> None:
         """Give back what was spooled; an iterator, which cannot be read again, is used up."""
@@ -93,10 +112,9 @@ class Source:
     def prepare_images(self, preprocessing: str | None) -> None:
         """Prepare images as is recorded, where they are images and nothing else is said of them."""
         if preprocessing and self._image_options is None and self._images is None:
-            path = Path(self._data) if isinstance(self._data, (str, os.PathLike)) else None
-            if path is None:
+            if self.path is None:
                 self._recorded = recorded(preprocessing)
-            elif is_images(path):
+            elif is_images(self.path):
                 self._image_options = recorded(preprocessing)
 
     def open(self, specs: list[InputSpec], progress: Progress | None = None) -> GivenSamples:
@@ -135,10 +153,10 @@ class Source:
 
     def _of_path(self, path: Path, specs: list[InputSpec], progress: Progress) -> GivenSamples:
         if self._images is None and is_images(path):
-            self._images = ImageSpool(path, self._image_options)
+            self._images = ImageSpool(path, self._image_options, self._late, self._known)
         if self._images is not None:
             return self._images.open(specs, progress)
-        samples = FileSamples(path, specs)
+        samples = FileSamples(path, specs, self._known)
         if self._image_options is not None:
             raise UsageError(_NO_IMAGES.format(path, self._image_options.given[0]))
         return samples

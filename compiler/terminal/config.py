@@ -78,6 +78,8 @@ def _checked(path: Path, key: str, value: Any, option: click.Option) -> Any:
             wanted, given = "an array of texts", tuple(value) if isinstance(value, list) else None
         elif declared.is_switch:
             wanted = "true or false"
+        elif declared.text:
+            given = value if isinstance(value, str) else None
         elif not declared.choices and declared.numbers is None:
             wanted, given = "a text", Path(value) if isinstance(value, str) else None
         sound = given is not None and declared.takes(given)

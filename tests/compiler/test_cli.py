@@ -114,6 +114,8 @@ def test_options_reach_the_compiler(tmp_path):
         "binary_spikes": "bits",
         "threads": None,
         "memory": 0.25,
+        "workers": None,
+        "scheduler": None,
         "strict": False,
         "min_agreement": None,
         "layer_errors": False,

@@ -93,6 +93,7 @@ def test_values_of_another_type_are_refused():
         ({"sequential": None}, "--sequential None cannot be used; give True or False"),
         ({"exclude": "a"}, "--exclude 'a' cannot be used; give a tuple of texts"),
         ({"exclude": ("",)}, "cannot be used; give a tuple of texts"),
+        ({"scheduler": 8786}, "--scheduler 8786 cannot be used; give a text"),
         ({"dump_dir": "steps"}, "--dump-dir 'steps' cannot be used; give a pathlib.Path"),
         ({"scale": None}, "--scale None cannot be used; give a finite number above 0"),
     ):
@@ -164,6 +165,8 @@ def test_every_option_reaches_the_compiler_and_no_other(monkeypatch, tmp_path):
                 value = option.numbers.kind(max(least, option.numbers.least))
             elif option.several:
                 value = ("a*", "b")
+            elif option.text:
+                value = "tcp://here:8786"
             else:
                 value = tmp_path
             expected[name] = value

@@ -7,12 +7,14 @@
 2. The interval is the value -+ 1.96 standard deviations over the resamples, within the range of the
    statistic. Of a single sample it is the whole range: one sample says nothing of others.
 3. Two networks are compared within each resample: both answer the same samples.
-4. The weights are the same in every run.
+4. The weights are the same in every run: those of a sample depend on its number alone, so that
+   samples may be counted in parts (``merge``). Sums over weights have the order of the samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -37,17 +39,34 @@ class Bootstrap:
     """
 
     def __init__(self, sums: int) -> None:
-        self._random = np.random.default_rng(0)
         self._total = np.zeros(sums)
         self._resampled = np.zeros((RESAMPLES, sums))
         self.samples = 0
 
-    def add(self, rows: np.ndarray) -> None:
-        """What the next samples add to each sum, [samples, sums]."""
-        weights = self._random.poisson(1.0, (len(rows), RESAMPLES))
+    def add(self, rows: np.ndarray, start: int | None = None) -> None:
+        """What the next samples add to each sum.
+
+        Args:
+            rows: [samples, sums].
+            start: number of the first of them; None: they follow those before.
+        """
+        first = self.samples if start is None else start
         self._total += rows.sum(axis=0)
-        self._resampled += weights.T @ rows
+        for number, row in enumerate(rows, first):
+            weights = np.random.default_rng(number).poisson(1.0, RESAMPLES)
+            used = np.flatnonzero(row)
+            self._resampled[:, used] += weights[:, None] * row[used]
         self.samples += len(rows)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes."""
+        return {"total": self._total, "resampled": self._resampled, "samples": self.samples}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add the sums of samples behind these."""
+        self._total += state["total"]
+        self._resampled += state["resampled"]
+        self.samples += state["samples"]
 
     def estimate(self, statistic: Statistic, limits: tuple[float, float] = SHARE) -> Estimate:
         """A statistic and its interval."""

@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...errors import DataError, UsageError
 from ...running.fidelity import has_classes
 from ..labels import Labels, class_indices, labelled_outputs
@@ -23,7 +21,7 @@ from .correlation import regression, similarity
 from .detection import detection
 from .names import BOXES, CLASSIFICATION, DETECTION, REGRESSION, SEGMENTATION, SIMILARITY, TASKS
 from .segmentation import segmentation
-from .task import Task, TaskOptions
+from .task import Seen, Task, TaskOptions
 
 #: What labels a task has, and of which outputs.
 _EXPECTED = {
@@ -51,6 +49,11 @@ class Given:
     labels: Labels | None = None
     options: TaskOptions = TaskOptions()  # noqa: RUF009  # frozen
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there may be a task."""
+        return self.labels is not None or self.options != TaskOptions()
+
 
 def check_task(options: TaskOptions) -> None:
     """Refuse options that contradict one another.
@@ -72,14 +75,12 @@ def check_task(options: TaskOptions) -> None:
         )
 
 
-def choose_task(
-    given: Given, outputs: Mapping[str, np.ndarray], count: int, warnings: list[str]
-) -> Task:
+def choose_task(given: Given, outputs: Mapping[str, Seen], count: int, warnings: list[str]) -> Task:
     """The task, by the rules above.
 
     Args:
         given: samples, labels and options.
-        outputs: of the ANN for the first batch, by name; the batch axis first.
+        outputs: of the ANN for the first batch, by name.
         count: samples in that batch.
         warnings: gets what the user should know.
 
@@ -141,7 +142,7 @@ def _kind(given: Given) -> str:
 def _classification(
     labels: Labels,
     samples: int,
-    outputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, Seen],
     count: int,
     warnings: list[str],
 ) -> Task:
@@ -165,7 +166,7 @@ def _check_kind(labels: Labels | None, kinds: str, expected: str) -> None:
         raise labels.misfit(expected)
 
 
-def _fits_none(given: Given, outputs: Mapping[str, np.ndarray], expected: str) -> DataError:
+def _fits_none(given: Given, outputs: Mapping[str, Seen], expected: str) -> DataError:
     shown = ", ".join(f"'{name}' {list(output.shape)}" for name, output in outputs.items())
     shown = f"for the first batch the outputs are {shown}"
     if given.labels is None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,11 @@ from ...report.results import Estimate, Metric
 from ..labels import Labels
 from .bootstrap import RESAMPLES, interval
 from .names import REGRESSION, SIMILARITY
-from .task import Batch, Meter, Task
+from .task import Batch, Meter, Seen, Task
 
 
 def regression(
-    outputs: Mapping[str, np.ndarray], count: int, samples: int, labels: Labels
+    outputs: Mapping[str, Seen], count: int, samples: int, labels: Labels
 ) -> Task | None:
     """The task for the outputs of the first batch; None where none fits the labels.
 
@@ -60,7 +61,7 @@ def regression(
 
 
 def similarity(
-    outputs: Mapping[str, np.ndarray], count: int, samples: int, labels: Labels
+    outputs: Mapping[str, Seen], count: int, samples: int, labels: Labels
 ) -> Task | None:
     """The task for the outputs of the first batch; None where none fits the labels.
 
@@ -165,6 +166,15 @@ class CorrelationMeter:
         for number, outputs in enumerate((batch.ann, batch.other)):
             values = outputs[self._output]
             self._found[number].append(self._answers[number](values, batch.feed))
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes: answers of the ANN and of the network."""
+        return {"answers": [np.concatenate(found) for found in self._found if found]}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add the answers of samples behind these; a pair is never in two parts."""
+        for own, found in zip(self._found, state["answers"], strict=False):
+            own.append(found)
 
     def result(self) -> list[Metric]:
         """Spearman's and Pearson's correlation."""

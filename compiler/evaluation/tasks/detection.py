@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,7 @@ from ..statistics import Z
 from .bootstrap import SHARE, Bootstrap, ratio
 from .boxes import SCORE, Boxes, Form, agreement, fitting_form, kept
 from .names import DETECTION, ROWS
-from .task import Batch, Task
+from .task import Batch, Seen, Task
 
 _MOST, _LEAST_SCORE, _SUPPRESSED = 100, 0.001, 0.6
 _GROUPS = 20
@@ -40,7 +41,7 @@ _DRAWN, _MOST_DRAWN = 4, 20
 
 
 def detection(
-    outputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, Seen],
     count: int,
     samples: int,
     labels: Labels | None,
@@ -119,7 +120,7 @@ class DetectionMeter:
         self._agreement = Bootstrap(2)
         self._found: tuple[list[Boxes], list[Boxes]] = [], []
         self._known: list[np.ndarray] = []
-        self._seen, self._drawn = 0, []  # type: int, list[ImageBoxes]
+        self._drawn: list[ImageBoxes] = []
 
     def add(self, batch: Batch) -> None:
         """The next samples."""
@@ -128,18 +129,41 @@ class DetectionMeter:
         pairs = zip(batch.ann[self._form.output], batch.other[self._form.output], strict=True)
         for sample, values in enumerate(pairs):
             ann, other = (self._form.read(one, size) for one in values)
-            self._agreement.add(np.array([[agreement(ann, other, self._form.cells), 1.0]]))
+            agreed = agreement(ann, other, self._form.cells)
+            self._agreement.add(np.array([[agreed, 1.0]]), batch.start + sample)
             if len(self._drawn) < _DRAWN:
                 shown = [_rows(kept(one, SCORE, most_overlap, _MOST_DRAWN)) for one in (ann, other)]
                 if any(shown):
-                    self._drawn.append(ImageBoxes(self._seen, list(size), *shown))
-            self._seen += 1
+                    self._drawn.append(ImageBoxes(batch.start + sample, list(size), *shown))
             if batch.labels is None:
                 continue
             own = batch.labels[sample]
             self._known.append(own[own[:, 0] >= 0])
             for found, boxes in zip(self._found, (ann, other), strict=True):
                 found.append(kept(boxes, _LEAST_SCORE, most_overlap, _MOST))
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes; what belongs to images is joined, with its length in each."""
+        return {
+            "agreement": self._agreement.state(),
+            "drawn": [asdict(one) for one in self._drawn],
+            "known": _joined(self._known),
+            "found": [
+                [
+                    _joined([getattr(boxes, name) for boxes in found])
+                    for name in ("corners", "scores", "classes")
+                ]
+                for found in self._found
+            ],
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add what was found in images behind these."""
+        self._agreement.merge(state["agreement"])
+        self._drawn = [*self._drawn, *(ImageBoxes(**one) for one in state["drawn"])][:_DRAWN]
+        self._known += _apart(state["known"])
+        for own, parts in zip(self._found, state["found"], strict=True):
+            own += [Boxes(*one) for one in zip(*map(_apart, parts), strict=True)]
 
     def drawn(self) -> list[ImageBoxes]:
         """Boxes of a few images."""
@@ -158,6 +182,19 @@ class DetectionMeter:
             value, of_ann = (_jackknife(one, len(self._known), SHARE) for one in (other, ann))
             metrics.insert(0, Metric(name, value, of_ann, drop))
         return metrics
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Arrays along their first axes as one, and the length of each."""
+    lengths = np.array([len(one) for one in arrays], np.int64)
+    return {"lengths": lengths, "values": np.concatenate(arrays) if len(arrays) else None}
+
+
+def _apart(joined: Mapping[str, Any]) -> list[np.ndarray]:
+    """The arrays that :func:`_joined` was given."""
+    if joined["values"] is None:
+        return []
+    return np.split(joined["values"], np.cumsum(joined["lengths"])[:-1])
 
 
 def _rows(boxes: Boxes) -> list[list[float]]:

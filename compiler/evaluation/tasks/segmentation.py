@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,11 @@ from ...report.results import Metric
 from ..labels import Labels
 from .bootstrap import DIFFERENCE, Bootstrap, Statistic, ratio
 from .names import SEGMENTATION
-from .task import Batch, Task
+from .task import Batch, Seen, Task
 
 
 def segmentation(
-    outputs: Mapping[str, np.ndarray], count: int, labels: Labels | None, ignore: int | None
+    outputs: Mapping[str, Seen], count: int, labels: Labels | None, ignore: int | None
 ) -> Task | None:
     """The task for the outputs of the first batch; None where none gives a class for each pixel.
 
@@ -79,10 +80,10 @@ class Maps:
         return max(self.channels, 2)
 
     @classmethod
-    def of(cls, name: str, values: np.ndarray, axis: int | None) -> Maps:
+    def of(cls, name: str, seen: Seen, axis: int | None) -> Maps:
         """Those of an output whose first batch is known."""
-        inside = bool(((values >= 0) & (values <= 1)).all())
-        return cls(name, axis, 1 if axis is None else values.shape[axis], 0.5 if inside else 0.0)
+        channels = 1 if axis is None else seen.shape[axis]
+        return cls(name, axis, channels, 0.5 if seen.inside else 0.0)
 
     def answers(self, values: np.ndarray) -> np.ndarray:
         """The class at each pixel of one sample, ``classes`` where a value is NaN.
@@ -130,7 +131,16 @@ class SegmentationMeter:
                 counts = [self._counts(one[known], own[known]) for one in (ann, other)]
                 row[:-2] = np.concatenate(counts)
             rows.append(row)
-        self._sums.add(np.array(rows))
+        self._sums.add(np.array(rows), batch.start)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`merge` takes."""
+        return {"labelled": self._labelled, "sums": self._sums.state()}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add the counts of samples behind these."""
+        self._labelled = self._labelled or state["labelled"]
+        self._sums.merge(state["sums"])
 
     def _pixels(self, labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if shape not in _shapes(labels.shape):
@@ -205,9 +215,7 @@ def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return found
 
 
-def _fitting(
-    outputs: Mapping[str, np.ndarray], shape: tuple[int, ...] | None, count: int
-) -> list[Maps]:
+def _fitting(outputs: Mapping[str, Seen], shape: tuple[int, ...] | None, count: int) -> list[Maps]:
     """The outputs that give a class for each pixel.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,12 +36,41 @@ class Batch:
         ann: outputs by name, the batch axis first.
         other: likewise of the other network.
         labels: of these samples, as the task reads them.
+        start: number of the first of them.
     """
 
     feed: Feed
     ann: Mapping[str, np.ndarray]
     other: Mapping[str, np.ndarray]
     labels: np.ndarray | None
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is looked at of an output for the first batch.
+
+    Attributes:
+        shape: the batch axis first.
+        inside: whether all values lie in [0, 1].
+    """
+
+    shape: tuple[int, ...]
+    inside: bool
+
+    @classmethod
+    def of(cls, output: np.ndarray) -> Seen:
+        """That of an output."""
+        return cls(output.shape, bool(((output >= 0) & (output <= 1)).all()))
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        """Length of the batch axis."""
+        return self.shape[0]
 
 
 class Meter(Protocol):
@@ -53,6 +82,14 @@ class Meter(Protocol):
 
     def result(self) -> list[Metric]:
         """The metrics of all samples so far."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What was accumulated, as :meth:`merge` takes it: arrays, numbers, lists and mappings."""
+        ...
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add what a meter of its kind has accumulated of samples behind these."""
         ...
 
 

@@ -105,7 +105,7 @@ def test_data_that_are_no_data(folder):
         "no.npz": "no such file",
         "empty.npz": "not a readable .npz",
         "text.npz": "not a readable .npz",
-        "text.txt": "expected .npz, .npy or a folder",
+        "text.txt": "hello, which is no .npz or .npy file",
         "cut.npz": "not a readable .npz",
         "none": "holds no .npz or .npy file",
         "objects.npz": "'labels' is not readable",

@@ -14,7 +14,8 @@ from made_up_results import point
 from snn_compile.compiler import CompileOptions, compile_model, front_end
 from snn_compile.compiler.errors import DataError, ModelError, UsageError
 from snn_compile.compiler.evaluation.recorded import recorded_options
-from snn_compile.compiler.evaluation.sweep import Setting, mark_pareto, parse_sweep, sweep
+from snn_compile.compiler.evaluation.sweep import Setting, mark_pareto, parse_sweep, tried_here
+from snn_compile.compiler.evaluation.sweep import sweep as sweep_over
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.report.results import Metric, SweepPoint
 from snn_compile.compiler.report.sweep_points import accuracy_of, baseline_points, energy_of
@@ -208,6 +209,11 @@ def test_a_baseline_of_int8_is_compared_in_8_bits_alone():
 
 
 # Compiling
+
+
+def sweep(model, samples, options, settings, measure, progress):
+    trials = tried_here(model, samples, measure, progress)
+    return sweep_over(options, settings, trials, synthetic=samples is None)
 
 
 def levels_and_theta(network):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import model_from_text
 from snn_compile.compiler.errors import DataError, ModelError
-from snn_compile.compiler.samples.files import FileSamples, InputSpec, input_specs
+from snn_compile.compiler.samples.files import FileSamples, InputSpec, StoredRows, input_specs
 
 F32 = np.dtype(np.float32)
 IMAGE = InputSpec("image", F32, (None, 2, 3))
@@ -296,3 +296,60 @@ def test_one_number_per_sample_and_arrays_of_inputs_without_a_batch_axis(tmp_pat
     np.save(tmp_path / "alone" / "a.npy", DATA[:4])
     samples = FileSamples(tmp_path / "alone", [IMAGE._replace(shape=(2, 3))])
     assert (samples.count, samples.unbatched) == (4, {"image"})
+
+
+# From a sample on, and lists ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["npz", "compressed", "npy", "folder", "list"])
+@pytest.mark.parametrize("start", [0, 1, 6, 7, 13, 19, 20])
+def test_samples_are_read_from_any_of_them_on(tmp_path, form, start):
+    x = np.arange(20 * 3, dtype=np.float32).reshape(20, 3)
+    path = tmp_path / "d.npz"
+    if form == "npy":
+        path = tmp_path / "d.npy"
+        np.save(path, x)
+    elif form in ("npz", "compressed"):
+        save = np.savez if form == "npz" else np.savez_compressed
+        save(path, labels=np.zeros((20, 5)), x=x)
+    else:
+        (tmp_path / "parts").mkdir()
+        np.savez(tmp_path / "parts" / "a.npz", x=x[:6])
+        np.savez_compressed(tmp_path / "parts" / "b.npz", x=x[6:13])
+        np.save(tmp_path / "parts" / "c.npy", x[13:])
+        path = tmp_path / "parts"
+        if form == "list":
+            path = tmp_path / "list.txt"
+            path.write_text("parts/a.npz\n\nparts/b.npz\n  parts/c.npy\n")
+    samples = FileSamples(path, [InputSpec("x", np.dtype("float32"), (None, 3))])
+    assert samples.count == 20
+    feeds = list(samples.batches(4, start))
+    assert all(len(feed["x"]) == 4 for feed in feeds[:-1])
+    found = np.concatenate([x[:0], *(feed["x"] for feed in feeds)])
+    np.testing.assert_array_equal(found, x[start:])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lists no file"),
+        ("a.npz\nb.png\n", r"b\.png, which is no \.npz or \.npy"),
+        (b"\xff\xfe\x00", "is no readable list"),
+    ],
+)
+def test_a_list_of_what_is_not_there_is_refused(tmp_path, text, message):
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 3), np.float32))
+    path = tmp_path / "list.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message):
+        FileSamples(path, [InputSpec("x", np.dtype("float32"), (None, 3))])
+
+
+def test_rows_apart_are_read_past_those_between(tmp_path):
+    rows = np.arange(40).reshape(20, 2)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "d.npz", x=rows)
+        stored = StoredRows(tmp_path / "d.npz", "x")
+        for start, stop in ((2, 4), (4, 5), (9, 12), (15, 16), (1, 3), (18, 20)):
+            np.testing.assert_array_equal(stored[start:stop], rows[start:stop])
+        stored.close()

@@ -44,6 +44,8 @@ def other(name, option, tmp_path):
     if option.numbers is not None:
         value = option.numbers.kind(max(1 if option.default != 1 else 2, option.numbers.least))
         return value, repr(value)
+    if option.text:
+        return "tcp://here:8786", '"tcp://here:8786"'
     return tmp_path / name, json.dumps(str(tmp_path / name))
 
 

@@ -316,7 +316,8 @@ def test_boxes_of_a_few_images_are_kept():
     feed = {"x": rng.random((8, 3, 48, 64)).astype(np.float32)}
     meter = DetectionMeter(Form("rows", "y", None))
     for part in (slice(0, 3), slice(3, 8)):
-        batch = Batch({"x": feed["x"][part]}, {"y": boxes[part]}, {"y": other[part]}, None)
+        outputs = {"y": boxes[part]}, {"y": other[part]}
+        batch = Batch({"x": feed["x"][part]}, *outputs, None, part.start)
         meter.add(batch)
     drawn = meter.drawn()
     assert [image.sample for image in drawn] == [1, 2, 3, 4]
