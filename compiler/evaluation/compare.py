@@ -150,7 +150,11 @@ def _merged(
     samples = 0
 
     def add(state: dict[str, Any]) -> int:
+        if state["uncounted"]:
+            sides.counting.give_up(state["uncounted"])
         tallies.update(tallies or sides.totals(runs_here))
+        if sides.counting.problem:
+            tallies[THE_SNN].spikes = None
         for name, tally in tallies.items():
             tally.merge(state["tallies"][name])
         return int(state["samples"])
@@ -162,7 +166,7 @@ def _merged(
 
     def whole() -> dict[str, Any]:
         kept = {name: tally.state() for name, tally in tallies.items()}
-        return {"samples": samples, "tallies": kept}
+        return {"samples": samples, "tallies": kept, "uncounted": sides.counting.problem}
 
     with partial.keeping(whole) as merging:
         if (before := partial.state) is not None:

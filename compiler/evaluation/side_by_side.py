@@ -80,6 +80,10 @@ class Counting:
             except ModelError as reason:  # several timesteps, another type, changed planes
                 self.problem = str(reason)
 
+    def give_up(self, problem: str) -> None:
+        """Count no spikes, for this reason."""
+        self.meter, self.problem = None, problem
+
 
 class SideBySide:
     """The networks in sessions, and what runs them.
@@ -173,8 +177,9 @@ class SideBySide:
             feeds: its batches; more may follow.
 
         Returns:
-            "samples", how many it had, and "tallies", by network, as :class:`.tally.Tally` merges
-            them; without spikes where this process runs all shards.
+            "samples", how many it had; "tallies", by network, as :class:`.tally.Tally` merges
+            them, without spikes where this process runs all shards; "uncounted", why no spikes are
+            counted, or empty.
 
         Raises:
             DataError: a network does not run on the samples, or they are not fit for it.
@@ -200,7 +205,7 @@ class SideBySide:
         states = {name: tally.state(not self._whole) for name, tally in tallies.items()}
         if self.counting.meter is not None and not self._whole:
             self.counting.meter.clear()
-        return {"samples": done, "tallies": states}
+        return {"samples": done, "tallies": states, "uncounted": self.counting.problem}
 
     def tallies(self, task: Task, counting: Counting) -> dict[str, Tally]:
         """An empty tally of each network but the ANN; the SNN's, the first, counts spikes."""
@@ -259,7 +264,11 @@ class SideBySide:
             return None
         runs = self.shards.batches if self._whole else runs
         if runs not in self._counting:
-            self._counting[runs] = make_session(with_runs(meter.network, runs))
+            try:
+                self._counting[runs] = make_session(with_runs(meter.network, runs))
+            except ModelError as reason:  # neurons of another type than float32
+                self.counting.give_up(str(reason))
+                return None
         return self._counting[runs]
 
     def _outputs(self, session: ort.InferenceSession, feed: Feed, name: str) -> list[np.ndarray]:

@@ -205,7 +205,7 @@ def test_the_range_of_weights_of_a_sweep_is_that_of_the_file(folder, tmp_path, m
     seen = []
 
     def sweep(*arguments):
-        seen.append((arguments[2].target, arguments[2].int8_weights))
+        seen.append((arguments[0].target, arguments[0].int8_weights))
         return []
 
     monkeypatch.setattr("snn_compile.compiler.evaluation.evaluate.sweep", sweep)

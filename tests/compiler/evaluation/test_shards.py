@@ -285,6 +285,20 @@ def test_a_file_of_other_tallies_is_said_to_be_damaged(begun):
         found(folder, options)
 
 
+def test_spikes_that_cannot_be_counted_are_warned_of_once(tmp_path):
+    """Neurons of float16: their networks count in no session."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "ai.snn" : 1]>
+        g (float16[N,3] x) => (float16[N,3] y) <float16 theta = {1}> {
+            [fire] y = ai.snn.MultiThresholdFire <levels_pos = 9> (x, theta) }""")
+    for name in ("ann", "snn"):
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "d.npz", x=np.ones((70, 3), np.float16))
+    alone = found(tmp_path, OPTIONS)
+    assert alone.count("spikes are not counted") == 1
+    assert found(tmp_path, replace(OPTIONS, cluster=InlineCluster())) == alone
+    assert found(tmp_path, replace(OPTIONS, resume=tmp_path / "p.npz")) == alone
+
+
 def test_where_an_interrupted_run_goes_on_is_said(begun):
     texts = []
 
