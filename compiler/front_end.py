@@ -54,7 +54,11 @@ from .samples.source import Data, Source, opened
 from .samples.synthetic import SyntheticSamples
 from .steps import Steps
 
-SYNTHETIC_SAMPLES = 64
+#: Synthetic samples; of large networks fewer, so many that one pass takes about so many
+#: multiply-accumulates, but no fewer than that: calibration makes several passes, and what more
+#: samples tell of made-up inputs is little.
+SYNTHETIC_SAMPLES, FEWEST_SYNTHETIC = 64, 16
+_SYNTHETIC_WORK = 8e9
 #: Activations that the runtime holds at once, taken as large as the largest.
 _ALIVE = 3
 #: Bytes of a value.
@@ -231,6 +235,8 @@ def _prepared(
     graph = apply_passes(graph, COMPLETION, options, steps)
     layers = find_layers(graph) if options.corrects_layers else []
     activations, analog, shapes, coverage = _covered(graph, ann, samples, options.strict)
+    if isinstance(samples, SyntheticSamples):
+        samples = samples.first(max(int(_SYNTHETIC_WORK / max(coverage.macs, 1)), FEWEST_SYNTHETIC))
 
     timesteps = options.timesteps if options.stepwise else 1
     batch, block = _batches(activations, shapes, samples, timesteps)

@@ -129,8 +129,13 @@ class SyntheticSamples(Samples):
         self.origin = f"{count} synthetic samples, seed {seed}"
         if text:
             self.origin += f": {text}"
-        self._specs, self._seed = specs, seed
+        self._specs, self._seed, self._text = specs, seed, text
         self._looks = {spec.name: (looks or {}).get(spec.name, Look()) for spec in specs}
+
+    def first(self, most: int) -> SyntheticSamples:
+        """The first of them, at most so many; where the model fixes a batch, what fills batches."""
+        count = min(most, self._drawn)
+        return SyntheticSamples(self._specs, count, self._seed, self._looks, self._text)
 
     def _blocks(self, size: int) -> Iterator[Feed]:
         for start in range(0, self.count, size):
