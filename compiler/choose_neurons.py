@@ -69,7 +69,7 @@ def choose_neurons(
     # Membranes have all levels of 8 bits, whatever the neurons have.
     levels: Mapping[str, int] = {a.output: MOST_INT8 for a in activations if a.membrane}
     budget = search = None
-    if options.levels_budget:
+    if options.levels_budget and len(activations) > 1:
         with steps("plan_levels"):
             macs = prepared.coverage.macs
             levels, budget = plan_levels(

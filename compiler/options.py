@@ -271,10 +271,12 @@ class CompileOptions:
     levels_budget: float | None = _option(
         NEURONS,
         "Give each neuron levels of its own, from half of --levels to twice as many, at this share "
-        "of the spikes that --levels for each would fire; 1 only moves them.",
-        numbers=Numbers(float, 0, above=True),
+        "of the spikes that --levels for each would fire; 1 only moves them, 0 gives each the same.",
+        fallback=1.0,
+        shown="1 for auto neurons of onnxruntime",
+        numbers=Numbers(float, 0),
         symbol="SHARE",
-        brief="Levels of its own for each neuron, at this share of the spikes of --levels for each",
+        brief="Levels of its own for each neuron, at this share of the spikes; 0: the same for all",
     )
     scale: float = _option(
         NEURONS,
@@ -621,7 +623,10 @@ def resolve_common(options: CompileOptions, synthetic: bool) -> CompileOptions:
         )
     if search and options.scale != 1:
         raise UsageError("a scale is searched and given; leave out --scale or --search-scale")
-    return _resolve_neuron(options)
+    options = _resolve_neuron(options)
+    # Of made-up samples it is not known where levels matter.
+    planned = options.target == ONNXRUNTIME and options.neuron == AUTO and not synthetic
+    return filled(options, levels_budget=OPTIONS["levels_budget"].fallback) if planned else options
 
 
 def filled(options: CompileOptions, **values: Any) -> CompileOptions:

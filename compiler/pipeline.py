@@ -221,8 +221,8 @@ def compile_prepared(
 def _other_levels(
     chosen: Chosen, report: CompileReport, options: CompileOptions
 ) -> list[LevelsEstimate]:
-    """Of real samples, and where N is one number that the user can change."""
-    planned = options.levels_budget is not None or options.integers or options.timesteps > 1
+    """Of real samples, and where N is a number that the user can change."""
+    planned = options.levels_budget not in (None, 0, 1) or options.integers or options.timesteps > 1
     if planned or report.calibration["synthetic"] or report.verification is None:
         return []
     ratios = half_and_double(chosen.neurons, chosen.membranes)

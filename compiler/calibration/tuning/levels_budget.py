@@ -7,16 +7,16 @@ they have, and in what their error does to the outputs.
    twice, :func:`ladder`) there are the squared relative error to be expected, e^2, and as cost the
    spikes on a sample to be expected (``counting/neuron_spikes.py``). The neuron is fitted to the
    distribution of its membrane potential in the ANN with each of these numbers; above 8 levels with
-   the least, the asked and the most, between which both figures are powers of N. The ladder is
-   short, as rule 3 counts on errors that are small: from a quarter to four times the N, networks
-   lost more at N = 4.
+   the N that was asked for, as e^2 goes with N^-2 then, and spikes with N. The ladder is short, as
+   rule 3 counts on errors that are small: from a quarter to four times the N, networks lost more at
+   N = 4.
 2. Sensitivity. What an error at one neuron alone does to the outputs,
 
        sensitivity = (||dy||^2 / ||y||^2) / (||da||^2 / ||a||^2)
 
-   a the activation, y the outputs, the mean over them. Measured on some samples with the
-   activation rounded to a step whose error is about that of the neuron with N levels. All neurons
-   are measured in one session: what is added to an activation is multiplied by an input.
+   a the activation, y the outputs, the mean over them. Measured with the activation rounded to a
+   step whose error is about that of the neuron with N levels. All neurons are measured in one
+   session: each has a branch that rounds, and an input that says whether it is taken.
 3. Choice. The sum of sensitivity * e^2, which is the squared relative error of the outputs if the
    neurons' errors are independent and small, is minimised under sum of costs <= budget.
    :func:`allocate` goes up the lower convex hull of each table, always by the step that takes off
@@ -25,6 +25,8 @@ they have, and in what their error does to the outputs.
    spent before the first step that no longer fits, no choice has less error, hull or not; the rest
    of the budget goes to later steps that still fit.
 
+Both are measured on the same few samples, evenly spread over those of calibration.
+
 The budget is a share of what N levels for every neuron would fire, by the same tables: with 1 the
 levels are only moved, with 0.5 half of the spikes have to go.
 """
@@ -32,13 +34,12 @@ levels are only moved, with 0.5 half of the spikes have to go.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.functions import ActivationFunction
@@ -46,11 +47,19 @@ from ....passes.graph.network import Network
 from ....passes.graph.protos import graphs_below, unused_prefix
 from ....passes.neurons.neuron import Neuron
 from ...errors import DataError, UsageError
-from ...options import AUTO, DENSITY, MOST_LEVELS, MOST_PLACED, MULTI_THRESHOLD, CompileOptions
+from ...options import (
+    AUTO,
+    DENSITY,
+    MOST_LEVELS,
+    MOST_PLACED,
+    MULTI_THRESHOLD,
+    SCALE,
+    CompileOptions,
+)
 from ...progress import Progress
 from ...running.expose import with_outputs
 from ...running.fidelity import FidelityMeter, float_outputs
-from ...running.histograms import observe_samples
+from ...running.histograms import Observations, with_histograms
 from ...running.probe import first_not_finite
 from ...running.session import make_session, run_samples
 from ...running.signed_histogram import SignedHistogram
@@ -60,9 +69,9 @@ from ..fitting.fit_neuron import fit_neuron
 from ..fitting.rows import distributions
 from ..fitting.watches import Fit, watches_of
 
-#: Samples on which sensitivities are measured, at most; of large networks so many that all runs
+#: Samples that are looked at; of large networks so many, but no fewer than that, that all runs
 #: together take about so many multiply-accumulates.
-MOST_SAMPLES = 64
+MOST_SAMPLES, _FEWEST_SAMPLES = 64, 4
 _WORK = 1e11
 #: How many of them run at a time.
 _BATCH = 4
@@ -161,20 +170,21 @@ def plan_levels(
 
     Raises:
         UsageError: the budget is below what the fewest levels cost.
-        DataError: the network does not run on the samples, or gives NaN or inf.
+        DataError: the network does not run on these samples, or gives NaN or inf.
     """
     share = options.levels_budget
     assert share is not None
-    histograms, seen = _observe(network, activations, samples, size, options, progress)
+    most = int(np.clip(_WORK / max(macs * len(activations), 1), _FEWEST_SAMPLES, MOST_SAMPLES))
+    feeds, used = _spread(samples, size, most)
+    histograms = _observe(network, activations, feeds, samples, options)
     tables: dict[str, list[Choice]] = {}
     steps: dict[str, float] = {}
     for a in progress.track(activations, len(activations), "tables of levels"):
         histogram = histograms[a.output]
-        tables[a.output] = level_table(a, histogram, seen, options)
+        tables[a.output] = level_table(a, histogram, used, options)
         equal_error = _line(tables[a.output], _asked(options)).error
         steps[a.output] = _step(histogram, a.function, math.sqrt(equal_error))
-    most = int(np.clip(_WORK / max(macs * len(activations), 1), 1, MOST_SAMPLES))
-    sensitivities, used = measure_sensitivities(network, steps, samples, size, most, progress)
+    sensitivities = measure_sensitivities(network, steps, feeds, progress)
     weighted = {
         key: [replace(line, error=line.error * sensitivities[key]) for line in table]
         for key, table in tables.items()
@@ -239,27 +249,23 @@ def level_table(
     rows = distributions(histogram)
     if options.calibrator == AUTO:
         options = replace(options, calibrator="mse" if options.kind == MULTI_THRESHOLD else DENSITY)
-    rungs = ladder(options)
-    known: dict[int, Choice] = {}
-    few = options.levels <= _FEW
-    for levels in rungs if few else {rungs[0], _asked(options), rungs[-1]}:
+
+    def fitted(levels: int) -> Choice:
         neuron = fit_neuron(activation, histogram, replace(options, levels=levels))
-        known[levels] = Choice(levels, neuron.error**2, count_spikes(neuron, rows) / samples)
-    return [known.get(levels) or _between(known, levels) for levels in rungs]
+        return Choice(levels, neuron.error**2, count_spikes(neuron, rows) / samples)
 
-
-def _between(known: Mapping[int, Choice], levels: int) -> Choice:
-    """A choice between two known ones: logarithms are linear in that of N."""
-    less = known[max(one for one in known if one < levels)]
-    more = known[min(one for one in known if one > levels)]
-    share = math.log(levels / less.levels) / math.log(more.levels / less.levels)
-
-    def power(first: float, last: float) -> float:
-        if first <= 0 or last <= 0:
-            return first + share * (last - first)
-        return float(first * (last / first) ** share)
-
-    return Choice(levels, power(less.error, more.error), power(less.cost, more.cost))
+    if options.levels <= _FEW:
+        return [fitted(levels) for levels in ladder(options)]
+    if options.kind == AUTO:  # what decides between kinds is a constant factor of the error
+        options = replace(options, neuron=SCALE)
+    asked = fitted(_asked(options))
+    if asked.error == 0:  # as many levels as there are values: fewer are too few
+        return [asked]
+    return [
+        Choice(levels, asked.error / share**2, asked.cost * share)
+        for levels in ladder(options)
+        if (share := levels / asked.levels)
+    ]
 
 
 def count_spikes(neuron: Neuron, rows: Sequence[Distribution]) -> float:
@@ -316,124 +322,136 @@ def _slope(before: Choice, after: Choice) -> float:
 
 
 def measure_sensitivities(
-    network: Network,
-    steps: Mapping[str, float],
-    samples: Samples,
-    size: int,
-    most: int,
-    progress: Progress,
-) -> tuple[dict[str, float], int]:
+    network: Network, steps: Mapping[str, float], feeds: Sequence[Feed], progress: Progress
+) -> dict[str, float]:
     """What an error at one activation alone does to the outputs: rule 2.
 
     Args:
         network: the canonical ANN.
         steps: to which step each activation is rounded, by its output tensor; 0 if not at all.
-        samples: calibration samples.
-        size: how many may run at a time.
-        most: how many are run.
+        feeds: batches of samples.
         progress: told about activations done.
 
     Returns:
-        Sensitivities, and how many samples they were measured on. 0 where the step is 0, or no
-        output changes; the mean of the others where the activation is silent on these samples; all
-        are 1 where no output can be compared.
+        Sensitivities: 0 where the step is 0, or no output changes; the mean of the others where the
+        activation is silent on these samples; all are 1 where no output can be compared.
     """
-    feeds, used = _spread(samples, size, most)
     outputs = [name for _, name in float_outputs(make_session(network, library=False))]
     if not outputs:
-        return dict.fromkeys(steps, 1.0), used
-    rounded = _Rounded(network, steps)
-    expected, shares = rounded.measure_shares(feeds, outputs)
-    session = make_session(with_outputs(rounded.network, outputs), library=False)
+        return dict.fromkeys(steps, 1.0)
+    expected, shares = _shares(network, steps, feeds, outputs)
+    switched, switches = _switched(network, steps)
+    session = make_session(with_outputs(switched, outputs), library=False)
     found: dict[str, float] = {}
     for key in progress.track(list(steps), len(steps), "sensitivities"):
         if shares[key] == 0:
             continue
+        only = {switch: np.array(name == key) for name, switch in switches.items()}
         meters = [FidelityMeter(name) for name in outputs]
         for feed, wanted in zip(feeds, expected, strict=True):
-            got = run_samples(session, feed | rounded.gates(key), "the model")
+            got = run_samples(session, feed | only, "the model")
             for meter, reference, other in zip(meters, wanted, got, strict=True):
                 meter.add(reference, other)
         errors = [meter.result().relative_l2 ** 2 for meter in meters]
         found[key] = float(np.mean(errors)) / shares[key]
     if not np.isfinite(list(found.values())).all():
-        return dict.fromkeys(steps, 1.0), used
+        return dict.fromkeys(steps, 1.0)
     typical = float(np.mean(list(found.values()))) if found else 1.0
-    return {key: found.get(key, typical) if step else 0.0 for key, step in steps.items()}, used
+    return {key: found.get(key, typical) if step else 0.0 for key, step in steps.items()}
 
 
-class _Rounded:
-    """The ANN, with activations that a gate rounds: a + gate * (round(a / step) - a / step).
+def _shares(
+    network: Network, steps: Mapping[str, float], feeds: Sequence[Feed], outputs: Sequence[str]
+) -> tuple[list[list[np.ndarray]], dict[str, float]]:
+    """The outputs of each feed, and ||da||^2 / ||a||^2 of each activation."""
+    proto = ModelProto()
+    proto.CopyFrom(network.proto)
+    prefix = unused_prefix(proto.graph, "rounded")
+    names = {key: f"{prefix}.{number}" for number, key in enumerate(steps)}
 
-    Attributes:
-        network: with a scalar input per gate.
-    """
+    def summed(node: NodeProto) -> list[NodeProto]:
+        key, name = node.output[0], names[node.output[0]]
+        return [
+            node,
+            *_rounding(key, name, steps[key]),
+            helper.make_node("Sub", [f"{name}.rounded", key], [f"{name}.change"]),
+            helper.make_node("ReduceSumSquare", [f"{name}.change"], [f"{name}.lost"], keepdims=0),
+            helper.make_node("ReduceSumSquare", [key], [f"{name}.power"], keepdims=0),
+        ]
 
-    def __init__(self, network: Network, steps: Mapping[str, float]) -> None:
-        proto = ModelProto()
-        proto.CopyFrom(network.proto)
-        self.network = Network(proto, network.weights)
-        self._steps = {key: np.float32(step) for key, step in steps.items()}
-        prefix = unused_prefix(proto.graph, "rounded")
-        self._names = {key: f"{prefix}.{number}" for number, key in enumerate(steps)}
-        for graph in graphs_below(proto.graph):
-            nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
-            if any(node.output[0] in steps for node in nodes if node.output):
-                del graph.node[:]
-                for node in nodes:
-                    self._round(graph, node)
-        for name in self._names.values():
-            gate = helper.make_tensor_value_info(f"{name}.gate", TensorProto.FLOAT, [])
-            proto.graph.input.append(gate)
+    _replace(proto, names, summed)
+    sums = [f"{name}.{what}" for name in names.values() for what in ("lost", "power")]
+    visible = with_outputs(Network(proto, network.weights), [*outputs, *sums])
+    session = make_session(visible, library=False)
+    expected = []
+    totals = np.zeros(len(sums))
+    for feed in feeds:
+        got = run_samples(session, feed, "the model")
+        expected.append(got[: len(outputs)])
+        totals += [np.sum(array, dtype=np.float64) for array in got[len(outputs) :]]
+    pairs = zip(steps, totals.reshape(-1, 2), strict=True)
+    return expected, {
+        key: float(lost / power) if steps[key] and power > 0 else 0.0
+        for key, (lost, power) in pairs
+    }
 
-    def gates(self, active: str | None = None) -> dict[str, np.ndarray]:
-        """A feed that rounds one activation, or none."""
-        return {
-            f"{name}.gate": np.array(self._steps[key] if key == active else 0, np.float32)
-            for key, name in self._names.items()
+
+def _switched(network: Network, steps: Mapping[str, float]) -> tuple[Network, dict[str, str]]:
+    """The ANN with activations that are rounded on demand, and the input of each that says so."""
+    proto = ModelProto()
+    proto.CopyFrom(network.proto)
+    prefix = unused_prefix(proto.graph, "rounded")
+    names = {key: f"{prefix}.{number}" for number, key in enumerate(steps)}
+
+    def chosen(node: NodeProto) -> list[NodeProto]:
+        key, name = node.output[0], names[node.output[0]]
+        analog = f"{name}.analog"
+        node.output[0] = analog
+        branches = {
+            "then_branch": (_rounding(analog, name, steps[key]), f"{name}.rounded"),
+            "else_branch": (
+                [helper.make_node("Identity", [analog], [f"{name}.same"])],
+                f"{name}.same",
+            ),
         }
-
-    def measure_shares(
-        self, feeds: Sequence[Feed], outputs: Sequence[str]
-    ) -> tuple[list[list[np.ndarray]], dict[str, float]]:
-        """The outputs where nothing is rounded, and ||da||^2 / ||a||^2 of each activation."""
-        sums = [f"{name}.{what}" for name in self._names.values() for what in ("lost", "power")]
-        visible = with_outputs(self.network, [*outputs, *sums])
-        session = make_session(visible, library=False)
-        expected = []
-        totals = np.zeros(len(sums))
-        for feed in feeds:
-            got = run_samples(session, feed | self.gates(), "the model")
-            expected.append(got[: len(outputs)])
-            totals += [np.sum(array, dtype=np.float64) for array in got[len(outputs) :]]
-        pairs = zip(self._steps.items(), totals.reshape(-1, 2), strict=True)
-        return expected, {
-            key: float(step) ** 2 * float(lost / power) if power > 0 else 0.0
-            for (key, step), (lost, power) in pairs
+        graphs = {
+            branch: helper.make_graph(
+                nodes, branch, [], [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)]
+            )
+            for branch, (nodes, result) in branches.items()
         }
+        return [node, helper.make_node("If", [f"{name}.on"], [key], **graphs)]
 
-    def _round(self, graph: GraphProto, node: NodeProto) -> None:
-        """Append a node, and what rounds its output if that is an activation's."""
-        graph.node.append(node)
-        key = node.output[0] if node.output else ""
-        if key not in self._names:
-            return
-        name = self._names[key]
-        graph.node[-1].output[0] = f"{name}.analog"
-        step = np.array(self._steps[key] or 1, np.float32)
-        graph.initializer.append(numpy_helper.from_array(step, f"{name}.step"))
+    _replace(proto, names, chosen)
+    switches = {key: f"{name}.on" for key, name in names.items()}
+    proto.graph.input.extend(
+        helper.make_tensor_value_info(switch, TensorProto.BOOL, []) for switch in switches.values()
+    )
+    return Network(proto, network.weights), switches
 
-        def add(op: str, inputs: str, output: str, **attributes: Any) -> None:
-            names = [f"{name}.{what}" for what in inputs.split()]
-            graph.node.append(helper.make_node(op, names, [output], **attributes))
 
-        add("Div", "analog step", f"{name}.scaled")
-        add("Round", "scaled", f"{name}.rounded")
-        add("Sub", "rounded scaled", f"{name}.change")
-        add("Mul", "change gate", f"{name}.added")
-        add("Add", "analog added", key)
-        add("ReduceSumSquare", "change", f"{name}.lost", keepdims=0)
-        add("ReduceSumSquare", "analog", f"{name}.power", keepdims=0)
+def _rounding(value: str, name: str, step: float) -> list[NodeProto]:
+    """Nodes that round a value to a step: ``<name>.rounded``."""
+    constant = numpy_helper.from_array(np.array(step or 1, np.float32))
+    return [
+        helper.make_node("Constant", [], [f"{name}.step"], value=constant),
+        helper.make_node("Div", [value, f"{name}.step"], [f"{name}.steps"]),
+        helper.make_node("Round", [f"{name}.steps"], [f"{name}.whole"]),
+        helper.make_node("Mul", [f"{name}.whole", f"{name}.step"], [f"{name}.rounded"]),
+    ]
+
+
+def _replace(
+    proto: ModelProto, names: Mapping[str, str], by: Callable[[NodeProto], list[NodeProto]]
+) -> None:
+    """Replace the nodes that make these tensors, in bodies too."""
+    for graph in graphs_below(proto.graph):
+        nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+        if any(node.output and node.output[0] in names for node in nodes):
+            del graph.node[:]
+            for node in nodes:
+                made = node.output and node.output[0] in names
+                graph.node.extend(by(node) if made else [node])
 
 
 def _spread(samples: Samples, size: int, most: int) -> tuple[list[Feed], int]:
@@ -447,23 +465,23 @@ def _spread(samples: Samples, size: int, most: int) -> tuple[list[Feed], int]:
 def _observe(
     network: Network,
     activations: Sequence[Activation],
+    feeds: Sequence[Feed],
     samples: Samples,
-    size: int,
     options: CompileOptions,
-    progress: Progress,
-) -> tuple[dict[str, SignedHistogram], int]:
+) -> dict[str, SignedHistogram]:
     """The distribution of every membrane potential in the ANN, by the activation's output."""
     watches = watches_of(activations, Fit(options, {}).watch)
-    observations = observe_samples(network, watches, samples, size, progress, "distributions")
-    fixed = samples.fixed_batch
-    seen = samples.batch_count(size) * fixed if fixed else samples.count
+    observations = Observations(watches)
+    session = make_session(with_histograms(network, watches, runs=len(feeds)))
+    for feed in feeds:
+        observations.add(run_samples(session, feed, "the model"))
     if observations.not_finite:
         names = sorted(observations.not_finite)
         raise DataError(
             f"the samples make the input of a neuron NaN or infinite: {', '.join(names)}; check "
             f"their scaling: {first_not_finite(network, names, samples)}"
         )
-    return {a.output: observations.histograms[a.input] for a in activations}, seen
+    return {a.output: observations.histograms[a.input] for a in activations}
 
 
 def _step(histogram: SignedHistogram, function: ActivationFunction | None, error: float) -> float:
