@@ -255,7 +255,7 @@ class CompileOptions:
         fallback=ALL,
         shown="all; for NIR activations",
         choices=(ALL, ACTIVATIONS),
-        brief="What becomes spikes",
+        brief="Spikes",
         symbol="NAME",
     )
     exclude: tuple[str, ...] = _option(
@@ -271,7 +271,7 @@ class CompileOptions:
     levels_budget: float | None = _option(
         NEURONS,
         "Give each neuron levels of its own, from half of --levels to twice as many, at this share "
-        "of the spikes that --levels for each would fire; 1 only moves them, 0 gives each the same.",
+        "of the spikes that --levels for each would fire; 1 only moves them, 0 leaves them.",
         fallback=1.0,
         shown="1 for auto neurons of onnxruntime",
         numbers=Numbers(float, 0),

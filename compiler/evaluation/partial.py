@@ -2,8 +2,8 @@
 
 1. The file holds what the tallies of all shards done give, those from the first on without a gap,
    so that the result of a run that goes on is that of one without interruption.
-2. It is written beside itself and renamed, not more often than it takes a twentieth of the time,
-   and when the run ends early. It is an .npz of numbers and a JSON text: nothing in it is executed.
+2. It is written beside itself and renamed, after the first shard, then not more often than it
+   takes a twentieth of the time, and when the run ends early. It is an .npz of numbers and a JSON text: nothing in it is executed.
 3. It belongs to networks, samples, labels, options that matter, threads and versions, our own code
    included; with any other of them it is refused. A file that is none of ours is never overwritten.
 4. Whoever has the whole result removes it.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -117,7 +118,7 @@ class Partial:
             What to merge a shard in: a block that is interrupted leaves nothing to be written.
         """
         sound = 0  # shards of what was found so far, once one is whole
-        self._written = time.monotonic()
+        self._written = -math.inf
 
         @contextmanager
         def merging() -> Iterator[None]:

@@ -94,7 +94,7 @@ def with_image_options(command: F) -> F:
         "resize": {
             "type": click.Choice([CROP, STRETCH]),
             "metavar": "NAME",
-            "help": "Fill the size by the middle or by all: crop or stretch",
+            "help": "How images fill the size: crop or stretch",
         },
     }
     decorated: Any = taking

@@ -12,6 +12,7 @@ import pytest
 from helpers import model_from_text, resolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration.fitting.rows import distributions
 from snn_compile.compiler.calibration.tuning.levels_budget import (
     Choice,
@@ -26,6 +27,7 @@ from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.counted_histogram import CountedHistogram
 from snn_compile.compiler.samples.files import FileSamples, input_specs
+from snn_compile.compiler.targets import resolve
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.surgeon import export_network, import_model
@@ -197,14 +199,17 @@ def prepare(text, tmp_path, count=40, **inputs):
     return network, find_activations(graph)[0], FileSamples(tmp_path / "samples.npz", specs)
 
 
+def sensitivities(network, steps, samples):
+    return measure_sensitivities(network, steps, list(samples.batches(16)), Progress())
+
+
 def test_sensitivity_is_what_an_error_does_to_the_output(tmp_path):
     network, activations, samples = prepare(BRANCHES, tmp_path, count=16)
     steps = {activation.output: 0.25 for activation in activations}
-    found, used = measure_sensitivities(network, steps, samples, 32, 16, Progress())
+    found = sensitivities(network, steps, samples)
     feed = next(samples.batches(16))
     a, b = np.maximum(feed["u"], 0), np.maximum(feed["v"], 0)
     power = ((30 * a + b) ** 2).sum()
-    assert used == 16
     assert found["a"] == pytest.approx((30 * a**2).sum() * 30 / power, rel=1e-4)
     assert found["b"] == pytest.approx(
         (b**2).sum() / power, rel=1e-2
@@ -213,23 +218,22 @@ def test_sensitivity_is_what_an_error_does_to_the_output(tmp_path):
 
 def test_activation_that_is_not_rounded_has_no_sensitivity(tmp_path):
     network, _, samples = prepare(BRANCHES, tmp_path)
-    found, _ = measure_sensitivities(network, {"a": 0.25, "b": 0.0}, samples, 32, 16, Progress())
+    found = sensitivities(network, {"a": 0.25, "b": 0.0}, samples)
     assert found["a"] > 0
     assert found["b"] == 0
 
 
 def test_activation_that_is_silent_on_these_samples_counts_as_the_others_do(tmp_path):
     u = np.zeros((40, 8), np.float32)
-    u[0] = 1
     network, _, samples = prepare(BRANCHES, tmp_path, u=u)
-    found, _ = measure_sensitivities(network, {"a": 0.25, "b": 0.25}, samples, 32, 16, Progress())
+    found = sensitivities(network, {"a": 0.25, "b": 0.25}, samples)
     assert found["a"] == found["b"] > 0.9
 
 
 def test_outputs_that_are_infinite_tell_nothing(tmp_path):
     text = "agraph (float[N, 8] u) => (float[N, 8] y) { a = Relu (u)  y = Log (a) }"
     network, _, samples = prepare(text, tmp_path, u=np.full((40, 8), 0.1, np.float32))
-    found, _ = measure_sensitivities(network, {"a": 0.3}, samples, 32, 16, Progress())
+    found = sensitivities(network, {"a": 0.3}, samples)
     assert found == {"a": 1.0}
 
 
@@ -247,7 +251,7 @@ def test_sensitivity_inside_a_body(tmp_path):
     """
     network, activations, samples = prepare(text, tmp_path)
     steps = {activation.output: 0.01 for activation in activations}
-    found, _ = measure_sensitivities(network, steps, samples, 32, 16, Progress())
+    found = sensitivities(network, steps, samples)
     assert 1 < found["r"] < 8  # d(r^2) = 2 r dr
     assert found["e"] == found["r"]  # of the branch not taken nothing is known
 
@@ -257,7 +261,7 @@ def test_every_error_counts_alike_where_no_output_can_be_compared(tmp_path):
         agraph (float[N, 8] u) => (int64[N, 1] y) { a = Relu (u)  y = ArgMax <axis = 1> (a) }
     """
     network, _, samples = prepare(text, tmp_path)
-    found, _ = measure_sensitivities(network, {"a": 0.25}, samples, 32, 16, Progress())
+    found = sensitivities(network, {"a": 0.25}, samples)
     assert found == {"a": 1.0}
 
 
@@ -265,9 +269,13 @@ def test_sensitivities_are_measured_on_samples_from_all_over(tmp_path):
     u = np.zeros((40, 8), np.float32)
     u[20:] = 1  # the first samples are silent
     network, _, samples = prepare(BRANCHES, tmp_path, u=u)
-    found, used = measure_sensitivities(network, {"a": 0.3, "b": 0.3}, samples, 32, 16, Progress())
-    assert used == 16
-    assert found["a"] > 0
+    costly = 1e11  # multiply-accumulates of a sample: few are looked at
+    _, report = plan_levels(
+        *(network, find_activations(import_model(network))[0], samples, 32),
+        *(resolved(levels=8, levels_budget=1.0), costly, Progress()),
+    )
+    assert report.samples == 4
+    assert report.neurons[0].spikes > 0 and report.neurons[0].sensitivity > 0
 
 
 @pytest.mark.parametrize("neuron", ["auto", "scale", "staircase", "multi-threshold"])
@@ -285,6 +293,33 @@ def test_table_has_less_error_and_more_spikes_the_more_levels(tmp_path, neuron):
     assert all(np.diff(list(costs.values())) > 0)
     more = level_table(activations[0], histogram_of(x), 200, options)
     assert [line.cost * 2 for line in more] == pytest.approx([line.cost for line in lines])
+
+
+@pytest.mark.parametrize("neuron", ["auto", "scale", "staircase"])
+def test_above_8_levels_errors_and_spikes_follow_from_those_of_n(tmp_path, neuron):
+    _, activations, _ = prepare(BRANCHES, tmp_path)
+    histogram = histogram_of(np.random.default_rng(1).standard_normal((1, 20_000)))
+    found = {
+        line.levels: line
+        for line in level_table(activations[0], histogram, 100, resolved(levels=24, neuron=neuron))
+    }
+    for levels in (12, 48):
+        options = resolved(levels=levels, neuron=neuron)
+        fitted = next(
+            line
+            for line in level_table(activations[0], histogram, 100, options)
+            if line.levels == levels
+        )
+        assert found[levels].error == pytest.approx(fitted.error, rel=0.25)
+        if neuron != "staircase":  # whose unit is another with other levels
+            assert found[levels].cost == pytest.approx(fitted.cost, rel=0.25)
+
+
+def test_neuron_that_has_a_level_for_each_value_keeps_them(tmp_path):
+    _, activations, _ = prepare(BRANCHES, tmp_path)
+    x = np.random.default_rng(1).integers(0, 17, (1, 20_000))
+    table = level_table(activations[0], histogram_of(x), 100, resolved(levels=16, neuron="scale"))
+    assert [(line.levels, line.error) for line in table] == [(16, 0.0)]
 
 
 def plan(tmp_path, share, levels=8, **inputs):
@@ -326,9 +361,9 @@ def test_budget_below_the_fewest_levels(tmp_path):
         plan(tmp_path, 0.01)
 
 
-@pytest.mark.parametrize("share", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("share", [-1.0, float("nan"), float("inf")])
 def test_budget_that_is_none(share, tmp_path):
-    with pytest.raises(UsageError, match=r"--levels-budget .* give a finite number above 0"):
+    with pytest.raises(UsageError, match=r"--levels-budget .* give a finite number of at least 0"):
         plan(tmp_path, share)
 
 
@@ -343,3 +378,40 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     network, activations, samples = prepare(text, tmp_path)
     with pytest.raises(DataError, match="NaN or infinite: root"):
         plan_levels(network, activations, samples, 32, resolved(levels_budget=1.0), 1e3, Progress())
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        ({}, 1.0),
+        ({"levels": 4}, 1.0),
+        ({"levels_budget": 0.0}, 0.0),
+        ({"levels_budget": 0.5, "neuron": "scale"}, 0.5),
+        ({"neuron": "scale"}, None),
+        ({"levels": 300}, None),  # multi-threshold neurons
+        ({"target": "standard"}, None),
+        ({"target": "int8"}, None),
+        ({"timesteps": 4}, None),
+    ],
+    ids=str,
+)
+def test_levels_are_moved_by_default_where_neurons_are_chosen_freely(options, share):
+    assert resolved(**options).levels_budget == share
+
+
+def test_levels_are_not_moved_by_default_on_samples_that_are_made_up():
+    assert resolve(CompileOptions(), synthetic=True).levels_budget is None
+
+
+def test_without_a_budget_every_neuron_has_the_levels_asked_for(tmp_path):
+    prepare(BRANCHES, tmp_path)
+    compiled = [
+        compile_model(
+            model_from_text(BRANCHES), tmp_path / "samples.npz", levels=16, levels_budget=share
+        )
+        for share in (0.0, None)
+    ]
+    planned = [one.report.levels_budget for one in compiled]
+    assert planned[0] is None
+    assert {neuron.levels for neuron in compiled[0].report.neurons} == {16}
+    assert planned[1].neurons[0].levels > 16

@@ -167,13 +167,8 @@ def test_an_interrupted_run_goes_on(folder, alone, options, number):
     kept = folder / f"{number}{len(options)}.npz"
     process = started(folder, *options, "--resume", kept.name)
     until = time.monotonic() + 60
-    if options:
-        workers_of(process)
-    if number == signal.SIGKILL:  # then nothing is written at the end: wait for a file
-        while not kept.exists() and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
-    elif not options:
-        time.sleep(4)
+    while not kept.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
     children = children_of(process.pid)
     os.killpg(process.pid, number)  # as a terminal does
     _, stderr = process.communicate(timeout=60)
