@@ -5,9 +5,9 @@
 For each network, on the first 32 test images: the outputs of the ANN and of the SNNs compiled with
 the bundled calibration images, in float and with ``--target int8``, without graph optimisation.
 Without arguments it makes those of all networks; with names, of these. Options are the default ones
-but for the compensation in weights: its last bits are those of the processor's linear algebra, and
-one ULP at a threshold is a level. Run it only when a change is meant to change these outputs, and
-say why in the commit message.
+but for the compensation in weights and the budget of levels, whose last bits are those of the
+processor: one ULP at a threshold is a level. Run it only when a change is meant to change these
+outputs, and say why in the commit message.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     for name in sys.argv[1:] or NETWORKS:
         models = {"ann": onnx.load(FOLDER / f"{name}.onnx")}
         for key, target in (("snn", "onnxruntime"), ("int8", "int8")):
-            options = CompileOptions(target=target, compensation=False)
+            options = CompileOptions(target=target, compensation=False, levels_budget=0.0)
             compiled = compile_model(models["ann"], FOLDER / "digits_calibration.npz", options)
             models[key] = compiled.model
         outputs = {

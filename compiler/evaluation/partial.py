@@ -3,7 +3,8 @@
 1. The file holds what the tallies of all shards done give, those from the first on without a gap,
    so that the result of a run that goes on is that of one without interruption.
 2. It is written beside itself and renamed, after the first shard, then not more often than it
-   takes a twentieth of the time, and when the run ends early. It is an .npz of numbers and a JSON text: nothing in it is executed.
+   takes a twentieth of the time, and when the run ends early. It is an .npz of numbers and a JSON
+   text: nothing in it is executed.
 3. It belongs to networks, samples, labels, options that matter, threads and versions, our own code
    included; with any other of them it is refused. A file that is none of ours is never overwritten.
 4. Whoever has the whole result removes it.

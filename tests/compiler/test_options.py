@@ -64,8 +64,9 @@ def test_options_without_effect_stay_empty():
         "granularity": "channel",
         "encode": "all",
         "shortcuts": "membrane",
+        "levels_budget": 1.0,
     }
-    assert resolve(CompileOptions(), synthetic=True) == replace(found, seed=0)
+    assert resolve(CompileOptions(), synthetic=True) == replace(found, seed=0, levels_budget=None)
 
 
 @pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.choices])

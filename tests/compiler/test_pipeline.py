@@ -93,7 +93,7 @@ def test_result_is_valid_and_runs_everywhere_with_the_same_bits(compiled):
 #: Of a compilation with default options.
 REWRITES = [one.name for one in FRONT_END if one.wanted(resolve(CompileOptions()))]
 STEPS = [
-    *("load", *REWRITES, "reference", "calibrate", "shrink_levels"),
+    *("load", *REWRITES, "reference", "plan_levels", "calibrate", "shrink_levels"),
     *("fold_scales", "insert_quant_clip", "replace_activation", "function_bodies", "verify"),
 ]
 
@@ -101,7 +101,7 @@ STEPS = [
 def test_dumped_stages_are_valid_and_agree(compiled):
     _, folder = compiled
     stages = {path.stem[3:]: onnx.load(path) for path in folder.iterdir()}
-    without_a_network = {"reference", "calibrate", "shrink_levels", "verify"}
+    without_a_network = {"reference", "plan_levels", "calibrate", "shrink_levels", "verify"}
     assert sorted(path.name for path in folder.iterdir()) == [
         f"{number:02d}_{name}.onnx"
         for number, name in enumerate(STEPS, 1)

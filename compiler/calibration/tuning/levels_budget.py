@@ -6,10 +6,10 @@ they have, and in what their error does to the outputs.
 1. Table. For each neuron and each N of a ladder around the N that was asked for (half of it to
    twice, :func:`ladder`) there are the squared relative error to be expected, e^2, and as cost the
    spikes on a sample to be expected (``counting/neuron_spikes.py``). The neuron is fitted to the
-   distribution of its membrane potential in the ANN with each of these numbers; above 8 levels with
-   the N that was asked for, as e^2 goes with N^-2 then, and spikes with N. The ladder is short, as
-   rule 3 counts on errors that are small: from a quarter to four times the N, networks lost more at
-   N = 4.
+   distribution of its membrane potential in the ANN, of all channels together, with each of these
+   numbers; above 8 levels with the N that was asked for, as e^2 goes with N^-2 then, and spikes
+   with N. The ladder is short, as rule 3 counts on errors that are small: from a quarter to four
+   times the N, networks lost more at N = 4.
 2. Sensitivity. What an error at one neuron alone does to the outputs,
 
        sensitivity = (||dy||^2 / ||y||^2) / (||da||^2 / ||a||^2)
@@ -54,6 +54,7 @@ from ...options import (
     MOST_PLACED,
     MULTI_THRESHOLD,
     SCALE,
+    TENSOR,
     CompileOptions,
 )
 from ...progress import Progress
@@ -391,7 +392,7 @@ def _shares(
         totals += [np.sum(array, dtype=np.float64) for array in got[len(outputs) :]]
     pairs = zip(steps, totals.reshape(-1, 2), strict=True)
     return expected, {
-        key: float(lost / power) if steps[key] and power > 0 else 0.0
+        key: float(lost / power) if steps[key] and 0 < power < np.inf else 0.0
         for key, (lost, power) in pairs
     }
 
@@ -470,7 +471,7 @@ def _observe(
     options: CompileOptions,
 ) -> dict[str, SignedHistogram]:
     """The distribution of every membrane potential in the ANN, by the activation's output."""
-    watches = watches_of(activations, Fit(options, {}).watch)
+    watches = watches_of(activations, Fit(replace(options, granularity=TENSOR), {}).watch)
     observations = Observations(watches)
     session = make_session(with_histograms(network, watches, runs=len(feeds)))
     for feed in feeds:

@@ -7,13 +7,17 @@ import json
 import pytest
 from click.testing import CliRunner
 from conftest import MODELS
+from snn_compile.compiler import compile_model
 from snn_compile.compiler.eval_cli import main
 
 
 @pytest.fixture(scope="module")
-def found():
+def found(tmp_path_factory):
+    """With as many levels for each neuron: a budget lets other neurons fire the spikes."""
+    ann, snn = MODELS / "digits_resnet_dynamo.onnx", tmp_path_factory.mktemp("snn") / "snn.onnx"
+    compile_model(ann, MODELS / "digits_calibration.npz", levels_budget=0.0).save(snn)
     arguments = [
-        *(str(MODELS / "digits_resnet_dynamo.onnx"), "--data", str(MODELS / "digits_test.npz")),
+        *(str(ann), str(snn), "--data", str(MODELS / "digits_test.npz")),
         *("--calibration", str(MODELS / "digits_calibration.npz"), "--sweep", "levels=8,16"),
         *("--no-latency", "--no-flips", "--json"),
     ]

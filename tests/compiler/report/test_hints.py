@@ -64,7 +64,7 @@ def test_a_staircase_has_no_estimate_of_spikes():
 
 @pytest.mark.parametrize(
     "options",
-    [{"timesteps": 4}, {"target": "int8"}, {"levels_budget": 1.0}],
+    [{"timesteps": 4}, {"target": "int8"}, {"levels_budget": 0.5}],
 )
 def test_where_the_number_is_not_the_users_nothing_is_estimated(options):
     model = MODELS / "plain" / "mixer_2.onnx"

@@ -189,7 +189,7 @@ def test_a_sweep_is_of_the_same_target_and_weights(tmp_path, monkeypatch):
     output, seen = tmp_path / "snn.onnx", []
 
     def sweep(*arguments):
-        seen.append((arguments[2].target, arguments[2].weight_bits))
+        seen.append((arguments[0].target, arguments[0].weight_bits))
         return []
 
     monkeypatch.setattr("snn_compile.compiler.evaluation.evaluate.sweep", sweep)
