@@ -271,7 +271,7 @@ class CompileOptions:
     levels_budget: float | None = _option(
         NEURONS,
         "Give each neuron levels of its own, from half of --levels to twice as many, at this share "
-        "of the spikes that --levels for each would fire; 1 only moves them, 0 leaves them.",
+        "of the spikes that --levels for each would fire; 1 only moves them, 0 keeps N for each.",
         fallback=1.0,
         shown="1 for auto neurons of onnxruntime",
         numbers=Numbers(float, 0),

@@ -85,8 +85,8 @@ def show_kept(coverage: Coverage) -> None:
     linear = [line for line in coverage.lines if line.kind == "linear"]
     spiking = sum(line.status != KEPT for line in linear)
     say_wrapped(
-        f"{spiking} of {len(linear)} linear operators read spikes; multiply-accumulates that "
-        f"receive spikes: {spiking_macs(coverage)}",
+        f"{spiking} of {len(linear)} linear operators read spikes; spiking MACs: "
+        f"{spiking_macs(coverage)}",
         "  ",
     )
     groups = list(_groups(coverage))

@@ -40,7 +40,7 @@ def test_compiles_and_reports(tmp_path):
     onnx.checker.check_model(output, full_check=True)
     assert json.loads(report.read_text())["settings"]["levels"] == 16
     assert "6 neurons" in result.stdout
-    assert "multiply-accumulates that receive spikes: 98.3% of " in result.stdout
+    assert "spiking MACs: 98.3% of " in result.stdout
     assert "agree bit for bit" in result.stdout
     assert f"wrote {output}" in result.stdout
     assert f"the report {report}" in result.stdout
