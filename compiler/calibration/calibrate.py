@@ -27,6 +27,7 @@ from ..running.signed_histogram import SignedHistogram
 from ..samples.files import Samples
 from .fitting.watches import Fit, NotFiniteError, watches_of
 from .sequence.sequential import Calibrated, calibrate_sequentially
+from .unknown_scale import mean_squares
 
 
 def calibrate(
@@ -56,7 +57,10 @@ def calibrate(
     Raises:
         DataError: the network does not run on the samples, or gives NaN or inf.
     """
-    fit = Fit(options, levels or {})
+    ends = samples.ends()
+    floors = None if ends is None else mean_squares(network, activations, ends[0])
+    layers = layers if ends is None else ()
+    fit = Fit(options, levels or {}, floors)
     made = {name for node in network.proto.graph.node for name in node.output}
     outer = [a for a in activations if a.output in made] if options.corrects else []
     inner = [a for a in activations if a not in outer]
@@ -80,6 +84,8 @@ def calibrate(
             found.silent = result.silent + found.silent
             result = found
         result.membranes = fit.membranes
+        if ends is not None and options.corrects_layers:
+            result.changes.append("no layer is corrected, as the scale of the samples is not known")
     except NotFiniteError as error:
         read = [a for a in activations if a.input in error.tensors]
         where = ", ".join(f"{a.op} {a.name}" for a in read[:3])

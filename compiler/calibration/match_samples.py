@@ -34,6 +34,7 @@ from ..samples.synthetic import Look, SyntheticSamples
 from .input_frame import input_frame
 from .match_logits import match_logits
 from .match_statistics import match_statistics
+from .plausible_scales import plausible_scales
 from .probes import NotMatchedError
 
 _ADVICE = "give real samples with --calibration if yours are not"
@@ -45,6 +46,7 @@ def matched_samples(
     count: int,
     seed: int,
     progress: Progress,
+    wide: bool = False,
 ) -> tuple[SyntheticSamples, list[str]]:
     """Made-up samples that suit the network.
 
@@ -55,6 +57,7 @@ def matched_samples(
         count: number of samples.
         seed: the same seed gives the same samples.
         progress: told about scales and means tried.
+        wide: neurons' levels can be relatively close to values of many scales.
 
     Returns:
         Samples whose ``origin`` says what they look like, or why they are standard normal, and
@@ -64,7 +67,8 @@ def matched_samples(
     floats = [spec for spec in specs if spec.dtype.kind == "f"]
     looks |= {spec.name: Look(frame=input_frame(network, spec)) for spec in floats}
     if floats and len(specs) == 1:
-        look, text, doubt = _float_look(network, specs[0], looks[specs[0].name], seed, progress)
+        plain = looks[specs[0].name]
+        look, text, doubt = _float_look(network, specs[0], plain, seed, progress, wide)
         looks[specs[0].name] = look
         warnings += [doubt] if doubt else []
     else:
@@ -80,7 +84,7 @@ def matched_samples(
 
 
 def _float_look(
-    network: Network, spec: InputSpec, plain: Look, seed: int, progress: Progress
+    network: Network, spec: InputSpec, plain: Look, seed: int, progress: Progress, wide: bool
 ) -> tuple[Look, str, str]:
     """Rules 2 to 5 for the only input: its look, what to say about it, and a warning or nothing."""
     images = len(spec.shape) == 4
@@ -95,6 +99,18 @@ def _float_look(
         unsure = match.look
     except NotMatchedError as error:
         reason = str(error)
+    if wide:
+        unknown = replace(plain, pattern="any")
+        plausible = plausible_scales(network, spec, unknown, seed, progress)
+        if plausible is not None:
+            least, most = plausible
+            look = replace(unknown, scale=2.0**most, octaves=most - least)
+            doubt = (
+                f"the network does not tell the scale of its inputs: the synthetic ones{behind} have "
+                f"scales from {2.0**least:.3g} to {2.0**most:.3g}, and levels are spread over these; "
+                "give real samples with --calibration for closer ones"
+            )
+            return look, f"{_described(look)}{behind}, all that are plausible", doubt
     try:
         answers = match_logits(network, spec, wanted, seed, progress)
     except NotMatchedError:
@@ -113,7 +129,7 @@ def _float_look(
 
 
 def _described(look: Look) -> str:
-    what = "dead leaves images" if look.pattern == "leaves" else "noise"
+    what = {"leaves": "dead leaves images", "any": "patterns"}.get(look.pattern, "noise")
     if look.octaves:
         return f"{what} of scales {look.scale * 2.0**-look.octaves:.3g} to {look.scale:.3g}"
     return f"{what} of scale {look.scale:.3g} and mean {look.offset * look.scale:.3g}"
