@@ -222,7 +222,12 @@ def _prepared(
     if calibration is None:
         with steps("match_samples"):
             samples, doubts = matched_samples(
-                export_network(graph), specs, SYNTHETIC_SAMPLES, options.seed, progress, options.wide
+                export_network(graph),
+                specs,
+                SYNTHETIC_SAMPLES,
+                options.seed,
+                progress,
+                options.wide,
             )
     graph = apply_passes(graph, PLACEMENT, options, steps)
     graph = _of_known_range(graph, samples, steps)

@@ -37,6 +37,8 @@ from .match_statistics import match_statistics
 from .plausible_scales import plausible_scales
 from .probes import NotMatchedError
 
+#: Octaves around scale 1 that samples of all plausible scales have too.
+_STANDARD = (-1.0, 1.0)
 _ADVICE = "give real samples with --calibration if yours are not"
 
 
@@ -91,26 +93,26 @@ def _float_look(
     wanted = replace(plain, pattern="leaves" if images else "noise")
     behind = "" if plain.frame.is_plain else " behind the network's own scaling of its input"
     unsure, told, reason = None, "", "whose answers suit inputs of scale 1"
+    unknown = replace(plain, pattern="any")
+    plausible = plausible_scales(network, spec, unknown, seed, progress) if wide else None
     try:
         match = match_statistics(network, spec, wanted, seed, progress)
         told = f"{_described(match.look)}{behind}, {match.text}"
-        if match.sure:
+        octave = np.log2(match.look.scale)
+        if match.kept or (match.sure and _within(octave, plausible)):
             return match.look, told, ""
         unsure = match.look
     except NotMatchedError as error:
         reason = str(error)
-    if wide:
-        unknown = replace(plain, pattern="any")
-        plausible = plausible_scales(network, spec, unknown, seed, progress)
-        if plausible is not None:
-            least, most = plausible
-            look = replace(unknown, scale=2.0**most, octaves=most - least)
-            doubt = (
-                f"the network does not tell the scale of its inputs: the synthetic ones{behind} have "
-                f"scales from {2.0**least:.3g} to {2.0**most:.3g}, and levels are spread over these; "
-                "give real samples with --calibration for closer ones"
-            )
-            return look, f"{_described(look)}{behind}, all that are plausible", doubt
+    if plausible is not None:
+        least, most = min(plausible[0], _STANDARD[0]), max(plausible[1], _STANDARD[1])
+        look = replace(unknown, scale=2.0**most, octaves=most - least)
+        doubt = (
+            f"the network does not tell the scale of its inputs: the synthetic ones{behind} are of "
+            f"scales from {2.0**least:.3g} to {2.0**most:.3g}, and levels suit all of these; give "
+            "real samples with --calibration for closer ones"
+        )
+        return look, f"{_described(look)}{behind}, all that are plausible", doubt
     try:
         answers = match_logits(network, spec, wanted, seed, progress)
     except NotMatchedError:
@@ -126,6 +128,10 @@ def _float_look(
     doubt = f"the synthetic inputs are standard normal{behind}, not matched to the network, "
     short = reason.split(":")[0]
     return plain, f"not matched to the network, {reason}{behind}", f"{doubt}{short}; {_ADVICE}"
+
+
+def _within(octave: float, plausible: tuple[float, float] | None) -> bool:
+    return plausible is None or plausible[0] <= octave <= plausible[1]
 
 
 def _described(look: Look) -> str:

@@ -15,9 +15,8 @@ for sure. Its answers rule scales out:
    up to 1. (Where biases cancel too, it may be a logistic regression that started at 0.) Weights
    that do not cancel, with a gain (deviation times the root of the number of inputs) of 0.45, were
    trained by cross-entropy. Otherwise both are possible.
-5. Plausible are all scales from the least to the largest of which the spread is one of these, and
-   1, to an octave. Where the answers rule out all or none, as behind a normalisation, or there are
-   none, every scale is.
+5. Plausible are all scales from the least to the largest of which the spread is one of these;
+   where there is none, every scale.
 """
 
 from __future__ import annotations
@@ -41,8 +40,6 @@ _LEAST_GAIN = 0.45
 _CANCELS = 0.25
 #: The same of biases, where they cancel too.
 _ALL_CANCELS = 0.01
-#: Octaves around scale 1 that are always plausible.
-_STANDARD = (-1.0, 1.0)
 
 
 def plausible_scales(
@@ -78,7 +75,7 @@ def plausible_scales(
         inside = octaves[(between >= np.log2(low)) & (between <= np.log2(high))]
     if not len(inside):
         inside = octaves
-    return min(float(inside[0]), _STANDARD[0]), max(float(inside[-1]), _STANDARD[1])
+    return float(inside[0]), float(inside[-1])
 
 
 def _spreads(logits: Logits) -> tuple[float, float]:

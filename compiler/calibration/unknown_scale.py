@@ -66,8 +66,8 @@ def without_range(graph: Graph, samples: Samples) -> dict[str, str]:
     network = export_network(graph)
     least, most = (mean_squares(network, last, end) for end in ends)
     return {
-        a.output: f"encoder {a.name} is left out: the answers follow from what it reads, of a scale "
-        f"that is not known ({np.sqrt(least[a.input]):.3g} to {np.sqrt(most[a.input]):.3g})"
+        a.output: f"encoder {a.name} is left out: no neuron is behind it, and the scale of what it "
+        f"reads is not known ({np.sqrt(least[a.input]):.3g} to {np.sqrt(most[a.input]):.3g})"
         for a in last
         if most[a.input] > _FOLLOWS**2 * least[a.input]
     }

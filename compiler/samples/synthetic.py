@@ -143,7 +143,9 @@ class SyntheticSamples(Samples):
 
         def one(octaves: float) -> SyntheticSamples:
             looks = {
-                name: replace(look, scale=look.scale * 2.0 ** (-octaves * look.octaves), octaves=0.0)
+                name: replace(
+                    look, scale=look.scale * 2.0 ** (-octaves * look.octaves), octaves=0.0
+                )
                 for name, look in self._looks.items()
             }
             return SyntheticSamples(self._specs, _ENDS, self._seed, looks)

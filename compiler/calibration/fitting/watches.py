@@ -15,7 +15,6 @@ from .fit_neuron import channel_axis, fit_neuron, levels_of_signs
 from .membrane import Membrane
 from .shared_step import SharedStep, share_steps
 
-
 #: Bins per octave of a channel, as a power of two, and octaves, where scales are not known.
 _WIDE_BINS = (4, 24)
 
