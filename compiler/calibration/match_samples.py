@@ -39,6 +39,8 @@ from .probes import NotMatchedError
 
 #: Octaves around scale 1 that samples of all plausible scales have too.
 _STANDARD = (-1.0, 1.0)
+#: Times as many samples where they are of all plausible scales.
+_MORE = 2
 _ADVICE = "give real samples with --calibration if yours are not"
 
 
@@ -56,7 +58,7 @@ def matched_samples(
         network: a model that runs, in canonical form (``canonicalise.py``); constants elsewhere
             than in initializers of the graph are not seen.
         specs: its inputs.
-        count: number of samples.
+        count: number of samples; twice as many are made where they are of many scales.
         seed: the same seed gives the same samples.
         progress: told about scales and means tried.
         wide: neurons' levels can be relatively close to values of many scales.
@@ -82,6 +84,8 @@ def matched_samples(
             )
     if floats or len(looks) < len(specs):
         texts.insert(0, text)
+    if any(look.pattern == "any" for look in looks.values()):
+        count *= _MORE
     return SyntheticSamples(specs, count, seed, looks, "; ".join(texts)), warnings
 
 

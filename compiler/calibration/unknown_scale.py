@@ -14,6 +14,7 @@ error relative to what a sample makes of a tensor:
    the outputs, is left out. In a network that normalises its inputs it is often the only neuron
    that follows it.
 3. Layers are not corrected: their errors are those of the largest samples, of no use to others.
+4. Where what a neuron reads overflows on samples of the largest scale, there are no such samples.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ...passes.graph.graph import Graph, Tensor, bodies
 from ...passes.graph.network import Network
 from ...passes.graph.surgeon import export_network
 from ..progress import Progress
-from ..running.histograms import Watch, observe_samples
+from ..running.histograms import Observations, Watch, observe_samples
 from ..samples.files import Samples
 
 #: Times its values on samples of the least scale, above which a neuron follows the scale.
@@ -40,12 +41,28 @@ def mean_squares(
     network: Network, activations: Sequence[Activation], samples: Samples
 ) -> dict[str, float]:
     """Mean squares of what the activations read, by tensor; 0 where no value is finite."""
-    watches = [Watch(name, None, 1) for name in dict.fromkeys(a.input for a in activations)]
-    observed = observe_samples(network, watches, samples, _BATCH, Progress(), "scales")
     return {
         name: float(histogram.squares.sum() / max(int(histogram.values.sum()), 1))
-        for name, histogram in observed.histograms.items()
+        for name, histogram in _observed(network, activations, samples).histograms.items()
     }
+
+
+def overflows(graph: Graph, samples: Samples) -> bool:
+    """Rule 4: of samples whose scale is not known, in a graph whose encoders are in place."""
+    ends = samples.ends()
+    if ends is None:
+        return False
+    activations, _ = find_activations(graph)
+    if not activations:
+        return False
+    return bool(_observed(export_network(graph), activations, ends[1]).not_finite)
+
+
+def _observed(
+    network: Network, activations: Sequence[Activation], samples: Samples
+) -> Observations:
+    watches = [Watch(name, None, 1) for name in dict.fromkeys(a.input for a in activations)]
+    return observe_samples(network, watches, samples, _BATCH, Progress(), "scales")
 
 
 def without_range(graph: Graph, samples: Samples) -> dict[str, str]:

@@ -152,6 +152,15 @@ class SyntheticSamples(Samples):
 
         return one(1.0), one(0.0)
 
+    def standard_normal(self, why: str) -> SyntheticSamples:
+        """As many in which inputs of which nothing is known are standard normal in their frames."""
+        looks = {
+            name: Look(frame=look.frame) if look.pattern == "any" else look
+            for name, look in self._looks.items()
+        }
+        text = f"not matched to the network, whose {why}"
+        return SyntheticSamples(self._specs, self._drawn, self._seed, looks, text)
+
     def _blocks(self, size: int) -> Iterator[Feed]:
         for start in range(0, self.count, size):
             numbers = range(start, min(start + size, self.count))
