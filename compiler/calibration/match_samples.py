@@ -7,12 +7,15 @@ mean that the network was trained with. Neither is in the model, but both have l
    (``input_frame.py``). All that follows is in this frame.
 2. The statistics of batch normalisation, or the biases into which it was folded, tell the scale and
    the mean (``match_statistics.py``).
-3. Unless that is sure, the answers of a classifier come first: they tell the scale roughly, or that
-   it is about 1 (``match_logits.py``).
-4. Inputs of rank 4 are then dead leaves, others noise: see ``synthetic.py``.
-5. Otherwise, with several inputs, and where the network does not run on such inputs, floats are
+3. Unless that is sure, and unless the answers of a classifier allow it, samples are of all scales
+   that the answers allow, and of 1 to an octave (``plausible_scales.py``): no scale is bad then,
+   if levels can be relatively close to values of all (``unknown_scale.py``).
+4. Where levels are equally far apart or few, so that this would leave none of use, the answers tell
+   one scale roughly, or that it is about 1 (``match_logits.py``).
+5. Matched inputs of rank 4 are dead leaves, others noise; those of rule 3 both: ``synthetic.py``.
+6. Otherwise, with several inputs, and where the network does not run on such inputs, floats are
    standard normal. The origin of the samples says why, and so does a warning, unless 2 holds.
-6. Integers that a Gather looks up in a constant table are drawn from its rows, directly or after
+7. Integers that a Gather looks up in a constant table are drawn from its rows, directly or after
    operators that keep values. Other integers whose name has "mask" in it are 1: nothing is hidden.
    Bytes of rank 4 are images: the pixels of dead leaves, from 0 to 255. What others mean is not
    known: they are 0 and 1, and there is a warning.
@@ -92,7 +95,7 @@ def matched_samples(
 def _float_look(
     network: Network, spec: InputSpec, plain: Look, seed: int, progress: Progress, wide: bool
 ) -> tuple[Look, str, str]:
-    """Rules 2 to 5 for the only input: its look, what to say about it, and a warning or nothing."""
+    """Rules 2 to 6 for the only input: its look, what to say about it, and a warning or nothing."""
     images = len(spec.shape) == 4
     wanted = replace(plain, pattern="leaves" if images else "noise")
     behind = "" if plain.frame.is_plain else " behind the network's own scaling of its input"
@@ -148,7 +151,7 @@ def _described(look: Look) -> str:
 def _integer_looks(
     graph: GraphProto, specs: list[InputSpec]
 ) -> tuple[dict[str, Look], list[str], list[str]]:
-    """Rule 6: the looks that are known, what to say of them, and warnings."""
+    """Rule 7: the looks that are known, what to say of them, and warnings."""
     looks, texts, warnings = {}, [], []
     for spec in specs:
         if spec.dtype.kind == "f":
