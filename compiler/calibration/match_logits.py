@@ -125,12 +125,14 @@ class Logits:
         axis: along which a constant changes nothing; None: along none.
         raw: an output, of which nothing says that it holds logits.
         read_out: where they come from; None where that was not found.
+        linear: whether they come from a linear operator, such as a convolution, at all.
     """
 
     name: str
     axis: int | None
     raw: bool
     read_out: ReadOut | None
+    linear: bool
 
     @property
     def gain(self) -> float | None:
@@ -202,7 +204,7 @@ def logits_in(network: Network) -> Logits | None:
             node = _behind(name, producers)
         read_out = _read_out(node, producers, constants)
         if read_out is not None or not raw:
-            return Logits(name, axis, raw, read_out)
+            return Logits(name, axis, raw, read_out, _product(node, producers) is not None)
     return None
 
 
@@ -228,10 +230,9 @@ def _read_out(
         return None
     bias = None
     if node.op_type == "Add":
-        added = [producers[name] for name in node.input if name in producers]
         bias = next((constants[name] for name in node.input if name in constants), None)
-        node = added[0] if len(added) == 1 else node
-    if not properties(node.op_type).weighted:
+    node = _product(node, producers)
+    if node is None:
         return None
     if bias is None and len(node.input) > 2:
         bias = constants.get(node.input[2])
@@ -246,6 +247,14 @@ def _read_out(
     cancels = _sums(by_answer), _sums(bias.reshape(1, -1)) if bias is not None else 0.0
     deviation = float(weights.std(dtype=np.float64)) * abs(float(attributes.get("alpha", 1.0)))
     return ReadOut(node.input[0], node.output[0], deviation, fan_in, *cancels)
+
+
+def _product(node: NodeProto | None, producers: Mapping[str, NodeProto]) -> NodeProto | None:
+    """The linear operator that a node is, or that it adds a bias to."""
+    if node is not None and node.op_type == "Add":
+        added = [producers[name] for name in node.input if name in producers]
+        node = added[0] if len(added) == 1 else node
+    return node if node is not None and properties(node.op_type).weighted else None
 
 
 def _sums(weights: np.ndarray) -> float:

@@ -55,10 +55,10 @@ def plausible_scales(
         progress: told about scales tried.
 
     Returns:
-        Least and largest octave; None where the network is no classifier.
+        Least and largest octave; None where the network is no classifier with a linear read-out.
     """
     logits = logits_in(network)
-    if logits is None:
+    if logits is None or not logits.linear:
         return None
     try:
         probes = Probes(network, spec, look, seed, logits.observed)

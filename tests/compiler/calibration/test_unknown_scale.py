@@ -145,6 +145,24 @@ def test_what_is_no_classifier_stays_standard_normal():
     assert samples.count == 64
 
 
+def test_a_softmax_of_features_is_no_classifier():
+    model = model_of(
+        """g (float[N,3,4,4] x) => (float[N,3,4,4] y) <float[3,3,1,1] w>
+        { z = Conv (x, w) r = Relu (z) s = Sqrt (r) y = Softmax <axis = 1> (s) }"""
+    )
+    assert plausible(model) is None
+
+
+def test_a_read_out_may_be_a_convolution():
+    model = model_of(
+        """g (float[N,3,8,8] x) => (float[N,5] y) <float[8,3,3,3] w, float[5,8,1,1] v, float[5] c>
+        { z = Conv (x, w) r = Relu (z) m = Conv (r, v, c) p = GlobalAveragePool (m)
+          f = Flatten (p) y = Softmax (f) }""",
+        w=0.2,
+    )
+    assert plausible(model) is not None
+
+
 def match(model, seed=0):
     network = detach(model)
     return matched_samples(network, input_specs(network.proto), 64, seed, Progress(), wide=True)
