@@ -76,9 +76,11 @@ def without_range(graph: Graph, samples: Samples) -> dict[str, str]:
         Nothing where the scale of the samples is known.
     """
     ends = samples.ends()
+    if ends is None:
+        return {}
     activations, _ = find_activations(graph)
     last = _last_encoders(graph, activations)
-    if ends is None or not last or len(last) == len(activations):
+    if not last or len(last) == len(activations):
         return {}
     network = export_network(graph)
     least, most = (mean_squares(network, last, end) for end in ends)
