@@ -7,9 +7,9 @@ mean that the network was trained with. Neither is in the model, but both have l
    (``input_frame.py``). All that follows is in this frame.
 2. The statistics of batch normalisation, or the biases into which it was folded, tell the scale and
    the mean (``match_statistics.py``).
-3. Unless that is sure, and a scale that the answers of a classifier allow, samples are of all scales
-   that they allow, and of 1 to an octave (``plausible_scales.py``): no scale is bad then, where
-   levels can be relatively close to values of all (``unknown_scale.py``).
+3. Unless that is sure, and a scale that the answers of a classifier allow, samples are of all
+   scales that they allow, and of 1 to an octave (``plausible_scales.py``): no scale is bad then,
+   where levels can be relatively close to values of all (``unknown_scale.py``).
 4. Where levels are equally far apart or few, so that this would leave none of use, the answers tell
    one scale roughly, or that it is about 1 (``match_logits.py``).
 5. Matched inputs of rank 4 are dead leaves, others noise; those of rule 3 both: ``synthetic.py``.
