@@ -38,6 +38,7 @@ from .calibration.costs import find_suspected, measure_costs
 from .calibration.match_samples import matched_samples
 from .calibration.sequence.exchange import Opener
 from .calibration.tuning.search_scale import hold_out, import_optuna
+from .calibration.unknown_scale import overflows, without_range
 from .errors import ModelError
 from .model_io.fix_batch import fix_batch
 from .model_io.load import LoadedModel, load_source
@@ -228,9 +229,14 @@ def _prepared(
     if calibration is None:
         with steps("match_samples"):
             samples, doubts = matched_samples(
-                export_network(graph), specs, SYNTHETIC_SAMPLES, options.seed, progress
+                *(export_network(graph), specs, SYNTHETIC_SAMPLES),
+                *(options.seed, progress, options.wide),
             )
     graph = apply_passes(graph, PLACEMENT, options, steps)
+    if isinstance(samples, SyntheticSamples) and overflows(graph, samples):
+        samples = samples.standard_normal("values overflow on inputs of other plausible scales")
+    graph, left_out = _of_known_range(graph, samples, steps)
+    doubts += left_out
     graph, warned = _measured(graph, samples, options, steps, progress)
     graph = apply_passes(graph, COMPLETION, options, steps)
     layers = find_layers(graph) if options.corrects_layers else []
@@ -356,6 +362,15 @@ def _covered(
     coverage = measure_coverage(graph, activations, kept, ann.proto, shapes)
     _require_neurons(activations, coverage, strict)
     return activations, analog, shapes, coverage
+
+
+def _of_known_range(graph: Graph, samples: Samples, steps: Steps) -> tuple[Graph, list[str]]:
+    """Without the encoders of which no sample tells what they will see, and warnings of them."""
+    left_out = without_range(graph, samples)
+    if not left_out:
+        return graph, []
+    graph = steps.rewrite("adjust_encoders", lambda: adjust_encoders(graph, left_out, ()))
+    return graph, list(left_out.values())
 
 
 def _measured(

@@ -24,6 +24,8 @@ from .errors import UsageError
 MOST_LEVELS = 1 << 16
 #: Levels besides silence, of either sign, of a neuron whose levels are placed one by one.
 MOST_PLACED = 255
+#: Levels of one polarity from which on they can be relatively close over several octaves.
+FEWEST_WIDE = 16
 #: Timesteps: tensors have a row for each.
 MOST_TIMESTEPS = 1024
 #: Threads that compute.
@@ -500,6 +502,12 @@ class CompileOptions:
     def integers(self) -> bool:
         """Whether spikes and weights are integers of at most 8 bits."""
         return self.target in (INT8, QONNX)
+
+    @property
+    def wide(self) -> bool:
+        """Whether levels can be relatively close to values of many scales."""
+        dense = self.kind != MULTI_THRESHOLD and self.calibrator in (AUTO, DENSITY)
+        return dense and FEWEST_WIDE <= self.levels <= MOST_PLACED and not self.levels_budget
 
     @property
     def encodes_whatever_it_costs(self) -> bool:

@@ -29,6 +29,7 @@ from .fitting.watches import Fit, NotFiniteError, watches_of
 from .sequence.exchange import Opener
 from .sequence.sequential import calibrate_sequentially
 from .sequence.settling import Calibrated
+from .unknown_scale import mean_squares
 
 
 def calibrate(
@@ -60,7 +61,10 @@ def calibrate(
     Raises:
         DataError: the network does not run on the samples, or gives NaN or inf.
     """
-    fit = Fit(options, levels or {})
+    ends = samples.ends()
+    floors = None if ends is None else mean_squares(network, activations, ends[0])
+    layers = layers if ends is None else ()
+    fit = Fit(options, levels or {}, floors)
     made = {name for node in network.proto.graph.node for name in node.output}
     outer = [a for a in activations if a.output in made] if options.corrects else []
     inner = [a for a in activations if a not in outer]
@@ -85,6 +89,8 @@ def calibrate(
             found.silent = result.silent + found.silent
             result = found
         result.membranes = fit.membranes
+        if ends is not None and options.corrects_layers:
+            result.changes.append("no layer is corrected, as the scale of the samples is not known")
     except NotFiniteError as error:
         read = [a for a in activations if a.input in error.tensors]
         where = ", ".join(f"{a.op} {a.name}" for a in read[:3])

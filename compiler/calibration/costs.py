@@ -39,6 +39,7 @@ from ..running.signed_histogram import SignedHistogram
 from ..samples.files import Feed, Samples
 from ..samples.part import Part
 from .fitting.watches import Fit, watches_of
+from .unknown_scale import mean_squares
 
 #: Samples that are run, and how many at a time.
 _SAMPLES, _BATCH = 32, 4
@@ -180,12 +181,16 @@ class _Bench:
         self.measures = bool(self._positions)
         self._expected = [run_samples(session, feed, "the model") for feed in self.feeds]
         self._histograms: dict[str, SignedHistogram] = {}
+        self._floors: dict[str, float] | None = None
 
     def fitted(
         self, activations: Sequence[Activation], options: CompileOptions
     ) -> dict[str, Neuron]:
         """Neurons as calibration would fit them to these samples, without any correction."""
-        fit = _fit_of(options)
+        ends = self._samples.ends()
+        if ends is not None:
+            self._floors = mean_squares(self._network, activations, ends[0])
+        fit = self._fit_of(options)
         watches = watches_of(activations, fit.watch)
         observed = observe_samples(
             self._network, watches, self._samples, _BATCH, Progress(), "what neurons see"
@@ -202,7 +207,12 @@ class _Bench:
         histogram = self._histograms[activation.input]
         if histogram.silent or (activation.encodes and (histogram.minima < 0).any()):
             return None
-        return _fit_of(options).neuron(replace(activation, relative=True), histogram)
+        return self._fit_of(options).neuron(replace(activation, relative=True), histogram)
+
+    def _fit_of(self, options: CompileOptions) -> Fit:
+        """All levels in one step."""
+        one_step = replace(options, timesteps=1, levels=options.total_levels)
+        return Fit(one_step, {}, self._floors)
 
     def cost(self, neurons: Mapping[str, Neuron]) -> float:
         """Relative error of the outputs with these neurons; inf where it is not finite."""
@@ -215,8 +225,3 @@ class _Bench:
                 meter.add(expected[position], outputs[position])
         errors = [meter.result().relative_l2 for meter in meters]
         return float(np.sqrt(np.mean(np.square(errors))))
-
-
-def _fit_of(options: CompileOptions) -> Fit:
-    """All levels in one step."""
-    return Fit(replace(options, timesteps=1, levels=options.total_levels), {})

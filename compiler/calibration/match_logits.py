@@ -95,7 +95,7 @@ def match_logits(
 
 
 @dataclass(frozen=True)
-class _ReadOut:
+class ReadOut:
     """A product with constant weights.
 
     Attributes:
@@ -103,16 +103,21 @@ class _ReadOut:
         output: what it gives, before any bias of an Add.
         deviation: of its weights.
         fan_in: weights of an answer.
+        cancels: root mean square of the sums of weights over answers, over what it is of random
+            ones: 0 where all cancel.
+        bias_cancels: the same of its bias; 0 where it has none.
     """
 
     input: str
     output: str
     deviation: float
     fan_in: int
+    cancels: float
+    bias_cancels: float
 
 
 @dataclass(frozen=True)
-class _Logits:
+class Logits:
     """Where they are.
 
     Attributes:
@@ -120,12 +125,14 @@ class _Logits:
         axis: along which a constant changes nothing; None: along none.
         raw: an output, of which nothing says that it holds logits.
         read_out: where they come from; None where that was not found.
+        linear: whether they come from a linear operator, such as a convolution, at all.
     """
 
     name: str
     axis: int | None
     raw: bool
-    read_out: _ReadOut | None
+    read_out: ReadOut | None
+    linear: bool
 
     @property
     def gain(self) -> float | None:
@@ -179,7 +186,7 @@ def _rises(spreads: dict[int, float]) -> float:
     return min(crossings, key=abs)
 
 
-def logits_in(network: Network) -> _Logits | None:
+def logits_in(network: Network) -> Logits | None:
     """Rule 1: those of the first output that has any."""
     producers = {name: node for node in network.proto.graph.node for name in node.output}
     constants = constants_of(network)
@@ -197,7 +204,7 @@ def logits_in(network: Network) -> _Logits | None:
             node = _behind(name, producers)
         read_out = _read_out(node, producers, constants)
         if read_out is not None or not raw:
-            return _Logits(name, axis, raw, read_out)
+            return Logits(name, axis, raw, read_out, _product(node, producers) is not None)
     return None
 
 
@@ -217,15 +224,18 @@ def _read_out(
     node: NodeProto | None,
     producers: Mapping[str, NodeProto],
     constants: Mapping[str, np.ndarray],
-) -> _ReadOut | None:
+) -> ReadOut | None:
     """The product with weights that a node is, or that it adds a bias to."""
     if node is None:
         return None
+    bias = None
     if node.op_type == "Add":
-        added = [producers[name] for name in node.input if name in producers]
-        node = added[0] if len(added) == 1 else node
-    if not properties(node.op_type).weighted:
+        bias = next((constants[name] for name in node.input if name in constants), None)
+    node = _product(node, producers)
+    if node is None:
         return None
+    if bias is None and len(node.input) > 2:
+        bias = constants.get(node.input[2])
     weights = constants.get(node.input[1])
     if weights is None or weights.ndim != 2 or weights.dtype.kind != "f" or not weights.size:
         return None
@@ -233,5 +243,22 @@ def _read_out(
     if attributes.get("transA"):
         return None
     fan_in = weights.shape[1 if attributes.get("transB") else 0]
+    by_answer = weights.T if attributes.get("transB") else weights
+    cancels = _sums(by_answer), _sums(bias.reshape(1, -1)) if bias is not None else 0.0
     deviation = float(weights.std(dtype=np.float64)) * abs(float(attributes.get("alpha", 1.0)))
-    return _ReadOut(node.input[0], node.output[0], deviation, fan_in)
+    return ReadOut(node.input[0], node.output[0], deviation, fan_in, *cancels)
+
+
+def _product(node: NodeProto | None, producers: Mapping[str, NodeProto]) -> NodeProto | None:
+    """The linear operator that a node is, or that it adds a bias to."""
+    if node is not None and node.op_type == "Add":
+        added = [producers[name] for name in node.input if name in producers]
+        node = added[0] if len(added) == 1 else node
+    return node if node is not None and properties(node.op_type).weighted else None
+
+
+def _sums(weights: np.ndarray) -> float:
+    """Root mean square of the sums of rows, over what it is of random values; 0 of zeros."""
+    size = float(np.linalg.norm(weights.astype(np.float64)))
+    sums = float(np.linalg.norm(weights.sum(axis=1, dtype=np.float64)))
+    return sums / size if size else 0.0

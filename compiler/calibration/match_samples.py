@@ -7,12 +7,15 @@ mean that the network was trained with. Neither is in the model, but both have l
    (``input_frame.py``). All that follows is in this frame.
 2. The statistics of batch normalisation, or the biases into which it was folded, tell the scale and
    the mean (``match_statistics.py``).
-3. Unless that is sure, the answers of a classifier come first: they tell the scale roughly, or that
-   it is about 1 (``match_logits.py``).
-4. Inputs of rank 4 are then dead leaves, others noise: see ``synthetic.py``.
-5. Otherwise, with several inputs, and where the network does not run on such inputs, floats are
+3. Unless that is sure, and a scale that the answers of a classifier allow, samples are of all
+   scales that they allow, and of 1 to an octave (``plausible_scales.py``): no scale is bad then,
+   where levels can be relatively close to values of all (``unknown_scale.py``).
+4. Where levels are equally far apart or few, so that this would leave none of use, the answers tell
+   one scale roughly, or that it is about 1 (``match_logits.py``).
+5. Matched inputs of rank 4 are dead leaves, others noise; those of rule 3 both: ``synthetic.py``.
+6. Otherwise, with several inputs, and where the network does not run on such inputs, floats are
    standard normal. The origin of the samples says why, and so does a warning, unless 2 holds.
-6. Integers that a Gather looks up in a constant table are drawn from its rows, directly or after
+7. Integers that a Gather looks up in a constant table are drawn from its rows, directly or after
    operators that keep values. Other integers whose name has "mask" in it are 1: nothing is hidden.
    Bytes of rank 4 are images: the pixels of dead leaves, from 0 to 255. What others mean is not
    known: they are 0 and 1, and there is a warning.
@@ -34,8 +37,13 @@ from ..samples.synthetic import Look, SyntheticSamples
 from .input_frame import input_frame
 from .match_logits import match_logits
 from .match_statistics import match_statistics
+from .plausible_scales import plausible_scales
 from .probes import NotMatchedError
 
+#: Octaves around scale 1 that samples of all plausible scales have too.
+_STANDARD = (-1.0, 1.0)
+#: Times as many samples where they are of all plausible scales.
+_MORE = 2
 _ADVICE = "give real samples with --calibration if yours are not"
 
 
@@ -45,6 +53,7 @@ def matched_samples(
     count: int,
     seed: int,
     progress: Progress,
+    wide: bool = False,
 ) -> tuple[SyntheticSamples, list[str]]:
     """Made-up samples that suit the network.
 
@@ -52,9 +61,10 @@ def matched_samples(
         network: a model that runs, in canonical form (``canonicalise.py``); constants elsewhere
             than in initializers of the graph are not seen.
         specs: its inputs.
-        count: number of samples.
+        count: number of samples; twice as many are made where they are of many scales.
         seed: the same seed gives the same samples.
         progress: told about scales and means tried.
+        wide: neurons' levels can be relatively close to values of many scales.
 
     Returns:
         Samples whose ``origin`` says what they look like, or why they are standard normal, and
@@ -64,7 +74,8 @@ def matched_samples(
     floats = [spec for spec in specs if spec.dtype.kind == "f"]
     looks |= {spec.name: Look(frame=input_frame(network, spec)) for spec in floats}
     if floats and len(specs) == 1:
-        look, text, doubt = _float_look(network, specs[0], looks[specs[0].name], seed, progress)
+        plain = looks[specs[0].name]
+        look, text, doubt = _float_look(network, specs[0], plain, seed, progress, wide)
         looks[specs[0].name] = look
         warnings += [doubt] if doubt else []
     else:
@@ -76,25 +87,39 @@ def matched_samples(
             )
     if floats or len(looks) < len(specs):
         texts.insert(0, text)
+    if any(look.pattern == "any" for look in looks.values()):
+        count *= _MORE
     return SyntheticSamples(specs, count, seed, looks, "; ".join(texts)), warnings
 
 
 def _float_look(
-    network: Network, spec: InputSpec, plain: Look, seed: int, progress: Progress
+    network: Network, spec: InputSpec, plain: Look, seed: int, progress: Progress, wide: bool
 ) -> tuple[Look, str, str]:
-    """Rules 2 to 5 for the only input: its look, what to say about it, and a warning or nothing."""
+    """Rules 2 to 6 for the only input: its look, what to say about it, and a warning or nothing."""
     images = len(spec.shape) == 4
     wanted = replace(plain, pattern="leaves" if images else "noise")
     behind = "" if plain.frame.is_plain else " behind the network's own scaling of its input"
     unsure, told, reason = None, "", "whose answers suit inputs of scale 1"
+    unknown = replace(plain, pattern="any")
+    plausible = plausible_scales(network, spec, unknown, seed, progress) if wide else None
     try:
         match = match_statistics(network, spec, wanted, seed, progress)
         told = f"{_described(match.look)}{behind}, {match.text}"
-        if match.sure:
+        octave = np.log2(match.look.scale)
+        if match.kept or (match.sure and _within(octave, plausible)):
             return match.look, told, ""
         unsure = match.look
     except NotMatchedError as error:
         reason = str(error)
+    if plausible is not None:
+        least, most = min(plausible[0], _STANDARD[0]), max(plausible[1], _STANDARD[1])
+        look = replace(unknown, scale=2.0**most, octaves=most - least)
+        doubt = (
+            f"the network does not tell the scale of its inputs: the synthetic ones{behind} are of "
+            f"scales from {2.0**least:.3g} to {2.0**most:.3g}, and levels suit all of these; give "
+            "real samples with --calibration for closer ones"
+        )
+        return look, f"{_described(look)}{behind}, all that are plausible", doubt
     try:
         answers = match_logits(network, spec, wanted, seed, progress)
     except NotMatchedError:
@@ -112,8 +137,12 @@ def _float_look(
     return plain, f"not matched to the network, {reason}{behind}", f"{doubt}{short}; {_ADVICE}"
 
 
+def _within(octave: float, plausible: tuple[float, float] | None) -> bool:
+    return plausible is None or plausible[0] <= octave <= plausible[1]
+
+
 def _described(look: Look) -> str:
-    what = "dead leaves images" if look.pattern == "leaves" else "noise"
+    what = {"leaves": "dead leaves images", "any": "patterns"}.get(look.pattern, "noise")
     if look.octaves:
         return f"{what} of scales {look.scale * 2.0**-look.octaves:.3g} to {look.scale:.3g}"
     return f"{what} of scale {look.scale:.3g} and mean {look.offset * look.scale:.3g}"
@@ -122,7 +151,7 @@ def _described(look: Look) -> str:
 def _integer_looks(
     graph: GraphProto, specs: list[InputSpec]
 ) -> tuple[dict[str, Look], list[str], list[str]]:
-    """Rule 6: the looks that are known, what to say of them, and warnings."""
+    """Rule 7: the looks that are known, what to say of them, and warnings."""
     looks, texts, warnings = {}, [], []
     for spec in specs:
         if spec.dtype.kind == "f":

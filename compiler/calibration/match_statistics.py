@@ -69,11 +69,13 @@ class StatisticsMatch:
         look: of the samples.
         text: what it was matched to.
         sure: rule 5.
+        kept: training kept these statistics itself: rule 1.
     """
 
     look: Look
     text: str
     sure: bool
+    kept: bool
 
 
 def match_statistics(
@@ -157,7 +159,8 @@ class _Search:
             f"{self._tried[0.0, 0.0]:.3f} at scale 1 and mean 0)"
         )
         look = replace(self._look, scale=2.0**octave, offset=offset)
-        return StatisticsMatch(look, text, part <= _SURE)
+        kept = self._observed[0].mean is not None
+        return StatisticsMatch(look, text, part <= _SURE, kept)
 
     def _part_of_limit(self, best: tuple[float, float]) -> float:
         """Rule 5."""

@@ -157,6 +157,10 @@ class Samples(ABC):
         if held and self.fixed_batch is None:
             yield self._feed(_join(pending))
 
+    def ends(self) -> tuple[Samples, Samples] | None:
+        """A few samples of the least scale and of the largest, where the scale is not known."""
+        return None
+
     def _feed(self, batch: Feed) -> Feed:
         return {k: array[0, ...] if k in self.unbatched else array for k, array in batch.items()}
 

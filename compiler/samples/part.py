@@ -26,6 +26,10 @@ class Part(Samples):
         self.fixed_batch = whole.fixed_batch
         self._whole, self._every, self._held = whole, every, held
 
+    def ends(self) -> tuple[Samples, Samples] | None:
+        """Those of the whole."""
+        return self._whole.ends()
+
     def _blocks(self, size: int) -> Iterator[Feed]:
         position = 0
         for block in self._whole._blocks(size):

@@ -9,7 +9,9 @@ What a sample looks like is said per input by a :class:`Look`:
    channels that vary together. The radii are drawn log-uniformly from 1/20 to 1/2 of the image.
    Four fifths of a colour's variance are common to all channels. (Dead leaves: Matheron; as a
    model of natural images: Lee, Mumford, Huang, 2001.) Where the scale is known to some octaves
-   only, the samples' scales are spread evenly over these.
+   only, the samples' scales are spread evenly over these. "any" is for inputs of which nothing is
+   known: one half of rank 4 are dead leaves, all others noise; to each sample a standard
+   normal value is added, and both are divided by the root of 2.
 2. The channels of an image are the last axis where that is shorter than the second, else the
    second.
 3. An image of more than 256 pixels along an axis is drawn smaller and each pixel repeated.
@@ -33,6 +35,8 @@ _MOST_PIXELS = 256
 _FEWEST_LEAVES, _MOST_LEAVES = 3, 60
 _SMALLEST, _LARGEST = 1 / 20, 1 / 2
 _LONGEST = 2.0
+#: Samples that show what the least scale makes, and the largest.
+_ENDS = 16
 _COMMON = 0.8
 #: Multiples of it, less their whole parts, fill [0, 1) evenly whatever their number.
 _GOLDEN = (5**0.5 - 1) / 2
@@ -69,7 +73,7 @@ class Look:
     """What the made-up values of one input look like.
 
     Attributes:
-        pattern: "noise" or "leaves".
+        pattern: "noise", "leaves" or "any".
         scale: root mean square of floats around their mean; a finite number above 0.
         offset: mean of floats in units of ``scale``.
         octaves: below ``scale`` over which the scales of the samples are spread, at least 0.
@@ -137,6 +141,31 @@ class SyntheticSamples(Samples):
         count = min(most, self._drawn)
         return SyntheticSamples(self._specs, count, self._seed, self._looks, self._text)
 
+    def ends(self) -> tuple[Samples, Samples] | None:
+        """Those of all scales that the samples might have, of inputs of which nothing is known."""
+        if not any(look.pattern == "any" for look in self._looks.values()):
+            return None
+
+        def one(octaves: float) -> SyntheticSamples:
+            looks = {
+                name: replace(
+                    look, scale=look.scale * 2.0 ** (-octaves * look.octaves), octaves=0.0
+                )
+                for name, look in self._looks.items()
+            }
+            return SyntheticSamples(self._specs, _ENDS, self._seed, looks)
+
+        return one(1.0), one(0.0)
+
+    def standard_normal(self, why: str) -> SyntheticSamples:
+        """As many in which inputs of which nothing is known are standard normal in their frames."""
+        looks = {
+            name: Look(frame=look.frame) if look.pattern == "any" else look
+            for name, look in self._looks.items()
+        }
+        text = f"not matched to the network, whose {why}"
+        return SyntheticSamples(self._specs, self._drawn, self._seed, looks, text)
+
     def _blocks(self, size: int) -> Iterator[Feed]:
         for start in range(0, self.count, size):
             numbers = range(start, min(start + size, self.count))
@@ -160,12 +189,15 @@ class SyntheticSamples(Samples):
 def _draw_one(
     rng: np.random.Generator, look: Look, shape: tuple[int, ...], floats: bool
 ) -> np.ndarray:
-    if look.pattern == "leaves":
+    any_pattern = look.pattern == "any"
+    if look.pattern == "leaves" or (any_pattern and len(shape) == 3 and rng.random() < 0.5):
         values = draw_leaves(rng, shape)
     elif floats:
         values = rng.standard_normal(shape, np.float32)
     else:
         return rng.integers(look.low, look.low + look.rows, shape)
+    if any_pattern:
+        values = np.sqrt(np.float32(0.5)) * (values + rng.standard_normal(dtype=np.float32))
     if floats:
         one: np.ndarray = look.scaled(values[None])[0]
         return one

@@ -144,6 +144,11 @@ class Distribution:
             return self
         return replace(self, counts=self.counts / np.maximum(magnitudes, least) ** 2)
 
+    def relative_above(self, square: float) -> Distribution:
+        """With weights by which a squared error at x counts as 1 / (x^2 + ``square``)."""
+        weights = self.means**2 + square
+        return replace(self, counts=self.counts / np.where(weights > 0, weights, 1.0))
+
     def points(self, parts: int = 8) -> tuple[np.ndarray, np.ndarray]:
         """The intervals as points, ``parts`` each: values and weights, float64 [n]."""
         offsets = (np.arange(parts) + 0.5) / parts

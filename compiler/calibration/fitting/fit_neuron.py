@@ -127,6 +127,7 @@ def fit_neuron(
     activation: Activation,
     histogram: SignedHistogram,
     options: CompileOptions,
+    floor: float | None = None,
 ) -> Neuron:
     """The neuron of an activation.
 
@@ -135,6 +136,8 @@ def fit_neuron(
         histogram: of the neuron's membrane potential; one row, or one per channel where
             :func:`channel_axis` names an axis.
         options: resolved.
+        floor: mean square on samples of the least scale, where their scale is not known: rule 1 of
+            ``unknown_scale.py``; levels follow the density then.
 
     Returns:
         The neuron with its calibrator, the reason and its expected relative error.
@@ -146,6 +149,9 @@ def fit_neuron(
     values = sum(rows.totals.tolist()) / histogram.views
     if activation.relative:
         rows = Rows.joined([(pool(rows) if len(rows) > 1 else rows[0]).relative()])
+    elif floor is not None:
+        rows = Rows.joined([row.relative_above(floor) for row in rows])
+        options = replace(options, calibrator=DENSITY)
     fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None, values)
     function, kind = activation.function, options.kind
     if function is None or (activation.signed and kind in (SCALE, MULTI_THRESHOLD)):

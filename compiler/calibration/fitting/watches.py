@@ -15,6 +15,9 @@ from .fit_neuron import channel_axis, fit_neuron, levels_of_signs
 from .membrane import Membrane
 from .shared_step import SharedStep, share_steps
 
+#: Bins per octave of a channel, as a power of two, and octaves, where scales are not known.
+_WIDE_BINS = (4, 24)
+
 
 class NotFiniteError(Exception):
     """An observed tensor holds NaN or infinity.
@@ -34,21 +37,30 @@ class Fit:
     Args:
         options: resolved.
         levels: numbers of levels other than the options', by the activation's output tensor.
+        floors: mean squares of what activations read on samples of the least scale, by tensor,
+            where the scale of the samples is not known (``unknown_scale.py``); else None.
 
     Attributes:
         shared: steps that several neurons have, by the activation's output tensor.
         membranes: what the neurons were fitted to, by the activation's output tensor.
     """
 
-    def __init__(self, options: CompileOptions, levels: Mapping[str, int]) -> None:
-        self._options, self._levels = options, levels
+    def __init__(
+        self,
+        options: CompileOptions,
+        levels: Mapping[str, int],
+        floors: Mapping[str, float] | None = None,
+    ) -> None:
+        self._options, self._levels, self._floors = options, levels, floors
         self.shared: dict[str, SharedStep] = {}
         self.membranes: dict[str, Membrane] = {}
 
     def watch(self, activation: Activation) -> Watch:
         """What is observed: the input, per channel where a neuron of this kind has channels."""
         axis = channel_axis(activation, self._options)
-        return Watch(activation.input, axis, 1 if axis is None else activation.channels or 1)
+        rows = 1 if axis is None else activation.channels or 1
+        bins = _WIDE_BINS if self._floors is not None and axis is not None else None
+        return Watch(activation.input, axis, rows, bins)
 
     def neuron(self, activation: Activation, histogram: SignedHistogram) -> Neuron:
         """The neuron for this distribution of its membrane potential."""
@@ -56,7 +68,8 @@ class Fit:
         if shared is not None:
             neuron: Neuron = shared.neuron(activation, histogram)
         else:
-            neuron = fit_neuron(activation, histogram, self._options_of(activation))
+            floor = None if self._floors is None else self._floors.get(activation.input, 0.0)
+            neuron = fit_neuron(activation, histogram, self._options_of(activation), floor)
         self.membranes[activation.output] = Membrane(histogram, neuron)
         return neuron
 
