@@ -232,6 +232,11 @@ def test_path_and_model_give_the_same_and_the_source_is_untouched(digits, digits
     assert from_model == compile_model(digits, digits_calibration, options).model
 
 
+def test_of_large_networks_fewer_synthetic_samples_are_drawn(monkeypatch, digits):
+    monkeypatch.setattr("snn_compile.compiler.front_end._SYNTHETIC_WORK", 1e3)
+    assert compile_model(digits).report.calibration["samples"] == 16
+
+
 def test_without_calibration_everything_says_so(synthetic):
     result = synthetic
     assert result.report.calibration["synthetic"] is True

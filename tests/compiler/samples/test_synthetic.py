@@ -112,6 +112,16 @@ def test_samples_do_not_depend_on_the_batch():
         np.testing.assert_array_equal(np.concatenate([f[name] for f in parts]), whole[0][name])
 
 
+def test_fewer_samples_are_the_first_ones_and_fill_the_batch_that_the_model_fixes():
+    specs = [IMAGE, MASK]
+    samples = SyntheticSamples(specs, 10, seed=3)
+    np.testing.assert_array_equal(join(samples.first(4), "image"), join(samples, "image")[:4])
+    assert samples.first(4).origin.startswith("4 synthetic samples")
+    assert samples.first(100).count == 10
+    fixed = SyntheticSamples([InputSpec("x", F32, (4, 50))], 64, seed=3).first(18)
+    assert fixed.count == 16
+
+
 def test_inputs_without_a_look_are_standard_normal_and_integers_0_or_1():
     specs = [InputSpec("x", F32, (None, 50)), InputSpec("i", np.dtype(np.int8), (None, 50))]
     samples = SyntheticSamples(specs, 400, seed=0)
