@@ -73,9 +73,7 @@ from ..fitting.watches import Fit, watches_of
 #: Samples that are looked at; of large networks so many, but no fewer than that, that all runs
 #: together take about so many multiply-accumulates.
 MOST_SAMPLES, _FEWEST_SAMPLES = 64, 4
-_WORK = 1e11
-#: How many of them run at a time.
-_BATCH = 4
+_WORK = 5e10
 #: Relative errors to which activations are rounded, bounded: rounding to a step of several times
 #: the values leaves nothing of them.
 _LEAST_ERROR, _MOST_ERROR = 0.01, 0.5
@@ -457,7 +455,7 @@ def _replace(
 
 def _spread(samples: Samples, size: int, most: int) -> tuple[list[Feed], int]:
     """Batches evenly spread over the samples, and how many samples they hold."""
-    batch = samples.fixed_batch or min(size, _BATCH, most)
+    batch = samples.fixed_batch or min(size, most)
     chosen = samples.spread(batch, most)
     feeds = [feed for position, feed in enumerate(samples.batches(batch)) if position in chosen]
     return feeds, sum(samples.count_in(feed) for feed in feeds)
