@@ -44,6 +44,7 @@ from onnx import (
     TensorProto,
     ValueInfoProto,
 )
+from onnx.defs import SchemaError, get_schema
 from onnx.helper import make_attribute, make_node
 from onnx.numpy_helper import from_array, to_array
 
@@ -221,7 +222,7 @@ class _Rewriter:
             for body in bodies_in(node):
                 self.rewrite_graph(body, next(remaining, body), types)
             self._remember(node)
-            if node.domain in _STANDARD:
+            if node.domain in _STANDARD and _has_operands(node, self.opset):
                 result += self._replacements(Step(self, node, types, read))
             else:
                 result.append(node)
@@ -487,6 +488,15 @@ def _topk(step: Step) -> list[NodeProto]:
         before += [shape, step.emit("Reshape", "k_vector", inputs)]
     step.set_input(1, before[-1].output[0])
     return [*before, step.node]
+
+
+def _has_operands(node: NodeProto, opset: int) -> bool:
+    """Whether a node has what its operator needs; if not, the runtime refuses it as it is."""
+    try:
+        schema = get_schema(node.op_type, opset, "")
+    except SchemaError:  # of the runtime's own
+        return bool(node.output)
+    return len(node.input) >= schema.min_input and len(node.output) >= schema.min_output
 
 
 def _softmax(step: Step) -> list[NodeProto]:

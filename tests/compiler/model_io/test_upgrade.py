@@ -7,6 +7,7 @@ import onnx
 import pytest
 from helpers import run_model
 from onnx import TensorProto
+from snn_compile.compiler import compile_model
 from snn_compile.compiler.errors import ModelError
 from snn_compile.compiler.model_io.upgrade import (
     _ADAPTERS,
@@ -413,3 +414,11 @@ def test_every_operator_that_changed_is_known():
         if any(v > OLDEST_OPSET for v in since) and (len(since) > 1)
     }
     assert changed - WIDENED == set(_ADAPTERS)
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "TopK", "BatchNormalization", "Upsample"])
+def test_an_operator_without_operands_is_refused_not_rewritten(operator):
+    model = model_of("g (float[2,3] x) => (float[2,3] y) { y = Relu (x) }", 8)
+    model.graph.node.append(onnx.helper.make_node(operator, [], ["z"]))
+    with pytest.raises(ModelError):
+        compile_model(model)
