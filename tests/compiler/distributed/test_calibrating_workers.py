@@ -59,9 +59,11 @@ class HereCluster:
     def submit(self, build, work, put, item, worker):
         self.tasks += 1
         if self.tasks in self._forgetting:
-            self._built.pop(worker)
+            self._built.pop(worker).close()
         if self.tasks in self._lost:
             self._there.remove(worker)
+            if worker in self._built:
+                self._built.pop(worker).close()
             self._there.append(f"tcp://127.0.0.1:{100 + self.tasks}")
         if worker not in self._there:
             return None

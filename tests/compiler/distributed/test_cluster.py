@@ -33,8 +33,8 @@ def mapped(cluster, items, value="v"):
 def test_results_come_in_order_and_each_worker_builds_once(two):
     found = mapped(two, list(range(40)))
     assert [item for item, *_ in found] == list(range(40))
-    assert len({pid for _, pid, _ in found}) == 2
-    assert len({built for *_, built in found}) == 2
+    # A worker may be quick enough to do them all.
+    assert len({built for *_, built in found}) == len({pid for _, pid, _ in found}) <= 2
 
 
 def test_a_refusal_is_raised_as_it_is(two):
