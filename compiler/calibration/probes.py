@@ -23,6 +23,8 @@ from ..samples.synthetic import Look, SyntheticSamples
 #: Samples that each scale and mean is tried on, and bytes of what is observed of them.
 _PROBES, _FIRST_PROBES = 32, 8
 _PROBE_BUDGET = 64 << 20
+#: Values of all samples together where they are large; fewer tell as much, but so many are tried.
+_PROBE_VALUES, _FEWEST_PROBES = 1 << 20, 8
 
 
 class NotMatchedError(Exception):
@@ -64,12 +66,14 @@ class Probes:
             raise NotMatchedError(reason) from error
 
     def _fitting(self, spec: InputSpec, seed: int) -> list[Feed]:
-        """As many samples as the budget allows, at least one."""
+        """As many samples as the budgets allow, at least one."""
         patterns = {spec.name: Look(self._look.pattern)}
         base = SyntheticSamples([spec], _PROBES, seed, patterns)
         first = next(base.batches(1))
         size = sum(array.nbytes for array in run_samples(self._session, first, "the model"))
-        most = int(np.clip(_PROBE_BUDGET * len(first[self._name]) // max(size, 1), 1, _PROBES))
+        count, values = len(first[self._name]), first[self._name].size
+        most = int(np.clip(_PROBE_VALUES * count // max(values, 1), _FEWEST_PROBES, _PROBES))
+        most = int(np.clip(_PROBE_BUDGET * count // max(size, 1), 1, most))
         feeds, held = [], 0
         for feed in base.batches(min(most, _FIRST_PROBES)):
             if held >= most:
