@@ -299,7 +299,7 @@ class TestProcesses:
 
         monkeypatch.setattr(calibration.Workers, "opener", replaced)
         with pytest.raises(DataError, match=r"on worker .*data\.npz has .* bytes, where this mach"):
-            compile_model(RESNET, data, scheduler=dask.scheduler_address)
+            compile_model(RESNET, data, scheduler=dask.scheduler_address, levels_budget=0.0)
 
     def test_nothing_is_left_on_them(self, dask):
         def shards():  # inside, so that it is sent whole
