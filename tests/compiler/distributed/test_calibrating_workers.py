@@ -53,6 +53,10 @@ class HereCluster:
     def cancel(self, futures):
         pass
 
+    def close(self):
+        for place in self._built.values():
+            place.close()
+
     def put(self, value):
         return Put("key", pickle.dumps(value))
 
@@ -85,7 +89,10 @@ def compiled_here(monkeypatch, model, cluster, data=SAMPLES, **options):
         yield cluster
 
     monkeypatch.setattr(calibration, "connected", connected)
-    return compile_model(model, data, workers=1, threads=1, **options)
+    try:
+        return compile_model(model, data, workers=1, threads=1, **options)
+    finally:
+        cluster.close()  # what an error left: the collector may find files before their owners
 
 
 def content(result):

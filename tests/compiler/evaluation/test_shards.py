@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -196,7 +197,8 @@ def test_a_sweep_is_the_same_on_workers(tmp_path, swept):
     np.savez(tmp_path / "c.npz", x=images(8, 2, 8, 8))
     options = replace(OPTIONS, calibration=tmp_path / "c.npz", sweep=parse_sweep(swept))
     alone = found(tmp_path, options)
-    assert found(tmp_path, replace(options, cluster=InlineCluster())) == alone
+    with closing(InlineCluster()) as cluster:
+        assert found(tmp_path, replace(options, cluster=cluster)) == alone
     refused = [bool(point["refused"]) for point in json.loads(alone)["sweep"]]
     assert (any(refused), all(refused)) == (len(swept) == 2, False)
 
