@@ -34,7 +34,7 @@ levels are only moved, with 0.5 half of the spikes have to go.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -363,10 +363,7 @@ def _shares(
     network: Network, steps: Mapping[str, float], feeds: Sequence[Feed], outputs: Sequence[str]
 ) -> tuple[list[list[np.ndarray]], dict[str, float]]:
     """The outputs of each feed, and ||da||^2 / ||a||^2 of each activation."""
-    proto = ModelProto()
-    proto.CopyFrom(network.proto)
-    prefix = unused_prefix(proto.graph, "rounded")
-    names = {key: f"{prefix}.{number}" for number, key in enumerate(steps)}
+    proto, names = _copy(network, steps)
 
     def summed(node: NodeProto) -> list[NodeProto]:
         key, name = node.output[0], names[node.output[0]]
@@ -397,10 +394,7 @@ def _shares(
 
 def _switched(network: Network, steps: Mapping[str, float]) -> tuple[Network, dict[str, str]]:
     """The ANN with activations that are rounded on demand, and the input of each that says so."""
-    proto = ModelProto()
-    proto.CopyFrom(network.proto)
-    prefix = unused_prefix(proto.graph, "rounded")
-    names = {key: f"{prefix}.{number}" for number, key in enumerate(steps)}
+    proto, names = _copy(network, steps)
 
     def chosen(node: NodeProto) -> list[NodeProto]:
         key, name = node.output[0], names[node.output[0]]
@@ -427,6 +421,14 @@ def _switched(network: Network, steps: Mapping[str, float]) -> tuple[Network, di
         helper.make_tensor_value_info(switch, TensorProto.BOOL, []) for switch in switches.values()
     )
     return Network(proto, network.weights), switches
+
+
+def _copy(network: Network, keys: Iterable[str]) -> tuple[ModelProto, dict[str, str]]:
+    """The network to be changed, and what begins the names of new tensors for each of these."""
+    proto = ModelProto()
+    proto.CopyFrom(network.proto)
+    prefix = unused_prefix(proto.graph, "rounded")
+    return proto, {key: f"{prefix}.{number}" for number, key in enumerate(keys)}
 
 
 def _rounding(value: str, name: str, step: float) -> list[NodeProto]:

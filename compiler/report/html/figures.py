@@ -410,14 +410,19 @@ def map_figure(label: str, values: Sequence[Sequence[float]], unit: str) -> str:
                 axes.add_patch(
                     PathPatch(path, facecolor=SERIES[1], alpha=shade / _SHADES, linewidth=0)
                 )
-        axes.set_xlim(0, columns)
-        axes.set_ylim(rows, 0)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(True)
+        _frame(axes, columns, rows)
         axes.set_xlabel(f"{unit}, at most {most:.3g}", loc="left")  # longer than some maps
     return canvas.svg
+
+
+def _frame(axes: Axes, columns: float, rows: float) -> None:
+    """Axes of a picture: row 0 on top, a line around it and no ticks."""
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows, 0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(True)
 
 
 def boxes_figure(label: str, image: ImageBoxes) -> str:
@@ -441,12 +446,7 @@ def boxes_figure(label: str, image: ImageBoxes) -> str:
                 )  # fmt: skip
                 axes.add_patch(box)
                 canvas.tip(box, f"{name}: class {which:.0f}, score {score:.2f}")
-        axes.set_xlim(0, columns)
-        axes.set_ylim(rows, 0)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(True)
+        _frame(axes, columns, rows)
         canvas.figure.legend(handles=lines, loc="upper left", ncols=2)
     return canvas.svg
 
