@@ -31,7 +31,7 @@ from ..options import CompileOptions
 from ..running.memory import free_memory
 from ..running.spool import Spool
 from ..running.threads import use_threads
-from ..samples.files import GivenSamples, InputSpec, Samples, input_specs
+from ..samples.base import GivenSamples, InputSpec, Samples, input_specs
 from ..samples.source import Source
 from .cluster import Cluster, Work, WorkerLostError, connected
 from .place import Place

@@ -29,7 +29,7 @@ import time
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -306,7 +306,8 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Cluster]:
     check_installed()
     with (
         _quiet(),
-        _reached(scheduler) if scheduler is not None else _started(workers or 1) as cluster,
+        _loop() as loop,
+        _started(workers or 1, loop) if scheduler is None else _reached(scheduler, loop) as cluster,
     ):
         _check_versions(cluster)
         yield cluster
@@ -344,11 +345,11 @@ def check_installed() -> None:
 
 
 @contextmanager
-def _started(workers: int) -> Iterator[Cluster]:
+def _started(workers: int, loop: Any) -> Iterator[Cluster]:
     """Processes of this machine. No one else reaches them, and they end with this one."""
     from distributed import Client
 
-    with _local(workers) as local, Client(local, set_as_default=False) as client:
+    with _local(workers, loop) as local, Client(local, set_as_default=False) as client:
         try:
             client.wait_for_workers(workers, timeout=TIMEOUT * 6)
         except _TIMED_OUT as error:
@@ -356,7 +357,41 @@ def _started(workers: int) -> Iterator[Cluster]:
         yield Cluster(client, "the cluster on this machine")
 
 
-def _local(workers: int) -> Any:
+@contextmanager
+def _loop() -> Iterator[Any]:
+    """A loop of events that runs in a thread of its own, as Dask's would.
+
+    Dask gives its thread 10 s to start and then fails by an assertion, which a machine that was
+    busy or asleep for a moment has seen. This one is waited for.
+    """
+    from tornado.ioloop import IOLoop
+
+    started: Future[tuple[IOLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        ended = asyncio.Event()
+        started.set_result((IOLoop.current(), ended))
+        await ended.wait()
+
+    def work() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="loop of Dask")
+    thread.start()
+    loop, ended = started.result()
+    try:
+        yield loop
+    finally:
+        loop.add_callback(ended.set)
+        thread.join()
+
+
+def _local(workers: int, loop: Any) -> Any:
     """Processes that have started. In a thread: what is stopped half-way is not closed by Dask."""
     import dask
     from distributed import LocalCluster
@@ -367,6 +402,7 @@ def _local(workers: int) -> Any:
     with dask.config.set(environment), ThreadPoolExecutor(1) as thread:
         starting = thread.submit(
             LocalCluster,
+            loop=loop,
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
@@ -389,12 +425,12 @@ def _local(workers: int) -> Any:
 
 
 @contextmanager
-def _reached(scheduler: str) -> Iterator[Cluster]:
+def _reached(scheduler: str, loop: Any) -> Iterator[Cluster]:
     from distributed import Client
 
     where = f"the cluster at {scheduler}"
     try:
-        client = Client(scheduler, timeout=TIMEOUT, set_as_default=False)
+        client = Client(scheduler, loop=loop, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError) as error:
         reason = str(error).strip().splitlines()
         raise UsageError(

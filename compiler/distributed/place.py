@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, UsageError
-from ..samples.files import FileSamples, GivenSamples, InputSpec
+from ..samples.base import GivenSamples, InputSpec
+from ..samples.files import FileSamples
 from ..samples.image_options import ImageOptions
 from ..samples.images import ImageSamples
 from ..samples.source import Source

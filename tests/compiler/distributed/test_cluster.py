@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from cluster_tasks import build, work
@@ -104,6 +106,35 @@ def test_workers_of_other_versions_are_refused(monkeypatch):
             pass
         with pytest.raises(UsageError, match=r"a worker has onnx .*, and this machine has 0"):
             mapped(cluster, [1])
+
+
+def test_no_loop_of_dask_is_waited_for(monkeypatch):
+    """Dask gives its thread 10 s to start and fails then; ours may take longer."""
+    utils, run = pytest.importorskip("distributed.utils"), asyncio.run
+    start = utils.LoopRunner._start_unlocked
+
+    def only_given(runner):
+        assert runner._loop is not None
+        start(runner)
+
+    def late(*arguments):
+        time.sleep(0.5)
+        run(*arguments)
+
+    monkeypatch.setattr(utils.LoopRunner, "_start_unlocked", only_given)
+    monkeypatch.setattr(asyncio, "run", late)
+    with connected(None, 1) as cluster:
+        assert [item for item, *_ in mapped(cluster, [1])] == [1]
+
+
+def test_a_loop_that_cannot_start_is_an_error(monkeypatch):
+    def fail(main):
+        main.close()
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "run", fail)
+    with pytest.raises(OSError, match="Too many open files"), connected(None, 1):
+        pass
 
 
 def test_help_and_normal_runs_do_not_import_dask():
