@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "../../runtime_ops/src/kernels/few_levels.h"
 #include "../../runtime_ops/src/kernels/kernels.h"
 
 using namespace snn;
@@ -106,26 +107,6 @@ T staircase_formula(T x, T scale, const StaircaseParameters& p) {
   return scale * static_cast<const T*>(p.table)[static_cast<size_t>(cell)] + T(0);
 }
 
-// The tree of climb.h: of entry 2^j + index, the j bits of index say which ends have been passed.
-FewLevels planted(const std::vector<float>& ends, const std::vector<float>& levels) {
-  const auto passed = [](size_t index) {
-    size_t count = 0;
-    for (int bit = 0; bit < FewLevels::kDepth; ++bit) count += ((index >> bit) & 1) << (FewLevels::kDepth - 1 - bit);
-    return count;
-  };
-  FewLevels few{};
-  for (size_t entry = 1; entry < FewLevels::kLevels; ++entry) {
-    size_t half = FewLevels::kLevels / 2, first = 1;
-    for (; 2 * first <= entry; first *= 2) half /= 2;
-    const size_t end = passed(entry - first) + half;  // counted from 1
-    few.tree[entry] = end <= ends.size() ? ends[end - 1] : std::numeric_limits<float>::infinity();
-  }
-  for (size_t index = 0; index < FewLevels::kLevels; ++index) {
-    few.levels[index] = levels[std::min(passed(index), levels.size() - 1)];
-  }
-  return few;
-}
-
 template <typename S>
 void require_same(const char* what, const std::vector<S>& y, const std::vector<S>& expected, size_t from, size_t to) {
   for (size_t i = from; i < to; ++i) {
@@ -174,15 +155,16 @@ void check(const Kernels& kernels, Element element, size_t channels, size_t inne
   }
 
   std::vector<T> table;
-  std::vector<float> ends, levels;
+  std::vector<float> narrow;
+  const size_t longest = random_bits() % 2 == 0 ? 1 : 5;  // even runs, or not
   for (size_t run = 0; run < runs; ++run) {
     const S level = stored<S>(T(static_cast<int>(run * 37 % 101) - 50) / T(8));  // neighbours differ
-    if (run > 0) ends.push_back(static_cast<float>(table.size()));
-    levels.push_back(static_cast<float>(wide(level)));
-    table.insert(table.end(), 1 + random_bits() % 4, wide(level));
+    const size_t cells = 1 + random_bits() % longest;
+    table.insert(table.end(), cells, wide(level));
+    narrow.insert(narrow.end(), cells, static_cast<float>(wide(level)));
   }
-  const FewLevels few = planted(ends, levels);
-  const bool has_few = runs <= FewLevels::kLevels && element != kFloat64;
+  FewLevels few;
+  const bool has_few = element != kFloat64 && few_levels(narrow.data(), static_cast<int>(narrow.size()), few);
   const StaircaseParameters staircase{factor.data(),  table.data(), has_few ? &few : nullptr, 8.0f, -20.5f,
                                       static_cast<float>(table.size() - 1)};
   for (size_t i = begin; i < count; ++i) expected[i] = stored<S>(staircase_formula<T>(wide(x[i]), wide(factor[channel(i)]), staircase));

@@ -44,6 +44,15 @@ def staircase(cells, runs):
     return {"table": np.repeat(levels, np.diff([0, *ends, cells]))}
 
 
+def uneven(cells, runs):
+    """So many runs, three times as long at the ends of the table as in its middle."""
+    distance = np.abs(np.arange(1, runs + 1) / runs - 0.5)
+    ends = np.cumsum(distance + 0.25)
+    ends = np.rint(ends / ends[-1] * cells).astype(int)
+    levels = np.random.default_rng(cells).normal(0, 2, runs)
+    return {"table": np.repeat(levels, np.diff([0, *ends]))}
+
+
 def grid(cells):
     """Attributes that lay the cells over -4..4 in units of scale, not quite in the middle."""
     return {"density": cells / 8, "start": -cells / 2 + 0.3}
@@ -82,6 +91,9 @@ CASES = {
     "staircase 7": Case(STAIRCASE_FIRE, grid(40), staircase(40, 7)),
     "staircase 32": Case(STAIRCASE_FIRE, grid(4096), staircase(4096, 32)),
     "staircase 33": Case(STAIRCASE_FIRE, grid(300), staircase(300, 33)),
+    "staircase 8 even": Case(STAIRCASE_FIRE, grid(128), {"table": np.arange(128) // 16 - 3.5}),
+    "staircase 33 uneven": Case(STAIRCASE_FIRE, grid(1000), uneven(1000, 33)),
+    "staircase 65 uneven": Case(STAIRCASE_FIRE, grid(2300), uneven(2300, 65)),
     "staircase 4096": Case(STAIRCASE_FIRE, grid(4096), staircase(4096, 4096)),
     "integrate": Case(INTEGRATE_FIRE, {"timesteps": 8}),
     "integrate signed": Case(

@@ -45,13 +45,24 @@ struct OctaveParameters {
 
 constexpr int kMaxCells = 4096;
 
-// A table of at most 32 runs of equal levels: where one run ends and the next begins, counted in
-// cells, as the binary search tree that climb.h walks, and the levels in the order of its index.
+// A table of few runs of equal levels, in the forms that climb.h holds in registers. An end is the
+// first cell of a run but the lowest. Buckets of positions tell which ends are near: numbers of
+// buckets never descend, so that a position of a lower bucket than an end's lies below the end, one
+// of a higher bucket above it.
 struct FewLevels {
-  static constexpr int kDepth = 5;
-  static constexpr int kLevels = 1 << kDepth;
-  alignas(64) float tree[kLevels];
-  alignas(64) float levels[kLevels];
+  static constexpr int kEven = 32, kMost = 64, kMostSteps = 4;
+  enum Form { kByBucket, kUpTo32, kUpTo64 } form;
+  int steps;       // the most ends in one bucket, without end 0
+  float rate;      // buckets for one cell, of so few bits that its product with any cell is exact
+  float last_end;  // and all above it
+  float lowest_end;
+  // kByBucket: of each of 32 buckets an end, the level below it, and the one from it on.
+  // Otherwise: of each of 64 buckets the last end before it, or end 0; of each end where the one
+  // behind it is, or kMaxCells, and the level from it on; below[0] is the level below all ends.
+  alignas(64) uint16_t first[kMost];
+  alignas(64) uint16_t ends[kMost];
+  alignas(64) float below[kEven];
+  alignas(64) float above[kMost];
 };
 
 struct StaircaseParameters {

@@ -10,7 +10,7 @@ const Kernels& select_kernels() {
   const auto allowed = [limit](const char* isa) { return limit == nullptr || std::strcmp(limit, isa) == 0; };
 #ifdef SNN_DISPATCH_AVX512
   if (allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
     return avx512::kernels;
   }
 #endif

@@ -18,13 +18,19 @@ namespace {
 
 constexpr size_t kLookUp = 128;  // elements at a time; even
 
-template <bool kSpread, typename T>
-SNN_LOOP void find_cells(const T* x, T* y, int32_t* cells, size_t count, const T* scales,
+template <typename T>
+SNN_LOOP void find_rates(const T* scales, T* rates, size_t count, T density) {
+  SNN_INDEPENDENT
+  for (size_t i = 0; i < count; ++i) rates[i] = T(1) / scales[i] * density;
+}
+
+template <typename T>
+SNN_LOOP void find_cells(const T* x, T* y, int32_t* cells, size_t count, const T* rates,
                          const StaircaseParameters& staircase) {
-  const T density = staircase.density, start = staircase.start, last = staircase.last, scale = *scales;
+  const T start = staircase.start, last = staircase.last;
   SNN_INDEPENDENT
   for (size_t i = 0; i < count; ++i) {
-    const T position = x[i] * (T(1) / (kSpread ? scales[i] : scale) * density) - start;
+    const T position = x[i] * rates[i] - start;
     const T above = T(0) > position ? T(0) : position;
     const T clipped = last < above ? last : above;
     cells[i] = static_cast<int32_t>(clipped > T(0) ? clipped : T(0));  // of NaN: 0
@@ -43,25 +49,29 @@ SNN_LOOP void look_up(const int32_t* cells, T* levels, size_t count, const T* ta
   }
 }
 
-template <bool kSpread, typename T>
+template <typename T>
 SNN_LOOP void fire_levels(const T* levels, T* y, size_t count, const T* scales) {
-  const T scale = *scales;
   SNN_INDEPENDENT
-  for (size_t i = 0; i < count; ++i) y[i] = (kSpread ? scales[i] : scale) * levels[i] + y[i];
+  for (size_t i = 0; i < count; ++i) y[i] = scales[i] * levels[i] + y[i];
 }
 
 template <bool kSpread, typename T>
 void climb_by_blocks(const T* x, T* y, size_t count, const T* scales, const void* constants) {
   const StaircaseParameters& staircase = *static_cast<const StaircaseParameters*>(constants);
   int32_t cells[kLookUp];
-  T levels[kLookUp];
+  T levels[kLookUp], rates[kLookUp], same[kLookUp];
+  if (!kSpread) {  // one scale for all
+    for (T& scale : same) scale = *scales;
+    find_rates(same, rates, kLookUp, T(staircase.density));
+  }
   for (size_t i = 0; i < count; i += kLookUp) {
     const size_t block = smaller(kLookUp, count - i);
-    const T* factors = kSpread ? scales + i : scales;
-    find_cells<kSpread>(x + i, y + i, cells, block, factors, staircase);
+    const T* beside = kSpread ? scales + i : same;
+    if (kSpread) find_rates(beside, rates, block, T(staircase.density));
+    find_cells(x + i, y + i, cells, block, rates, staircase);
     if (block % 2 != 0) cells[block] = 0;
     look_up(cells, levels, block + block % 2, static_cast<const T*>(staircase.table));
-    fire_levels<kSpread>(levels, y + i, block, factors);
+    fire_levels(levels, y + i, block, beside);
   }
 }
 
@@ -71,10 +81,19 @@ Loops<T> loops_of(const StaircaseParameters&) {
 }
 
 #if defined(__AVX512F__)
+template <typename Cells>
+Loops<float> climbing() {
+  return {climb_row<Cells>, climb_spread<Cells>};
+}
+
 template <>
 inline Loops<float> loops_of<float>(const StaircaseParameters& staircase) {
-  if (staircase.few != nullptr) return {climb<FewCells, false>, climb<FewCells, true>};
-  return {climb<ManyCells, false>, climb<ManyCells, true>};
+  if (staircase.few == nullptr) return climbing<ManyCells>();
+  switch (staircase.few->form) {
+    case FewLevels::kByBucket: return climbing<EvenCells>();
+    case FewLevels::kUpTo32: return climbing<FewCells<Ends32, Levels32>>();
+    default: return climbing<FewCells<Ends64, Levels64>>();
+  }
 }
 #endif
 

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "../kernels/few_levels.h"
 #include "node.h"
 
 namespace snn {
@@ -14,43 +15,8 @@ struct Prepared {
   Prepared() {}
 
   void fill(Element element, const Tensor& table) {
-    constexpr int kLevels = FewLevels::kLevels;
-    float ends[kLevels], levels[kLevels];
-    int runs = 0;
-    for (size_t i = 0; i < table.count; ++i) {
-      const float level = static_cast<float>(element_value(element, table.data, i));
-      widened[i] = level;
-      if (i != 0 && level == widened[i - 1]) continue;
-      if (runs < kLevels) {
-        levels[runs] = level;
-        ends[runs] = static_cast<float>(i);  // of the run before
-      }
-      ++runs;
-    }
-    has_few = element != kFloat64 && runs <= kLevels;
-    if (has_few) plant(ends, levels, runs);
-  }
-
-  void plant(const float* ends, const float* levels, int runs) {
-    constexpr int kDepth = FewLevels::kDepth;
-    few.tree[0] = HUGE_VALF;  // never asked
-    for (int level = 0; level < kDepth; ++level) {
-      for (int index = 0; index < 1 << level; ++index) {
-        const int passed = passed_by(index) + (1 << (kDepth - 1 - level));
-        few.tree[(1 << level) + index] = passed < runs ? ends[passed] : HUGE_VALF;
-      }
-    }
-    for (int index = 0; index < FewLevels::kLevels; ++index) {
-      const int passed = passed_by(index);
-      few.levels[index] = levels[passed < runs ? passed : runs - 1];
-    }
-  }
-
-  // How many ends the comparisons have passed that are the bits of `index`, the first one halving all.
-  static int passed_by(int index) {
-    int passed = 0;
-    for (int bit = 0; bit < FewLevels::kDepth; ++bit) passed += ((index >> bit) & 1) << (FewLevels::kDepth - 1 - bit);
-    return passed;
+    for (size_t i = 0; i < table.count; ++i) widened[i] = static_cast<float>(element_value(element, table.data, i));
+    has_few = element != kFloat64 && few_levels(widened, static_cast<int>(table.count), few);
   }
 };
 
