@@ -19,7 +19,7 @@ class Configuration:
         seed: chooses the calibration samples, or makes them up where there are none.
         calibration: number of calibration samples; 0 for none.
         test: number of test samples.
-        options: fields of CompileOptions by name, where they are not the defaults; the method of a
+        options: fields of CompileOptions by name, where they are not the defaults; none of a
             quantisation.
     """
 

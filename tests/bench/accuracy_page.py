@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any
 
 import numpy as np
 from accuracy_configuration import unpack
 from accuracy_intervals import drop_over_seeds, mean_over_seeds
-from accuracy_tables import Row, Section
+from accuracy_tables import Section
 from snn_compile.compiler.evaluation.statistics import wilson
 from snn_compile.compiler.report.results import Estimate
 
@@ -27,21 +26,12 @@ _HEADINGS = {
     "classes": ("ANN top-1, %", "SNN top-1, %", "drop, points", "drop, seeds", "agreement, %"),
     "embeddings": ("mean cosine", "cosine, seeds", "least cosine"),
     "boxes": ("mean F1", "F1, seeds", "least F1"),
-    "pixels": ("mean agreement", "agreement, seeds", "least agreement"),
-    "calibrate": (
-        "samples",
-        "inference, s",
-        "calibration, s",
-        "ratio",
-        "beyond 1.5 x, s",
-        "peak, MiB",
-        "to the first",
-    ),
-    "whole": ("samples", "compile, s", "peak, MiB"),
+    "pairs": ("ANN Spearman x 100", "SNN Spearman x 100", "drop, points", "drop, seeds"),
+    "pixels": ("ANN mIoU, %", "SNN mIoU, %", "drop, points", "drop, seeds", "same class, %"),
 }
 
 #: Kinds of figures that are one number per test sample, and its name in a result.
-_PER_SAMPLE = {"embeddings": "cosine", "boxes": "f1", "pixels": "pixels"}
+_PER_SAMPLE = {"embeddings": "cosine", "boxes": "f1"}
 
 
 def replace_block(page: str, name: str, block: str) -> str:
@@ -70,7 +60,6 @@ def table(section: Section, results: Mapping[Any, Result], errors: Mapping[Any, 
         ["---"] * len(section.labels) + ["---:"] * (len(headings) - len(section.labels))
     )
     lines = [f"| {' | '.join(headings)} |", f"| {numbers} |"]
-    first_peak: float | None = None
     for row in section.rows:
         keys = [identity(configuration) for configuration in row.configurations]
         found = [results[key] for key in keys if key in results]
@@ -78,12 +67,8 @@ def table(section: Section, results: Mapping[Any, Result], errors: Mapping[Any, 
         if not found:
             reason = next((errors[key] for key in keys if key in errors), "not measured")
             cells = [reason.replace("|", "/")] + [""] * (len(_HEADINGS[section.figures]) - 1)
-        elif section.figures in ("classes", *_PER_SAMPLE):
-            cells = figures(section.figures, found)
         else:
-            peak = median(result["peak"] for result in found)
-            first_peak = first_peak or peak
-            cells = cost_figures(section.figures, row, found, first_peak)
+            cells = figures(section.figures, found)
         lines.append(f"| {' | '.join([*row.labels, *cells, count])} |")
     return lines
 
@@ -104,6 +89,15 @@ def figures(kind: str, results: Sequence[Result]) -> list[str]:
             f"{means.min():.4f} to {means.max():.4f}",
             f"{values.min():.4f}",
         ]
+    if kind in ("pairs", "pixels"):
+        scores, lost = (
+            np.array([result[name] for result in results]) for name in ("score", "drop")
+        )
+        ann, snn = 100 * scores.mean(axis=0)
+        cells = [f"{ann:.2f}", f"{snn:.2f}", *_drop(100 * lost.mean(axis=0), 100 * lost[:, 0])]
+        if kind == "pixels":
+            cells.append(f"{100 * np.mean([result['pixels'] for result in results]):.2f}")
+        return cells
     count = results[0]["samples"]
     ann = unpack(results[0]["ann"], count)
     snn = np.array([unpack(result["snn"], count) for result in results])
@@ -113,31 +107,8 @@ def figures(kind: str, results: Sequence[Result]) -> list[str]:
     return [
         _share(wilson(float(ann.mean()), count)),
         _share(wilson(float(snn.mean()), count)),
-        f"{_signed(100 * drop.value)} [{_signed(100 * drop.low)}, {_signed(100 * drop.high)}]",
-        f"{_signed(drops.min())} to {_signed(drops.max())}",
+        *_drop(100 * np.array([drop.value, drop.low, drop.high]), drops),
         _share(wilson(float(same.mean()), count)),
-    ]
-
-
-def cost_figures(kind: str, row: Row, results: Sequence[Result], first_peak: float) -> list[str]:
-    """The cells of one row of the cost table: medians, and the range of seconds."""
-    samples = str(row.configurations[0].calibration)
-    seconds = [result["seconds"] for result in results]
-    peak = median(result["peak"] for result in results)
-    memory = f"{peak / 2**20:.0f}"
-    if kind == "whole":
-        return [samples, _spread(seconds), memory]
-    plain = [result["plain_seconds"] for result in results]
-    ratio = median(seconds) / median(plain)
-    beyond = median(seconds) - 1.5 * median(plain)
-    return [
-        samples,
-        _spread(plain),
-        _spread(seconds),
-        f"{ratio:.2f}",
-        _signed(beyond),
-        memory,
-        f"{peak / first_peak:.3f}",
     ]
 
 
@@ -145,10 +116,11 @@ def _share(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.2f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
+def _drop(estimate: np.ndarray, seeds: np.ndarray) -> list[str]:
+    """Two cells, in points: value, low and high of the drop, and that of each seed."""
+    value, low, high = map(_signed, estimate)
+    return [f"{value} [{low}, {high}]", f"{_signed(seeds.min())} to {_signed(seeds.max())}"]
+
+
 def _signed(points: float) -> str:
     return f"{points:.2f}".replace("-0.00", "0.00")
-
-
-def _spread(values: Sequence[float]) -> str:
-    middle = f"{median(values):.2f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.2f} to {max(values):.2f})"

@@ -8,14 +8,20 @@ is added to ``_OTHER_SWITCHES``, anything else to ``_OTHER_OPTIONS``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accuracy_configuration import Configuration
-from shared_networks import DIGITS, EFFICIENTNET, KEYWORDS, MINILM, RESNET, Network
-from snn_compile.compiler.calibration.fitting.uniform_calibrators import UNIFORM_CALIBRATORS
+from shared_networks import (
+    DIGITS,
+    EFFICIENTNET,
+    HEADLINES,
+    IMAGES,
+    KEYWORDS,
+    RESNET,
+    Network,
+)
 from snn_compile.compiler.options import (
-    AUTO,
     CORRECTIONS,
     INT8,
     MEMBRANE,
@@ -34,10 +40,10 @@ DEFAULT_LEVELS = OPTIONS["levels"].fallback
 _OTHER_SWITCHES: dict[str, tuple[Any, Any]] = {"shortcuts": (SPIKES, MEMBRANE)}
 
 #: Other options that the ablation has a row for.
-_OTHER_OPTIONS: dict[str, dict[str, Any]] = {"--levels-budget 1": {"levels_budget": 1.0}}
+_OTHER_OPTIONS: dict[str, dict[str, Any]] = {"--levels-budget 0": {"levels_budget": 0.0}}
 
-#: Calibration of the runtime's static quantisation; see ``compiler/evaluation/int8_baseline.py``.
-METHODS = ("MinMax", "Entropy", "Percentile")
+#: The sentence transformer once more, with other sentences.
+_PAIRS = (HEADLINES, IMAGES)
 
 _QUICK_CALIBRATION, _QUICK_TEST, _QUICK_LEVELS = 8, 16, 8
 
@@ -55,8 +61,7 @@ class Section:
     """Rows of the same columns.
 
     Attributes:
-        figures: "classes", "embeddings", "boxes", "pixels", "calibrate" or "whole"; see
-            ``accuracy_page.py``.
+        figures: what the network gives, ``Network.output``.
         labels: headings of the cells that tell what a row is.
         rows: the rows.
     """
@@ -80,9 +85,10 @@ class Plan:
     seeds: tuple[int, ...]
     quick: bool = False
 
-    def among(self, *wanted: Network) -> list[Network]:
-        """Those of the wanted networks that are there."""
-        return [network for network in self.networks if network in wanted]
+    def without(self, unwanted: tuple[Network, ...]) -> Plan:
+        """The same for other networks only."""
+        kept = tuple(network for network in self.networks if network not in unwanted)
+        return replace(self, networks=kept)
 
     def levels(self, *wanted: int) -> tuple[int, ...]:
         """Numbers of levels."""
@@ -118,12 +124,13 @@ class Plan:
 
 
 def main_table(plan: Plan) -> list[Section]:
-    """Default options, N = 4 to 64."""
+    """Default options, N = 4 to 64; of sentence pairs 8 to 32."""
     return _by_kind(
         plan,
         ("network", "N"),
         lambda network: [
-            plan.measured(network, [n], {"levels": n}) for n in plan.levels(4, 8, 16, 32, 64)
+            plan.measured(network, [n], {"levels": n})
+            for n in plan.levels(*((8, 16, 32) if network in _PAIRS else (4, 8, 16, 32, 64)))
         ],
     )
 
@@ -132,7 +139,7 @@ def kinds_table(plan: Plan) -> list[Section]:
     """Each kind of neuron alone."""
 
     def rows(network: Network) -> list[Row]:
-        if network not in (RESNET, KEYWORDS, MINILM):
+        if network not in (RESNET, KEYWORDS):
             return []
         return [
             plan.measured(network, [n, kind], {"levels": n, "neuron": kind})
@@ -149,81 +156,28 @@ def int8_table(plan: Plan) -> list[Section]:
     def rows(network: Network) -> list[Row]:
         own = [
             plan.measured(network, ["snn-compile", n], {"target": INT8, "levels": n})
-            for n in plan.levels(255, 32)
+            for n in plan.levels(4, 8, 16, 32, 64, 255)
         ]
-        options = {"method": METHODS[0], "operators": "all"}
-        return [*own, plan.measured(network, ["onnxruntime", 255], options, "quantise")]
+        return [*own, plan.measured(network, ["onnxruntime", 255], {}, "quantise")]
 
-    return _by_kind(plan, ("network", "made by", "N"), rows)
+    return _by_kind(plan.without(_PAIRS), ("network", "made by", "N"), rows)
 
 
 def qonnx_table(plan: Plan) -> list[Section]:
-    """Thresholds and weights of few bits: rounded in calibration, and to the nearest without it."""
-    nearest = {"bias_correction": False, "compensation": False}
-
-    def rows(network: Network) -> list[Row]:
-        if network not in (RESNET, KEYWORDS):
-            return []
-        return [
-            plan.measured(
-                network, [15, bits, how], {"target": QONNX, "weight_bits": bits} | options
-            )
-            for bits in (8, 4, 3)
-            for how, options in (("in calibration", {}), ("to the nearest", nearest))
-        ]
-
-    return _by_kind(plan, ("network", "N", "weight bits", "rounded"), rows)
-
-
-def budget_table(plan: Plan) -> list[Section]:
-    """As many spikes as N levels for each neuron, and levels where they matter."""
-    slow = plan.levels(16, 32)
+    """Thresholds and weights of few bits."""
     return _by_kind(
-        plan,
-        ("network", "N"),
+        plan.without(_PAIRS),
+        ("network", "N", "weight bits"),
         lambda network: [
-            plan.measured(network, [n], {"levels": n, "levels_budget": 1.0})
-            for n in (slow if network == EFFICIENTNET else plan.levels(4, 8, 16, 32))
+            plan.measured(network, [15, bits], {"target": QONNX, "weight_bits": bits})
+            for bits in (8, 4)
         ],
     )
 
 
-def calibrators_table(plan: Plan) -> list[Section]:
-    """Calibrators, per tensor and per channel, for all kinds of neurons."""
-    choices = [
-        (AUTO, "auto"),
-        *((SCALE, calibrator) for calibrator in ("auto", "density", *UNIFORM_CALIBRATORS)),
-        *((STAIRCASE, calibrator) for calibrator in ("auto", "density", *UNIFORM_CALIBRATORS)),
-        *((MULTI_THRESHOLD, calibrator) for calibrator in ("auto", *UNIFORM_CALIBRATORS)),
-    ]
-
-    networks = (KEYWORDS,) if plan.quick else (RESNET, KEYWORDS)
-
-    def rows(network: Network) -> list[Row]:
-        if network not in networks:
-            return []
-        return [
-            plan.measured(
-                network,
-                [n, neuron, calibrator, granularity],
-                {
-                    "levels": n,
-                    "neuron": neuron,
-                    "calibrator": calibrator,
-                    "granularity": granularity,
-                },
-            )
-            for n in plan.levels(8, 32)
-            for neuron, calibrator in choices
-            for granularity in ("channel", "tensor")
-        ]
-
-    return _by_kind(plan, ("network", "N", "neuron", "calibrator", "granularity"), rows)
-
-
 def corrections_table(plan: Plan) -> list[Section]:
     """Each switch turned alone, and all of them off."""
-    wanted = {RESNET: 8, KEYWORDS: 8, EFFICIENTNET: 16, MINILM: 16}
+    wanted = {RESNET: 8, KEYWORDS: 8}
     changes: dict[str, dict[str, Any]] = {"defaults": {}}
     for name, (off, on) in _switches().items():
         value = on if _default(name) == off else off
@@ -256,32 +210,20 @@ def _switches() -> dict[str, tuple[Any, Any]]:
     return dict.fromkeys(flags, (False, True)) | _OTHER_SWITCHES
 
 
-def baselines_table(plan: Plan) -> list[Section]:
-    """Static quantisation of the runtime, and uniform levels as many as a neuron has."""
+def uniform_table(plan: Plan) -> list[Section]:
+    """Levels of one distance in place of the neurons, nothing corrected."""
 
     def rows(network: Network) -> list[Row]:
-        found = [
-            plan.measured(
-                network,
-                [f"onnxruntime 8 bit, {method}, {operators} operators", 255],
-                {"method": method, "operators": operators},
-                "quantise",
-            )
-            for method in METHODS
-            for operators in ("all", "linear")
+        if network not in (RESNET, KEYWORDS):
+            return []
+        plain = all_off() | {"neuron": MULTI_THRESHOLD}
+        return [
+            plan.measured(network, [n, calibrator], {"levels": n, "calibrator": calibrator} | plain)
+            for n in plan.levels(8, 16, 32)
+            for calibrator in ("max", "mse")
         ]
-        for n in plan.levels(8, 16, 32):
-            for calibrator in ("max", "mse"):
-                options = all_off() | {
-                    "levels": n,
-                    "neuron": MULTI_THRESHOLD,
-                    "calibrator": calibrator,
-                }
-                found.append(plan.measured(network, [f"uniform, {calibrator}", n], options))
-            found.append(plan.measured(network, ["snn-compile, defaults", n], {"levels": n}))
-        return found
 
-    return _by_kind(plan, ("network", "method", "levels"), rows)
+    return _by_kind(plan, ("network", "N", "calibrator"), rows)
 
 
 def datafree_table(plan: Plan) -> list[Section]:
@@ -299,25 +241,6 @@ def datafree_table(plan: Plan) -> list[Section]:
     return _by_kind(plan, ("network", "N", "calibration"), rows)
 
 
-def cost_table(plan: Plan) -> list[Section]:
-    """Seconds and peak memory; the seeds are repetitions."""
-    calibration = [
-        plan.measured(network, [], all_off(), "calibrate", samples)
-        for network in plan.among(RESNET)
-        for samples in ((4, 8) if plan.quick else (32, 512))
-    ]
-    whole = [
-        plan.measured(network, [], {}, "whole", samples)
-        for network in plan.among(EFFICIENTNET, MINILM)
-        for samples in ((8,) if plan.quick else (64,))
-    ]
-    sections = [
-        Section("calibrate", ("network",), tuple(calibration)),
-        Section("whole", ("network",), tuple(whole)),
-    ]
-    return [section for section in sections if section.rows]
-
-
 def _default(option: str) -> Any:
     """The default of an option, so that rows that say it and rows that do not share results."""
     known = OPTIONS.get(option)
@@ -331,7 +254,7 @@ def _by_kind(
 ) -> list[Section]:
     """What networks give decides the columns."""
     sections = []
-    for figures in ("classes", "embeddings", "boxes", "pixels"):
+    for figures in ("classes", "embeddings", "pairs", "boxes", "pixels"):
         networks = [network for network in plan.networks if network.output == figures]
         found = tuple(row for network in networks for row in rows(network))
         if found:
@@ -341,13 +264,10 @@ def _by_kind(
 
 TABLES: dict[str, Callable[[Plan], list[Section]]] = {
     "main": main_table,
-    "kinds": kinds_table,
     "int8": int8_table,
     "qonnx": qonnx_table,
-    "budget": budget_table,
-    "calibrators": calibrators_table,
-    "corrections": corrections_table,
-    "baselines": baselines_table,
     "datafree": datafree_table,
-    "cost": cost_table,
+    "uniform": uniform_table,
+    "kinds": kinds_table,
+    "corrections": corrections_table,
 }

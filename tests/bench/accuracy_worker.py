@@ -2,17 +2,16 @@
 
 ``what`` is one of
 
-=========  =========================================================================================
-compile    the network is compiled (without calibration samples if there are none) and run
-           on the test samples beside the ANN
-quantise   the same for onnxruntime's static quantisation, by ``options["method"]``
-calibrate  seconds and peak memory of calibration without corrections, and of plain inference
-whole      seconds and peak memory of compiling
-=========  =========================================================================================
+========  ==========================================================================================
+compile   the network is compiled (without calibration samples if there are none) and run on the
+          test samples beside the ANN
+quantise  the same for onnxruntime's static quantisation, by the extremes of all activations
+========  ==========================================================================================
 
 The result holds, for classes, one bit per test sample, as hexadecimal digits: ``ann`` and ``snn``
-right, ``same`` answer; for embeddings ``cosine``, for boxes ``f1``, and for pixels the share that
-gets the same class, ``pixels``, per test sample.
+right, ``same`` answer; for embeddings ``cosine`` and for boxes ``f1`` per test sample. For pixels
+(mIoU, and ``pixels``, the share that gets the same class) and for pairs (Spearman's correlation)
+there are the ``score`` of both networks and the ``drop`` with its interval, as snn-eval has them.
 """
 
 from __future__ import annotations
@@ -20,14 +19,12 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from accuracy_configuration import Configuration, pack
-from accuracy_cost import measure_calibration, measure_whole
 from shared_networks import (
     NETWORKS,
     Feed,
@@ -38,13 +35,21 @@ from shared_networks import (
 )
 from snn_compile.compiler import compile_model
 from snn_compile.compiler.evaluation import int8_baseline
-from snn_compile.compiler.evaluation.latency_child import peak_memory
+from snn_compile.compiler.evaluation.labels import Labels
 from snn_compile.compiler.evaluation.tasks.boxes import Form, agreement
+from snn_compile.compiler.evaluation.tasks.correlation import similarity
 from snn_compile.compiler.evaluation.tasks.names import FASTESTDET
+from snn_compile.compiler.evaluation.tasks.segmentation import segmentation
+from snn_compile.compiler.evaluation.tasks.task import Batch, Seen
 from snn_compile.compiler.model_io.load import read_model
 from snn_compile.compiler.running.session import make_session
-from snn_compile.compiler.samples.files import FileSamples, input_specs
+from snn_compile.compiler.samples.base import input_specs
+from snn_compile.compiler.samples.files import FileSamples
 from snn_compile.passes.graph.network import detach
+
+_OUTPUT = "output"
+#: The label of pixels without one.
+_NOT_LABELLED = 11
 
 #: Test samples per run: images of ImageNet's size give activations of some hundred MB.
 _BATCH_BYTES = 4 << 20
@@ -57,38 +62,20 @@ def measure(configuration: Configuration, data: Path, answers: Path) -> dict[str
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         samples = _write_samples(configuration, network, data, folder)
-        options = configuration.options
-        if configuration.what in ("calibrate", "whole"):
-            step = measure_calibration if configuration.what == "calibrate" else measure_whole
-            if samples is None:
-                raise ValueError("cost is measured with samples")
-            return step(ann, samples, folder, options)
-        begin = time.perf_counter()
         if configuration.what == "quantise":
             if samples is None:
                 raise ValueError("quantisation is calibrated with samples")
             feeds = FileSamples(samples, input_specs(ann)).batches(int8_baseline.BATCH)
-            other = read_model(
-                int8_baseline.quantise(
-                    detach(ann),
-                    feeds,
-                    folder,
-                    method=options["method"],
-                    linear_only=options["operators"] == "linear",
-                )
-            )
-            seconds = time.perf_counter() - begin
+            other = read_model(int8_baseline.quantise(detach(ann), feeds, folder))
             # Unoptimised, the integers are turned into floats first, which no processor saturates.
             session = make_session(other, library=False, optimise=False)
         else:
             chosen = configuration.compile_options()
             session = make_session(compile_model(ann, samples, chosen).network)
-            seconds = time.perf_counter() - begin
     feed, labels = test_samples(network, data, configuration.test)
     if not answers.is_file():
         keep(answers, run_batches(make_session(ann, library=False), feed))
-    result = compare(network, np.load(answers), run_batches(session, feed), labels)
-    return result | {"seconds": round(seconds, 2), "peak": peak_memory()}
+    return compare(network, np.load(answers), run_batches(session, feed), labels)
 
 
 def compare(
@@ -102,9 +89,8 @@ def compare(
             for pair in zip(expected, got, strict=True)
         ]
         return {"f1": [round(f1, 6) for f1 in found]}
-    if network.output == "pixels":
-        same = (expected.argmax(axis=1) == got.argmax(axis=1)).mean(axis=(1, 2))
-        return {"pixels": [round(float(share), 6) for share in same]}
+    if network.output in ("pixels", "pairs"):
+        return _scores(network, expected, got, labels)
     if network.output == "embeddings":
         norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
         cosines = (expected * got).sum(axis=1) / norms
@@ -116,6 +102,35 @@ def compare(
         "snn": pack(answers[1] == labels),
         "same": pack(answers[0] == answers[1]),
     }
+
+
+def _scores(
+    network: Network, expected: np.ndarray, got: np.ndarray, labels: np.ndarray | None
+) -> dict[str, Any]:
+    """What the tasks of snn-eval measure."""
+    if labels is None:
+        raise ValueError(f"{network.name} is scored against labels")
+    seen = {_OUTPUT: Seen.of(expected)}
+    known = Labels(network.title, [(network.title, labels)])
+    if network.output == "pixels":
+        task = segmentation(seen, len(got), known, _NOT_LABELLED)
+    else:
+        task = similarity(seen, len(got), len(got), known)
+    if task is None:
+        raise ValueError(f"the labels of {network.name} do not fit its outputs")
+    meter = task.meters[_OUTPUT]()
+    meter.add(Batch({}, {_OUTPUT: expected}, {_OUTPUT: got}, labels))
+    metrics = {metric.name: metric for metric in meter.result()}
+    chosen = metrics["mIoU" if network.output == "pixels" else "Spearman"]
+    if chosen.ann is None or chosen.drop is None:
+        raise ValueError(f"{chosen.name} has no value of the ANN")
+    result = {
+        "score": [chosen.ann.value, chosen.value.value],
+        "drop": [chosen.drop.value, chosen.drop.low, chosen.drop.high],
+    }
+    if network.output == "pixels":
+        result["pixels"] = metrics["pixel agreement"].value.value
+    return result
 
 
 def keep(path: Path, outputs: np.ndarray) -> None:

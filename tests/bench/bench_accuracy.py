@@ -5,9 +5,10 @@
     python tests/bench/bench_accuracy.py --data ../shared/data --quick
 
 1. Each configuration (a row of a table with one seed) is measured in a process of its own, so that
-   memory does not add up, and its result is kept in ``--cache`` (the ANN's outputs in a folder
-   beside it). What is there is not measured again: an interrupted run goes on, and a long one can
-   be done in portions (``--minutes``).
+   memory does not add up, on one processor, so that sums do not depend on how many there are; as
+   many run at a time as there are processors. Its result is kept in ``--cache`` (the ANN's
+   outputs in a folder beside it). What is there is not measured again: an interrupted run goes on,
+   and a long one can be done in portions (``--minutes``).
 2. A result belongs to the network, the samples, the options, the seed, the versions of the packages
    and the code. The code is known by the hash of its files, or by ``--tag``, for results that
    shall outlive a change of the code.
@@ -31,9 +32,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import snn_compile.compiler
@@ -47,8 +50,7 @@ from shared_networks import MINILM, NETWORKS, absent, digest, sentence_counts
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _WORKER = Path(__file__).with_name("accuracy_worker.py")
 _MEASURING = (
-    *("accuracy_worker", "accuracy_configuration", "accuracy_cost"),
-    *("shared_networks", "sentences", "minilm"),
+    *("accuracy_worker", "accuracy_configuration", "shared_networks", "sentences", "minilm"),
 )
 _PACKAGES = ("numpy", "onnx", "onnxruntime")
 _TIME_LIMIT = 3600
@@ -179,30 +181,51 @@ def measure_missing(
     """Fill the cache; what failed, by identity, with the reason.
 
     Args:
-        configurations: in the order in which they are measured.
+        configurations: in the order in which they are begun, one on each processor at a time.
         cache: gets the results, one by one.
         until: when nothing new is begun, in seconds of time.monotonic.
         measure_one: the measurement.
     """
     errors: dict[str, str] = {}
     todo = missing(configurations, cache)
-    for number, configuration in enumerate(todo):
-        if time.monotonic() >= until:
-            print(f"time is up, {len(todo) - number} are left", file=sys.stderr)
-            break
+    processors: SimpleQueue[int] = SimpleQueue()
+    for processor in sorted(os.sched_getaffinity(0)):
+        processors.put(processor)
+
+    def timed(configuration: Configuration) -> tuple[dict[str, Any] | str | None, float]:
         begin = time.monotonic()
+        if begin >= until:
+            return None, 0.0
+        processor = processors.get()
+        os.sched_setaffinity(0, {processor})  # of this thread, and of the worker that it starts
         try:
-            cache.put(configuration, measure_one(configuration, cache))
-            outcome = "done"
+            return measure_one(configuration, cache), time.monotonic() - begin
         except RuntimeError as error:
-            errors[identity(configuration)] = outcome = f"failed: {error}"
-        seconds = time.monotonic() - begin
-        where = f"{configuration.network} seed {configuration.seed} {configuration.options}"
-        print(
-            f"[{number + 1}/{len(todo)}] {seconds:6.1f} s {outcome}: {configuration.what} {where}",
-            file=sys.stderr,
-            flush=True,
-        )
+            return f"failed: {error}", time.monotonic() - begin
+        finally:
+            processors.put(processor)
+
+    left = 0
+    with ThreadPoolExecutor(processors.qsize()) as pool:
+        running = {pool.submit(timed, configuration): configuration for configuration in todo}
+        for number, future in enumerate(as_completed(running), 1):
+            configuration, (result, seconds) = running[future], future.result()
+            if result is None:
+                left += 1
+                continue
+            if isinstance(result, str):
+                errors[identity(configuration)] = result
+            else:
+                cache.put(configuration, result)
+            outcome = result if isinstance(result, str) else "done"
+            where = f"{configuration.network} seed {configuration.seed} {configuration.options}"
+            print(
+                f"[{number}/{len(todo)}] {seconds:6.1f} s {outcome}: {configuration.what} {where}",
+                file=sys.stderr,
+                flush=True,
+            )
+    if left:
+        print(f"time is up, {left} are left", file=sys.stderr)
     return errors
 
 
@@ -259,8 +282,7 @@ def intro(
         f"Code {code}, Python {platform.python_version()}, {packages}, "
         f"{os.cpu_count()} processors ({platform.machine()}). Seeds {seeds}.",
     ]
-    if name != "cost":
-        lines.append(f"Calibration and test samples: {'; '.join(counts)}.")
+    lines.append(f"Calibration and test samples: {'; '.join(counts)}.")
     if MINILM in networks:
         pool, rest, sha = sentence_counts()
         lines.append(

@@ -4,7 +4,8 @@
     python tests/bench/bench_compile.py --growth [--rounds 3]
 
 The first table has whole processes, the interpreter's start included: ``snn-compile`` with default
-options beside ``quantize_static`` (QDQ, MinMax, the same samples one by one), taken in turn. Ratios
+options beside ``quantize_static`` (QDQ, MinMax, the same samples one by one), taken in turn. Both
+find their modules as bytecode, as installing writes it, whatever the environment says. Ratios
 are of the clock, and of processor seconds, which a busy machine changes less, within a round; of
 both the medians. Networks are those of ``shared_networks.py``, and those of the package onnx (its
 "light" ones), which are compiled with synthetic samples and have no peer.
@@ -80,7 +81,7 @@ class Spent:
     peak: int
 
 
-def run(command: list[str]) -> Spent:
+def run(command: list[str], environment: dict[str, str]) -> Spent:
     """Run a process to its end.
 
     Raises:
@@ -88,7 +89,7 @@ def run(command: list[str]) -> Spent:
     """
     with tempfile.TemporaryFile() as text:
         begin = time.perf_counter()
-        process = subprocess.Popen(command, stdout=text, stderr=text)
+        process = subprocess.Popen(command, stdout=text, stderr=text, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -104,6 +105,12 @@ def against_the_peer(data: Path | None, rounds: int, wanted: list[str]) -> Itera
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        bytecode = {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+        environment = os.environ | bytecode
+        (folder / "chain.onnx").write_bytes(chain(2, 8).SerializeToString())
+        first = ["-m", "snn_compile", str(folder / "chain.onnx"), "-o", str(folder / "out.onnx")]
+        for writing in (first, ["-c", "import onnxruntime.quantization"]):
+            run([sys.executable, *writing], environment)
         for title, count, model, samples in _networks(data, folder, wanted):
             output = str(folder / "out.onnx")
             compiling = [sys.executable, "-m", "snn_compile", str(model), "-o", output]
@@ -111,7 +118,10 @@ def against_the_peer(data: Path | None, rounds: int, wanted: list[str]) -> Itera
             if samples is not None:
                 compiling += ["--calibration", str(samples)]
                 peer = [sys.executable, "-c", _QUANTIZE, str(model), str(samples), output]
-            pairs = [(run(peer) if peer else None, run(compiling)) for _ in range(rounds)]
+            pairs = [
+                (run(peer, environment) if peer else None, run(compiling, environment))
+                for _ in range(rounds)
+            ]
             ours = median(our.seconds for _, our in pairs)
             peak = median(our.peak for _, our in pairs) / 1e6
             theirs, ratio, cpu = "", "", ""

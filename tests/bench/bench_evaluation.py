@@ -22,7 +22,8 @@ import numpy as np
 from snn_compile.compiler.counting.spikes import SpikeMeter
 from snn_compile.compiler.model_io.load import read_model
 from snn_compile.compiler.running.session import make_session, run_samples
-from snn_compile.compiler.samples.files import FileSamples, input_specs
+from snn_compile.compiler.samples.base import input_specs
+from snn_compile.compiler.samples.files import FileSamples
 
 KINDS = ("ann", "snn", "counting")
 

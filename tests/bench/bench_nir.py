@@ -21,7 +21,7 @@ import torch
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
-from snn_compile.compiler.samples.files import input_specs
+from snn_compile.compiler.samples.base import input_specs
 from snn_compile.compiler.targets.nir.package import nir_bytes
 from snn_compile.passes.graph.network import constant_of
 

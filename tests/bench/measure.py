@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from snn_compile.compiler.evaluation.latency import Candidate, LatencyOptions, measure_latency
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples.files import input_specs
+from snn_compile.compiler.samples.base import input_specs
 
 _BATCH = 1
 

@@ -17,6 +17,7 @@ import ast
 import hashlib
 import importlib.util
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,17 +55,35 @@ def split_sentences(text: str) -> list[str]:
 
 def word_pieces(sentence: str, vocabulary: set[str]) -> list[str] | None:
     """The pieces of all words and punctuation marks, or None where there are none for a word."""
-    pieces = []
-    for word in re.findall(r"\w+|[^\w\s]", sentence.lower()):
-        begin = 0
-        while begin < len(word):
-            mark = "##" if begin else ""
-            ends = range(len(word), begin, -1)
-            end = next((end for end in ends if mark + word[begin:end] in vocabulary), None)
-            if end is None:
-                return None
-            pieces.append(mark + word[begin:end])
-            begin = end
+    spelt = [_pieces(word, vocabulary) for word in _words(sentence)]
+    return None if None in spelt else [piece for word in spelt for piece in word or []]
+
+
+def known_pieces(sentence: str, vocabulary: set[str]) -> list[str]:
+    """Likewise, with "[UNK]" for a word that has none."""
+    spelt = (_pieces(word, vocabulary) or ["[UNK]"] for word in _words(sentence))
+    return [piece for word in spelt for piece in word]
+
+
+def _words(sentence: str) -> list[str]:
+    """Words and punctuation marks, in small letters without accents."""
+    plain = "".join(
+        c for c in unicodedata.normalize("NFD", sentence) if not unicodedata.combining(c)
+    )
+    return re.findall(r"\w+|[^\w\s]", plain.lower())
+
+
+def _pieces(word: str, vocabulary: set[str]) -> list[str] | None:
+    pieces: list[str] = []
+    begin = 0
+    while begin < len(word):
+        mark = "##" if begin else ""
+        ends = range(len(word), begin, -1)
+        end = next((end for end in ends if mark + word[begin:end] in vocabulary), None)
+        if end is None:
+            return None
+        pieces.append(mark + word[begin:end])
+        begin = end
     return pieces
 
 

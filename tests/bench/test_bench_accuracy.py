@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 
+import accuracy_worker
 import bench_accuracy
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import shared_networks
 from accuracy_configuration import Configuration, pack, unpack
 from accuracy_page import identity, replace_block, table
 from accuracy_tables import TABLES, Plan, Row, Section, all_off
-from sentences import split_sentences, word_pieces
+from sentences import known_pieces, split_sentences, word_pieces
 from shared_networks import EFFICIENTNET, KEYWORDS, MINILM, NETWORKS, RESNET
 from snn_compile.compiler.options import CompileOptions
 from snn_compile.compiler.targets import resolve
@@ -77,19 +79,48 @@ def test_a_row_of_boxes():
     assert line == "| net | 0.7500 [0.2600, 1.2400] | 0.7500 to 0.7500 | 0.5000 | 1 |"
 
 
-def test_rows_of_cost_are_medians_and_compared_with_the_first():
-    few, many = configuration(calibration=32), configuration(calibration=512)
-    rows = (Row(("net",), (few,)), Row(("net",), (many,)))
+def test_a_row_of_pixels():
+    row = Row(("net",), (configuration(), configuration(seed=1)))
     results = {
-        identity(few): {"seconds": 3.0, "plain_seconds": 2.0, "peak": 100 << 20},
-        identity(many): {"seconds": 9.0, "plain_seconds": 8.0, "peak": 110 << 20},
-    }
-    lines = table(Section("calibrate", ("network",), rows), results, {})
-    assert lines[2] == "| net | 32 | 2.00 | 3.00 | 1.50 | 0.00 | 100 | 1.000 | 1 |"
-    assert lines[3] == "| net | 512 | 8.00 | 9.00 | 1.12 | -3.00 | 110 | 1.100 | 1 |"
+        identity(configuration()): {
+            "score": [0.58, 0.56], "drop": [0.02, 0.01, 0.03], "pixels": 0.9,
+        },
+        identity(configuration(seed=1)): {
+            "score": [0.58, 0.57], "drop": [0.01, 0.0, 0.02], "pixels": 0.92,
+        },
+    }  # fmt: skip
+    line = table(Section("pixels", ("network",), (row,)), results, {})[2]
+    assert line == "| net | 58.00 | 56.50 | 1.50 [0.50, 2.50] | 1.00 to 2.00 | 91.00 | 2 |"
 
 
-@pytest.mark.parametrize("figures", ["classes", "embeddings", "boxes", "calibrate", "whole"])
+def test_a_row_of_pairs():
+    row = Row(("net",), (configuration(),))
+    results = {identity(configuration()): {"score": [0.86, 0.865], "drop": [-0.005, -0.01, 0.0]}}
+    line = table(Section("pairs", ("network",), (row,)), results, {})[2]
+    assert line == "| net | 86.00 | 86.50 | -0.50 [-1.00, 0.00] | -0.50 to -0.50 | 1 |"
+
+
+def test_scores_are_those_of_the_tasks():
+    ann = np.zeros((2, 12, 1, 2), np.float32)
+    ann[0, 3] = ann[1, 4] = 1
+    snn = ann.copy()
+    snn[1, 5] = 2
+    labels = np.array([[[3, 11]], [[4, 4]]], np.uint8)  # 11 is no label
+    found = accuracy_worker.compare(NETWORKS["camvid_espnet"], ann, snn, labels)
+    assert found["score"] == pytest.approx([1, 1 / 3])  # classes 3, 4 and 5
+    assert found["drop"][0] == pytest.approx(2 / 3)
+    assert found["pixels"] == 0.5
+
+
+def test_pairs_are_scored_by_the_order_of_their_cosines():
+    left, near, far = [1.0, 0.0], [1.0, 0.1], [0.0, 1.0]
+    ann = np.array([left, near, left, far, left, [1.0, 1.0]])
+    snn = np.array([left, far, left, near, left, [1.0, 1.0]])
+    found = accuracy_worker.compare(NETWORKS["minilm_images"], ann, snn, np.array([5.0, 0.0, 2.0]))
+    assert found["score"] == pytest.approx([1, -1])
+
+
+@pytest.mark.parametrize("figures", ["classes", "embeddings", "pairs", "boxes", "pixels"])
 def test_a_row_without_results_says_why(figures):
     row = Row(("net",), (configuration(), configuration(seed=1)))
     section = Section(figures, ("network",), (row,))
@@ -165,9 +196,15 @@ def test_networks_that_are_absent_have_no_rows(name):
 
 def test_the_main_table_covers_all_networks_and_levels():
     rows = [row for section in TABLES["main"](PLAN) for row in section.rows]
-    levels = {(r.configurations[0].network, r.labels[1]) for r in rows}
-    assert levels == {(name, n) for name in NETWORKS for n in ("4", "8", "16", "32", "64")}
-    assert {c.calibration for r in rows for c in r.configurations} == {256, 200, 64, 31}
+    levels: dict[str, list[str]] = {}
+    for row in rows:
+        levels.setdefault(row.configurations[0].network, []).append(row.labels[1])
+    pairs = {network.name for network in NETWORKS.values() if network.output == "pairs"}
+    assert levels == {
+        name: ["8", "16", "32"] if name in pairs else ["4", "8", "16", "32", "64"]
+        for name in NETWORKS
+    }
+    assert {c.calibration for r in rows for c in r.configurations} == {256, 200, 128, 64, 31}
 
 
 def test_the_ablation_turns_every_switch_alone_and_all_off_together():
@@ -192,11 +229,10 @@ def test_the_ablation_turns_every_switch_alone_and_all_off_together():
 def test_rows_that_say_a_default_share_results_with_those_that_do_not():
     rows = [
         {row.labels: row.configurations for section in TABLES[name](PLAN) for row in section.rows}
-        for name in ("main", "calibrators", "datafree")
+        for name in ("main", "corrections", "datafree")
     ]
-    default = rows[0][RESNET.title, "32"]
-    assert rows[1][RESNET.title, "32", "auto", "auto", "channel"] == default
-    assert rows[2][RESNET.title, "32", "real samples"] == default
+    assert rows[1][RESNET.title, "8", "defaults"] == rows[0][RESNET.title, "8"]
+    assert rows[2][RESNET.title, "32", "real samples"] == rows[0][RESNET.title, "32"]
 
 
 def test_an_unknown_option_is_refused():
@@ -270,6 +306,21 @@ def test_word_pieces_are_the_longest_first():
     assert word_pieces("median", vocabulary) is None
 
 
+def test_words_without_pieces_are_unknown_ones():
+    vocabulary = {"the", "caf", "##e", "."}
+    assert known_pieces("The Café xyz.", vocabulary) == ["the", "caf", "##e", "[UNK]", "."]
+
+
+def test_pairs_are_two_sentences_in_a_row_and_a_score(tmp_path, monkeypatch):
+    (tmp_path / "sts").mkdir()
+    text = '3.5\tone\ttwo\n0\t"two\tone\n'
+    (tmp_path / "sts" / "some.tsv").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(shared_networks, "_vocabulary", lambda: {"one", "two", '"'})
+    texts, scores = shared_networks._pairs(tmp_path, "some")
+    assert texts == ["one", "two", '" two', "one"]
+    assert scores.tolist() == [3.5, 0]
+
+
 # Cache
 
 
@@ -288,10 +339,10 @@ def test_results_are_measured_once_and_kept_on_disk(cache):
 
     wanted = [configuration(seed=seed) for seed in (0, 1, 0)]
     assert bench_accuracy.measure_missing(wanted, cache, time.monotonic() + 1e6, measure) == {}
-    assert seen == [0, 1]
+    assert sorted(seen) == [0, 1]
     again = bench_accuracy.Cache(cache.path, "one", cache.data)
     bench_accuracy.measure_missing(wanted, again, time.monotonic() + 1e6, measure)
-    assert seen == [0, 1]
+    assert sorted(seen) == [0, 1]
     assert again.get(wanted[0]) == {"cosine": [1.0]}
 
 
@@ -320,6 +371,20 @@ def test_the_anns_outputs_are_shared_by_what_has_the_same_network_and_samples(ca
     assert path != cache.answers(configuration(test=9))
     monkeypatch.setattr(bench_accuracy, "digest", lambda *_: "other data")
     assert path != cache.answers(configuration())
+
+
+def test_each_measurement_has_a_processor_of_its_own(cache):
+    here = os.sched_getaffinity(0)
+    seen = []
+
+    def measure(*_):
+        seen.append(os.sched_getaffinity(0))
+        return {"cosine": [1.0]}
+
+    wanted = [configuration(seed=seed) for seed in range(4)]
+    bench_accuracy.measure_missing(wanted, cache, time.monotonic() + 1e6, measure)
+    assert all(len(one) == 1 and one <= here for one in seen)
+    assert os.sched_getaffinity(0) == here
 
 
 def test_nothing_is_begun_when_time_is_up(cache, capsys):
