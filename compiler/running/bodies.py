@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from ...passes.graph.network import Network
 from ...passes.lowering.function_bodies import function_bodies
 from ...runtime_ops.definition import DOMAIN
-from ..samples.files import Feed
+from ..samples.base import Feed
 from .counted_histogram import CountedHistogram
 
 #: Of the operators that serve calibration only.

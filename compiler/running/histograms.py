@@ -17,7 +17,7 @@ from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 from ...passes.graph.network import Network
 from ...passes.graph.protos import graphs_below, nodes_below, unused_prefix
 from ..progress import Progress
-from ..samples.files import Samples
+from ..samples.base import Samples
 from .bodies import TOOL_DOMAIN
 from .expose import with_outputs
 from .session import make_session, run_samples

@@ -43,7 +43,7 @@ from ...passes.neurons.neuron import Neuron
 from ...passes.neurons.replace_activation import replace_activation
 from ...passes.neurons.switch_neurons import Switched, switch_neurons
 from ..progress import Progress
-from ..samples.files import Feed, Samples
+from ..samples.base import Feed, Samples
 from .fidelity import FidelityMeter, OutputFidelity, float_outputs
 from .session import make_session, run_samples
 

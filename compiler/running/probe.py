@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ...passes.graph.network import Network
-from ..samples.files import Feed, Samples
+from ..samples.base import Feed, Samples
 from .expose import with_outputs
 from .session import make_session, run_samples
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from ...passes.graph.network import Network
-from ..samples.files import Feed
+from ..samples.base import Feed
 
 
 class NotRunError(Exception):

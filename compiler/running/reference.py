@@ -10,7 +10,7 @@ import numpy as np
 
 from ...passes.graph.network import Network
 from ..progress import Progress
-from ..samples.files import Samples
+from ..samples.base import Samples
 from .fidelity import float_outputs
 from .session import make_session, run_samples
 

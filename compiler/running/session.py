@@ -14,7 +14,8 @@ from onnx import ModelProto, NodeProto
 from ...passes.graph.network import Network, detach
 from ...runtime_ops import has_library, register
 from ..errors import DataError, ModelError
-from ..samples.files import NO_BATCH_AXIS, Feed
+from ..samples.base import Feed
+from ..samples.checks import NO_BATCH_AXIS
 from .bodies import ObservingSession, on_bodies
 from .threads import of_sessions
 

@@ -8,7 +8,7 @@ two halves of the samples are worked on at once instead (:func:`together`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,12 +76,16 @@ def in_turn(*calls: Callable[[], T]) -> list[T]:
 
 def together(*calls: Callable[[], T]) -> list[T]:
     """What the calls give, made at once where there are threads for it."""
+    return list(as_they_come(calls))
+
+
+def as_they_come(calls: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """What the calls give, in their order, made at once by as many threads as sessions have."""
     if of_sessions() == 1 or len(calls) < _FEW:
-        return in_turn(*calls)
-    first, *others = calls
-    with ThreadPoolExecutor(len(others)) as pool:
-        waiting = [pool.submit(call) for call in others]
-        return [first(), *(one.result() for one in waiting)]
+        yield from (call() for call in calls)
+        return
+    with ThreadPoolExecutor(min(len(calls), of_sessions())) as pool:
+        yield from pool.map(lambda call: call(), calls)
 
 
 def _pools() -> list[dict[str, int]]:

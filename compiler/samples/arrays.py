@@ -16,7 +16,8 @@ from typing import IO
 
 import numpy as np
 
-from .files import LABELS, Feed, GivenSamples, InputSpec, Rows, as_type, check_arrays
+from .base import LABELS, Feed, GivenSamples, InputSpec, Rows
+from .checks import as_type, check_arrays
 
 
 class ArraySamples(GivenSamples):

@@ -30,7 +30,8 @@ import numpy as np
 from ..errors import DataError, UsageError
 from ..progress import Progress
 from .arrays import Spool
-from .files import Feed, GivenSamples, InputSpec, Rows, check_arrays
+from .base import Feed, GivenSamples, InputSpec, Rows
+from .checks import check_arrays
 from .image_options import BGR, CROP, NCHW, NHWC, ImageOptions, Pixels, resolve
 
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .base import LABELS, GivenSamples, Rows
 from .coco import read_coco
-from .files import LABELS, GivenSamples, Rows, StoredRows
 from .image_options import Pixels
 from .images import ImageList, ImageSamples, open_pillow, resized
+from .stored import StoredRows
 
 _SUFFIX = ".png"
 #: Modes of images of one number per pixel: those of palettes have its index.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .files import Feed, Samples
+from .base import Feed, Samples
 
 
 class Part(Samples):

@@ -28,16 +28,9 @@ import numpy as np
 from ..errors import DataError, UsageError
 from ..progress import Progress
 from .arrays import ArraySamples, Digest, Spool
-from .files import (
-    LABELS,
-    FileSamples,
-    GivenSamples,
-    InputSpec,
-    check_arrays,
-    inputs_without_batch,
-    missing,
-    unread,
-)
+from .base import LABELS, GivenSamples, InputSpec, inputs_without_batch
+from .checks import check_arrays, missing, unread
+from .files import FileSamples
 from .image_options import ImageOptions, Pixels, recorded, resolve
 from .images import ImageSpool, fed, is_images, values_of
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .files import Feed, InputSpec, Samples, fixed_batch, inputs_without_batch
+from .base import Feed, InputSpec, Samples, fixed_batch, inputs_without_batch
 
 _MOST_PIXELS = 256
 _FEWEST_LEAVES, _MOST_LEAVES = 3, 60

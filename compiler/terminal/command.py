@@ -124,9 +124,25 @@ def run_command(work: Callable[[], None], debug: bool) -> None:
         sys.exit(code)
 
 
-def _guarded(work: Callable[[], None], debug: bool) -> int:
+def _run(work: Callable[[], None]) -> None:
+    """Run ``work``; of an exception that a signal is behind, the signal is what is raised.
+
+    An extension module that Ctrl-C interrupts while it is imported makes an ImportError of it.
+    """
     try:
         work()
+    except Exception as error:
+        behind = error.__cause__ or error.__context__
+        while behind is not None:
+            if isinstance(behind, (KeyboardInterrupt, _Stopped)):
+                raise behind from None
+            behind = behind.__cause__ or behind.__context__
+        raise
+
+
+def _guarded(work: Callable[[], None], debug: bool) -> int:
+    try:
+        _run(work)
     except SnnCompileError as error:
         if debug:
             raise

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ....passes.graph.network import Network
 from ...errors import VerificationError
-from ...samples.files import Feed
+from ...samples.base import Feed
 from .compare import compare_integers
 from .flips import compare_spikes
 from .overflow import MOST_PAIR, MOST_TOTAL, largest_sums

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
 from ....passes.graph.network import Network
-from ...samples.files import Feed
+from ...samples.base import Feed
 from ..session import make_session, run_samples
 from .form import HIDDEN, QUANTISE, IntegerOperator, integer_operators
 from .reference import Expected, expected_of

@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from ....passes.graph.network import Network, constant_of
 from ....runtime_ops.operators import neurons_of
-from ...samples.files import Feed
+from ...samples.base import Feed
 from ..fidelity import FidelityMeter, OutputFidelity
 from ..session import make_session, run_samples
 from .compare import with_tensors

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from snn_compile.compiler.running import threads
 from snn_compile.compiler.running.session import make_session
 from snn_compile.compiler.running.threads import (
     Threads,
+    as_they_come,
     in_turn,
     of_sessions,
     processors,
@@ -71,6 +74,34 @@ def test_calls_are_made_together_where_there_are_threads():
     with use_threads(1):
         assert together(threading.get_ident, threading.get_ident) == [threading.get_ident()] * 2
     assert together(lambda: 3) == in_turn(lambda: 3) == [3]
+
+
+def test_many_calls_are_made_by_as_many_threads_and_come_in_order():
+    busy, most, lock = 0, 0, threading.Lock()
+
+    def work(number):
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.02 if number % 2 else 0.001)
+        with lock:
+            busy -= 1
+        return number
+
+    for asked in (1, 2, 3):
+        most = 0
+        with use_threads(asked):
+            calls = [partial(work, number) for number in range(9)]
+            assert list(as_they_come(calls)) == list(range(9))
+        assert most == asked
+
+
+def test_with_one_thread_each_comes_before_the_next_is_made():
+    made = []
+    with use_threads(1):
+        for count, _ in enumerate(as_they_come([partial(made.append, 0)] * 3), 1):
+            assert len(made) == count
 
 
 def test_what_goes_wrong_in_one_of_them_is_raised():

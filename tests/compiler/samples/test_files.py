@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from helpers import model_from_text
 from snn_compile.compiler.errors import DataError, ModelError
-from snn_compile.compiler.samples.files import FileSamples, InputSpec, StoredRows, input_specs
+from snn_compile.compiler.samples.base import InputSpec, input_specs
+from snn_compile.compiler.samples.files import FileSamples
+from snn_compile.compiler.samples.stored import StoredRows
 
 F32 = np.dtype(np.float32)
 IMAGE = InputSpec("image", F32, (None, 2, 3))

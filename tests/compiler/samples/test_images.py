@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from helpers import model_from_text
 from snn_compile.compiler import cli, eval_cli
 from snn_compile.compiler.errors import DataError, UsageError
-from snn_compile.compiler.samples.files import InputSpec
+from snn_compile.compiler.samples.base import InputSpec
 from snn_compile.compiler.samples.image_options import ImageOptions, recorded, resolve
 from snn_compile.compiler.samples.source import Source
 

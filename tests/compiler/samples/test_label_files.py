@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from snn_compile.compiler.errors import DataError
-from snn_compile.compiler.samples.files import InputSpec
+from snn_compile.compiler.samples.base import InputSpec
 from snn_compile.compiler.samples.image_options import ImageOptions
 from snn_compile.compiler.samples.label_files import read_label_path
 from snn_compile.compiler.samples.source import Source

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from snn_compile.compiler.errors import DataError, UsageError
-from snn_compile.compiler.samples.files import FileSamples, InputSpec
+from snn_compile.compiler.samples.base import InputSpec
+from snn_compile.compiler.samples.files import FileSamples
 from snn_compile.compiler.samples.source import Source, opened
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)

@@ -11,7 +11,7 @@ from snn_compile.compiler.calibration.match_samples import matched_samples
 from snn_compile.compiler.calibration.match_statistics import observed_in
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.expose import with_outputs
-from snn_compile.compiler.samples.files import InputSpec, input_specs
+from snn_compile.compiler.samples.base import InputSpec, input_specs
 from snn_compile.compiler.samples.synthetic import Look, SyntheticSamples, draw_leaves
 from snn_compile.passes.graph.network import Network, detach
 
