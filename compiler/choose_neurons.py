@@ -71,9 +71,10 @@ def choose_neurons(
     budget = search = None
     if options.levels_budget and len(activations) > 1:
         with steps("plan_levels"):
-            macs = prepared.coverage.macs
+            covered = prepared.coverage
             levels, budget = plan_levels(
-                *(analog, activations, prepared.seen, block, options, macs, progress)
+                *(analog, activations, prepared.seen, block, options),
+                *(covered.macs, covered.fan_out, progress),
             )
     with steps("calibrate") as step:
         calibrated = calibrate(

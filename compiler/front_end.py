@@ -50,7 +50,7 @@ from .running.reference import Reference
 from .running.session import batch_size, make_session, run_samples
 from .running.threads import Threads, use_threads
 from .running.types import with_types
-from .samples.files import Samples, input_specs
+from .samples.base import Samples, input_specs
 from .samples.source import Data, Source, opened
 from .samples.synthetic import SyntheticSamples
 from .steps import Steps

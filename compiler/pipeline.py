@@ -29,7 +29,7 @@ from .report.data import CompileReport
 from .report.hints import LevelsEstimate, estimates
 from .report.neurons import membrane_histograms, neuron_reports
 from .running.layer_errors import layer_errors, samples_for
-from .samples.files import GivenSamples, Samples
+from .samples.base import GivenSamples, Samples
 from .samples.image_options import ImageOptions
 from .samples.source import Data, Source, opened
 from .targets import TARGETS, recorded, resolve

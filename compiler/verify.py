@@ -34,7 +34,7 @@ from .running.integers import claims as integers
 from .running.qonnx_executor import NotRunError, has_qonnx, run_in_qonnx
 from .running.reference import Reference
 from .running.session import make_session, run_samples
-from .samples.files import Feed, Samples
+from .samples.base import Feed, Samples
 
 _PROOF_SAMPLES = 8
 

@@ -24,7 +24,7 @@ from ..progress import Progress
 from ..running.histograms import observe_samples
 from ..running.probe import first_not_finite
 from ..running.signed_histogram import SignedHistogram
-from ..samples.files import Samples
+from ..samples.base import Samples
 from .fitting.watches import Fit, NotFiniteError, watches_of
 from .sequence.exchange import Opener
 from .sequence.sequential import calibrate_sequentially

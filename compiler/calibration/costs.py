@@ -36,7 +36,7 @@ from ..running.fidelity import FidelityMeter, float_outputs
 from ..running.histograms import observe_samples
 from ..running.session import make_session, run_samples
 from ..running.signed_histogram import SignedHistogram
-from ..samples.files import Feed, Samples
+from ..samples.base import Feed, Samples
 from ..samples.part import Part
 from .fitting.watches import Fit, watches_of
 from .unknown_scale import mean_squares

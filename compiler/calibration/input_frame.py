@@ -21,7 +21,7 @@ from onnx import NodeProto
 
 from ...passes.analysis.operators import Inputs, properties
 from ...passes.graph.network import Network, constants_of
-from ..samples.files import InputSpec
+from ..samples.base import InputSpec
 from ..samples.synthetic import Frame
 
 

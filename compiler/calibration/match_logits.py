@@ -38,7 +38,7 @@ from ...passes.analysis.operators import Inputs, Role, properties
 from ...passes.graph.network import Network, constants_of
 from ...passes.graph.protos import attributes_of
 from ..progress import Progress
-from ..samples.files import InputSpec
+from ..samples.base import InputSpec
 from ..samples.synthetic import Look
 from .probes import NotMatchedError, Probes
 

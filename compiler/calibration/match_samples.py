@@ -32,7 +32,7 @@ from ...passes.analysis.operators import Inputs, properties
 from ...passes.graph.network import Network
 from ...passes.graph.protos import attributes_of
 from ..progress import Progress
-from ..samples.files import InputSpec
+from ..samples.base import InputSpec
 from ..samples.synthetic import Look, SyntheticSamples
 from .input_frame import input_frame
 from .match_logits import match_logits
@@ -99,18 +99,18 @@ def _float_look(
     images = len(spec.shape) == 4
     wanted = replace(plain, pattern="leaves" if images else "noise")
     behind = "" if plain.frame.is_plain else " behind the network's own scaling of its input"
-    unsure, told, reason = None, "", "whose answers suit inputs of scale 1"
-    unknown = replace(plain, pattern="any")
-    plausible = plausible_scales(network, spec, unknown, seed, progress) if wide else None
+    match, told, reason = None, "", "whose answers suit inputs of scale 1"
     try:
         match = match_statistics(network, spec, wanted, seed, progress)
         told = f"{_described(match.look)}{behind}, {match.text}"
-        octave = np.log2(match.look.scale)
-        if match.kept or (match.sure and _within(octave, plausible)):
+        if match.kept:
             return match.look, told, ""
-        unsure = match.look
     except NotMatchedError as error:
         reason = str(error)
+    unknown = replace(plain, pattern="any")
+    plausible = plausible_scales(network, spec, unknown, seed, progress) if wide else None
+    if match and match.sure and _within(np.log2(match.look.scale), plausible):
+        return match.look, told, ""
     if plausible is not None:
         least, most = min(plausible[0], _STANDARD[0]), max(plausible[1], _STANDARD[1])
         look = replace(unknown, scale=2.0**most, octaves=most - least)
@@ -123,8 +123,8 @@ def _float_look(
     try:
         answers = match_logits(network, spec, wanted, seed, progress)
     except NotMatchedError:
-        if unsure:
-            return unsure, told, ""
+        if match:
+            return match.look, told, ""
     else:
         if answers:
             doubt = (

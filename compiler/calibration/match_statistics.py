@@ -46,7 +46,7 @@ from onnx import NodeProto
 from ...passes.analysis.operators import properties
 from ...passes.graph.network import Network, constants_of
 from ..progress import Progress
-from ..samples.files import Feed, InputSpec
+from ..samples.base import Feed, InputSpec
 from ..samples.synthetic import Look
 from .probes import NotMatchedError, Probes
 

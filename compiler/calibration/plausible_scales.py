@@ -4,8 +4,9 @@ No constant of a network that was trained without batch normalisation tells the 
 for sure. Its answers rule scales out:
 
 1. Answers are spread as ``match_logits.py`` has it: the root mean square of what is left of them
-   less their means. It is measured on the same samples at scales 2^-5, 2^-4, ..., 2^9, from a
-   twentieth to the pixels of bytes and beyond; in between it is interpolated.
+   less their means. It is measured on the same samples at scales 2^-5, 2^-3, ..., 2^9, from a
+   twentieth to the pixels of bytes and beyond, and half-way between two of which one is plausible
+   and the other is not; in between it is interpolated.
 2. Training by cross-entropy ends with logits whose spread is some units, whatever the inputs were
    measured in: 2 to 12 on a network's own inputs, 1 to 24 on made-up ones of the same scale.
 3. A read-out that was fitted by least squares to classes, 0 or 1, has answers of a spread up to
@@ -21,16 +22,18 @@ for sure. Its answers rule scales out:
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from ...passes.graph.network import Network
 from ..progress import Progress
-from ..samples.files import InputSpec
+from ..samples.base import InputSpec
 from ..samples.synthetic import Look
 from .match_logits import Logits, logits_in
 from .probes import NotMatchedError, Probes
 
-_OCTAVES = range(-5, 10)
+_OCTAVES = range(-5, 10, 2)
 #: Steps of an octave between which a spread is interpolated.
 _STEPS = 4
 _CROSS_ENTROPY = (1.0, 24.0)
@@ -60,18 +63,23 @@ def plausible_scales(
     logits = logits_in(network)
     if logits is None or not logits.linear:
         return None
+    low, high = _spreads(logits)
     try:
         probes = Probes(network, spec, look, seed, logits.observed)
         tracked = progress.track(_OCTAVES, len(_OCTAVES), "matching inputs")
-        spreads = [logits.spread(probes, octave)[0] for octave in tracked]
+        spreads = {octave: logits.spread(probes, octave)[0] for octave in tracked}
+        if not any(np.isfinite(spread) and spread > 0 for spread in spreads.values()):
+            return None
+        sides = [int(spread >= low) + int(spread > high) for spread in spreads.values()]
+        for octave, (one, other) in zip(_OCTAVES, pairwise(sides), strict=False):
+            if one != other:
+                spreads[octave + 1] = logits.spread(probes, octave + 1)[0]
     except NotMatchedError:
         return None
-    if not any(np.isfinite(spread) and spread > 0 for spread in spreads):
-        return None
-    low, high = _spreads(logits)
-    octaves = np.linspace(_OCTAVES[0], _OCTAVES[-1], _STEPS * (len(_OCTAVES) - 1) + 1)
+    octaves = np.linspace(_OCTAVES[0], _OCTAVES[-1], _STEPS * (_OCTAVES[-1] - _OCTAVES[0]) + 1)
     with np.errstate(all="ignore"):
-        between = np.interp(octaves, _OCTAVES, np.log2(spreads))
+        known = sorted(spreads)
+        between = np.interp(octaves, known, np.log2([spreads[octave] for octave in known]))
         inside = octaves[(between >= np.log2(low)) & (between <= np.log2(high))]
     if not len(inside):
         inside = octaves

@@ -17,7 +17,7 @@ from ...passes.graph.network import Network
 from ..errors import DataError, ModelError
 from ..running.expose import with_outputs
 from ..running.session import make_session, run_samples
-from ..samples.files import Feed, InputSpec
+from ..samples.base import Feed, InputSpec
 from ..samples.synthetic import Look, SyntheticSamples
 
 #: Samples that each scale and mean is tried on, and bytes of what is observed of them.

@@ -24,12 +24,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...passes.analysis.activations import Activation, find_activations
-from ...passes.graph.graph import Graph, Tensor, bodies
+from ...passes.graph.graph import Graph, Tensor, bodies, readers_behind
 from ...passes.graph.network import Network
 from ...passes.graph.surgeon import export_network
 from ..progress import Progress
 from ..running.histograms import Observations, Watch, observe_samples
-from ..samples.files import Samples
+from ..samples.base import Samples
 
 #: Times its values on samples of the least scale, above which a neuron follows the scale.
 _FOLLOWS = 4.0
@@ -102,14 +102,7 @@ def _last_encoders(graph: Graph, activations: Sequence[Activation]) -> list[Acti
 
 def _reaches(tensor: Tensor, fired: set[str]) -> bool:
     """Whether a neuron depends on a tensor."""
-    seen: set[int] = set()
-    pending = [tensor]
-    while pending:
-        for reader in pending.pop().outputs:
-            if id(reader) in seen:
-                continue
-            seen.add(id(reader))
-            if bodies(reader) or fired.intersection(made.name for made in reader.outputs):
-                return True
-            pending += reader.outputs
-    return False
+    return any(
+        bodies(reader) or fired.intersection(made.name for made in reader.outputs)
+        for reader in readers_behind(tensor, lambda _: True)
+    )

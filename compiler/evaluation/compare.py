@@ -20,7 +20,7 @@ from ..progress import Progress
 from ..report.results import EnergyResult, OutputResult
 from ..running.planes import without_planes
 from ..running.session import batch_size
-from ..samples.files import GivenSamples
+from ..samples.base import GivenSamples
 from .energy import EnergyTable, estimate_energy
 from .on_workers import Elsewhere
 from .partial import Partial

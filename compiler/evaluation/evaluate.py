@@ -45,7 +45,7 @@ from ..progress import Progress
 from ..report.data import CompileReport
 from ..report.results import BaselineResult, EvaluationResult
 from ..running.threads import use_threads
-from ..samples.files import GivenSamples
+from ..samples.base import GivenSamples
 from ..samples.source import Data, Source, opened
 from .compare import compare
 from .energy import HOROWITZ_45_NM, EnergyTable

@@ -35,7 +35,7 @@ from ..report.results import OutputResult
 from ..running.expose import with_outputs
 from ..running.fidelity import float_outputs
 from ..running.session import make_session, run_samples
-from ..samples.files import Samples
+from ..samples.base import Samples
 from .outputs import OutputComparison
 
 SAMPLES = 8

@@ -3,12 +3,9 @@
 1. The model is brought to an opset that has integers per channel and prepared with
    ``quant_pre_process`` (without symbolic shape inference where sympy is not installed),
    activations become uint8 per tensor, weights int8 per channel.
-2. Ranges come from its MinMax, Entropy or Percentile calibration with default settings. Its entropy
-   calibration has as many bins as quantised bins by default (128), so there is nothing to choose:
-   it gives the ranges of MinMax.
-3. By default operators of all kinds are quantised, also sums and Softmax, and an attention mask of
-   -10000 shares a scale with the scores it is added to; ``linear_only`` quantises linear operators
-   only, which are those that the compiler encodes for.
+2. Ranges come from its default calibration: the extremes of all samples (MinMax).
+3. Operators of all kinds are quantised, also sums and Softmax, and an attention mask of -10000
+   shares a scale with the scores it is added to.
 4. Outputs are to be compared without graph optimisation. With it, linear operators run on integers,
    and on processors without 8-bit dot products the sums of products saturate: an error of the
    machine, not of 8 bits. :func:`saturation_warnings` says of how many operators.
@@ -42,7 +39,7 @@ from ..model_io.load import read_model
 from ..model_io.save import save_network
 from ..model_io.to_float32 import to_float32
 from ..model_io.upgrade import upgrade
-from ..samples.files import Feed
+from ..samples.base import Feed
 
 #: Samples per run of calibration.
 BATCH = 8
@@ -50,22 +47,13 @@ BATCH = 8
 _LINEAR = [name for name, what in OPERATORS.items() if what.weighted]
 
 
-def quantise(
-    ann: Network,
-    feeds: Iterable[Feed],
-    folder: Path,
-    *,
-    method: str = "MinMax",
-    linear_only: bool = False,
-) -> Path:
+def quantise(ann: Network, feeds: Iterable[Feed], folder: Path) -> Path:
     """The file of the quantised model.
 
     Args:
         ann: the trained network.
         feeds: batches of calibration samples.
         folder: for the file, and for intermediate ones.
-        method: of the runtime's calibration: MinMax, Entropy or Percentile.
-        linear_only: leave other operators than linear ones as they are.
 
     Raises:
         ModelError: the runtime cannot quantise the network.
@@ -84,11 +72,10 @@ def quantise(
                 str(output),
                 _Reader(feeds),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=_LINEAR if linear_only else None,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod[method],
+                calibrate_method=CalibrationMethod.MinMax,
             )
     except (SnnCompileError, MemoryError):
         raise

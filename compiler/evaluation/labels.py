@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..samples.files import LABELS, GivenSamples, Rows
+from ..samples.base import LABELS, GivenSamples, Rows
 from ..samples.label_files import read_label_path
 
 

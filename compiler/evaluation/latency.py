@@ -35,7 +35,7 @@ import numpy as np
 
 from ..progress import Progress
 from ..report.results import LatencyResult
-from ..samples.files import Samples
+from ..samples.base import Samples
 
 #: Seconds of one process above which a network is measured in one round only.
 SLOW = 10.0

@@ -14,7 +14,7 @@ from ..distributed.cluster import Cluster
 from ..distributed.place import Place
 from ..progress import Progress
 from ..running.threads import use_threads
-from ..samples.files import InputSpec
+from ..samples.base import InputSpec
 from .labels import find_labels
 from .shards import Shards
 from .side_by_side import Networks, SideBySide

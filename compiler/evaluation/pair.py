@@ -32,7 +32,7 @@ from ...runtime_ops.operators import neurons_of
 from ..errors import ModelError, UsageError
 from ..model_io.load import load_source, read_model
 from ..report.data import CompileReport
-from ..samples.files import InputSpec, input_specs
+from ..samples.base import InputSpec, input_specs
 
 
 @dataclass

@@ -30,7 +30,8 @@ from ..errors import UsageError
 from ..model_io.save import check_output, save_files
 from ..progress import Progress
 from ..running.threads import of_sessions
-from ..samples.files import UNREADABLE, GivenSamples
+from ..samples.base import GivenSamples
+from ..samples.stored import UNREADABLE
 from .shards import Shards
 from .side_by_side import Networks
 from .tasks.choose import Given

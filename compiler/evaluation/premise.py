@@ -36,7 +36,7 @@ from ..report.results import Difference, PremiseNeuron, PremiseResult
 from ..running.expose import with_outputs
 from ..running.fidelity import float_outputs
 from ..running.session import ACTIVATION_BUDGET, batch_size, make_session, run_samples
-from ..samples.files import Feed, Samples
+from ..samples.base import Feed, Samples
 from .level_bound import level_bounds, one_step_level
 from .outputs import OutputComparison
 from .time_pair import NeuronPair, pair_neurons

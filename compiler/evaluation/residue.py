@@ -21,7 +21,7 @@ from ...passes.lowering.spikes_of_integers import is_part_of_neuron
 from ...runtime_ops.definition import DOMAIN
 from ..report.results import ResidueResult
 from ..running.probe import probe
-from ..samples.files import Feed
+from ..samples.base import Feed
 
 _SIGNAL = (Carries.ANALOG, Carries.INPUT)
 

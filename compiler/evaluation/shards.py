@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..samples.files import Samples
+from ..samples.base import Samples
 
 SHARDS, MOST = 64, 512
 

@@ -25,7 +25,7 @@ from ..running.fidelity import float_outputs
 from ..running.histograms import with_runs
 from ..running.planes import without_planes
 from ..running.session import make_session, run_samples
-from ..samples.files import Feed, GivenSamples
+from ..samples.base import Feed, GivenSamples
 from .outputs import OutputComparison
 from .shards import Shards
 from .tally import Tally

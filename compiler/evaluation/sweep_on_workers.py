@@ -16,7 +16,7 @@ from ..errors import SnnCompileError
 from ..progress import Progress
 from ..report.results import OutputResult
 from ..running.threads import use_threads
-from ..samples.files import GivenSamples
+from ..samples.base import GivenSamples
 from .compare import compare
 from .energy import EnergyTable
 from .labels import find_labels

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +38,15 @@ from ...passes.analysis.activations import (
 from ...passes.analysis.curves import RemainingCurve, remaining_curves
 from ...passes.analysis.edges import Carries, EdgeAnalysis
 from ...passes.analysis.operators import Role, is_linear, properties, signal_inputs
-from ...passes.graph.graph import Graph, Node, Tensor, is_constant, scopes, type_name
+from ...passes.graph.graph import (
+    Graph,
+    Node,
+    Tensor,
+    is_constant,
+    readers_behind,
+    scopes,
+    type_name,
+)
 from ...passes.graph.protos import nodes_below
 from ...passes.neurons.keep_activations import FOLLOWED
 from ...passes.neurons.keep_preprocessing import is_preprocessing
@@ -83,6 +91,8 @@ class Coverage:
         macs: multiply-accumulates of one sample, of all linear operators where they are known.
         spiking_macs: those whose operands are all spikes (or constants).
         unknown_macs: number of linear operators left out.
+        fan_out: by the output of each activation that becomes a neuron, with how many weights one
+            of its spikes is multiplied, on average; 0 where that is not known.
     """
 
     lines: list[CoverageLine] = field(default_factory=list)
@@ -90,6 +100,7 @@ class Coverage:
     macs: int = 0
     spiking_macs: int = 0
     unknown_macs: int = 0
+    fan_out: dict[str, float] = field(default_factory=dict)
 
     @property
     def spiking_share(self) -> float | None:
@@ -124,7 +135,7 @@ def measure_coverage(
     reasons = {(item.name, item.op): item.reason for item in kept}
     analysis = EdgeAnalysis(graph, fired)
     curves = {id(one.curve.last): one for one in remaining_curves(graph)}
-    coverage = Coverage()
+    coverage = Coverage(fan_out=dict.fromkeys(fired, 0.0))
     for scope in scopes(graph):
         for node in scope.graph.nodes:
             status = _status(node, analysis, fired, encoders, reasons, scope.closed)
@@ -139,6 +150,7 @@ def measure_coverage(
             if kind == "linear":
                 line.macs = _macs(node, shapes)
                 _add_macs(coverage, line)
+                _add_fan_out(coverage, line, node, analysis, shapes)
             coverage.lines.append(line)
             key = f"{kind} {verdict}"
             coverage.counts[key] = coverage.counts.get(key, 0) + 1
@@ -157,6 +169,18 @@ def _add_macs(coverage: Coverage, line: CoverageLine) -> None:
     coverage.macs += line.macs
     if line.status != KEPT:
         coverage.spiking_macs += line.macs
+
+
+def _add_fan_out(
+    coverage: Coverage, line: CoverageLine, node: Node, analysis: EdgeAnalysis, shapes: Shapes
+) -> None:
+    """Of the neurons whose spikes a linear operator reads: each value enters as many products."""
+    for tensor in _operands(node):
+        if line.macs and analysis.of(tensor) is Carries.SPIKES and tensor.name in shapes:
+            each = line.macs / math.prod(shapes[tensor.name])
+            for source in _sources(tensor):
+                if source.name in coverage.fan_out:
+                    coverage.fan_out[source.name] += each
 
 
 def _status(
@@ -186,7 +210,7 @@ def _status(
         return "normalisation", KEPT, closed or "stays in float; no linear operator reads it"
     if not is_linear(node):
         return None
-    operands = [node.inputs[i] for i in signal_inputs(node) if i < len(node.inputs)]
+    operands = _operands(node)
     carried = {analysis.of(tensor) for tensor in operands}
     if carried <= {Carries.CONSTANT}:
         return "linear", KEPT, "computed from constants alone"
@@ -201,7 +225,7 @@ def _status(
         types = sorted({type_name(tensor) for tensor in wrong})
         analog = f"reads analog values of type {', '.join(types)}"
         return "linear", KEPT, analog if types != ["float32"] else "reads analog values"
-    encoded = any(_comes_from(tensor, encoders) for tensor in operands)
+    encoded = any(one.name in encoders for tensor in operands for one in _sources(tensor))
     return "linear", ENCODED if encoded else CONVERTED, ""
 
 
@@ -224,42 +248,40 @@ def _status_of_curve(
 
 
 def _is_encoded(node: Node, encoders: set[str]) -> bool:
-    return any(reader.outputs[0].name in encoders for reader in _readers(node.outputs[0]))
+    """Whether an encoder reads it, directly or through nodes that move, shift and scale values."""
+    return any(
+        reader.outputs[0].name in encoders
+        for reader in readers_behind(node.outputs[0], lambda n: not _is_own(n))
+    )
+
+
+def _is_own(node: Node) -> bool:
+    return is_linear(node) or is_activation(node) or _normalises(node)
 
 
 def _normalises(node: Node) -> bool:
     return properties(node.op).role is Role.NORMALISATION
 
 
-def _readers(tensor: Tensor) -> Iterable[Node]:
-    """Nodes that read the tensor, through nodes that only move values or shift and scale them."""
-    seen: set[int] = set()
-    pending = [tensor]
-    while pending:
-        for consumer in pending.pop().outputs:
-            if id(consumer) in seen:
-                continue
-            seen.add(id(consumer))
-            yield consumer
-            if not (is_linear(consumer) or is_activation(consumer) or _normalises(consumer)):
-                pending += list(consumer.outputs)[:1]
+def _operands(node: Node) -> list[Tensor]:
+    """What a linear operator reads and that may carry a signal."""
+    return [node.inputs[i] for i in signal_inputs(node) if i < len(node.inputs)]
 
 
-def _comes_from(tensor: Tensor, encoders: set[str]) -> bool:
-    """Whether an encoder is among what the spikes come from."""
+def _sources(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor and what it is made of, back to activations and linear operators; each once."""
     seen: set[int] = set()
     pending = [tensor]
     while pending:
         current = pending.pop()
-        if current.name in encoders:
-            return True
-        if id(current) in seen or is_constant(current) or not current.inputs:
+        if id(current) in seen or is_constant(current):
             continue
         seen.add(id(current))
-        producer = current.inputs[0]
-        if not is_linear(producer) and not is_activation(producer):
-            pending += list(producer.inputs)
-    return False
+        yield current
+        if current.inputs and not (
+            is_linear(current.inputs[0]) or is_activation(current.inputs[0])
+        ):
+            pending += list(current.inputs[0].inputs)
 
 
 def _locations(model: ModelProto) -> dict[str, str]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError
-from ..options import OPTIONS, OUTPUT, CompileOptions, check_values, resolve_common
+from ..options import OPTIONS, OUTPUT, CompileOptions, check_values
+from .common import resolve_common
 from .int8 import Int8
 from .nir.target import Nir
 from .onnxruntime import OnnxRuntime

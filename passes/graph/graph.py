@@ -8,7 +8,7 @@ round. A tensor of an outer scope is the same object in the bodies that read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 
@@ -284,6 +284,19 @@ def unique_name(graph: Graph, wanted: str) -> str:
         name = f"{wanted}_{count}"
     graph.taken_names.add(name)
     return name
+
+
+def readers_behind(tensor: Tensor, goes_on: Callable[[Node], bool]) -> Iterator[Node]:
+    """Nodes that read a tensor, or what readers that ``goes_on`` accepts make of it; each once."""
+    seen: set[int] = set()
+    pending = [tensor]
+    while pending:
+        for reader in pending.pop().outputs:
+            if id(reader) not in seen:
+                seen.add(id(reader))
+                yield reader
+                if goes_on(reader):
+                    pending += reader.outputs
 
 
 def redirect(readers: Iterable[Node], old: Tensor, new: Tensor) -> None:

@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from ..analysis.activations import find_activations, is_activation, mark_kept
 from ..analysis.edges import Carries, EdgeAnalysis
 from ..analysis.operators import is_linear, moves_values, signal_inputs
-from ..graph.graph import Graph, Node, PassResult, Tensor, scopes
+from ..graph.graph import Graph, Node, PassResult, Tensor, readers_behind, scopes
 
 EXCLUDED = "excluded by --exclude"
 #: How alike a name is that the user may have meant, and how many are told.
@@ -93,14 +93,4 @@ def _matches(names: set[str], pattern: str) -> bool:
 
 def _linear_readers(tensor: Tensor) -> Iterator[Node]:
     """Linear operators that read it, directly or through operators that only move values."""
-    seen: set[int] = set()
-    pending = [tensor]
-    while pending:
-        for reader in pending.pop().outputs:
-            if id(reader) in seen:
-                continue
-            seen.add(id(reader))
-            if is_linear(reader):
-                yield reader
-            elif moves_values(reader):
-                pending += list(reader.outputs)
+    return filter(is_linear, readers_behind(tensor, moves_values))

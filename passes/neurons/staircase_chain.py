@@ -5,7 +5,8 @@
 
 These are the operations of StaircaseFire's definition in the same order, so that the chain and the
 neuron give the same bits for every x that is not NaN. Where asked, a scale of 1
-multiplies nothing.
+multiplies nothing. Gather, not GatherElements: onnxruntime alone is faster with that, and
+onnx.reference and IREE do not take it (docs/kernels.md).
 
 :func:`match_staircase` goes by structure and constants alone. It refuses a scale or rate that is
 not one value per channel of one axis, a rate that is not that of a scale (the Cast truncates, as

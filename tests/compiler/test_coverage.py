@@ -80,6 +80,36 @@ def test_multiply_accumulates_are_those_of_loops_by_hand():
     assert alone.spiking_macs == conv2
 
 
+def test_fan_out_is_the_products_that_a_value_enters():
+    x = {"x": np.ones((1, 4, 6, 6), np.float32)}
+    coverage = coverage_of(model_from_text(NET), x)
+    conv2 = next(line.macs for line in coverage.lines if line.name == "c2")
+    of_relu = {"b": conv2 / (8 * 4 * 4)}
+    of_encoders = {name: 5.0 for name in coverage.fan_out if name not in of_relu}
+    assert len(of_encoders) == 2 and coverage.fan_out == of_relu | of_encoders
+
+
+def test_fan_out_is_of_what_spikes_reach_as_spikes():
+    """Through pooling and joins; not through a sum of two, which is analog."""
+    model = model_from_text("""
+        g (float[N,4,6,6] x, float[N,4,6,6] u) => (float[N,4,1,1] y, float[N,3] z, float[N,3,6,6] o)
+            <float[3,8] w, float[3,4,1,1] k> {
+            a = Relu (x)
+            b = Relu (u)
+            s = Add (a, b)
+            o = Conv (s, k)
+            joined = Concat <axis = 1> (a, b)
+            pooled = GlobalMaxPool (joined)
+            flat = Flatten (pooled)
+            z = Gemm <transB = 1> (flat, w)
+            c = Relu (u)
+            y = GlobalMaxPool (c)
+        }""")
+    feed = {name: np.ones((1, 4, 6, 6), np.float32) for name in "xu"}
+    coverage = coverage_of(model, feed, encode=False)
+    assert coverage.fan_out == {"a": 3.0, "b": 3.0, "c": 0.0}
+
+
 @pytest.mark.parametrize(
     ("nodes", "weights", "macs"),
     [

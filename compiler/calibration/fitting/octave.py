@@ -179,6 +179,8 @@ def _moved(values: Distribution, found: _Found) -> _Found:
     """With the scale that is best for the levels that the values have: sum(x K) / sum(K^2)."""
     products = squares = 0.0
     for side, top in ((values.positive, found.top_pos), (values.negative, found.top_neg)):
+        if not side.peak:
+            continue
         table = octave_levels(found.linear, top)
         _, (count, first, _) = _on_levels(side, found.scale * table)
         products += float(table @ first)
@@ -213,17 +215,22 @@ def _look(values: Distribution, searches: Sequence[_Search]) -> None:
         levels = np.concatenate([search.scales[:, None] * search.table for search in alike])
         cuts = np.cumsum([len(search.scales) for search in alike])[:-1]
         above, below = (
-            np.split(_errors(side, levels), cuts) for side in (values.positive, values.negative)
+            np.split(_errors(side, levels) if side.peak else np.zeros_like(levels), cuts)
+            for side in (values.positive, values.negative)
         )
         for search, *sides in zip(alike, above, below, strict=True):
             errors[search.linear] = sides
+    neighbours = []
     for search in searches:
         found = _best_of(values, search, *errors[search.linear])
         search.found.append(found)
         scales = search.scales
         at = int(np.abs(scales - found.scale).argmin())
-        low, high = scales[max(at - 1, 0)], scales[min(at + 1, len(scales) - 1)]
-        search.scales = np.geomspace(low, high, _POINTS)
+        neighbours.append((scales[max(at - 1, 0)], scales[min(at + 1, len(scales) - 1)]))
+    low, high = np.transpose(neighbours)
+    between = np.geomspace(low, high, _POINTS, axis=1)
+    for search, scales in zip(searches, between, strict=True):
+        search.scales = scales
 
 
 def _best_of(values: Distribution, search: _Search, above: np.ndarray, below: np.ndarray) -> _Found:
@@ -288,6 +295,8 @@ def _error(values: Distribution, found: _Found) -> float:
     """The squared error of a neuron over some values."""
     total = 0.0
     for side, top in ((values.positive, found.top_pos), (values.negative, found.top_neg)):
+        if not side.peak:
+            continue
         table = octave_levels(found.linear, top)
         total += float(_errors(side, found.scale * table[None])[0, -1])
     return total

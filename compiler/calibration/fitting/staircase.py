@@ -47,6 +47,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...running.threads import together
 from .channel_scales import channel_scales
 from .distributions import Distribution
 from .rows import Rows, points_of
@@ -163,8 +164,10 @@ def find_scaled_staircase(
     unit = scale.astype(np.float64)
     own_x, own_order = points.sorted_in(unit)
     x, order = points.sorted_in(one)
-    own = find_staircase(own_x, points.counts(own_order, unit), function, levels)
-    shared = find_staircase(x, points.counts(order, one), function, levels)
+    own, shared = together(
+        lambda: find_staircase(own_x, points.counts(own_order, unit), function, levels),
+        lambda: find_staircase(x, points.counts(order, one), function, levels),
+    )
     alike = _measured(shared, x, points.counts(order, 1 / unit), function)
     if own.error < _WORTHWHILE * alike.error:
         return scale, _measured(own, own_x, points.counts(own_order, unit**2), function)

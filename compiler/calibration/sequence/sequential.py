@@ -41,7 +41,7 @@ from ...options import CompileOptions
 from ...progress import Progress
 from ...running.memory import free_memory
 from ...running.spool import Spool
-from ...samples.files import Samples
+from ...samples.base import Samples
 from ..fitting.watches import Fit, watches_of
 from .exchange import Job, Opener, Seen, Settled, Side
 from .schedule import make_schedule

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +13,10 @@ from ....passes.analysis.activations import Activation
 from ....passes.analysis.layers import Layer
 from ....passes.graph.network import constant_of
 from ....passes.neurons.neuron import Neuron, SingleNeuron, ThresholdNeuron
+from ...running.threads import together
 from ..fitting.membrane import Membrane
 from ..fitting.watches import Fit, NotFiniteError
-from .compensate import Correction
+from .compensate import Correction, LayerErrors
 from .exchange import Job, Seen, Settled
 from .over_time import by_steps, settle
 
@@ -69,26 +72,35 @@ class Settling:
         this = self._job.schedule.rounds[stage]
         # Roundings follow from what fires into a layer, which was settled before.
         errors = self._job.errors(stage, self.result.neurons)
+        fits = [partial(self._fitted, activation, seen) for activation in this.neurons]
+        solutions = [
+            partial(self._solved, layer, summed, seen)
+            for layer, summed in zip(this.layers, errors, strict=True)
+        ]
+        found: list[Any] = together(*fits, *solutions)
         neurons: dict[str, Neuron] = {}
-        for activation in this.neurons:
-            histogram = seen.histograms[activation.input]
-            if self._fit.silent(activation, histogram):
+        for activation, neuron in zip(this.neurons, found[: len(fits)], strict=True):
+            if self._fit.silent(activation, seen.histograms[activation.input]):
                 self.result.silent.append(activation)
-            neuron = self._fit.neuron(activation, histogram)
-            currents = seen.currents.get(activation.input)
-            if currents:
-                neuron = self._over_time(activation, neuron, currents)
             neurons[activation.output] = neuron
         self.result.neurons |= neurons
         parameters: dict[str, np.ndarray] = {}
-        for layer, summed in zip(this.layers, errors, strict=True):
-            summed.halves = seen.errors.pop(layer.name).total()
-            bias = constant_of(self._job.network, layer.bias)
-            correction = summed.solve(bias, self._job.options.bias_correction)
-            summed.take()  # moments are large
+        for layer, correction in zip(this.layers, found[len(fits) :], strict=True):
             parameters |= self._corrected(layer, correction)
         self.result.parameters |= parameters
         return Settled(neurons, parameters)
+
+    def _fitted(self, activation: Activation, seen: Seen) -> Neuron:
+        neuron = self._fit.neuron(activation, seen.histograms[activation.input])
+        currents = seen.currents.get(activation.input)
+        return self._over_time(activation, neuron, currents) if currents else neuron
+
+    def _solved(self, layer: Layer, summed: LayerErrors, seen: Seen) -> Correction:
+        summed.halves = seen.errors.pop(layer.name).total()
+        bias = constant_of(self._job.network, layer.bias)
+        correction = summed.solve(bias, self._job.options.bias_correction)
+        summed.take()  # moments are large
+        return correction
 
     def _over_time(
         self, activation: Activation, neuron: Neuron, currents: Mapping[int, np.ndarray]

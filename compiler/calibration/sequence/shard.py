@@ -25,7 +25,7 @@ from ...running.histograms import Observations, Watch, with_histograms
 from ...running.segment import segment
 from ...running.session import make_session, run_each
 from ...running.spool import Spool
-from ...samples.files import Feed
+from ...samples.base import Feed
 from ..fire import fire
 from .compensate import LayerErrors
 from .exchange import Job, Seen, Settled

@@ -1,51 +1,52 @@
-"""Levels where they matter: N per neuron under a budget of spikes.
+"""Levels where they matter: N per neuron under a budget of synaptic operations.
 
-A neuron with few levels fires few spikes and errs much. Neurons differ in both: in how many values
-they have, and in what their error does to the outputs.
+A neuron with few levels fires few spikes and errs much. Neurons differ in how many values they
+have, in how many synapses a spike reaches, and in what their error does to the outputs.
 
-1. Table. For each neuron and each N of a ladder around the N that was asked for (half of it to
-   twice, :func:`ladder`) there are the squared relative error to be expected, e^2, and as cost the
-   spikes on a sample to be expected (``counting/neuron_spikes.py``). The neuron is fitted to the
-   distribution of its membrane potential in the ANN, of all channels together, with each of these
-   numbers; above 8 levels with the N that was asked for, as e^2 goes with N^-2 then, and spikes
-   with N. The ladder is short, as rule 3 counts on errors that are small: from a quarter to four
-   times the N, networks lost more at N = 4.
-2. Sensitivity. What an error at one neuron alone does to the outputs,
-
-       sensitivity = (||dy||^2 / ||y||^2) / (||da||^2 / ||a||^2)
-
-   a the activation, y the outputs, the mean over them. Measured with the activation rounded to a
-   step whose error is about that of the neuron with N levels. All neurons are measured in one
-   session: each has a branch that rounds, and an input that says whether it is taken.
+1. Table. For each neuron and each N of a ladder around the N that was asked for (from half of it,
+   :func:`ladder`) there are the squared relative error to be expected, e^2, and the spikes on a
+   sample to be expected (``counting/neuron_spikes.py``). The neuron is fitted to the distribution
+   of its membrane potential in the ANN, of all channels together, with each of these numbers; above
+   8 levels with the N that was asked for, as e^2 goes with N^-2 then, and spikes with N. The ladder
+   is short, as rule 3 counts on errors that are small: up to four times the N lost more than up to
+   twice at N = 4, from N = 8 on it lost less.
+   The cost of a spike is what it sets off: one synaptic operation for each weight that it is
+   multiplied with (the fan-out, ``report/coverage.py``), and one for itself, so that spikes which
+   no linear operator reads are not free. Of a neuron that follows a curve the levels that it
+   passes count as its spikes: where the curve is flat its levels lie close, and in units of the
+   smallest step between them the GELUs of a transformer fire more than all its other neurons
+   (MiniLM: over 90 % of the spikes), so that the budget would bind nothing else.
+2. Sensitivity (``sensitivities.py``). What an error at one neuron alone does to the outputs: their
+   squared relative error over that of the activation. Measured with the activation rounded to a
+   step whose error is about that of the neuron with N levels.
 3. Choice. The sum of sensitivity * e^2, which is the squared relative error of the outputs if the
    neurons' errors are independent and small, is minimised under sum of costs <= budget.
    :func:`allocate` goes up the lower convex hull of each table, always by the step that takes off
-   most error per spike (H. Everett, Generalized Lagrange multiplier method, 1963; Y. Shoham and
+   most error per cost (H. Everett, Generalized Lagrange multiplier method, 1963; Y. Shoham and
    A. Gersho, Efficient bit allocation for an arbitrary set of quantizers, 1988). For what it has
    spent before the first step that no longer fits, no choice has less error, hull or not; the rest
    of the budget goes to later steps that still fit.
 
 Both are measured on the same few samples, evenly spread over those of calibration.
 
-The budget is a share of what N levels for every neuron would fire, by the same tables: with 1 the
-levels are only moved, with 0.5 half of the spikes have to go.
+The budget is a share of what N levels for every neuron would cost, by the same tables: with 1 the
+levels are only moved, with 0.5 half of the synaptic operations have to go.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.functions import ActivationFunction
 from ....passes.graph.network import Network
-from ....passes.graph.protos import graphs_below, unused_prefix
-from ....passes.neurons.neuron import Neuron
+from ....passes.neurons.neuron import Neuron, SingleNeuron
 from ...errors import DataError, UsageError
 from ...options import (
     AUTO,
@@ -58,17 +59,17 @@ from ...options import (
     CompileOptions,
 )
 from ...progress import Progress
-from ...running.expose import with_outputs
-from ...running.fidelity import FidelityMeter, float_outputs
 from ...running.histograms import Observations, with_histograms
 from ...running.probe import first_not_finite
 from ...running.session import make_session, run_samples
 from ...running.signed_histogram import SignedHistogram
-from ...samples.files import Feed, Samples
+from ...running.threads import as_they_come
+from ...samples.base import Feed, Samples
 from ..fitting.distributions import Distribution
 from ..fitting.fit_neuron import fit_neuron
 from ..fitting.rows import distributions
 from ..fitting.watches import Fit, watches_of
+from .sensitivities import measure_sensitivities
 
 #: Samples that are looked at; of large networks so many, but no fewer than that, that all runs
 #: together take about so many multiply-accumulates.
@@ -80,8 +81,9 @@ _LEAST_ERROR, _MOST_ERROR = 0.01, 0.5
 
 #: Up to so many levels each rung is fitted: errors are no powers of N yet.
 _FEW = 8
-#: The ladder, as multiples of the N that was asked for.
+#: The ladder, as multiples of the N that was asked for; its top where N is at least 8.
 _RUNGS = (1 / 2, 5 / 8, 3 / 4, 7 / 8, 1, 5 / 4, 3 / 2, 7 / 4, 2)
+_HIGHER = (5 / 2, 3, 7 / 2, 4)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class NeuronBudget:
         sensitivity: squared relative error of the outputs per squared relative error here.
         error: relative error to be expected of the neuron.
         spikes: to be expected per sample.
+        fan_out: with how many weights a spike is multiplied, on average.
     """
 
     name: str
@@ -116,6 +119,7 @@ class NeuronBudget:
     sensitivity: float
     error: float
     spikes: float
+    fan_out: float
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,13 @@ class BudgetReport:
     """How levels were distributed.
 
     Attributes:
-        share: the budget, as a share of the spikes of equal levels.
+        share: the budget, as a share of the cost of equal levels.
         equal_levels: N of that comparison.
+        equal_cost: synaptic operations and spikes per sample with N levels everywhere, to be
+            expected.
+        cost: the same with the levels chosen.
         equal_spikes: spikes per sample with N levels everywhere, to be expected.
-        spikes: spikes per sample with the levels chosen.
+        spikes: the same with the levels chosen.
         equal_error: square root of the objective with N levels everywhere.
         error: square root of the objective with the levels chosen.
         samples: how many the sensitivities were measured on.
@@ -135,6 +142,8 @@ class BudgetReport:
 
     share: float
     equal_levels: int
+    equal_cost: float
+    cost: float
     equal_spikes: float
     spikes: float
     equal_error: float
@@ -150,6 +159,7 @@ def plan_levels(
     size: int,
     options: CompileOptions,
     macs: float,
+    fan_out: Mapping[str, float],
     progress: Progress,
 ) -> tuple[dict[str, int], BudgetReport]:
     """The number of levels of every neuron.
@@ -160,8 +170,9 @@ def plan_levels(
         samples: calibration samples.
         size: how many run at a time.
         options: resolved; how neurons are chosen and fitted. ``levels`` is the N of comparison,
-            ``levels_budget`` the budget as a share of the spikes of N levels everywhere.
+            ``levels_budget`` the budget as a share of the cost of N levels everywhere.
         macs: multiply-accumulates of a sample.
+        fan_out: with how many weights a spike is multiplied, by the activation's output.
         progress: told about batches and neurons done.
 
     Returns:
@@ -178,52 +189,72 @@ def plan_levels(
     histograms = _observe(network, activations, feeds, samples, options)
     tables: dict[str, list[Choice]] = {}
     steps: dict[str, float] = {}
-    for a in progress.track(activations, len(activations), "tables of levels"):
-        histogram = histograms[a.output]
-        tables[a.output] = level_table(a, histogram, used, options)
-        equal_error = _line(tables[a.output], _asked(options)).error
-        steps[a.output] = _step(histogram, a.function, math.sqrt(equal_error))
+    made = as_they_come(
+        [partial(level_table, a, histograms[a.output], used, options) for a in activations]
+    )
+    for a, table in zip(
+        activations, progress.track(made, len(activations), "tables of levels"), strict=True
+    ):
+        tables[a.output] = table
+        equal_error = _line(table, _asked(options)).error
+        steps[a.output] = _step(histograms[a.output], a.function, math.sqrt(equal_error))
     sensitivities = measure_sensitivities(network, steps, feeds, progress)
     weighted = {
-        key: [replace(line, error=line.error * sensitivities[key]) for line in table]
+        key: [
+            replace(
+                line, error=line.error * sensitivities[key], cost=line.cost * (fan_out[key] + 1)
+            )
+            for line in table
+        ]
         for key, table in tables.items()
     }
     equal = {key: _line(table, _asked(options)) for key, table in weighted.items()}
-    spikes = math.fsum(line.cost for line in equal.values())
-    least = math.fsum(min(line.cost for line in table) for table in tables.values())
-    if share * spikes < least:
+    cost = math.fsum(line.cost for line in equal.values())
+    least = math.fsum(min(line.cost for line in table) for table in weighted.values())
+    if share * cost < least:
         raise UsageError(
-            f"the budget of levels {share:g} is below {least / spikes:.4g}: with the fewest levels "
-            f"the neurons fire {least:.6g} spikes per sample, with {_asked(options)} for each "
-            f"{spikes:.6g}"
+            f"the budget of levels {share:g} is below {least / cost:.4g}: with the fewest levels "
+            f"the neurons cost {least:.6g} synaptic operations per sample, with "
+            f"{_asked(options)} for each {cost:.6g}"
         )
-    chosen = allocate(weighted, share * spikes)
+    chosen = allocate(weighted, share * cost)
+    neurons = [
+        _budgeted(a, _line(tables[a.output], chosen[a.output].levels), sensitivities, fan_out)
+        for a in activations
+    ]
     report = BudgetReport(
         share=share,
         equal_levels=_asked(options),
-        equal_spikes=spikes,
-        spikes=math.fsum(line.cost for line in chosen.values()),
+        equal_cost=cost,
+        cost=math.fsum(line.cost for line in chosen.values()),
+        equal_spikes=math.fsum(_line(table, _asked(options)).cost for table in tables.values()),
+        spikes=math.fsum(neuron.spikes for neuron in neurons),
         equal_error=math.sqrt(math.fsum(line.error for line in equal.values())),
         error=math.sqrt(math.fsum(line.error for line in chosen.values())),
         samples=used,
-        neurons=[
-            NeuronBudget(
-                a.name,
-                chosen[a.output].levels,
-                sensitivities[a.output],
-                math.sqrt(_line(tables[a.output], chosen[a.output].levels).error),
-                chosen[a.output].cost,
-            )
-            for a in activations
-        ],
+        neurons=neurons,
     )
     return {key: line.levels for key, line in chosen.items()}, report
+
+
+def _budgeted(
+    activation: Activation,
+    line: Choice,
+    sensitivities: Mapping[str, float],
+    fan_out: Mapping[str, float],
+) -> NeuronBudget:
+    key = activation.output
+    error = math.sqrt(line.error)
+    return NeuronBudget(
+        activation.name, line.levels, sensitivities[key], error, line.cost, fan_out[key]
+    )
 
 
 def ladder(options: CompileOptions) -> list[int]:
     """The numbers of levels that a neuron may get, ascending."""
     middle = options.levels * min(options.levels_budget or 1.0, 1.0)
-    wanted = {max(round(rung * middle), 1) for rung in _RUNGS} | {options.levels}
+    rungs = _RUNGS if options.levels < _FEW else _RUNGS + _HIGHER
+    wanted = {max(round(rung * middle), 1) for rung in rungs} | {options.levels}
     most = MOST_LEVELS if options.kind == MULTI_THRESHOLD else MOST_PLACED
     return sorted({min(levels, most) for levels in wanted})
 
@@ -251,7 +282,8 @@ def level_table(
 
     def fitted(levels: int) -> Choice:
         neuron = fit_neuron(activation, histogram, replace(options, levels=levels))
-        return Choice(levels, neuron.error**2, count_spikes(neuron, rows) / samples)
+        spikes = count_spikes(neuron, rows, by_level=not activation.linear)
+        return Choice(levels, neuron.error**2, spikes / samples)
 
     if options.levels <= _FEW:
         return [fitted(levels) for levels in ladder(options)]
@@ -267,11 +299,23 @@ def level_table(
     ]
 
 
-def count_spikes(neuron: Neuron, rows: Sequence[Distribution]) -> float:
-    """Spikes that a neuron fires on values of these distributions, of a row per channel or one."""
+def count_spikes(neuron: Neuron, rows: Sequence[Distribution], by_level: bool = False) -> float:
+    """Spikes that a neuron fires on values of these distributions, of a row per channel or one.
+
+    Args:
+        neuron: fitted.
+        rows: of its membrane potential.
+        by_level: count the levels between silence and the one reached, not units: rule 1.
+    """
+
+    def fired(part: SingleNeuron, x: np.ndarray, row: int) -> np.ndarray:
+        if by_level:
+            return np.asarray(np.abs(part.level_of(x, row) - part.level_of(np.zeros(1), row)))
+        return part.spikes(x, row)
+
     return sum(
         sum(
-            float(weights @ part.spikes(x, row))
+            float(weights @ fired(part, x, row))
             for row, (x, weights) in enumerate(values.points() for values in rows)
         )
         for part in neuron.parts.values()
@@ -304,7 +348,7 @@ def allocate(tables: Mapping[str, Sequence[Choice]], budget: float) -> dict[str,
 
 
 def _lower_hull(table: Sequence[Choice]) -> list[Choice]:
-    """The choices that are best for some price of a spike, by rising cost."""
+    """The choices that are best for some price, by rising cost."""
     hull: list[Choice] = []
     for choice in sorted(table, key=lambda line: (line.cost, line.error, line.levels)):
         if hull and choice.error >= hull[-1].error:
@@ -316,143 +360,8 @@ def _lower_hull(table: Sequence[Choice]) -> list[Choice]:
 
 
 def _slope(before: Choice, after: Choice) -> float:
-    """Change of the error per spike, below 0."""
+    """Change of the error per cost, below 0."""
     return (after.error - before.error) / (after.cost - before.cost)
-
-
-def measure_sensitivities(
-    network: Network, steps: Mapping[str, float], feeds: Sequence[Feed], progress: Progress
-) -> dict[str, float]:
-    """What an error at one activation alone does to the outputs: rule 2.
-
-    Args:
-        network: the canonical ANN.
-        steps: to which step each activation is rounded, by its output tensor; 0 if not at all.
-        feeds: batches of samples.
-        progress: told about activations done.
-
-    Returns:
-        Sensitivities: 0 where the step is 0, or no output changes; the mean of the others where the
-        activation is silent on these samples; all are 1 where no output can be compared.
-    """
-    outputs = [name for _, name in float_outputs(make_session(network, library=False))]
-    if not outputs:
-        return dict.fromkeys(steps, 1.0)
-    expected, shares = _shares(network, steps, feeds, outputs)
-    switched, switches = _switched(network, steps)
-    session = make_session(with_outputs(switched, outputs), library=False)
-    found: dict[str, float] = {}
-    for key in progress.track(list(steps), len(steps), "sensitivities"):
-        if shares[key] == 0:
-            continue
-        only = {switch: np.array(name == key) for name, switch in switches.items()}
-        meters = [FidelityMeter(name) for name in outputs]
-        for feed, wanted in zip(feeds, expected, strict=True):
-            got = run_samples(session, feed | only, "the model")
-            for meter, reference, other in zip(meters, wanted, got, strict=True):
-                meter.add(reference, other)
-        errors = [meter.result().relative_l2 ** 2 for meter in meters]
-        found[key] = float(np.mean(errors)) / shares[key]
-    if not np.isfinite(list(found.values())).all():
-        return dict.fromkeys(steps, 1.0)
-    typical = float(np.mean(list(found.values()))) if found else 1.0
-    return {key: found.get(key, typical) if step else 0.0 for key, step in steps.items()}
-
-
-def _shares(
-    network: Network, steps: Mapping[str, float], feeds: Sequence[Feed], outputs: Sequence[str]
-) -> tuple[list[list[np.ndarray]], dict[str, float]]:
-    """The outputs of each feed, and ||da||^2 / ||a||^2 of each activation."""
-    proto, names = _copy(network, steps)
-
-    def summed(node: NodeProto) -> list[NodeProto]:
-        key, name = node.output[0], names[node.output[0]]
-        return [
-            node,
-            *_rounding(key, name, steps[key]),
-            helper.make_node("Sub", [f"{name}.rounded", key], [f"{name}.change"]),
-            helper.make_node("ReduceSumSquare", [f"{name}.change"], [f"{name}.lost"], keepdims=0),
-            helper.make_node("ReduceSumSquare", [key], [f"{name}.power"], keepdims=0),
-        ]
-
-    _replace(proto, names, summed)
-    sums = [f"{name}.{what}" for name in names.values() for what in ("lost", "power")]
-    visible = with_outputs(Network(proto, network.weights), [*outputs, *sums])
-    session = make_session(visible, library=False)
-    expected = []
-    totals = np.zeros(len(sums))
-    for feed in feeds:
-        got = run_samples(session, feed, "the model")
-        expected.append(got[: len(outputs)])
-        totals += [np.sum(array, dtype=np.float64) for array in got[len(outputs) :]]
-    pairs = zip(steps, totals.reshape(-1, 2), strict=True)
-    return expected, {
-        key: float(lost / power) if steps[key] and 0 < power < np.inf else 0.0
-        for key, (lost, power) in pairs
-    }
-
-
-def _switched(network: Network, steps: Mapping[str, float]) -> tuple[Network, dict[str, str]]:
-    """The ANN with activations that are rounded on demand, and the input of each that says so."""
-    proto, names = _copy(network, steps)
-
-    def chosen(node: NodeProto) -> list[NodeProto]:
-        key, name = node.output[0], names[node.output[0]]
-        analog = f"{name}.analog"
-        node.output[0] = analog
-        branches = {
-            "then_branch": (_rounding(analog, name, steps[key]), f"{name}.rounded"),
-            "else_branch": (
-                [helper.make_node("Identity", [analog], [f"{name}.same"])],
-                f"{name}.same",
-            ),
-        }
-        graphs = {
-            branch: helper.make_graph(
-                nodes, branch, [], [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)]
-            )
-            for branch, (nodes, result) in branches.items()
-        }
-        return [node, helper.make_node("If", [f"{name}.on"], [key], **graphs)]
-
-    _replace(proto, names, chosen)
-    switches = {key: f"{name}.on" for key, name in names.items()}
-    proto.graph.input.extend(
-        helper.make_tensor_value_info(switch, TensorProto.BOOL, []) for switch in switches.values()
-    )
-    return Network(proto, network.weights), switches
-
-
-def _copy(network: Network, keys: Iterable[str]) -> tuple[ModelProto, dict[str, str]]:
-    """The network to be changed, and what begins the names of new tensors for each of these."""
-    proto = ModelProto()
-    proto.CopyFrom(network.proto)
-    prefix = unused_prefix(proto.graph, "rounded")
-    return proto, {key: f"{prefix}.{number}" for number, key in enumerate(keys)}
-
-
-def _rounding(value: str, name: str, step: float) -> list[NodeProto]:
-    """Nodes that round a value to a step: ``<name>.rounded``."""
-    constant = numpy_helper.from_array(np.array(step or 1, np.float32))
-    return [
-        helper.make_node("Constant", [], [f"{name}.step"], value=constant),
-        helper.make_node("Div", [value, f"{name}.step"], [f"{name}.steps"]),
-        helper.make_node("Round", [f"{name}.steps"], [f"{name}.whole"]),
-        helper.make_node("Mul", [f"{name}.whole", f"{name}.step"], [f"{name}.rounded"]),
-    ]
-
-
-def _replace(
-    proto: ModelProto, names: Mapping[str, str], by: Callable[[NodeProto], list[NodeProto]]
-) -> None:
-    """Replace the nodes that make these tensors, in bodies too."""
-    for graph in graphs_below(proto.graph):
-        nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
-        if any(node.output and node.output[0] in names for node in nodes):
-            del graph.node[:]
-            for node in nodes:
-                made = node.output and node.output[0] in names
-                graph.node.extend(by(node) if made else [node])
 
 
 def _spread(samples: Samples, size: int, most: int) -> tuple[list[Feed], int]:

@@ -56,7 +56,7 @@ from ...running.memory import free_memory
 from ...running.reference import Reference
 from ...running.session import make_session, run_samples
 from ...running.spool import Spool
-from ...samples.files import Samples
+from ...samples.base import Samples
 from ...samples.part import Part
 from ..fire import fire
 

@@ -27,7 +27,7 @@ from ...options import DENSITY
 from ...progress import Progress
 from ...running.histograms import Watch, observe_samples
 from ...running.signed_histogram import SignedHistogram
-from ...samples.files import Samples
+from ...samples.base import Samples
 from ..fire import fire
 
 _EXPONENT_BIAS = 127

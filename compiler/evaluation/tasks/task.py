@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...report.results import Metric
-from ...samples.files import Feed
+from ...samples.base import Feed
 
 
 @dataclass(frozen=True)

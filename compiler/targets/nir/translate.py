@@ -67,7 +67,7 @@ from ....runtime_ops.definition import DOMAIN
 from ....runtime_ops.multi_threshold_fire import MULTI_THRESHOLD_FIRE
 from ...errors import ModelError
 from ...running.probe import probe
-from ...samples.files import input_specs
+from ...samples.base import input_specs
 from .builder import BORDER, LARGEST, Builder, Geometry, NotInNirError, Pair
 from .geometry import padding_of, pair, plain_form, same_at_both_ends
 from .once import Once

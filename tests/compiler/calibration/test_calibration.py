@@ -15,7 +15,8 @@ from snn_compile.compiler.calibration.fitting.thresholds import find_thresholds
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.counted_histogram import CountedHistogram
-from snn_compile.compiler.samples.files import FileSamples, input_specs
+from snn_compile.compiler.samples.base import input_specs
+from snn_compile.compiler.samples.files import FileSamples
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.surgeon import export_network, import_model

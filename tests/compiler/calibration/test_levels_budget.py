@@ -1,4 +1,4 @@
-"""How levels are distributed over neurons under a budget of spikes."""
+"""How levels are distributed over neurons under a budget of synaptic operations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from helpers import model_from_text, resolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snn_compile.compiler import CompileOptions, compile_model
+from snn_compile.compiler.calibration.fitting.fit_neuron import fit_neuron
 from snn_compile.compiler.calibration.fitting.rows import distributions
 from snn_compile.compiler.calibration.tuning.levels_budget import (
     Choice,
@@ -20,13 +21,14 @@ from snn_compile.compiler.calibration.tuning.levels_budget import (
     count_spikes,
     ladder,
     level_table,
-    measure_sensitivities,
     plan_levels,
 )
+from snn_compile.compiler.calibration.tuning.sensitivities import measure_sensitivities
 from snn_compile.compiler.errors import DataError, UsageError
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.counted_histogram import CountedHistogram
-from snn_compile.compiler.samples.files import FileSamples, input_specs
+from snn_compile.compiler.samples.base import input_specs
+from snn_compile.compiler.samples.files import FileSamples
 from snn_compile.compiler.targets import resolve
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
@@ -104,13 +106,14 @@ def test_ties_go_to_the_first_and_to_fewer_levels():
 
 
 def test_ladder_holds_the_levels_asked_for_and_no_more_than_the_neuron_has():
-    assert ladder(resolved(levels=16)) == [8, 10, 12, 14, 16, 20, 24, 28, 32]
+    assert ladder(resolved(levels=16)) == [8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64]
+    assert ladder(resolved(levels=4)) == [2, 3, 4, 5, 6, 7, 8]
     assert ladder(resolved(levels=1)) == [1, 2]
-    assert ladder(resolved(levels=16, levels_budget=0.25)) == [2, 3, 4, 5, 6, 7, 8, 16]
-    assert ladder(resolved(levels=100))[-3:] == [150, 175, 200]
+    assert ladder(resolved(levels=16, levels_budget=0.25)) == [2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16]
+    assert ladder(resolved(levels=60))[-3:] == [180, 210, 240]
     for neuron in ("auto", "scale", "staircase"):
         assert ladder(resolved(levels=255, neuron=neuron))[-1] == 255
-    assert ladder(resolved(levels=100, neuron="multi-threshold"))[-1] == 200
+    assert ladder(resolved(levels=100, neuron="multi-threshold"))[-1] == 400
     assert 300 in ladder(resolved(levels=300))
     assert ladder(resolved(levels=65536))[-1] == 65536
 
@@ -178,6 +181,17 @@ def test_spikes_are_those_of_the_neuron(neuron, rows, spikes):
     assert count_spikes(neuron, distributions(histogram_of(rows))) == spikes
 
 
+def test_levels_that_a_neuron_passes_count_where_units_say_nothing():
+    """As of a GELU: two of its levels lie so close that the highest is 500 units up."""
+    levels, thresholds = np.float32([-0.01, 0, 2, 5]), np.float32([-1, 1, 3])
+    neuron = StaircaseNeuron.of_staircase(
+        scale=np.float32(1), thresholds=thresholds, levels=levels, axis=1, calibrator=""
+    )
+    rows = distributions(histogram_of([np.float32([-2, 0, 2, 4])]))
+    assert count_spikes(neuron, rows) == 1 + 0 + 200 + 500
+    assert count_spikes(neuron, rows, by_level=True) == 1 + 0 + 1 + 2
+
+
 BRANCHES = """
     agraph (float[N, 8] u, float[N, 8] v) => (float[N, 8] y)
     <float gain = {30.0}> {
@@ -187,6 +201,10 @@ BRANCHES = """
         y = Add (loud, b)
     }
 """
+
+
+#: Of these, as if linear operators read them.
+FAN_OUT = {"a": 4.0, "b": 4.0}
 
 
 def prepare(text, tmp_path, count=40, **inputs):
@@ -272,7 +290,7 @@ def test_sensitivities_are_measured_on_samples_from_all_over(tmp_path):
     costly = 1e11  # multiply-accumulates of a sample: few are looked at
     _, report = plan_levels(
         *(network, find_activations(import_model(network))[0], samples, 32),
-        *(resolved(levels=8, levels_budget=1.0), costly, Progress()),
+        *(resolved(levels=8, levels_budget=1.0), costly, FAN_OUT, Progress()),
     )
     assert report.samples == 4
     assert report.neurons[0].spikes > 0 and report.neurons[0].sensitivity > 0
@@ -315,6 +333,21 @@ def test_above_8_levels_errors_and_spikes_follow_from_those_of_n(tmp_path, neuro
             assert found[levels].cost == pytest.approx(fitted.cost, rel=0.25)
 
 
+@pytest.mark.parametrize(("op", "by_level"), [("Relu", False), ("Sigmoid", True)])
+def test_spikes_are_units_but_of_curves_levels(tmp_path, op, by_level):
+    text = f"g (float[N, 8] u) => (float[N, 8] y) {{ y = {op} (u) }}"
+    activation = prepare(text, tmp_path)[1][0]
+    histogram = histogram_of(np.random.default_rng(1).standard_normal((1, 20_000)))
+    options = replace(resolved(levels=8), calibrator="density")
+    neuron = fit_neuron(activation, histogram, options)
+    line = next(x for x in level_table(activation, histogram, 100, options) if x.levels == 8)
+    counted = {
+        way: count_spikes(neuron, distributions(histogram), by_level=way) for way in (True, False)
+    }
+    assert counted[False] > 1.05 * counted[True]
+    assert line.cost * 100 == pytest.approx(counted[by_level])
+
+
 def test_neuron_that_has_a_level_for_each_value_keeps_them(tmp_path):
     _, activations, _ = prepare(BRANCHES, tmp_path)
     x = np.random.default_rng(1).integers(0, 17, (1, 20_000))
@@ -322,30 +355,39 @@ def test_neuron_that_has_a_level_for_each_value_keeps_them(tmp_path):
     assert [(line.levels, line.error) for line in table] == [(16, 0.0)]
 
 
-def plan(tmp_path, share, levels=8, **inputs):
+def plan(tmp_path, share, levels=8, fan_out=FAN_OUT, **inputs):
     network, activations, samples = prepare(BRANCHES, tmp_path, count=100, **inputs)
     options = resolved(levels=levels, granularity="tensor", levels_budget=share)
-    return plan_levels(network, activations, samples, 32, options, 1e3, Progress())
+    return plan_levels(network, activations, samples, 32, options, 1e3, fan_out, Progress())
 
 
 def test_important_neuron_gets_the_levels(tmp_path):
     levels, report = plan(tmp_path, 1.0)
     assert levels["a"] > 8 > levels["b"]
-    assert report.spikes <= report.equal_spikes
+    assert report.cost <= report.equal_cost
     assert report.error < report.equal_error
     assert [n.levels for n in report.neurons] == [levels["a"], levels["b"]]
     assert report.neurons[0].sensitivity > report.neurons[1].sensitivity
     assert report.spikes == pytest.approx(sum(n.spikes for n in report.neurons))
+    cost = sum(n.spikes * (n.fan_out + 1) for n in report.neurons)
+    assert report.cost == pytest.approx(cost)
     error = sum(n.sensitivity * n.error**2 for n in report.neurons)
     assert report.error == pytest.approx(np.sqrt(error))
     assert report.equal_levels == 8
     json.dumps(asdict(report), allow_nan=False)
 
 
+def test_neuron_whose_spikes_reach_more_synapses_gets_fewer_levels(tmp_path):
+    same, _ = plan(tmp_path, 1.0)
+    other, report = plan(tmp_path, 1.0, fan_out=FAN_OUT | {"a": 100.0})
+    assert other["a"] < same["a"] and other["b"] > same["b"]
+    assert report.cost <= report.equal_cost and [n.fan_out for n in report.neurons] == [100.0, 4.0]
+
+
 def test_smaller_budget_fires_fewer_spikes(tmp_path):
     reports = [plan(tmp_path, share)[1] for share in (0.5, 0.7, 1.0, 2.0)]
     for report in reports:
-        assert report.spikes <= report.share * report.equal_spikes
+        assert report.cost <= report.share * report.equal_cost
     assert all(np.diff([report.spikes for report in reports]) > 0)
     assert all(np.diff([report.error for report in reports]) < 0)
 
@@ -377,7 +419,10 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     text = "agraph (float[N, 8] u) => (float[N, 8] y) { root = Sqrt (u)  y = Relu (root) }"
     network, activations, samples = prepare(text, tmp_path)
     with pytest.raises(DataError, match="NaN or infinite: root"):
-        plan_levels(network, activations, samples, 32, resolved(levels_budget=1.0), 1e3, Progress())
+        plan_levels(
+            *(network, activations, samples, 32, resolved(levels_budget=1.0), 1e3),
+            *({activation.output: 1.0 for activation in activations}, Progress()),
+        )
 
 
 @pytest.mark.parametrize(

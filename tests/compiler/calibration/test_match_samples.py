@@ -10,7 +10,7 @@ from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration import probes
 from snn_compile.compiler.calibration.match_samples import matched_samples
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples.files import input_specs
+from snn_compile.compiler.samples.base import input_specs
 from snn_compile.compiler.samples.synthetic import SyntheticSamples
 from snn_compile.passes.graph.network import detach
 

@@ -27,7 +27,8 @@ from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.fidelity import FidelityMeter
 from snn_compile.compiler.running.reference import Reference
 from snn_compile.compiler.running.session import make_session
-from snn_compile.compiler.samples.files import FileSamples, input_specs
+from snn_compile.compiler.samples.base import input_specs
+from snn_compile.compiler.samples.files import FileSamples
 from snn_compile.passes.analysis.activations import find_activations
 from snn_compile.passes.canonicalise.canonicalise import canonicalise
 from snn_compile.passes.graph.network import is_detached

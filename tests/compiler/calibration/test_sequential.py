@@ -22,7 +22,8 @@ from snn_compile.compiler.running.counted_histogram import CountedHistogram
 from snn_compile.compiler.running.histograms import Watch
 from snn_compile.compiler.running.signed_histogram import SignedHistogram
 from snn_compile.compiler.running.spool import Spool
-from snn_compile.compiler.samples.files import FileSamples, Samples, input_specs
+from snn_compile.compiler.samples.base import Samples, input_specs
+from snn_compile.compiler.samples.files import FileSamples
 from snn_compile.passes.analysis.activations import Activation, find_activations
 from snn_compile.passes.analysis.layers import find_layers
 from snn_compile.passes.canonicalise.canonicalise import canonicalise

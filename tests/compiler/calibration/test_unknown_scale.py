@@ -13,7 +13,7 @@ from snn_compile.compiler.calibration.match_samples import matched_samples
 from snn_compile.compiler.calibration.plausible_scales import plausible_scales
 from snn_compile.compiler.options import MULTI_THRESHOLD
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples.files import input_specs
+from snn_compile.compiler.samples.base import input_specs
 from snn_compile.compiler.samples.part import Part
 from snn_compile.compiler.samples.synthetic import Look, SyntheticSamples
 from snn_compile.passes.graph.network import detach

@@ -14,7 +14,8 @@ from onnx import numpy_helper
 from snn_compile.compiler.evaluation import flips
 from snn_compile.compiler.evaluation.flips import level_flips
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples.files import FileSamples, input_specs
+from snn_compile.compiler.samples.base import input_specs
+from snn_compile.compiler.samples.files import FileSamples
 from snn_compile.passes.graph.network import detach
 
 NEURON = "ai.snn.MultiThresholdFire <levels_pos = 9, levels_neg = 9>"

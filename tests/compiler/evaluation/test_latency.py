@@ -22,7 +22,8 @@ from snn_compile.compiler.evaluation.latency import (
     write_feeds,
 )
 from snn_compile.compiler.progress import Progress
-from snn_compile.compiler.samples.files import FileSamples, input_specs
+from snn_compile.compiler.samples.base import input_specs
+from snn_compile.compiler.samples.files import FileSamples
 
 ANN, SNN = Candidate("ann", Path("a"), False), Candidate("snn", Path("s"), True)
 TEXT = "g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }"

@@ -20,7 +20,8 @@ from snn_compile.compiler.evaluation.time_pair import pair_neurons
 from snn_compile.compiler.progress import Progress
 from snn_compile.compiler.running.expose import with_outputs
 from snn_compile.compiler.running.session import make_session
-from snn_compile.compiler.samples.files import FileSamples, input_specs
+from snn_compile.compiler.samples.base import input_specs
+from snn_compile.compiler.samples.files import FileSamples
 from snn_compile.passes.graph.network import Network, set_constant
 from snn_compile.passes.graph.surgeon import export_network, import_model
 from snn_compile.passes.lowering.spatial_to_temporal import spatial_to_temporal

@@ -178,7 +178,9 @@ def test_calibration_samples_of_a_sweep_are_looked_at_before_any_work(folder, mo
 
 
 def test_the_report_of_another_snn_is_refused(folder):
-    plain = CompileOptions(sequential=False, bias_correction=False, compensation=False)
+    plain = CompileOptions(
+        sequential=False, bias_correction=False, compensation=False, levels_budget=0.0
+    )
     for name, options in {
         "own": plain,
         "levels": replace(plain, levels=9),

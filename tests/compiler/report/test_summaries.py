@@ -88,7 +88,7 @@ def test_a_compilation_in_short(chain, tmp_path, page):
     assert 10 <= len(lines) <= 20
     assert all(len(line) <= page for line in lines if not line.startswith("wrote"))
     levels = re.fullmatch(r"9 neurons of (\d+) to (\d+) levels: 9 Relu", lines[0])
-    assert 16 <= int(levels[1]) < 32 < int(levels[2]) <= 64
+    assert 16 <= int(levels[1]) < 32 < int(levels[2]) <= 128
     assert "8 of 9 linear operators read spikes" in text
     assert "  1 Softmax (…" in text and "no linear operator reads it" in " ".join(text.split())
     assert "--encode-input" in text
