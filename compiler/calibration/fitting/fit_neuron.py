@@ -74,7 +74,7 @@ from ...options import (
 from ...running.signed_histogram import SignedHistogram
 from ...running.threads import together
 from .distributions import Distribution
-from .octave import find_octave
+from .octave import Octave, find_octave
 from .rows import Rows, distributions, points_of, pool
 from .staircase import Staircase, find_scaled_staircase, find_staircase
 from .thresholds import find_thresholds
@@ -128,6 +128,7 @@ def fit_neuron(
     histogram: SignedHistogram,
     options: CompileOptions,
     floor: float | None = None,
+    near: OctaveNeuron | None = None,
 ) -> Neuron:
     """The neuron of an activation.
 
@@ -138,6 +139,8 @@ def fit_neuron(
         options: resolved.
         floor: mean square on samples of the least scale, where their scale is not known: rule 1 of
             ``unknown_scale.py``; levels follow the density then.
+        near: what the neuron is with another N, of one scale, if it is known: rule 7 of
+            ``octave.py``.
 
     Returns:
         The neuron with its calibrator, the reason and its expected relative error.
@@ -161,7 +164,7 @@ def fit_neuron(
         return fit.staircase_neuron(function, _why_staircase(activation, options))
     if kind == MULTI_THRESHOLD:
         return fit.threshold_neuron(function, activation.upper, activation.encodes)
-    octave = partial(fit.octave_neuron, function, activation.upper, activation.encodes)
+    octave = partial(fit.octave_neuron, function, activation.upper, activation.encodes, near)
     if kind == SCALE:
         return octave()
     staircase = partial(fit.staircase_neuron, function)
@@ -249,16 +252,23 @@ class _Fit:
         return self._best([candidate(name) for name in self._asked("mse", "max")], rows.power)
 
     def octave_neuron(
-        self, function: ActivationFunction, upper: float = np.inf, signed: bool = False
+        self,
+        function: ActivationFunction,
+        upper: float = np.inf,
+        signed: bool = False,
+        near: OctaveNeuron | None = None,
     ) -> OctaveNeuron:
         """A ScaleFire of ``function``, which is linear through 0 up to ``upper``."""
         rows = self._rows.of(function.evaluate)
         above, below = rows.has_positive, rows.has_negative
         levels = self._levels(above and below)
+        beside = None
+        if near is not None:
+            beside = Octave(near.scale, near.linear, near.top_pos, near.top_neg, near.error)
 
         def candidate(calibrator: str) -> _Candidate[OctaveNeuron]:
             if calibrator == DENSITY:
-                found = find_octave(rows, levels, upper, signed, self._options.power_of_two)
+                found = find_octave(rows, levels, upper, signed, self._options.power_of_two, beside)
                 scale, error, fitted = found.scale, found.squared_error, found.scale.size + 2
                 linear, tops = found.linear, (found.top_pos, found.top_neg)
             else:

@@ -20,6 +20,9 @@ m = N they are equally far apart; the smaller m is, the denser they are near 0.
 5. Where every value is 0, any scale does: the highest level is 1, or ``upper``.
 6. Where powers of two are asked for, each scale becomes the one below or above it, whichever has
    the least squared error.
+7. Next to a neuron that was fitted to the same values with another N, only m of about the same
+   share of N are tried, with scales for which the highest level lies about where it did: from N / 2
+   to 4 N the best share of m varies by a fifth.
 """
 
 from __future__ import annotations
@@ -43,6 +46,9 @@ _LOWEST, _HIGHEST, _APART = 1 / 64, 1.05, 1.1
 _REFINEMENTS, _POINTS = 2, 9
 #: How often it is moved to its best place in the end.
 _MOVES = 4
+#: How far from the neuron that is given m and the highest level may lie, and how often the scale is
+#: looked for between neighbours, and moved, then.
+_NEAR, _NEAR_REFINEMENTS, _NEAR_MOVES = 1.5, 1, 1
 #: Share of the error of one scale for all that scales per channel have to stay below.
 _WORTHWHILE = 0.9
 
@@ -83,6 +89,7 @@ def find_octave(
     upper: float = np.inf,
     signed: bool = False,
     power_of_two: bool = False,
+    near: Octave | None = None,
 ) -> Octave:
     """The octave neuron with the least expected squared error.
 
@@ -92,18 +99,23 @@ def find_octave(
         upper: largest value there can be, inf if unbounded.
         signed: whether values below 0 may come even if there are none.
         power_of_two: whether scales are powers of two.
+        near: one of the same values with another N, of one scale: rule 7.
     """
-    found, unit = _best(rows, levels, upper, signed)
+    found, unit = _best(rows, levels, upper, signed, near)
     octave = _bounded(found, unit, upper)
     return _rounded(octave, rows, upper) if power_of_two else octave
 
 
 def _best(
-    rows: Sequence[Distribution], levels: int, upper: float, signed: bool
+    rows: Sequence[Distribution],
+    levels: int,
+    upper: float,
+    signed: bool,
+    near: Octave | None = None,
 ) -> tuple[_Found, np.ndarray]:
     """The best one, and the units that its scale is in: () or [rows]."""
     whole = rows[0] if len(rows) == 1 else pool(rows)
-    shared = _find(whole, levels)
+    shared = _find(whole, levels, near)
     if shared is None:
         negative = levels // 2 if signed else 0
         ceiling = upper if np.isfinite(upper) else 1.0
@@ -152,27 +164,45 @@ def _bounded(found: _Found, unit: np.ndarray, upper: float) -> Octave:
     return Octave(scale, found.linear, top, found.top_neg, found.squared_error)
 
 
-def _find(values: Distribution, levels: int) -> _Found | None:
-    """Rules 1 and 2; None where every value is 0."""
+def _find(values: Distribution, levels: int, near: Octave | None = None) -> _Found | None:
+    """Rules 1, 2 and 7; None where every value is 0."""
     peak = max(values.positive.peak, values.negative.peak)
     if peak == 0:
         return None
     both = values.positive.peak > 0 and values.negative.peak > 0
     uniform = min(levels + levels % 2, MAX_LINEAR)
+    linears = sorted({*(m for m in _LINEAR if m < levels), uniform})
+    around = None if near is None else _around(near, levels, linears)
     searches = []
-    for linear in sorted({*(m for m in _LINEAR if m < levels), uniform}):
+    for linear in around[0] if around else linears:
         table = octave_levels(linear)[: levels + 1]
-        low = _LOWEST * peak / table[-1]
-        high = _HIGHEST * peak / table[len(table) // 2 if both else -1]
+        if around:
+            _, reach, top = around
+            step = reach / table[min(top, len(table) - 1)]
+            low, high = step / _NEAR, step * _NEAR
+        else:
+            low = _LOWEST * peak / table[-1]
+            high = _HIGHEST * peak / table[len(table) // 2 if both else -1]
         scales = np.geomspace(low, high, int(np.log(high / low) / np.log(_APART)) + 2)
         searches.append(_Search(linear, table, scales))
-    for _ in range(_REFINEMENTS + 1):
+    for _ in range((_NEAR_REFINEMENTS if around else _REFINEMENTS) + 1):
         _look(values, searches)
     found = [one for search in searches for one in search.found]
     best = min(found, key=lambda one: one.squared_error)
-    for _ in range(_MOVES):
+    for _ in range(_NEAR_MOVES if around else _MOVES):
         best = min(best, _moved(values, best), key=lambda found: found.squared_error)
     return best
+
+
+def _around(near: Octave, levels: int, linears: Sequence[int]) -> tuple[list[int], float, int]:
+    """Rule 7: the m to try, the largest value that has a level, and how many levels lead to it."""
+    sides = [len(octave_levels(near.linear, top)) - 1 for top in (near.top_pos, near.top_neg)]
+    share = levels / sum(sides)
+    wanted = near.linear * share
+    tried = [m for m in linears if wanted / _NEAR <= m <= wanted * _NEAR]
+    reach = float(near.scale) * max(near.top_pos, near.top_neg)
+    closest = min(linears, key=lambda m: abs(m - wanted))
+    return tried or [closest], reach, max(round(max(sides) * share), 1)
 
 
 def _moved(values: Distribution, found: _Found) -> _Found:

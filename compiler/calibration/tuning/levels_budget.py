@@ -6,10 +6,12 @@ have, in how many synapses a spike reaches, and in what their error does to the 
 1. Table. For each neuron and each N of a ladder around the N that was asked for (from half of it,
    :func:`ladder`) there are the squared relative error to be expected, e^2, and the spikes on a
    sample to be expected (``counting/neuron_spikes.py``). The neuron is fitted to the distribution
-   of its membrane potential in the ANN, of all channels together, with each of these numbers; above
-   8 levels with the N that was asked for, as e^2 goes with N^-2 then, and spikes with N. The ladder
-   is short, as rule 3 counts on errors that are small: up to four times the N lost more than up to
-   twice at N = 4, from N = 8 on it lost less.
+   of its membrane potential in the ANN, of all channels together, with each of these numbers. An
+   octave neuron fires up to twice as much with one N as with the next, as the m that errs least
+   leaps; it is fitted next to that of the N before (``octave.py``, rule 7). Of other neurons with
+   more than 8 levels only that of the N that was asked for is fitted, as e^2 goes with N^-2 then,
+   and spikes with N. The ladder is short, as rule 3 counts on errors that are small: up to four
+   times the N lost more than up to twice at N = 4, from N = 8 on it lost less.
    The cost of a spike is what it sets off: one synaptic operation for each weight that it is
    multiplied with (the fan-out, ``report/coverage.py``), and one for itself, so that spikes which
    no linear operator reads are not free. Of a neuron that follows a curve the levels that it
@@ -40,13 +42,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 
 from ....passes.analysis.activations import Activation
 from ....passes.analysis.functions import ActivationFunction
 from ....passes.graph.network import Network
-from ....passes.neurons.neuron import Neuron, SingleNeuron
+from ....passes.neurons.neuron import Neuron, OctaveNeuron, SingleNeuron
 from ...errors import DataError, UsageError
 from ...options import (
     AUTO,
@@ -280,22 +283,37 @@ def level_table(
     if options.calibrator == AUTO:
         options = replace(options, calibrator="mse" if options.kind == MULTI_THRESHOLD else DENSITY)
 
-    def fitted(levels: int) -> Choice:
-        neuron = fit_neuron(activation, histogram, replace(options, levels=levels))
+    if options.kind == AUTO and options.levels > _FEW:
+        options = replace(options, neuron=SCALE)  # kinds differ by a constant factor of the error
+
+    def fitted(levels: int, near: OctaveNeuron | None = None) -> Neuron:
+        return fit_neuron(activation, histogram, replace(options, levels=levels), near=near)
+
+    def choice(levels: int, neuron: Neuron) -> Choice:
         spikes = count_spikes(neuron, rows, by_level=not activation.linear)
         return Choice(levels, neuron.error**2, spikes / samples)
 
     if options.levels <= _FEW:
-        return [fitted(levels) for levels in ladder(options)]
-    if options.kind == AUTO:  # what decides between kinds is a constant factor of the error
-        options = replace(options, neuron=SCALE)
-    asked = fitted(_asked(options))
+        return [choice(levels, fitted(levels)) for levels in ladder(options)]
+    levels = _asked(options)
+    neuron = fitted(levels)
+    asked = choice(levels, neuron)
     if asked.error == 0:  # as many levels as there are values: fewer are too few
         return [asked]
+    if isinstance(neuron, OctaveNeuron) and options.calibrator == DENSITY:
+        lower = [other for other in reversed(ladder(options)) if other < levels]
+        higher = [other for other in ladder(options) if other > levels]
+        table = [asked]
+        for rungs in (lower, higher):
+            near = neuron
+            for other in rungs:
+                near = cast(OctaveNeuron, fitted(other, near))
+                table.append(choice(other, near))
+        return sorted(table, key=lambda line: line.levels)
     return [
-        Choice(levels, asked.error / share**2, asked.cost * share)
-        for levels in ladder(options)
-        if (share := levels / asked.levels)
+        Choice(other, asked.error / share**2, asked.cost * share)
+        for other in ladder(options)
+        if (share := other / levels)
     ]
 
 

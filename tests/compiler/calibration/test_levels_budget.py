@@ -313,24 +313,26 @@ def test_table_has_less_error_and_more_spikes_the_more_levels(tmp_path, neuron):
     assert [line.cost * 2 for line in more] == pytest.approx([line.cost for line in lines])
 
 
-@pytest.mark.parametrize("neuron", ["auto", "scale", "staircase"])
-def test_above_8_levels_errors_and_spikes_follow_from_those_of_n(tmp_path, neuron):
+@pytest.mark.parametrize("neuron", ["auto", "scale", "staircase", "multi-threshold"])
+def test_above_8_levels_octaves_are_fitted_and_others_follow_from_n(tmp_path, neuron):
     _, activations, _ = prepare(BRANCHES, tmp_path)
     histogram = histogram_of(np.random.default_rng(1).standard_normal((1, 20_000)))
-    found = {
-        line.levels: line
-        for line in level_table(activations[0], histogram, 100, resolved(levels=24, neuron=neuron))
-    }
-    for levels in (12, 48):
+
+    def table_of(levels):
         options = resolved(levels=levels, neuron=neuron)
-        fitted = next(
-            line
-            for line in level_table(activations[0], histogram, 100, options)
-            if line.levels == levels
-        )
-        assert found[levels].error == pytest.approx(fitted.error, rel=0.25)
-        if neuron != "staircase":  # whose unit is another with other levels
-            assert found[levels].cost == pytest.approx(fitted.cost, rel=0.25)
+        return {line.levels: line for line in level_table(activations[0], histogram, 100, options)}
+
+    found = table_of(24)
+    octaves = neuron in ("auto", "scale")
+    for levels in (12, 18, 36, 48, 96):
+        fitted = table_of(levels)[levels]
+        assert found[levels].error == pytest.approx(fitted.error, rel=0.05 if octaves else 0.25)
+        if octaves:
+            assert found[levels].cost == pytest.approx(fitted.cost, rel=0.05)
+        else:
+            share = levels / 24
+            assert found[levels].error == pytest.approx(found[24].error / share**2)
+            assert found[levels].cost == pytest.approx(found[24].cost * share)
 
 
 @pytest.mark.parametrize(("op", "by_level"), [("Relu", False), ("Sigmoid", True)])

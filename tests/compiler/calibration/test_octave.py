@@ -72,6 +72,23 @@ def test_no_other_neuron_on_a_grid_is_much_better(name, levels, rng):
 
 
 @pytest.mark.parametrize("name", DRAWN)
+def test_next_to_a_neuron_with_other_levels_it_errs_hardly_more(name, rng):
+    values = distribution(DRAWN[name](rng))
+    for ladder in ((16, 14, 12, 10, 8), (16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128)):
+        near = find_octave([values], ladder[0])
+        shares = []
+        for levels in ladder[1:]:
+            near = find_octave([values], levels, near=near)
+            assert count(near) <= levels
+            assert error_of(near, DRAWN[name](np.random.default_rng(0))) == pytest.approx(
+                near.squared_error, rel=0.02
+            )
+            shares.append(near.squared_error / find_octave([values], levels).squared_error)
+        assert min(shares) > 0.98 and max(shares) < 1.12
+        assert np.mean(shares) < 1.04
+
+
+@pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize("levels", [16, 32])
 def test_errors_lie_between_those_of_free_and_of_uniform_levels(name, levels, rng):
     values = distribution(DRAWN[name](rng))
