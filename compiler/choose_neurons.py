@@ -18,6 +18,7 @@ from ..passes.neurons.own_parameters import set_parameters
 from ..passes.neurons.replace_activation import replace_activation
 from .calibration.calibrate import calibrate
 from .calibration.fitting.membrane import Membrane
+from .calibration.fitting.watches import LevelPlan
 from .calibration.tuning.levels_budget import BudgetReport, plan_levels
 from .calibration.tuning.search_scale import SearchReport, scale_steps, search_scale
 from .calibration.tuning.shrink_levels import shrink_levels
@@ -67,7 +68,7 @@ def choose_neurons(
     """
     analog, activations, block = prepared.analog, prepared.activations, prepared.block
     # Membranes have all levels of 8 bits, whatever the neurons have.
-    levels: Mapping[str, int] = {a.output: MOST_INT8 for a in activations if a.membrane}
+    levels = {a.output: LevelPlan(MOST_INT8) for a in activations if a.membrane}
     budget = search = None
     if options.levels_budget and len(activations) > 1:
         with steps("plan_levels"):

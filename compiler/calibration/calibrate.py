@@ -25,7 +25,7 @@ from ..running.histograms import observe_samples
 from ..running.probe import first_not_finite
 from ..running.signed_histogram import SignedHistogram
 from ..samples.base import Samples
-from .fitting.watches import Fit, NotFiniteError, watches_of
+from .fitting.watches import Fit, LevelPlan, NotFiniteError, watches_of
 from .sequence.exchange import Opener
 from .sequence.sequential import calibrate_sequentially
 from .sequence.settling import Calibrated
@@ -40,7 +40,7 @@ def calibrate(
     size: int,
     options: CompileOptions,
     progress: Progress,
-    levels: Mapping[str, int] | None = None,
+    levels: Mapping[str, LevelPlan] | None = None,
     meeting: Sequence[Sequence[Activation]] = (),
     opener: Opener | None = None,
 ) -> Calibrated:
@@ -54,7 +54,8 @@ def calibrate(
         size: how many run at a time.
         options: resolved; how neurons are chosen and fitted, and which errors are corrected.
         progress: told how far it is.
-        levels: numbers of levels other than the options', by the activation's output tensor.
+        levels: what is planned of neurons, by the activation's output tensor; others have as many
+            levels as the options say.
         meeting: groups of activations whose neurons have one step each.
         opener: of the side of the samples of sequential calibration, where it is not here.
 

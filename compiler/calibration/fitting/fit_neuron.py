@@ -129,6 +129,7 @@ def fit_neuron(
     options: CompileOptions,
     floor: float | None = None,
     near: OctaveNeuron | None = None,
+    linear: int | None = None,
 ) -> Neuron:
     """The neuron of an activation.
 
@@ -141,6 +142,7 @@ def fit_neuron(
             ``unknown_scale.py``; levels follow the density then.
         near: what the neuron is with another N, of one scale, if it is known: rule 7 of
             ``octave.py``.
+        linear: m, if it becomes a single ScaleFire; None: the one that errs least.
 
     Returns:
         The neuron with its calibrator, the reason and its expected relative error.
@@ -164,7 +166,9 @@ def fit_neuron(
         return fit.staircase_neuron(function, _why_staircase(activation, options))
     if kind == MULTI_THRESHOLD:
         return fit.threshold_neuron(function, activation.upper, activation.encodes)
-    octave = partial(fit.octave_neuron, function, activation.upper, activation.encodes, near)
+    octave = partial(
+        fit.octave_neuron, function, activation.upper, activation.encodes, near, linear
+    )
     if kind == SCALE:
         return octave()
     staircase = partial(fit.staircase_neuron, function)
@@ -257,6 +261,7 @@ class _Fit:
         upper: float = np.inf,
         signed: bool = False,
         near: OctaveNeuron | None = None,
+        linear: int | None = None,
     ) -> OctaveNeuron:
         """A ScaleFire of ``function``, which is linear through 0 up to ``upper``."""
         rows = self._rows.of(function.evaluate)
@@ -268,9 +273,11 @@ class _Fit:
 
         def candidate(calibrator: str) -> _Candidate[OctaveNeuron]:
             if calibrator == DENSITY:
-                found = find_octave(rows, levels, upper, signed, self._options.power_of_two, beside)
+                found = find_octave(
+                    rows, levels, upper, signed, self._options.power_of_two, beside, linear
+                )
                 scale, error, fitted = found.scale, found.squared_error, found.scale.size + 2
-                linear, tops = found.linear, (found.top_pos, found.top_neg)
+                rounded, tops = found.linear, (found.top_pos, found.top_neg)
             else:
                 uniform = find_thresholds(
                     rows,
@@ -283,11 +290,11 @@ class _Fit:
                 )
                 scale, error = uniform.theta, uniform.squared_error
                 tops = uniform.levels_pos, uniform.levels_neg
-                linear = linear_of(max(tops))
+                rounded = linear_of(max(tops))
                 fitted = 0 if calibrator == "max" else scale.size + 1
             neuron = OctaveNeuron(
                 scale=scale,
-                linear=linear,
+                linear=rounded,
                 top_pos=tops[0],
                 top_neg=tops[1],
                 axis=self._axis,

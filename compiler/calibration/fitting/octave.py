@@ -20,9 +20,9 @@ m = N they are equally far apart; the smaller m is, the denser they are near 0.
 5. Where every value is 0, any scale does: the highest level is 1, or ``upper``.
 6. Where powers of two are asked for, each scale becomes the one below or above it, whichever has
    the least squared error.
-7. Next to a neuron that was fitted to the same values with another N, only m of about the same
-   share of N are tried, with scales for which the highest level lies about where it did: from N / 2
-   to 4 N the best share of m varies by a fifth.
+7. m may be given. Next to a neuron that was fitted to the same values with another N, only m of
+   about the same share of N are tried, with scales for which the highest level lies about where it
+   did: from N / 2 to 4 N the best share of m varies by a fifth.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def find_octave(
     signed: bool = False,
     power_of_two: bool = False,
     near: Octave | None = None,
+    linear: int | None = None,
 ) -> Octave:
     """The octave neuron with the least expected squared error.
 
@@ -100,8 +101,9 @@ def find_octave(
         signed: whether values below 0 may come even if there are none.
         power_of_two: whether scales are powers of two.
         near: one of the same values with another N, of one scale: rule 7.
+        linear: m; None: the one that errs least.
     """
-    found, unit = _best(rows, levels, upper, signed, near)
+    found, unit = _best(rows, levels, upper, signed, near, linear)
     octave = _bounded(found, unit, upper)
     return _rounded(octave, rows, upper) if power_of_two else octave
 
@@ -111,11 +113,12 @@ def _best(
     levels: int,
     upper: float,
     signed: bool,
-    near: Octave | None = None,
+    near: Octave | None,
+    given: int | None,
 ) -> tuple[_Found, np.ndarray]:
     """The best one, and the units that its scale is in: () or [rows]."""
     whole = rows[0] if len(rows) == 1 else pool(rows)
-    shared = _find(whole, levels, near)
+    shared = _find(whole, levels, near, given)
     if shared is None:
         negative = levels // 2 if signed else 0
         ceiling = upper if np.isfinite(upper) else 1.0
@@ -126,7 +129,7 @@ def _best(
     if len(rows) == 1:
         return shared, np.ones(())
     unit = channel_scales(rows).astype(np.float64)
-    own = _find(_pooled(rows, unit, unit), levels)
+    own = _find(_pooled(rows, unit, unit), levels, None, given)
     alike = _pooled(rows, np.ones(len(rows)), 1 / unit)
     if own is None or own.squared_error >= _WORTHWHILE**2 * _error(alike, shared):
         return shared, np.ones(())
@@ -164,14 +167,16 @@ def _bounded(found: _Found, unit: np.ndarray, upper: float) -> Octave:
     return Octave(scale, found.linear, top, found.top_neg, found.squared_error)
 
 
-def _find(values: Distribution, levels: int, near: Octave | None = None) -> _Found | None:
+def _find(
+    values: Distribution, levels: int, near: Octave | None, given: int | None
+) -> _Found | None:
     """Rules 1, 2 and 7; None where every value is 0."""
     peak = max(values.positive.peak, values.negative.peak)
     if peak == 0:
         return None
     both = values.positive.peak > 0 and values.negative.peak > 0
     uniform = min(levels + levels % 2, MAX_LINEAR)
-    linears = sorted({*(m for m in _LINEAR if m < levels), uniform})
+    linears = sorted({*(m for m in _LINEAR if m < levels), uniform}) if given is None else [given]
     around = None if near is None else _around(near, levels, linears)
     searches = []
     for linear in around[0] if around else linears:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ....passes.analysis.activations import Activation
 from ....passes.neurons.neuron import Neuron
-from ...options import CompileOptions
+from ...options import SCALE, TENSOR, CompileOptions
 from ...running.histograms import Watch
 from ...running.signed_histogram import SignedHistogram
 from .distributions import Distribution
@@ -17,6 +17,10 @@ from .shared_step import SharedStep, share_steps
 
 #: Bins per octave of a channel, as a power of two, and octaves, where scales are not known.
 _WIDE_BINS = (4, 24)
+
+
+#: Why a neuron is a ScaleFire of one scale.
+_PLANNED = "auto: planned with the others, so that all cost what the budget of levels allows"
 
 
 class NotFiniteError(Exception):
@@ -31,12 +35,28 @@ class NotFiniteError(Exception):
         self.tensors = frozenset(tensors)
 
 
+@dataclass(frozen=True)
+class LevelPlan:
+    """What is planned of a neuron before it is fitted.
+
+    Attributes:
+        levels: N.
+        linear: m of a ScaleFire with one scale for all channels; None: kind, m and scales are those
+            that err least. What a neuron fires depends on them as much as on N: with a scale per
+            channel quiet ones fire as much as loud ones.
+    """
+
+    levels: int
+    linear: int | None = None
+
+
 class Fit:
     """How the options have neurons fitted to what they see.
 
     Args:
         options: resolved.
-        levels: numbers of levels other than the options', by the activation's output tensor.
+        levels: what is planned of neurons, by the activation's output tensor; others have as many
+            levels as the options say.
         floors: mean squares of what activations read on samples of the least scale, by tensor,
             where the scale of the samples is not known (``unknown_scale.py``); else None.
 
@@ -48,7 +68,7 @@ class Fit:
     def __init__(
         self,
         options: CompileOptions,
-        levels: Mapping[str, int],
+        levels: Mapping[str, LevelPlan],
         floors: Mapping[str, float] | None = None,
     ) -> None:
         self._options, self._levels, self._floors = options, levels, floors
@@ -57,7 +77,7 @@ class Fit:
 
     def watch(self, activation: Activation) -> Watch:
         """What is observed: the input, per channel where a neuron of this kind has channels."""
-        axis = channel_axis(activation, self._options)
+        axis = channel_axis(activation, self._options_of(activation))
         rows = 1 if axis is None else activation.channels or 1
         bins = _WIDE_BINS if self._floors is not None and axis is not None else None
         return Watch(activation.input, axis, rows, bins)
@@ -69,7 +89,13 @@ class Fit:
             neuron: Neuron = shared.neuron(activation, histogram)
         else:
             floor = None if self._floors is None else self._floors.get(activation.input, 0.0)
-            neuron = fit_neuron(activation, histogram, self._options_of(activation), floor)
+            plan = self._levels.get(activation.output)
+            neuron = fit_neuron(
+                *(activation, histogram, self._options_of(activation), floor),
+                linear=plan.linear if plan else None,
+            )
+            if plan and plan.linear is not None:
+                neuron = replace(neuron, reason="; ".join(filter(None, [neuron.reason, _PLANNED])))
         self.membranes[activation.output] = Membrane(histogram, neuron)
         return neuron
 
@@ -85,9 +111,13 @@ class Fit:
         self.shared = share_steps(groups, histograms, levels)
 
     def _options_of(self, activation: Activation) -> CompileOptions:
-        if activation.output not in self._levels:
+        plan = self._levels.get(activation.output)
+        if plan is None:
             return self._options
-        return replace(self._options, levels=self._levels[activation.output])
+        options = replace(self._options, levels=plan.levels)
+        if plan.linear is None:
+            return options
+        return replace(options, neuron=SCALE, granularity=TENSOR)
 
     def silent(self, activation: Activation, histogram: SignedHistogram) -> bool:
         """Whether all values count as 0, or all are below 0 where that gives 0."""

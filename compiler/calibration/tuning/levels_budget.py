@@ -8,10 +8,11 @@ have, in how many synapses a spike reaches, and in what their error does to the 
    sample to be expected (``counting/neuron_spikes.py``). The neuron is fitted to the distribution
    of its membrane potential in the ANN, of all channels together, with each of these numbers. An
    octave neuron fires up to twice as much with one N as with the next, as the m that errs least
-   leaps; it is fitted next to that of the N before (``octave.py``, rule 7). Of other neurons with
-   more than 8 levels only that of the N that was asked for is fitted, as e^2 goes with N^-2 then,
-   and spikes with N. The ladder is short, as rule 3 counts on errors that are small: up to four
-   times the N lost more than up to twice at N = 4, from N = 8 on it lost less.
+   leaps; it is fitted next to that of the N before (``octave.py``, rule 7), and when it is fitted
+   for good it keeps that m, and one scale, so that it fires what was planned. Of other neurons
+   with more than 8 levels only that of the N that was asked for is fitted, as e^2 goes with N^-2
+   then, and spikes with N. The ladder is short, as rule 3 counts on errors that are small: up to
+   four times the N lost more than up to twice at N = 4, from N = 8 on it lost less.
    The cost of a spike is what it sets off: one synaptic operation for each weight that it is
    multiplied with (the fan-out, ``report/coverage.py``), and one for itself, so that spikes which
    no linear operator reads are not free. Of a neuron that follows a curve the levels that it
@@ -71,7 +72,7 @@ from ...samples.base import Feed, Samples
 from ..fitting.distributions import Distribution
 from ..fitting.fit_neuron import fit_neuron
 from ..fitting.rows import distributions
-from ..fitting.watches import Fit, watches_of
+from ..fitting.watches import Fit, LevelPlan, watches_of
 from .sensitivities import measure_sensitivities
 
 #: Samples that are looked at; of large networks so many, but no fewer than that, that all runs
@@ -97,11 +98,13 @@ class Choice:
         levels: N.
         error: what it adds to the objective; at least 0.
         cost: what it takes of the budget; at least 0.
+        linear: m, where it is a single ScaleFire.
     """
 
     levels: int
     error: float
     cost: float
+    linear: int | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def plan_levels(
     macs: float,
     fan_out: Mapping[str, float],
     progress: Progress,
-) -> tuple[dict[str, int], BudgetReport]:
+) -> tuple[dict[str, LevelPlan], BudgetReport]:
     """The number of levels of every neuron.
 
     Args:
@@ -179,7 +182,7 @@ def plan_levels(
         progress: told about batches and neurons done.
 
     Returns:
-        N by the activation's output tensor, and how it came to that.
+        What is planned, by the activation's output tensor, and how it came to that.
 
     Raises:
         UsageError: the budget is below what the fewest levels cost.
@@ -237,7 +240,7 @@ def plan_levels(
         samples=used,
         neurons=neurons,
     )
-    return {key: line.levels for key, line in chosen.items()}, report
+    return {key: LevelPlan(line.levels, line.linear) for key, line in chosen.items()}, report
 
 
 def _budgeted(
@@ -282,7 +285,6 @@ def level_table(
     rows = distributions(histogram)
     if options.calibrator == AUTO:
         options = replace(options, calibrator="mse" if options.kind == MULTI_THRESHOLD else DENSITY)
-
     if options.kind == AUTO and options.levels > _FEW:
         options = replace(options, neuron=SCALE)  # kinds differ by a constant factor of the error
 
@@ -290,8 +292,10 @@ def level_table(
         return fit_neuron(activation, histogram, replace(options, levels=levels), near=near)
 
     def choice(levels: int, neuron: Neuron) -> Choice:
-        spikes = count_spikes(neuron, rows, by_level=not activation.linear)
-        return Choice(levels, neuron.error**2, spikes / samples)
+        spikes = count_spikes(neuron, rows, by_level=not activation.linear) / samples
+        octave = isinstance(neuron, OctaveNeuron) and not activation.relative
+        linear = cast(OctaveNeuron, neuron).linear if octave else None
+        return Choice(levels, neuron.error**2, spikes, linear)
 
     if options.levels <= _FEW:
         return [choice(levels, fitted(levels)) for levels in ladder(options)]
@@ -300,12 +304,12 @@ def level_table(
     asked = choice(levels, neuron)
     if asked.error == 0:  # as many levels as there are values: fewer are too few
         return [asked]
-    if isinstance(neuron, OctaveNeuron) and options.calibrator == DENSITY:
+    if asked.linear is not None and options.calibrator == DENSITY:
         lower = [other for other in reversed(ladder(options)) if other < levels]
         higher = [other for other in ladder(options) if other > levels]
         table = [asked]
         for rungs in (lower, higher):
-            near = neuron
+            near = cast(OctaveNeuron, neuron)
             for other in rungs:
                 near = cast(OctaveNeuron, fitted(other, near))
                 table.append(choice(other, near))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.calibration.fitting.fit_neuron import fit_neuron
 from snn_compile.compiler.calibration.fitting.rows import distributions
+from snn_compile.compiler.calibration.fitting.watches import Fit, LevelPlan
 from snn_compile.compiler.calibration.tuning.levels_budget import (
     Choice,
     allocate,
@@ -364,7 +365,8 @@ def plan(tmp_path, share, levels=8, fan_out=FAN_OUT, **inputs):
 
 
 def test_important_neuron_gets_the_levels(tmp_path):
-    levels, report = plan(tmp_path, 1.0)
+    planned, report = plan(tmp_path, 1.0)
+    levels = {key: one.levels for key, one in planned.items()}
     assert levels["a"] > 8 > levels["b"]
     assert report.cost <= report.equal_cost
     assert report.error < report.equal_error
@@ -382,7 +384,7 @@ def test_important_neuron_gets_the_levels(tmp_path):
 def test_neuron_whose_spikes_reach_more_synapses_gets_fewer_levels(tmp_path):
     same, _ = plan(tmp_path, 1.0)
     other, report = plan(tmp_path, 1.0, fan_out=FAN_OUT | {"a": 100.0})
-    assert other["a"] < same["a"] and other["b"] > same["b"]
+    assert other["a"].levels < same["a"].levels and other["b"].levels > same["b"].levels
     assert report.cost <= report.equal_cost and [n.fan_out for n in report.neurons] == [100.0, 4.0]
 
 
@@ -392,6 +394,40 @@ def test_smaller_budget_fires_fewer_spikes(tmp_path):
         assert report.cost <= report.share * report.equal_cost
     assert all(np.diff([report.spikes for report in reports]) > 0)
     assert all(np.diff([report.error for report in reports]) < 0)
+
+
+def test_octave_neuron_becomes_what_was_planned(tmp_path):
+    text = """
+        g (float[N, 4, 6] x) => (float[N, 4, 6] y)
+        <float[4, 4, 1] w = {2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1},
+         float[4, 4, 1] v = {1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 1}>
+        { a = Conv (x, w)  b = Relu (a)  c = Conv (b, v)  d = Relu (c)  y = Conv (d, w) }
+    """
+    rng = np.random.default_rng(3)
+    x = rng.laplace(size=(400, 4, 6)) * np.array([8, 1, 1, 1]).reshape(4, 1)  # a loud channel
+    np.savez(tmp_path / "samples.npz", x=x.astype(np.float32))
+    options = {"levels": 16, "encode": "activations", "compensation": False}
+    model = model_from_text(text)
+    free = compile_model(model, tmp_path / "samples.npz", levels_budget=0.0, **options)
+    assert "per channel" in free.report.neurons[0].calibrator
+    planned = compile_model(model, tmp_path / "samples.npz", **options).report
+    for neuron, wanted in zip(planned.neurons, planned.levels_budget.neurons, strict=True):
+        assert neuron.op == "ScaleFire" and neuron.calibrator.startswith("density, per tensor")
+        assert "budget of levels" in neuron.calibrator
+        assert neuron.levels <= wanted.levels
+        assert neuron.error == pytest.approx(wanted.error, rel=0.1)
+
+
+def test_plan_of_octaves_has_their_m(tmp_path):
+    _, activations, _ = prepare(BRANCHES, tmp_path)
+    histogram = histogram_of(np.random.default_rng(1).standard_normal((1, 20_000)))
+    table = level_table(activations[0], histogram, 100, resolved(levels=16))
+    assert {line.linear for line in table} > {6, 8, 16}
+    for line in table:
+        fit = Fit(resolved(levels=16), {"a": LevelPlan(line.levels, line.linear)})
+        assert fit.neuron(activations[0], histogram).linear == line.linear
+    other = Fit(resolved(levels=16), {"a": LevelPlan(16, 12)})
+    assert other.neuron(activations[0], histogram).linear == 12
 
 
 def test_plan_is_the_same_again(tmp_path):
@@ -413,7 +449,7 @@ def test_budget_that_is_none(share, tmp_path):
 
 def test_silent_neuron_takes_nothing_of_the_budget(tmp_path):
     levels, report = plan(tmp_path, 1.0, v=-np.ones((100, 8), np.float32))
-    assert levels["b"] == min(ladder(resolved(levels=8)))
+    assert levels["b"].levels == min(ladder(resolved(levels=8)))
     assert report.neurons[1].spikes == 0
 
 
