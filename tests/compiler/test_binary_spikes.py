@@ -369,8 +369,9 @@ def count_ones(ann, path, kind):
         k = np.array(result.level_spikes)
         counted = np.abs(k) if kind == "unary" else popcount(k)
         # Two graphs, each optimised in its own way: a sum that ends on the other side of a
-        # threshold by its last bit is a spike more, and moves others behind it: a few of 186,620.
-        expected = pytest.approx(int((counted * result.level_counts).sum()), rel=1e-4)
+        # threshold by its last bit is a spike more, and moves others behind it: a few, of 186,620
+        # that all fire and 16,467 of one.
+        expected = pytest.approx(int((counted * result.level_counts).sum()), rel=1e-4, abs=4)
         assert 0 < ones[fired[result.name]] == expected
         if kind == "unary":
             rate = ones[fired[result.name]] / sum(result.level_counts)

@@ -415,7 +415,7 @@ def test_octave_neuron_becomes_what_was_planned(tmp_path):
         assert neuron.op == "ScaleFire" and neuron.calibrator.startswith("density, per tensor")
         assert "budget of levels" in neuron.calibrator
         assert neuron.levels <= wanted.levels
-        assert neuron.error == pytest.approx(wanted.error, rel=0.1)
+        assert neuron.error == pytest.approx(wanted.error, rel=0.2)  # here on spiking inputs
 
 
 def test_plan_of_octaves_has_their_m(tmp_path):

@@ -221,11 +221,14 @@ def test_a_compilation_with_unsafe_weights_ends_with_code_5(monkeypatch):
 
 
 def test_full_weights_promise_less():
-    result = compile_model(
-        MODELS / "digits_resnet_torchscript.onnx",
-        MODELS / "digits_calibration.npz",
-        CompileOptions(target="int8", int8_weights="full", bias_correction=False),
-    )
+    options = CompileOptions(target="int8", int8_weights="full", bias_correction=False)
+    model, samples = MODELS / "digits_resnet_torchscript.onnx", MODELS / "digits_calibration.npz"
+    try:
+        result = compile_model(model, samples, options)
+    except VerificationError as error:
+        if "this processor's sums saturate" not in str(error):
+            raise
+        pytest.skip("needs a processor whose sums do not saturate (VNNI, or Arm)")
     assert "weights are full" in result.report.verification.claims[1]
     said = {entry.key: entry.value for entry in result.network.proto.metadata_props}
     assert said["snn_compile.int8_weights"] == "full"
