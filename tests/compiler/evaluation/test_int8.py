@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from helpers import model_from_text, run_model
+from helpers import full_weights, model_from_text, run_model
 from snn_compile.compiler import CompileOptions, compile_model
 from snn_compile.compiler.cli import main as compile_main
 from snn_compile.compiler.counting.spikes import SpikeMeter
@@ -200,7 +200,8 @@ def test_a_sweep_is_of_the_same_target(folder):
 
 def test_the_range_of_weights_of_a_sweep_is_that_of_the_file(folder, tmp_path, monkeypatch):
     options = CompileOptions(target="int8", int8_weights="full")
-    full = compile_model(folder / "ann.onnx", folder / "calibration.npz", options)
+    with full_weights():
+        full = compile_model(folder / "ann.onnx", folder / "calibration.npz", options)
     onnx.save(full.model, tmp_path / "full.onnx")
     seen = []
 

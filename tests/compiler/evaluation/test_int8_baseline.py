@@ -62,8 +62,8 @@ def test_networks_of_an_opset_without_integers_per_channel_run(tmp_path):
     x = np.random.default_rng(0).standard_normal((8, 2, 4, 4)).astype(np.float32)
     file = quantise(detach(old), [{"x": x}], tmp_path)
     assert any(node.op_type == "DequantizeLinear" for node in onnx.load(file).graph.node)
-    got, expected = (
-        make_session(network, library=False).run(None, {"x": x})[0]
+    got, expected = (  # as written, sums are of floats, which saturate on no processor
+        make_session(network, library=False, optimise=False).run(None, {"x": x})[0]
         for network in (read_model(file), detach(old))
     )
     assert np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
