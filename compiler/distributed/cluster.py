@@ -92,7 +92,7 @@ class Cluster:
 
     def workers(self) -> list[str]:
         """Addresses of the workers that are there now, in order."""
-        with self._losses():
+        with self.losses():
             return sorted(self.client.nthreads())
 
     def wait_for_workers(self) -> list[str]:
@@ -115,7 +115,7 @@ class Cluster:
             # Of a value in a task Dask says that it is large. It is meant: a scheduler that has it
             # can give it to workers that come in the place of all that were lost.
             warnings.simplefilter("ignore")
-            with self._losses():
+            with self.losses():
                 future = self.client.submit(_same, data, key=f"snn-{key}")
         return Put(key, future)
 
@@ -138,7 +138,7 @@ class Cluster:
         """
         own = {"workers": [worker], "allow_other_workers": False} if worker else {}
         arguments = (dict(versions()), build, work, put.key, put.future, item)
-        with self._losses():
+        with self.losses():
             return self.client.submit(_task, *arguments, pure=False, **own)
 
     def result(self, future: Any, worker: str = "") -> Any:
@@ -155,7 +155,7 @@ class Cluster:
         from distributed import wait
 
         without = None
-        with self._losses():
+        with self.losses():
             while not future.done():
                 with suppress(*_TIMED_OUT), self.client.as_current():
                     wait([future], timeout=_MOMENT)
@@ -242,7 +242,7 @@ class Cluster:
         return now if without is None else without
 
     @contextmanager
-    def _losses(self) -> Iterator[None]:
+    def losses(self) -> Iterator[None]:
         """What Dask raises where workers or the scheduler are lost becomes a refusal: rule 7."""
         from distributed import KilledWorker
 
@@ -309,7 +309,8 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Cluster]:
         _loop() as loop,
         _started(workers or 1, loop) if scheduler is None else _reached(scheduler, loop) as cluster,
     ):
-        _check_versions(cluster)
+        with cluster.losses():
+            _check_versions(cluster)
         yield cluster
 
 

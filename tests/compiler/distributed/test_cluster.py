@@ -83,6 +83,21 @@ def test_without_dask_it_is_said_what_to_install(monkeypatch):
         pass
 
 
+def test_a_scheduler_that_goes_while_versions_are_asked_for_is_a_refusal(monkeypatch):
+    from distributed import Client
+    from distributed.comm import CommClosedError
+
+    def gone(*_, **__):
+        raise CommClosedError("Stream is closed")
+
+    monkeypatch.setattr(Client, "get_versions", gone)
+    with (
+        pytest.raises(ClusterError, match=r"the scheduler is gone .*Stream is closed"),
+        connected(None, 1),
+    ):
+        pytest.fail("it was not noticed")
+
+
 def test_the_first_difference_of_versions_is_named():
     own = dict(versions())
     assert difference(own) == ""
