@@ -149,17 +149,6 @@ class Distribution:
         weights = self.means**2 + square
         return replace(self, counts=self.counts / np.where(weights > 0, weights, 1.0))
 
-    def points(self, parts: int = 8) -> tuple[np.ndarray, np.ndarray]:
-        """The intervals as points, ``parts`` each: values and weights, float64 [n]."""
-        offsets = (np.arange(parts) + 0.5) / parts
-        is_point = self.low == self.high
-        wide = ~is_point
-        spread = self.low[wide, None] + (self.high - self.low)[wide, None] * offsets
-        weights = np.broadcast_to(self.counts[wide, None] / parts, spread.shape)
-        values = np.concatenate([self.means[is_point], spread.reshape(-1)])
-        order = np.argsort(values, kind="stable")
-        return values[order], np.concatenate([self.counts[is_point], weights.reshape(-1)])[order]
-
 
 def sums_of_parts(low: np.ndarray, high: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Count, sum, and sum of squares of the magnitudes of each interval: float64 [3, n]."""

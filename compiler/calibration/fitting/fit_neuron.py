@@ -74,7 +74,7 @@ from ...options import (
 from ...running.signed_histogram import SignedHistogram
 from ...running.threads import together
 from .distributions import Distribution
-from .octave import Octave, find_octave
+from .octave import find_octave
 from .rows import Rows, distributions, points_of, pool
 from .staircase import Staircase, find_scaled_staircase, find_staircase
 from .thresholds import find_thresholds
@@ -128,52 +128,76 @@ def fit_neuron(
     histogram: SignedHistogram,
     options: CompileOptions,
     floor: float | None = None,
-    near: OctaveNeuron | None = None,
     linear: int | None = None,
 ) -> Neuron:
-    """The neuron of an activation.
+    """The neuron of an activation: as :class:`NeuronFit`, once."""
+    return NeuronFit(activation, histogram, floor).neuron(options, linear=linear)
+
+
+class NeuronFit:
+    """Fits the neuron of an activation, as often as is asked for, to what was seen once.
 
     Args:
         activation: what becomes a neuron.
         histogram: of the neuron's membrane potential; one row, or one per channel where
             :func:`channel_axis` names an axis.
-        options: resolved.
         floor: mean square on samples of the least scale, where their scale is not known: rule 1 of
             ``unknown_scale.py``; levels follow the density then.
-        near: what the neuron is with another N, of one scale, if it is known: rule 7 of
-            ``octave.py``.
-        linear: m, if it becomes a single ScaleFire; None: the one that errs least.
 
-    Returns:
-        The neuron with its calibrator, the reason and its expected relative error.
-
-    Raises:
-        ValueError: the function is NaN or infinite at a value seen.
+    Attributes:
+        seen: the distribution of each row of the histogram.
     """
-    rows = distributions(histogram)
-    values = sum(rows.totals.tolist()) / histogram.views
-    if activation.relative:
-        rows = Rows.joined([(pool(rows) if len(rows) > 1 else rows[0]).relative()])
-    elif floor is not None:
-        rows = Rows.joined([row.relative_above(floor) for row in rows])
-        options = replace(options, calibrator=DENSITY)
-    fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None, values)
-    function, kind = activation.function, options.kind
-    if function is None or (activation.signed and kind in (SCALE, MULTI_THRESHOLD)):
-        return _dual(fit, kind, rows)
-    few = kind == AUTO and options.levels <= _FEW_LEVELS
-    if not activation.linear or activation.signed or kind == STAIRCASE or few:
-        return fit.staircase_neuron(function, _why_staircase(activation, options))
-    if kind == MULTI_THRESHOLD:
-        return fit.threshold_neuron(function, activation.upper, activation.encodes)
-    octave = partial(
-        fit.octave_neuron, function, activation.upper, activation.encodes, near, linear
-    )
-    if kind == SCALE:
-        return octave()
-    staircase = partial(fit.staircase_neuron, function)
-    neurons: list[SingleNeuron] = together(octave, staircase)
-    return _cheaper(*neurons)
+
+    def __init__(
+        self, activation: Activation, histogram: SignedHistogram, floor: float | None = None
+    ) -> None:
+        self._activation = activation
+        self.seen = rows = distributions(histogram)
+        self._values = sum(rows.totals.tolist()) / histogram.views
+        self._by_density = floor is not None and not activation.relative
+        if activation.relative:
+            rows = Rows.joined([(pool(rows) if len(rows) > 1 else rows[0]).relative()])
+        elif floor is not None:
+            rows = Rows.joined([row.relative_above(floor) for row in rows])
+        self._rows = rows
+
+    def neuron(
+        self,
+        options: CompileOptions,
+        near: OctaveNeuron | None = None,
+        linear: int | None = None,
+    ) -> Neuron:
+        """The neuron with its calibrator, the reason and its expected relative error.
+
+        Args:
+            options: resolved.
+            near: what the neuron is with another N, of one scale, if it is known: rule 7 of
+                ``octave.py``.
+            linear: m, if it becomes a single ScaleFire; None: the one that errs least.
+
+        Raises:
+            ValueError: the function is NaN or infinite at a value seen.
+        """
+        activation, rows = self._activation, self._rows
+        if self._by_density:
+            options = replace(options, calibrator=DENSITY)
+        fit = _Fit(rows, options, activation.axis if len(rows) > 1 else None, self._values)
+        function, kind = activation.function, options.kind
+        if function is None or (activation.signed and kind in (SCALE, MULTI_THRESHOLD)):
+            return _dual(fit, kind, rows)
+        few = kind == AUTO and options.levels <= _FEW_LEVELS
+        if not activation.linear or activation.signed or kind == STAIRCASE or few:
+            return fit.staircase_neuron(function, _why_staircase(activation, options))
+        if kind == MULTI_THRESHOLD:
+            return fit.threshold_neuron(function, activation.upper, activation.encodes)
+        octave = partial(
+            fit.octave_neuron, function, activation.upper, activation.encodes, near, linear
+        )
+        if kind == SCALE:
+            return octave()
+        staircase = partial(fit.staircase_neuron, function)
+        neurons: list[SingleNeuron] = together(octave, staircase)
+        return _cheaper(*neurons)
 
 
 def channel_axis(activation: Activation, options: CompileOptions) -> int | None:
@@ -267,14 +291,11 @@ class _Fit:
         rows = self._rows.of(function.evaluate)
         above, below = rows.has_positive, rows.has_negative
         levels = self._levels(above and below)
-        beside = None
-        if near is not None:
-            beside = Octave(near.scale, near.linear, near.top_pos, near.top_neg, near.error)
 
         def candidate(calibrator: str) -> _Candidate[OctaveNeuron]:
             if calibrator == DENSITY:
                 found = find_octave(
-                    rows, levels, upper, signed, self._options.power_of_two, beside, linear
+                    rows, levels, upper, signed, self._options.power_of_two, near, linear
                 )
                 scale, error, fitted = found.scale, found.squared_error, found.scale.size + 2
                 rounded, tops = found.linear, (found.top_pos, found.top_neg)

@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ....passes.neurons.neuron import OctaveNeuron
 from ....runtime_ops.scale_fire import MAX_LINEAR, octave_levels
 from .channel_scales import channel_scales
 from .distributions import Distribution, Side
@@ -89,7 +90,7 @@ def find_octave(
     upper: float = np.inf,
     signed: bool = False,
     power_of_two: bool = False,
-    near: Octave | None = None,
+    near: Octave | OctaveNeuron | None = None,
     linear: int | None = None,
 ) -> Octave:
     """The octave neuron with the least expected squared error.
@@ -113,7 +114,7 @@ def _best(
     levels: int,
     upper: float,
     signed: bool,
-    near: Octave | None,
+    near: Octave | OctaveNeuron | None,
     given: int | None,
 ) -> tuple[_Found, np.ndarray]:
     """The best one, and the units that its scale is in: () or [rows]."""
@@ -168,7 +169,7 @@ def _bounded(found: _Found, unit: np.ndarray, upper: float) -> Octave:
 
 
 def _find(
-    values: Distribution, levels: int, near: Octave | None, given: int | None
+    values: Distribution, levels: int, near: Octave | OctaveNeuron | None, given: int | None
 ) -> _Found | None:
     """Rules 1, 2 and 7; None where every value is 0."""
     peak = max(values.positive.peak, values.negative.peak)
@@ -199,7 +200,9 @@ def _find(
     return best
 
 
-def _around(near: Octave, levels: int, linears: Sequence[int]) -> tuple[list[int], float, int]:
+def _around(
+    near: Octave | OctaveNeuron, levels: int, linears: Sequence[int]
+) -> tuple[list[int], float, int]:
     """Rule 7: the m to try, the largest value that has a level, and how many levels lead to it."""
     sides = [len(octave_levels(near.linear, top)) - 1 for top in (near.top_pos, near.top_neg)]
     share = levels / sum(sides)

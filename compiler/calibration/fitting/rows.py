@@ -44,6 +44,7 @@ class Rows(Sequence[Distribution]):
     ) -> None:
         self.means, self.low, self.high, self.counts = means, low, high, counts
         self.starts = starts
+        self._followed: dict[Callable[[np.ndarray], np.ndarray], Rows] = {}
 
     @classmethod
     def joined(cls, rows: Sequence[Distribution]) -> Rows:
@@ -138,7 +139,12 @@ class Rows(Sequence[Distribution]):
         return sum(above + below for above, below in zip(*self.squares, strict=True))
 
     def of(self, function: Callable[[np.ndarray], np.ndarray]) -> Rows:
-        """The distributions of ``function`` of the values."""
+        """The distributions of ``function`` of the values; computed once for each function."""
+        if function not in self._followed:
+            self._followed[function] = self._of(function)
+        return self._followed[function]
+
+    def _of(self, function: Callable[[np.ndarray], np.ndarray]) -> Rows:
         means, low, high = (function(values) for values in (self.means, self.low, self.high))
         low, high = np.minimum(low, high), np.maximum(low, high)
         flat = (means == 0) | (low == high)

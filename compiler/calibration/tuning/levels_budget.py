@@ -70,8 +70,8 @@ from ...running.signed_histogram import SignedHistogram
 from ...running.threads import as_they_come
 from ...samples.base import Feed, Samples
 from ..fitting.distributions import Distribution
-from ..fitting.fit_neuron import fit_neuron
-from ..fitting.rows import distributions
+from ..fitting.fit_neuron import NeuronFit
+from ..fitting.rows import Rows, distributions
 from ..fitting.watches import Fit, LevelPlan, watches_of
 from .sensitivities import measure_sensitivities
 
@@ -85,6 +85,8 @@ _LEAST_ERROR, _MOST_ERROR = 0.01, 0.5
 
 #: Up to so many levels each rung is fitted: errors are no powers of N yet.
 _FEW = 8
+#: Points that an interval of values is taken for when spikes are counted.
+_PARTS = 8
 #: The ladder, as multiples of the N that was asked for; its top where N is at least 8.
 _RUNGS = (1 / 2, 5 / 8, 3 / 4, 7 / 8, 1, 5 / 4, 3 / 2, 7 / 4, 2)
 _HIGHER = (5 / 2, 3, 7 / 2, 4)
@@ -275,24 +277,24 @@ def level_table(
 
     Args:
         activation: what becomes a neuron.
-        histogram: of its membrane potential, as for :func:`~.fit_neuron.fit_neuron`.
+        histogram: of its membrane potential, as for :class:`~.fit_neuron.NeuronFit`.
         samples: how many the histogram has seen.
         options: how neurons are chosen and fitted.
 
     Returns:
         Squared relative error to be expected, and spikes per sample, by N.
     """
-    rows = distributions(histogram)
+    fit = NeuronFit(activation, histogram)
     if options.calibrator == AUTO:
         options = replace(options, calibrator="mse" if options.kind == MULTI_THRESHOLD else DENSITY)
     if options.kind == AUTO and options.levels > _FEW:
         options = replace(options, neuron=SCALE)  # kinds differ by a constant factor of the error
 
     def fitted(levels: int, near: OctaveNeuron | None = None) -> Neuron:
-        return fit_neuron(activation, histogram, replace(options, levels=levels), near=near)
+        return fit.neuron(replace(options, levels=levels), near)
 
     def choice(levels: int, neuron: Neuron) -> Choice:
-        spikes = count_spikes(neuron, rows, by_level=not activation.linear) / samples
+        spikes = count_spikes(neuron, fit.seen, by_level=not activation.linear) / samples
         octave = isinstance(neuron, OctaveNeuron) and not activation.relative
         linear = cast(OctaveNeuron, neuron).linear if octave else None
         return Choice(levels, neuron.error**2, spikes, linear)
@@ -335,10 +337,12 @@ def count_spikes(neuron: Neuron, rows: Sequence[Distribution], by_level: bool = 
             return np.asarray(np.abs(part.level_of(x, row) - part.level_of(np.zeros(1), row)))
         return part.spikes(x, row)
 
+    x, row, weights = Rows.joined(rows).points(_PARTS)
+    ends = np.searchsorted(row, np.arange(len(rows) + 1)).tolist()
     return sum(
         sum(
-            float(weights @ fired(part, x, row))
-            for row, (x, weights) in enumerate(values.points() for values in rows)
+            float(weights[begin:end] @ fired(part, x[begin:end], number))
+            for number, (begin, end) in enumerate(pairwise(ends))
         )
         for part in neuron.parts.values()
     )
