@@ -32,6 +32,7 @@ from ..passes.neurons.keep_activations import keep_activations
 from ..passes.neurons.keep_preprocessing import keep_preprocessing
 from ..passes.neurons.membrane_shortcuts import membrane_shortcuts
 from ..passes.neurons.own_parameters import own_parameters
+from ..passes.neurons.pool_first import pool_first
 from ..passes.recognise.recognise import recognise
 from ..runtime_ops.operators import register_schemas
 from .calibration.costs import find_suspected, measure_costs
@@ -92,6 +93,7 @@ RECOGNITION = (FrontEndPass(canonicalise), FrontEndPass(recognise))
 #: After these every neuron is in place.
 PLACEMENT = (
     FrontEndPass(fold_batchnorm),
+    FrontEndPass(pool_first, wanted=lambda o: o.timesteps == 1 and not o.integers),
     FrontEndPass(
         exclude_activations, lambda o: (o.exclude, o.encode_input), lambda o: bool(o.exclude)
     ),

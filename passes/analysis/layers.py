@@ -60,8 +60,8 @@ class Layer:
         residual: name of the other operand where one Add is all that reads the output and both
             have one shape, else None.
         total: name of the sum there, else the output.
-        bounds: what the activation that reads the total lets through: (0, inf) for Relu, its bounds
-            for Clip; (-inf, inf) where something else reads it.
+        bounds: what the activation that reads the total, or the largest values of it, lets through:
+            (0, inf) for Relu, its bounds for Clip; (-inf, inf) where something else reads it.
         transposed: whether the weight of a Gemm is [O, C].
         geometry: of a Conv whose padding is explicit, else None.
     """
@@ -206,7 +206,12 @@ def _residual_sum(graph: Graph, output: Tensor) -> tuple[Tensor, str | None]:
 
 def _bounds(graph: Graph, tensor: Tensor) -> tuple[float, float]:
     """The range outside which no reader of the tensor tells values apart."""
-    found = {_passes(reader) for reader in tensor.outputs}
+    found = {
+        _bounds(graph, reader.outputs[0])
+        if is_standard(reader) and reader.op in ("MaxPool", "GlobalMaxPool")
+        else _passes(reader)
+        for reader in tensor.outputs
+    }
     return found.pop() if len(found) == 1 and tensor not in graph.outputs else (-np.inf, np.inf)
 
 

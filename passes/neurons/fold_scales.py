@@ -7,7 +7,8 @@ what neuromorphic hardware sends. The threshold of a uniform neuron folds in the
 that is asked for.
 
 1. x is made by a Conv, ConvTranspose or Gemm with constant parameters, or by the Add of a constant
-   bias to a MatMul with one, and nothing but the neuron reads it or what is between.
+   bias to a MatMul with one, and nothing but the neuron reads it or what is between: a MaxPool may
+   be.
 2. Everything that reads the spikes, directly or moved (MaxPool, Reshape, ...), is such a layer, and
    reads them as its signal.
 3. A scale per channel folds where the channels are those of the layers: into the layer in front by
@@ -43,6 +44,7 @@ from ..graph.graph import (
     PassResult,
     Tensor,
     is_constant,
+    is_standard,
     optional_input,
     rank_of,
     tidy,
@@ -159,6 +161,8 @@ def layer_in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> lis
     if len(x.inputs) != 1 or len(x.outputs) != 1 or x in graph.outputs:
         return None
     layer = bias = x.inputs[0]
+    if is_standard(layer) and layer.op in ("MaxPool", "GlobalMaxPool"):
+        return layer_in_front(graph, layer.inputs[0], scale, axis)
     position = 2
     if layer.op == "Add":
         products = [t.inputs[0] for t in layer.inputs if len(t.inputs) == 1]

@@ -222,11 +222,14 @@ def light(relu, conv, **others):
             "inception_v1",
             light(57, 51, Conv_encoded=5, Gemm_encoded=1, LRN_encoded=2, Softmax_kept=1),
         ),
-        ("inception_v2", light(69, 61, Conv_encoded=7, Gemm_encoded=1, Softmax_kept=1)),
+        (
+            "inception_v2",
+            light(69, 61, Relu_shortcut=1, Conv_encoded=7, Gemm_encoded=1, Softmax_kept=1),
+        ),
         ("resnet50", light(49, 52, Relu_shortcut=12, Gemm_encoded=1, Softmax_kept=1)),
         (
             "shufflenet",
-            light(33, 32, Relu_shortcut=15, Conv_encoded=16, Gemm_encoded=1, Softmax_kept=1),
+            light(33, 32, Relu_shortcut=16, Conv_encoded=16, Gemm_encoded=1, Softmax_kept=1),
         ),
         ("squeezenet", light(26, 25, Softmax_kept=1)),
         pytest.param(
