@@ -64,6 +64,7 @@ def library_path() -> Path:
     return path
 
 
+@cache
 def _installed() -> Path:
     """Where the library is, if it was built."""
     file_name = _FILE_NAMES.get(sys.platform, "libsnn_ops.so")

@@ -45,6 +45,7 @@ class Rows(Sequence[Distribution]):
         self.means, self.low, self.high, self.counts = means, low, high, counts
         self.starts = starts
         self._followed: dict[Callable[[np.ndarray], np.ndarray], Rows] = {}
+        self._points: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     @classmethod
     def joined(cls, rows: Sequence[Distribution]) -> Rows:
@@ -172,7 +173,15 @@ class Rows(Sequence[Distribution]):
         return Rows(self.means, self.low, self.high, self.counts * weight[self.row], self.starts)
 
     def points(self, parts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The intervals as points, ``parts`` each: values, rows and weights of the points, [n]."""
+        """The intervals as points, ``parts`` each: values, rows and weights of the points, [n].
+
+        Computed once for each number of parts.
+        """
+        if parts not in self._points:
+            self._points[parts] = self._made_of(parts)
+        return self._points[parts]
+
+    def _made_of(self, parts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         is_point = self.low == self.high
         sizes = np.where(is_point, 1, parts)
         at = np.repeat(np.arange(len(sizes)), sizes)
