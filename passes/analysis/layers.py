@@ -19,7 +19,7 @@ import numpy as np
 
 from ..graph.graph import Graph, Node, Tensor, is_constant, is_standard, optional_input, values_of
 from .activations import is_activation, is_encoder, is_relative
-from .operators import moves_values, properties, standard
+from .operators import moves_values, properties, standard, takes_largest
 from .small_values import close_reader, divided
 
 #: Values that a layer may give.
@@ -207,9 +207,7 @@ def _residual_sum(graph: Graph, output: Tensor) -> tuple[Tensor, str | None]:
 def _bounds(graph: Graph, tensor: Tensor) -> tuple[float, float]:
     """The range outside which no reader of the tensor tells values apart."""
     found = {
-        _bounds(graph, reader.outputs[0])
-        if is_standard(reader) and reader.op in ("MaxPool", "GlobalMaxPool")
-        else _passes(reader)
+        _bounds(graph, reader.outputs[0]) if takes_largest(reader) else _passes(reader)
         for reader in tensor.outputs
     }
     return found.pop() if len(found) == 1 and tensor not in graph.outputs else (-np.inf, np.inf)

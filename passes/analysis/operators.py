@@ -311,6 +311,11 @@ def moved(node: Node) -> list[Tensor]:
     return list(node.inputs) if standard(node).moves is Inputs.ALL else [node.inputs[0]]
 
 
+def takes_largest(node: Node) -> bool:
+    """Whether the node gives the largest value of each window, or of each channel."""
+    return is_standard(node) and node.op in ("MaxPool", "GlobalMaxPool")
+
+
 def is_linear(node: Node) -> bool:
     """Whether the node is a linear operator on floats."""
     if standard(node).role is not Role.LINEAR or not node.inputs:

@@ -37,14 +37,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..analysis.layers import bias_add, multiplies, width
-from ..analysis.operators import moved, moves_values, standard
+from ..analysis.operators import moved, moves_values, standard, takes_largest
 from ..graph.graph import (
     Graph,
     Node,
     PassResult,
     Tensor,
     is_constant,
-    is_standard,
     optional_input,
     rank_of,
     tidy,
@@ -161,7 +160,7 @@ def layer_in_front(graph: Graph, x: Tensor, scale: np.ndarray, axis: int) -> lis
     if len(x.inputs) != 1 or len(x.outputs) != 1 or x in graph.outputs:
         return None
     layer = bias = x.inputs[0]
-    if is_standard(layer) and layer.op in ("MaxPool", "GlobalMaxPool"):
+    if takes_largest(layer):
         return layer_in_front(graph, layer.inputs[0], scale, axis)
     position = 2
     if layer.op == "Add":

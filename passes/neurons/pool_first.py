@@ -18,10 +18,9 @@ have fired most. And not of integers, whose pools read 8 bits where they read sp
 
 from __future__ import annotations
 
+from ..analysis.operators import takes_largest
 from ..graph.graph import Graph, Node, PassResult, is_standard, tidy, unique_name
 from ..graph.surgeon import add_node, variable
-
-_POOLS = ("MaxPool", "GlobalMaxPool")
 
 
 def pool_first(graph: Graph) -> PassResult:
@@ -56,7 +55,7 @@ def _parts_keep_order(graph: Graph, concat: Node) -> bool:
         len(part.outputs) == 1
         and part not in graph.outputs
         and len(part.inputs) == 1
-        and (_keeps_order(part.inputs[0]) or part.inputs[0].op in _POOLS)
+        and (_keeps_order(part.inputs[0]) or takes_largest(part.inputs[0]))
         for part in concat.inputs
     )
 
@@ -80,10 +79,10 @@ def _only_pool(graph: Graph, node: Node) -> Node | None:
     if len(output.outputs) != 1 or output in graph.outputs:
         return None
     pool = output.outputs[0]
-    if not is_standard(pool) or pool not in graph.nodes or len(pool.outputs) != 1:
+    if not takes_largest(pool) or pool not in graph.nodes or len(pool.outputs) != 1:
         return None
     dilated = any(step != 1 for step in pool.attrs.get("dilations") or ())
-    return pool if pool.op in _POOLS and not dilated else None
+    return None if dilated else pool
 
 
 def _exchange(graph: Graph, node: Node, pool: Node) -> None:
